@@ -1,0 +1,500 @@
+"""The nouns of the library: what a world model, a planner and an imagination are.
+
+Everything is batched tensors with the batch ``B`` (``N`` for rows of data) as leading axis.
+
+* **Observations** are raw (never normalised by ``VecNormalize``), in the layout of SB3's replay buffer: ``(B, *shape)`` for ``Box`` and
+  ``MultiBinary``, ``(B, 1)`` for ``Discrete``, ``(B, n)`` for ``MultiDiscrete``, a dictionary of these for ``Dict``.
+* **Actions** are as SB3's replay buffer stores them: ``(B, A)`` floats scaled to [-1, 1] for ``Box``, integers for discrete spaces.
+* **State** is nested tensors (see :mod:`sb3_mbrl.states`); callers only index, repeat and stack it.
+
+A world model is an ``nn.Module`` so that its weights are saved with the agent. What no parameter shape tells (stored data, counters, which
+members are the best) goes into :meth:`WorldModel.extra_state`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.utils import get_device
+from torch import nn
+
+from sb3_mbrl.states import State
+
+CONTRACT_VERSION = 1
+"""The version of this file's contract; a plugin's record states the one it was written for."""
+
+Obs = th.Tensor | dict[str, th.Tensor]
+
+RewardFn = Callable[[Obs, th.Tensor, Obs], th.Tensor]
+"""``reward_fn(obs, action, next_obs) -> (B,)``: batched, actions in the environment's units."""
+
+TerminationFn = Callable[[Obs, th.Tensor, Obs], th.Tensor]
+"""``termination_fn(obs, action, next_obs) -> (B,)`` boolean: batched, actions in the environment's units."""
+
+
+class UnsupportedSpace(ValueError):
+    """A part was asked for by name for spaces it does not take. The message names one that does, where there is one."""
+
+
+class MissingCapability(TypeError):
+    """A part was asked for something optional that it does not have (``decode``, ``members``, ...)."""
+
+
+class Transitions(NamedTuple):
+    """Real one-step transitions, ``N`` rows. Termination is true termination: a time limit is not one."""
+
+    obs: Obs
+    action: th.Tensor
+    next_obs: Obs
+    """The true next observation (the terminal one at the end of an episode, never the reset)."""
+    reward: th.Tensor
+    """``(N,)``"""
+    terminated: th.Tensor
+    """``(N,)`` floats, 0 or 1"""
+
+
+class Sequences(NamedTuple):
+    """Windows of consecutive real transitions, ``(N, L, ...)``."""
+
+    obs: Obs
+    action: th.Tensor
+    next_obs: Obs
+    reward: th.Tensor
+    """``(N, L)``"""
+    terminated: th.Tensor
+    """``(N, L)`` floats, 0 or 1"""
+    is_first: th.Tensor
+    """``(N, L)`` booleans: the first step of an episode, and the first of every window"""
+    is_last: th.Tensor
+    """``(N, L)`` booleans: the step ends its episode, by termination or by a time limit; the next column is another episode"""
+
+
+class Prediction(NamedTuple):
+    """What :meth:`WorldModel.step` returns."""
+
+    state: State
+    reward: th.Tensor
+    """``(B,)``"""
+    terminated: th.Tensor
+    """``(B,)``: the probability that the step ended the episode"""
+    discount: th.Tensor | None = None
+    """``(B,)``, optional: replaces ``gamma * (1 - terminated)`` (two players: ``-gamma``)"""
+
+
+class MemberPrediction(NamedTuple):
+    """What :meth:`WorldModel.members` returns: every member's view of one step, in the units of encoded observations."""
+
+    mean: th.Tensor
+    """``(E, B, D)``: the next observation"""
+    variance: th.Tensor
+    """``(E, B, D)``"""
+    reward: th.Tensor
+    """``(E, B)``"""
+    terminated: th.Tensor
+    """``(E, B)``: probability"""
+
+
+class Data(Protocol):
+    """A view on real data, served from SB3's own replay buffer (:class:`sb3_mbrl.buffers.ReplayData`)."""
+
+    def __len__(self) -> int:
+        """The number of usable transitions."""
+
+    def transitions(self, n: int | None = None, *, generator: th.Generator | None = None) -> Transitions:
+        """``n`` rows drawn uniformly with replacement, or all of them, oldest first."""
+
+    def sequences(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
+        """``n`` windows of ``length`` consecutive steps; a window may run across the end of an episode (see ``is_first``)."""
+
+    def contexts(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
+        """``n`` windows that end in a usable start state, padded on the left with the first step of the episode (see ``is_first``)."""
+
+
+@dataclass(frozen=True)
+class FitBudget:
+    """
+    How long a call to :meth:`WorldModel.fit` may take: in batches or epochs, never in seconds, so that a seed decides the run.
+
+    :param max_epochs: passes over the training data (``None``: until ``patience`` is used up)
+    :param max_batches: gradient steps (``None``: no limit)
+    :param patience: stop after more than this many epochs in which no member improved on the holdout data
+    :param min_improvement: the relative fall of the holdout error that counts as an improvement
+    :param batch_size: rows per gradient step (per member)
+    :param holdout_ratio: share of the data held out to stop early and to choose members
+    :param max_holdout: rows held out at most
+    """
+
+    max_epochs: int | None = None
+    max_batches: int | None = None
+    patience: int = 5
+    min_improvement: float = 0.01
+    batch_size: int = 256
+    holdout_ratio: float = 0.2
+    max_holdout: int = 5000
+
+    def __post_init__(self) -> None:
+        for name in ("max_epochs", "max_batches"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"FitBudget({name}={value}): give at least 1, or None for no limit")
+        if self.patience < 0 or self.batch_size < 1 or not 0 <= self.holdout_ratio < 1 or self.max_holdout < 0:
+            raise ValueError(f"Not a budget: {self} (patience >= 0, batch_size >= 1, 0 <= holdout_ratio < 1, max_holdout >= 0)")
+
+
+class WorldModel(nn.Module, ABC):
+    """
+    An environment in tensors.
+
+    Subclasses implement :meth:`initial` and :meth:`step`, and either :meth:`loss` or :meth:`fit`. A model that imagined data for a model-free
+    learner is drawn from also needs :meth:`decode`.
+
+    :param observation_space: the real environment's, as SB3 sees it
+    :param action_space: the real environment's
+    :param reward_fn: known reward; replaces the learned head
+    :param termination_fn: known termination; replaces the learned head
+    :param device: as in SB3
+    """
+
+    context: ClassVar[int] | int = 1
+    """How many past steps :meth:`filter` wants before a start state (1: the observation alone)."""
+
+    fitted: bool = False
+    """Whether the model has been fitted (known models: always true)."""
+
+    optimizer: th.optim.Optimizer | None = None
+    """The model's own optimiser, saved with it; ``None`` where there is nothing to optimise."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        reward_fn: RewardFn | None = None,
+        termination_fn: TerminationFn | None = None,
+        device: th.device | str = "auto",
+    ) -> None:
+        super().__init__()
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.reward_fn = reward_fn
+        self.termination_fn = termination_fn
+        self.device = get_device(device)
+
+    # ---- learning
+
+    def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State | None, dict[str, float]]:
+        """
+        The training loss of a batch.
+
+        :return: the loss; the states ``(B, T, ...)`` where the model filters sequences (else ``None``); figures to log
+        """
+        raise MissingCapability(f"{type(self).__name__} has no loss; it is fitted by its own fit() or not at all")
+
+    def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
+        """
+        Learn from real data. The default is a loop over :meth:`loss` with holdout and early stopping (:mod:`sb3_mbrl.fitting`).
+
+        An interrupted fit leaves the model as good as the best point it had reached.
+
+        :param data: a view on the replay buffer
+        :param budget: how long it may take
+        :param generator: the source of every random choice
+        :return: figures to log (``loss``, ``holdout_mse``, ``epochs``, ``batches``, ...)
+        """
+        from sb3_mbrl.fitting import fit_by_loss
+
+        return fit_by_loss(self, data, budget or FitBudget(), generator=generator)
+
+    # ---- states
+
+    @abstractmethod
+    def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
+        """
+        The state from one observation.
+
+        :param obs: ``(B, ...)``
+        :param snapshot: the true environment's state, ``(B, S)``, for an oracle
+        """
+
+    def filter(self, obs: Obs, actions: th.Tensor, is_first: th.Tensor) -> State:
+        """
+        The state after a context of :attr:`context` steps. The default looks at the last observation only.
+
+        :param obs: ``(B, context, ...)``, the last one is the present
+        :param actions: ``(B, context, A)``: ``actions[:, t]`` was taken in ``obs[:, t]``; the last one is not known yet and ignored
+        :param is_first: ``(B, context)``: what lies before a true entry belongs to another episode and must not be looked at
+        """
+        return self.initial({key: value[:, -1] for key, value in obs.items()} if isinstance(obs, dict) else obs[:, -1])
+
+    def observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
+        """
+        One filtering step while acting in the real environment. The default looks at the new observation only.
+
+        :param state: the state before, ``(B, ...)``
+        :param action: ``(B, A)``, taken in that state
+        :param obs: what was observed then
+        :param is_first: ``(B,)``: rows that begin a new episode with ``obs``
+        """
+        return self.initial(obs)
+
+    @abstractmethod
+    def step(
+        self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
+    ) -> Prediction:
+        """
+        One step. Differentiable with respect to state, action and parameters where the model is.
+
+        :param state: ``(B, ...)``
+        :param action: ``(B, A)``, scaled
+        :param deterministic: the mean (or mode) instead of a sample
+        :param generator: the source of randomness (``None``: torch's global one)
+        """
+
+    def decode(self, state: State) -> Obs:
+        """The observation, a valid member of the observation space. Optional: a value-equivalent model has none."""
+        raise MissingCapability(
+            f"{type(self).__name__} does not decode observations. Use it where features are enough "
+            "(ModelVecEnv(..., observation='features'), a planner), or choose a model that decodes, such as 'ensemble'."
+        )
+
+    def features(self, state: State) -> th.Tensor:
+        """``(B, F)``: what a latent policy acts on. The default flattens every leaf of the state."""
+        from sb3_mbrl.states import leaves
+
+        return th.cat([leaf.flatten(1).float() if leaf.dim() > 1 else leaf[:, None].float() for leaf in leaves(state)], dim=1)
+
+    # ---- optional capabilities
+
+    def members(self, state: State, action: th.Tensor) -> MemberPrediction:
+        """Every member's prediction (moment matching, disagreement). Optional."""
+        raise MissingCapability(f"{type(self).__name__} has no members; choose an ensemble")
+
+    def policy_value(self, state: State) -> tuple[th.Tensor, th.Tensor]:
+        """Policy logits ``(B, n_actions)`` and value ``(B,)`` for tree search. Optional."""
+        raise MissingCapability(f"{type(self).__name__} has no policy and value heads")
+
+    def log_prob(self, state: State, action: th.Tensor, next_obs: Obs) -> th.Tensor:
+        """``(B,)``: log-likelihood of what was observed next (diagnostics). Optional."""
+        raise MissingCapability(f"{type(self).__name__} has no likelihood")
+
+    # ---- saving
+
+    def extra_state(self) -> dict[str, Any]:
+        """
+        What the ``state_dict`` does not hold and no parameter shape tells: stored data, counters, the choice of members.
+
+        Saved next to the ``state_dict`` and given back *before* it, so that parameters can be created first. Must be picklable. Subclasses
+        extend the dictionary they get from ``super()``.
+        """
+        return {"fitted": self.fitted}
+
+    def load_extra_state(self, extra: Mapping[str, Any]) -> None:
+        """Take back what :meth:`extra_state` gave."""
+        self.fitted = bool(extra["fitted"])
+
+
+# ---------------------------------------------------------------------------------------------------------------- planners
+
+
+class Plan(NamedTuple):
+    """What :meth:`Planner.plan` returns."""
+
+    action: th.Tensor
+    """``(B, A)``: what to do now, scaled"""
+    carry: State
+    """The warm start for the next call, one row per environment. It belongs to the caller: evaluation and training have their own."""
+    sequence: th.Tensor | None = None
+    """``(B, H, A)``: the whole plan"""
+    policy: th.Tensor | None = None
+    """``(B, n_actions)``: improved policy (tree search)"""
+    value: th.Tensor | None = None
+    """``(B,)``: value of the root (tree search) or of the plan"""
+    info: Mapping[str, Any] = {}
+
+
+class Planner(ABC):
+    """
+    Chooses actions by looking ahead in a world model. Never imports a model: any that has what the planner needs will do.
+
+    :param action_space: the real environment's
+    """
+
+    def __init__(self, action_space: spaces.Space) -> None:
+        self.action_space = action_space
+
+    @abstractmethod
+    def plan(
+        self,
+        model: WorldModel,
+        state: State,
+        carry: State | None,
+        *,
+        is_first: th.Tensor,
+        action_mask: th.Tensor | None = None,
+        prior: Callable[[State], th.Tensor] | None = None,
+        value: Callable[[State], th.Tensor] | None = None,
+        deterministic: bool = False,
+        generator: th.Generator | None = None,
+    ) -> Plan:
+        """
+        Plan for a batch of environments at once.
+
+        :param model: the world model
+        :param state: where each environment is, ``(B, ...)``
+        :param carry: what the last call returned, or ``None``
+        :param is_first: ``(B,)``: rows whose carry must be forgotten
+        :param action_mask: ``(B, n_actions)`` booleans, true where an action is allowed
+        :param prior: a policy, from states to actions
+        :param value: a value function for the last state of a plan
+        :param deterministic: no exploration
+        :param generator: the source of randomness
+        """
+
+
+# ------------------------------------------------------------------------------------------------------------- imagination
+
+
+class Imagined(NamedTuple):
+    """Imagined transitions, ``(T, B, ...)``: ``T`` steps from ``B`` start states. Rows that are not ``valid`` hold no information."""
+
+    obs: Obs
+    action: th.Tensor
+    next_obs: Obs
+    reward: th.Tensor
+    """``(T, B)``"""
+    terminated: th.Tensor
+    """``(T, B)`` floats, 0 or 1"""
+    discount: th.Tensor | None
+    """``(T, B)``, where the model gives one"""
+    valid: th.Tensor
+    """``(T, B)`` booleans: the rollout was still running and the row is finite"""
+    info: Mapping[str, float] = {}
+    """Figures to log"""
+
+
+class Imagination(ABC):
+    """
+    How start states become imagined transitions.
+
+    Shapes are fixed and rollouts that ended are masked, never removed: compilers and CUDA graphs need static shapes.
+
+    :cvar freq: real environment steps between two calls
+    :cvar starts_per_step: start states per real environment step
+    :cvar max_age: imagined transitions are forgotten after this many real environment steps
+    """
+
+    freq: int
+    starts_per_step: float
+    max_age: int
+
+    @abstractmethod
+    def horizon(self, num_timesteps: int) -> int:
+        """The number of steps to imagine after ``num_timesteps`` real environment steps."""
+
+    @abstractmethod
+    def imagine(
+        self,
+        world_model: WorldModel,
+        starts: State,
+        act: Callable[[Any], th.Tensor],
+        horizon: int,
+        *,
+        generator: th.Generator | None = None,
+    ) -> Imagined:
+        """
+        Roll the world model out.
+
+        :param world_model: the model, in evaluation mode
+        :param starts: states to start from, ``(B, ...)`` (states, not observations: a recurrent model has filtered its context)
+        :param act: the policy: from observations (or features, for latent imaginations) to scaled actions ``(B, A)``
+        :param horizon: the number of steps
+        :param generator: the source of the model's randomness
+        """
+
+
+# ------------------------------------------------------------------------------------------------------------ what plugins offer
+
+Supports = Callable[[spaces.Space, spaces.Space], str | None]
+"""``supports(observation_space, action_space)``: ``None`` when the part takes the spaces, else the reason why not, in words."""
+
+
+def _supports_everything(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSpec:
+    """
+    A plugin's record of one part that it offers.
+
+    :param name: what users write, e.g. ``"ensemble"``
+    :param factory: a class or a function, or ``"module:attribute"`` to import it only when it is asked for
+    :param summary: one line for ``sb3-mbrl plugins``
+    :param supports: which spaces it takes
+    :param contract: the contract version it was written for
+    :param override: replace a part of the same name on purpose
+    """
+
+    name: str
+    factory: Callable[..., Any] | str
+    summary: str = ""
+    supports: Supports = _supports_everything
+    contract: int = CONTRACT_VERSION
+    override: bool = False
+    kind: ClassVar[str] = "part"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmSpec(PartSpec):
+    """``factory`` is an SB3 algorithm class."""
+
+    kind: ClassVar[str] = "algorithm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldModelSpec(PartSpec):
+    """
+    ``factory(observation_space, action_space, *, reward_fn, termination_fn, device, **world_model_kwargs) -> WorldModel``.
+
+    :param auto_rank: candidates for ``world_model="auto"`` have one; the highest that takes the spaces is chosen
+    """
+
+    auto_rank: int | None = None
+    kind: ClassVar[str] = "world_model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannerSpec(PartSpec):
+    """``factory(action_space, **planner_kwargs) -> Planner``."""
+
+    kind: ClassVar[str] = "planner"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImaginationSpec(PartSpec):
+    """``factory(**imagination_kwargs) -> Imagination``."""
+
+    kind: ClassVar[str] = "imagination"
+
+
+@dataclass(frozen=True)
+class EnvFunctions:
+    """Known functions of one environment; ``None`` where one is not known. Picklable, since the agent saves them."""
+
+    reward_fn: RewardFn | None = None
+    termination_fn: TerminationFn | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvFunctionsSpec(PartSpec):
+    """
+    ``factory(env: gymnasium.Env) -> EnvFunctions``, reading what it needs (limits, flags) from the environment itself.
+
+    :param env_ids: glob patterns of Gymnasium ids, e.g. ``("Hopper-v[45]",)``
+    """
+
+    env_ids: tuple[str, ...] = field(default=())
+    kind: ClassVar[str] = "env_functions"

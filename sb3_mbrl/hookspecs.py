@@ -1,0 +1,106 @@
+"""Every hook of sb3-mbrl, by phase. Read this file to know what can be plugged in.
+
+A plugin is a module, a class or an object with functions of these names, each marked with :data:`sb3_mbrl.hookimpl`::
+
+    from sb3_mbrl import hookimpl
+    from sb3_mbrl.contracts import WorldModelSpec
+
+    @hookimpl
+    def sb3_mbrl_world_models():
+        return [WorldModelSpec(name="gp", factory="sb3_mbrl_gp.model:GPModel", summary="Gaussian process")]
+
+It is found through an entry point of the group ``sb3_mbrl`` in its distribution, or given to one agent as ``plugins=[...]``.
+
+**Registration hooks** return a list of records and are called once, when something is first looked up by name. **Life-cycle hooks** are
+called at the boundaries of phases, with keyword arguments of which an implementation may take a subset; what they return is ignored.
+They sit at phase boundaries only: nothing is called inside a planner's or a rollout's loop.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from sb3_mbrl.contracts import AlgorithmSpec, EnvFunctionsSpec, Imagined, ImaginationSpec, PlannerSpec, WorldModelSpec
+
+if TYPE_CHECKING:
+    from sb3_mbrl.algorithms.base import ModelBasedMixin
+
+PROJECT_NAME = "sb3_mbrl"
+
+hookspec = pluggy.HookspecMarker(PROJECT_NAME)
+hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
+
+# ------------------------------------------------------------------------------------------------------------ registration
+
+
+@hookspec
+def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:  # type: ignore[empty-body]
+    """Algorithm classes, for ``sb3-mbrl train --algo NAME``."""
+
+
+@hookspec
+def sb3_mbrl_world_models() -> list[WorldModelSpec]:  # type: ignore[empty-body]
+    """World models, for ``world_model="name"``."""
+
+
+@hookspec
+def sb3_mbrl_planners() -> list[PlannerSpec]:  # type: ignore[empty-body]
+    """Planners, for ``planner="name"``."""
+
+
+@hookspec
+def sb3_mbrl_imaginations() -> list[ImaginationSpec]:  # type: ignore[empty-body]
+    """Rollout rules, for ``imagination="name"``."""
+
+
+@hookspec
+def sb3_mbrl_env_functions() -> list[EnvFunctionsSpec]:  # type: ignore[empty-body]
+    """Known rewards and terminations per Gymnasium id."""
+
+
+# -------------------------------------------------------------------------------------------------------------- life cycle
+
+
+@hookspec
+def sb3_mbrl_on_setup(agent: "ModelBasedMixin") -> None:
+    """The agent has built its networks and its world model (also after ``load``)."""
+
+
+@hookspec
+def sb3_mbrl_before_model_fit(agent: "ModelBasedMixin") -> None:
+    """The world model is about to be fitted."""
+
+
+@hookspec
+def sb3_mbrl_after_model_fit(agent: "ModelBasedMixin", metrics: dict[str, float]) -> None:
+    """The world model has been fitted and judged. ``metrics`` is what is logged under ``model/``; it may be added to."""
+
+
+@hookspec
+def sb3_mbrl_before_imagination(agent: "ModelBasedMixin", horizon: int, n_starts: int) -> None:
+    """Rollouts are about to be imagined."""
+
+
+@hookspec
+def sb3_mbrl_after_imagination(agent: "ModelBasedMixin", imagined: Imagined) -> None:
+    """Rollouts have been imagined and stored. ``imagined`` is ``(T, B, ...)``; look at ``valid``."""
+
+
+@hookspec
+def sb3_mbrl_before_policy_update(agent: "ModelBasedMixin", gradient_steps: int, batch_size: int) -> None:
+    """The base class's ``train`` is about to run on mixed batches."""
+
+
+@hookspec
+def sb3_mbrl_after_policy_update(agent: "ModelBasedMixin", gradient_steps: int, batch_size: int) -> None:
+    """The base class's ``train`` has run."""
+
+
+@hookspec
+def sb3_mbrl_on_save(agent: "ModelBasedMixin", extra: dict[str, Any]) -> None:
+    """The agent is being saved. What a plugin puts into ``extra`` (picklable, under its own name) comes back in ``sb3_mbrl_on_load``."""
+
+
+@hookspec
+def sb3_mbrl_on_load(agent: "ModelBasedMixin", extra: dict[str, Any]) -> None:
+    """The agent has been loaded."""
