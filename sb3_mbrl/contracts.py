@@ -158,7 +158,7 @@ class WorldModel(nn.Module, ABC):
     :param device: as in SB3
     """
 
-    context: ClassVar[int] | int = 1
+    context: int = 1
     """How many past steps :meth:`filter` wants before a start state (1: the observation alone)."""
 
     fitted: bool = False
@@ -166,6 +166,9 @@ class WorldModel(nn.Module, ABC):
 
     optimizer: th.optim.Optimizer | None = None
     """The model's own optimiser, saved with it; ``None`` where there is nothing to optimise."""
+
+    on_progress: Callable[[str], None] | None = None
+    """Told in words how far a fit is, where somebody listens (a progress bar)."""
 
     def __init__(
         self,
@@ -184,6 +187,11 @@ class WorldModel(nn.Module, ABC):
         self.device = get_device(device)
 
     # ---- learning
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to fit; a known model has neither :meth:`loss` nor :meth:`fit` of its own."""
+        return type(self).fit is not WorldModel.fit or type(self).loss is not WorldModel.loss
 
     def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State | None, dict[str, float]]:
         """

@@ -1,0 +1,131 @@
+"""What a checkpoint holds, and what it does not.
+
+=========================  ===========================================================================================================
+in the zip                 as
+=========================  ===========================================================================================================
+policy, its optimisers     SB3's entries
+world model's weights,     ``world_model`` (the input and target normalisers are among its buffers)
+normalisers
+its optimiser              ``world_model.optimizer``
+what shapes do not tell    ``world_model_extra``: elites, fit counters, stored data (:meth:`~sb3_mbrl.contracts.WorldModel.extra_state`)
+how parts were chosen      ``part_references`` (name, class, distribution, version) and their keyword arguments
+known functions            pickled (``reward_fn``, ``termination_fn``, and those that were found for the environment)
+schedules, verdicts        when it was last fitted, on how many rows, whether the model is trusted
+random states              the model's own stream
+plugins                    what they put into the ``extra`` of ``sb3_mbrl_on_save``
+=========================  ===========================================================================================================
+
+Not in the zip: the replay buffer (SB3's rule: ``save_replay_buffer``), plugin objects (give them again: ``load(..., plugins=[...])``), a world
+model given as an instance (give it again), snapshots of an oracle, and the imagined buffer. **The imagined buffer's rule:** its rows follow
+from model, policy and replay buffer, so it is imagined anew, as many rows as its age limit would have kept, at the first ``train`` that finds
+enough real rows. Until the replay buffer is loaded or refilled, training uses real rows alone.
+"""
+
+import io
+import json
+import pathlib
+import zipfile
+from typing import TYPE_CHECKING, Any, Self
+
+import stable_baselines3
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import open_path
+
+NOT_SAVED = [
+    "world_model",
+    "imagination",
+    "imagined",
+    "registry",
+    "plugins",
+    "_world_model_selection",
+    "_side",
+    "_snapshot",
+    "_progress_bar",
+]
+
+
+class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
+    """``save`` and ``load`` of a model-based agent."""
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), *NOT_SAVED]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        if self.world_model is not None:
+            state_dicts = [*state_dicts, "world_model"]
+            if self.world_model.optimizer is not None:
+                state_dicts.append("world_model.optimizer")
+        return state_dicts, variables
+
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """As SB3's; see :mod:`sb3_mbrl.algorithms.checkpoint` for what is saved."""
+        self.world_model_extra = None if self.world_model is None else self.world_model.extra_state()
+        self.plugin_extra: dict[str, Any] = {}
+        self.registry.hook.sb3_mbrl_on_save(agent=self, extra=self.plugin_extra)
+        # A world model given as an instance is not stored; its reference says what it was.
+        choice, instance = self.world_model_class, self.world_model_class is self.world_model and self.world_model is not None
+        try:
+            if instance:
+                self.world_model_class = self.part_references["world_model"]["factory"]
+            super().save(path, exclude=exclude, include=include)
+        finally:
+            self.world_model_class = choice
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: Any = None,
+        device: Any = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        As SB3's.
+
+        :param path: of the zip
+        :param kwargs: attributes to change; ``plugins=[...]`` for plugins that are not installed, ``world_model=...`` for a model that
+            was given as an instance
+        :raises ValueError: for a checkpoint of a model-free class, or of another world model
+        :raises UnknownPartError: when a plugin is missing; the message says which to install
+        """
+        saved = saved_attributes(path)
+        if "part_references" not in saved:
+            raise ValueError(
+                f"{path} was not saved by a model-based class: it looks like a plain {_guess_class(saved)} file. Load it with the class it "
+                f"was saved with; to go on training with a world model, start a new {cls.__name__} and take over the policy's weights: "
+                f"agent.policy.load_state_dict(old.policy.state_dict())."
+            )
+        agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=agent.plugin_extra)
+        return agent
+
+    def _restore_extra(self) -> None:
+        """Give the world model back what its parameters do not tell, before SB3 puts the parameters back."""
+        extra = self.__dict__.get("world_model_extra")
+        if extra is not None and self.world_model is not None:
+            self.world_model.load_extra_state(extra)
+
+
+def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> set[str]:
+    """The names of the attributes in a checkpoint, without unpickling any."""
+    file = open_path(path, "r", verbose=0, suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return set(json.loads(archive.read("data")))
+    finally:
+        if isinstance(path, (str, pathlib.Path)):
+            file.close()
+        else:
+            file.seek(0)
+
+
+def _guess_class(saved: set[str]) -> str:
+    if "target_entropy" in saved:
+        return "SAC"
+    if "exploration_rate" in saved:
+        return "DQN"
+    return "TD3 or DDPG" if "policy_delay" in saved else f"stable-baselines3 {stable_baselines3.__version__} model"

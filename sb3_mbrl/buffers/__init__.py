@@ -1,0 +1,7 @@
+"""Data: a model's view on SB3's replay buffer, the imagined buffer, and the mixture of both that a learner samples."""
+
+from sb3_mbrl.buffers.imagined import ImaginedBuffer
+from sb3_mbrl.buffers.mixed import MixedSampler
+from sb3_mbrl.buffers.replay_data import ReplayData, SideStore
+
+__all__ = ["ImaginedBuffer", "MixedSampler", "ReplayData", "SideStore"]

@@ -1,0 +1,129 @@
+"""Imagined transitions: a first-in, first-out store in tensors, with an age limit."""
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_mbrl.contracts import Imagined
+from sb3_mbrl.states import State, leaves, state_map
+
+
+class ImaginedBuffer:
+    """
+    A ring of rows on the learner's device. Rows enter in batches and leave when they are too old or their place is needed.
+
+    :param capacity: the number of rows
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity={capacity}: an imagined buffer needs at least one row")
+        self.capacity = capacity
+        self._rows: dict[str, State] | None = None
+        self._head = 0  # where the next row goes
+        self._size = 0
+        self._batches: list[tuple[int, int]] = []  # (birth, rows still stored), oldest first
+
+    def __len__(self) -> int:
+        return self._size
+
+    def extend(self, imagined: Imagined, birth: int) -> int:
+        """
+        Store the valid rows of a rollout.
+
+        :param imagined: ``(T, B, ...)``
+        :param birth: the real environment steps taken when they were imagined
+        :return: how many rows were stored
+        """
+        index = imagined.valid.flatten().nonzero().flatten()
+        fields = {name: getattr(imagined, name) for name in ("obs", "action", "next_obs", "reward", "terminated", "discount")}
+        rows = state_map(lambda leaf: leaf.detach().flatten(0, 1)[index], fields)
+        n = len(index)
+        if n > self.capacity:
+            rows, n = state_map(lambda leaf: leaf[-self.capacity :], rows), self.capacity
+        if n == 0:
+            return 0
+        if self._rows is None:
+            self._rows = state_map(lambda leaf: leaf.new_zeros((self.capacity, *leaf.shape[1:])), rows)
+        place = (self._head + th.arange(n)) % self.capacity
+        for stored, new in zip(leaves(self._rows), leaves(rows), strict=True):
+            stored[place.to(stored.device)] = new
+        self._head = (self._head + n) % self.capacity
+        self._batches.append((birth, n))
+        self._size += n
+        self._drop(self._size - self.capacity)
+        return n
+
+    def forget_before(self, birth: int) -> None:
+        """Drop rows that were imagined before ``birth`` real environment steps."""
+        self._drop(sum(rows for born, rows in self._batches if born < birth))
+
+    def _drop(self, n: int) -> None:
+        """Forget the ``n`` oldest rows."""
+        self._size -= max(n, 0)
+        while n > 0:
+            born, rows = self._batches.pop(0)
+            if rows > n:
+                self._batches.insert(0, (born, rows - n))
+            n -= rows
+
+    def resize(self, capacity: int) -> None:
+        """Change the number of rows; the newest are kept."""
+        if capacity == self.capacity:
+            return
+        keep = min(self._size, capacity)
+        index = (self._head - keep + th.arange(keep)) % self.capacity
+        self._drop(self._size - keep)
+        if self._rows is not None:
+
+            def move(leaf: th.Tensor) -> th.Tensor:
+                moved = leaf.new_zeros((capacity, *leaf.shape[1:]))
+                moved[:keep] = leaf[index.to(leaf.device)]
+                return moved
+
+            self._rows = state_map(move, self._rows)
+        self.capacity, self._head = capacity, keep % capacity
+
+    def clear(self) -> None:
+        """Forget everything (the model is another one)."""
+        self._drop(self._size)
+
+    def draw(self, n: int, generator: th.Generator | None = None) -> dict[str, Any]:
+        """``n`` rows uniformly with replacement, as a dictionary of the fields of :class:`~sb3_mbrl.contracts.Imagined`."""
+        if self._size == 0 or self._rows is None:
+            raise ValueError("The imagined buffer is empty")
+        index = th.randint(self._size, (n,), generator=generator)
+        index = (self._head - self._size + index) % self.capacity
+        return state_map(lambda leaf: leaf[index.to(leaf.device)], self._rows)
+
+    def sample(
+        self, n: int, real: ReplayBuffer, env: VecNormalize | None = None, generator: th.Generator | None = None
+    ) -> ReplayBufferSamples | DictReplayBufferSamples:
+        """
+        ``n`` rows in SB3's form.
+
+        :param real: the real buffer, for its normalisation and device
+        :param env: normalise with these statistics (rows are stored raw)
+        """
+        rows = self.draw(n, generator)
+        reward, obs, next_obs = rows["reward"][:, None], rows["obs"], rows["next_obs"]
+        if env is not None:
+            # SB3's own statistics work on numpy.
+            obs, next_obs = (_normalised(value, real, env) for value in (obs, next_obs))
+            reward = th.as_tensor(real._normalize_reward(reward.cpu().numpy(), env))
+        discount = rows["discount"]
+        dones = rows["terminated"][:, None] if discount is None else th.zeros_like(rows["reward"])[:, None]
+        samples = DictReplayBufferSamples if isinstance(obs, dict) else ReplayBufferSamples
+        fields = (obs, rows["action"], next_obs, dones, reward, None if discount is None else discount[:, None])
+        return samples(*state_map(lambda leaf: leaf.to(real.device), fields))
+
+
+def _normalised(obs: Any, real: ReplayBuffer, env: VecNormalize) -> Any:
+    arrays = {key: value.cpu().numpy() for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
+    normalised = real._normalize_obs(arrays, env)
+    if isinstance(normalised, dict):
+        return {key: th.as_tensor(value) for key, value in normalised.items()}
+    return th.as_tensor(normalised)

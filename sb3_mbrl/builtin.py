@@ -1,0 +1,68 @@
+"""What the library itself offers, registered through the same hooks as any plugin's parts."""
+
+from sb3_mbrl.contracts import AlgorithmSpec, EnvFunctionsSpec, ImaginationSpec, WorldModelSpec
+from sb3_mbrl.hookspecs import hookimpl
+from sb3_mbrl.spaces import vector_spaces
+
+
+@hookimpl
+def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
+    return [
+        AlgorithmSpec(
+            name="mbpo",
+            factory="sb3_mbrl.algorithms.mbpo:MBPO",
+            summary="SAC on real and imagined transitions (Janner et al. 2019)",
+        )
+    ]
+
+
+@hookimpl
+def sb3_mbrl_world_models() -> list[WorldModelSpec]:
+    return [
+        WorldModelSpec(
+            name="ensemble",
+            factory="sb3_mbrl.models.ensemble:EnsembleModel",
+            summary="bootstrapped Gaussian MLPs; elites are rolled out",
+            supports=vector_spaces,
+            auto_rank=100,
+        ),
+        WorldModelSpec(
+            name="mlp",
+            factory="sb3_mbrl.models.mlp:MLPModel",
+            summary="one MLP, deterministic or Gaussian",
+            supports=vector_spaces,
+        ),
+        WorldModelSpec(
+            name="oracle",
+            factory="sb3_mbrl.models.oracle:OracleModel",
+            summary="the true environment, by snapshots: an upper bound",
+        ),
+        WorldModelSpec(
+            name="pendulum",
+            factory="sb3_mbrl.models.known:PendulumModel",
+            summary="exact differentiable twin of Pendulum-v1",
+        ),
+        WorldModelSpec(
+            name="cartpole",
+            factory="sb3_mbrl.models.known:CartPoleModel",
+            summary="exact differentiable twin of CartPole-v1",
+        ),
+    ]
+
+
+@hookimpl
+def sb3_mbrl_imaginations() -> list[ImaginationSpec]:
+    return [
+        ImaginationSpec(
+            name="branched",
+            factory="sb3_mbrl.imagination.branched:BranchedRollouts",
+            summary="short rollouts of the policy from real states",
+        )
+    ]
+
+
+@hookimpl
+def sb3_mbrl_env_functions() -> list[EnvFunctionsSpec]:
+    from sb3_mbrl.envs.functions import ENV_FUNCTIONS
+
+    return list(ENV_FUNCTIONS)

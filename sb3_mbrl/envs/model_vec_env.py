@@ -1,0 +1,343 @@
+"""A world model as an environment: any SB3 algorithm trains inside it.
+
+::
+
+    data = ReplayData(agent.replay_buffer)
+    world_model.fit(data)
+    env = ModelVecEnv(world_model, agent.replay_buffer, n_envs=16, horizon=50)
+    PPO("MlpPolicy", VecMonitor(env)).learn(10_000)
+
+Nothing here counts as a step of the real environment.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from sb3_mbrl.contracts import Data, MissingCapability, Obs, WorldModel
+from sb3_mbrl.imagination.starts import StartStates, buffer_starts, observation_starts
+from sb3_mbrl.rng import RandomStream
+from sb3_mbrl.spaces import ActionCodec
+from sb3_mbrl.states import State, batch_size, finite_rows, state_cat, state_index, state_where
+
+Starts = ReplayBuffer | Data | StartStates | np.ndarray | th.Tensor | Mapping[str, np.ndarray | th.Tensor]
+"""What ``starts`` may be."""
+
+
+class ModelVecEnv(VecEnv):
+    """
+    A fitted world model as an SB3 ``VecEnv``, all environments in one batch.
+
+    * Episodes that the model does not end are truncated after ``horizon`` steps, in SB3's way: ``infos[i]["TimeLimit.truncated"]`` is true
+      and ``infos[i]["terminal_observation"]`` is the last observation, so that value targets bootstrap.
+    * A row whose prediction is not finite is never shown to the learner: the episode ends there as truncated, with reward 0 and the last
+      finite observation as ``terminal_observation``. Such rows have ``infos[i]["imagination_nonfinite"]`` = 1 and are counted in
+      :attr:`nonfinite`.
+    * A ``VecEnv`` has no place for the discount that some models predict. It is reported as ``infos[i]["discount"]``, and the learner
+      goes by rewards and terminations as everywhere. A *negative* discount (the other player moves next) changes what rewards mean, so
+      such a model is refused at the first step: it needs a planner that knows about it.
+    * A private random stream decides starts, predictions and terminations; torch's, NumPy's and Python's are left alone. As in SB3, a seed
+      takes effect at the next ``reset``. The stream is shared by the batch: a run depends on ``n_envs``.
+
+    The model is only read, in evaluation mode. Statistics of imagined episodes come from SB3's ``VecMonitor`` around this environment.
+
+    :param world_model: a fitted (or known) world model
+    :param starts: where episodes start: an SB3 replay buffer (or a view on one), observations as SB3's buffers store them, or a function
+        ``starts(n, generator) -> State``
+    :param n_envs: the number of environments
+    :param horizon: steps after which an episode is truncated (default: SimPLe's 50); an attribute, may be changed between steps
+    :param observation: ``"decoded"``: the real environment's observation space; ``"features"``: the model's features, ``Box(F,)``
+    :param deterministic: the model's mean (or mode) instead of samples; an episode ends where termination is likelier than not
+    :param seed: of the private random stream (``None``: from the operating system)
+    :raises ValueError: for a model that is not fitted, impossible numbers, or starts that do not fit the model
+    :raises MissingCapability: for a model that cannot decode with ``observation="decoded"``
+    """
+
+    render_mode: str | None = None
+    _actions: th.Tensor
+    _state: State
+    _view: Obs
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        starts: Starts,
+        n_envs: int = 1,
+        horizon: int = 50,
+        observation: Literal["decoded", "features"] = "decoded",
+        *,
+        deterministic: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        if n_envs < 1 or horizon < 1:
+            raise ValueError(f"ModelVecEnv(n_envs={n_envs}, horizon={horizon}): both must be at least 1")
+        if observation not in ("decoded", "features"):
+            raise ValueError(f"ModelVecEnv(observation={observation!r}): choose 'decoded' or 'features'")
+        if not world_model.fitted:
+            raise ValueError(
+                f"ModelVecEnv: {type(world_model).__name__} has not been fitted. "
+                "Call world_model.fit(ReplayData(replay_buffer)) first, or load a fitted one."
+            )
+        self.world_model = world_model
+        self.horizon = horizon
+        self.observation = observation
+        self.deterministic = deterministic
+        self.nonfinite = 0
+        """Rows so far whose prediction was not finite"""
+        self._starts = _as_start_states(world_model, starts)
+        self._codec = ActionCodec(world_model.action_space)
+        self._random = RandomStream(seed)
+        self._steps = np.zeros(n_envs, dtype=np.int64)
+        self._started = False
+        super().__init__(n_envs, self._find_observation_space(), world_model.action_space)
+        if seed is not None:
+            self.seed(seed)
+
+    def _find_observation_space(self) -> spaces.Space:
+        """Draw one start state to see early whether starts, model and ``observation`` go together."""
+        with th.no_grad(), _evaluating(self.world_model):
+            state = self._draw_starts(1)
+            if self.observation == "features":
+                return spaces.Box(-np.inf, np.inf, (self.world_model.features(state).shape[1],), np.float32)
+            try:
+                self.world_model.decode(state)
+            except MissingCapability as error:
+                raise MissingCapability(
+                    f"ModelVecEnv(observation='decoded') shows observations, which {type(self.world_model).__name__} does not decode. "
+                    "Use observation='features', or a model that decodes, such as 'ensemble'."
+                ) from error
+        return self.world_model.observation_space
+
+    # ---- VecEnv
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """
+        Seed the private random stream at the next ``reset``.
+
+        :param seed: ``None`` takes one from the operating system
+        """
+        return super().seed(int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed)
+
+    def reset(self) -> VecEnvObs:
+        if any(self._options):
+            raise ValueError(f"ModelVecEnv takes no reset options, got {self._options}")
+        if self._seeds[0] is not None:
+            self._random = RandomStream(self._seeds[0])
+        self._reset_seeds()
+        with th.no_grad(), _evaluating(self.world_model):
+            self._state = self._draw_starts(self.num_envs)
+            self._view = self._look(self._state)
+        self._steps[:] = 0
+        self._started = True
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        return _members(self.observation_space, self._view)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        if not self._started:
+            raise RuntimeError("ModelVecEnv: call reset() before step()")
+        dtype = th.float32 if self._codec.continuous else th.int64
+        action = th.as_tensor(np.asarray(actions), dtype=dtype, device=self.world_model.device)
+        expected = (self.num_envs, *(self.action_space.shape or ()))
+        if tuple(action.shape) != expected:
+            raise ValueError(f"ModelVecEnv: expected actions of shape {expected}, got {tuple(action.shape)}")
+        if not action.isfinite().all():
+            raise ValueError("ModelVecEnv: an action is not finite")
+        self._actions = self._codec.from_env(action)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        with th.no_grad(), _evaluating(self.world_model):
+            prediction = self.world_model.step(
+                self._state, self._actions, deterministic=self.deterministic, generator=self._random.generator
+            )
+            # A bad row keeps the state and the view that it had, so that nothing below meets a NaN.
+            finite = finite_rows(prediction)
+            self._state = state_where(finite, prediction.state, self._state)
+            view = self._look(self._state)
+            finite = finite & finite_rows(view)
+            self._view = state_where(finite, view, self._view)
+        reward = th.where(finite, prediction.reward, 0.0).cpu().numpy().astype(np.float32)
+        finite, probability = finite.cpu(), prediction.terminated.cpu()
+        # Drawn in either mode: the stream then advances alike.
+        uniform = th.rand(self.num_envs, generator=self._random.generator)
+        terminated = (finite & (probability > 0.5 if self.deterministic else uniform < probability)).numpy()
+        self._steps += 1
+        truncated = ~terminated & ((self._steps >= self.horizon) | ~finite.numpy())
+        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": bool(flag)} for flag in truncated]
+        self._report(infos, prediction.discount, ~finite)
+        obs = _members(self.observation_space, self._view)
+        done = terminated | truncated
+        if done.any():
+            for i in np.flatnonzero(done):
+                infos[i]["terminal_observation"] = _row(obs, i)
+            self._restart(done)
+            obs = _members(self.observation_space, self._view)
+        return obs, reward, done, infos
+
+    def close(self) -> None:
+        """Nothing to release: the model belongs to the caller."""
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        return [None] * self.num_envs
+
+    # The environments are rows of one batch and share every attribute.
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        value = getattr(self, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        if set(self._get_indices(indices)) != set(range(self.num_envs)):
+            raise ValueError(f"ModelVecEnv: its environments share {attr_name!r}, so it cannot be set for {indices} only")
+        setattr(self, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of this object, once; its result is repeated for every environment."""
+        result = getattr(self, method_name)(*method_args, **method_kwargs)
+        return [result for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]
+
+    # ---- parts
+
+    def _look(self, state: State) -> Obs:
+        return self.world_model.features(state) if self.observation == "features" else self.world_model.decode(state)
+
+    def _draw_starts(self, n: int) -> State:
+        state = self._starts(n, self._random.generator)
+        if batch_size(state) != n:
+            raise ValueError(f"ModelVecEnv: starts({n}, generator) returned a state of {batch_size(state)} rows")
+        if not finite_rows(state).all():
+            raise ValueError("ModelVecEnv: a start state is not finite; look for non-finite observations in the real data")
+        return state
+
+    def _restart(self, done: np.ndarray) -> None:
+        """Replace the rows ``done`` by fresh start states."""
+        rows = np.flatnonzero(done)
+        index = th.arange(self.num_envs)
+        index[rows] = self.num_envs + th.arange(len(rows))
+        index = index.to(self.world_model.device)
+        with th.no_grad(), _evaluating(self.world_model):
+            fresh = self._draw_starts(len(rows))
+            self._view = state_index(state_cat([self._view, self._look(fresh)]), index)
+            self._state = state_index(state_cat([self._state, fresh]), index)
+        self._steps[done] = 0
+        for i in rows:
+            self.reset_infos[i] = {}
+
+    def _report(self, infos: list[dict[str, Any]], discount: th.Tensor | None, bad: th.Tensor) -> None:
+        """Put into ``infos`` what a ``VecEnv`` has no place for."""
+        for i in bad.nonzero().flatten().tolist():
+            infos[i]["imagination_nonfinite"] = 1
+        self.nonfinite += int(bad.sum())
+        if discount is None:
+            return
+        if (discount < 0).any():
+            raise MissingCapability(
+                f"ModelVecEnv: {type(self.world_model).__name__} predicts a negative discount (the other player moves next), which a "
+                "VecEnv cannot express: its learner would help the opponent. Use a planner that searches with the model's discounts."
+            )
+        for info, value in zip(infos, discount.tolist(), strict=True):
+            info["discount"] = value
+
+
+class ModelEnv(gym.Env):
+    """
+    One environment of a :class:`ModelVecEnv` as a Gymnasium environment, for code that wants one.
+
+    :param world_model: a fitted (or known) world model
+    :param starts: as in :class:`ModelVecEnv`
+    :param horizon: as in :class:`ModelVecEnv`
+    :param observation: as in :class:`ModelVecEnv`
+    :param deterministic: as in :class:`ModelVecEnv`
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        starts: Starts,
+        horizon: int = 50,
+        observation: Literal["decoded", "features"] = "decoded",
+        *,
+        deterministic: bool = False,
+    ) -> None:
+        self.venv = ModelVecEnv(world_model, starts, 1, horizon, observation, deterministic=deterministic)
+        self.observation_space = self.venv.observation_space
+        self.action_space = self.venv.action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.venv.seed(seed)
+        self.venv.set_options(options)
+        return _row(self.venv.reset(), 0), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, done, infos = self.venv.step(np.asarray(action)[None])
+        info = infos[0]
+        truncated = bool(info.pop("TimeLimit.truncated"))
+        last = info.pop("terminal_observation") if done[0] else _row(obs, 0)
+        return last, float(reward[0]), bool(done[0]) and not truncated, truncated, info
+
+
+def _as_start_states(world_model: WorldModel, starts: Starts) -> StartStates:
+    if isinstance(starts, ReplayBuffer):
+        from sb3_mbrl.buffers import ReplayData
+
+        if starts.observation_space != world_model.observation_space or starts.action_space != world_model.action_space:
+            raise ValueError(
+                f"ModelVecEnv: the replay buffer is for {starts.observation_space} and {starts.action_space}, "
+                f"the world model for {world_model.observation_space} and {world_model.action_space}"
+            )
+        return buffer_starts(world_model, ReplayData(starts))
+    if hasattr(starts, "contexts"):
+        return buffer_starts(world_model, starts)
+    if isinstance(starts, (np.ndarray, th.Tensor, Mapping)):
+        return observation_starts(world_model, starts)
+    if callable(starts):
+        return starts
+    raise TypeError(f"ModelVecEnv(starts=...): a replay buffer, observations or a function, not {type(starts).__name__}")
+
+
+@contextmanager
+def _evaluating(world_model: WorldModel) -> Iterator[None]:
+    """Evaluation mode for a while; a model in training stays in training."""
+    training = world_model.training
+    if training:
+        world_model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            world_model.train()
+
+
+def _members(space: spaces.Space, view: Obs) -> Any:
+    """Tensors in the layout of replay buffers as valid members of ``space`` in the layout of a ``VecEnv``: new arrays."""
+    if isinstance(space, spaces.Dict):
+        return {key: _members(child, view[key]) for key, child in space.spaces.items()}  # type: ignore[index]
+    assert isinstance(view, th.Tensor)
+    array = view.cpu().numpy().reshape(len(view), *(space.shape or ()))
+    if isinstance(space, spaces.Box):
+        array = np.clip(array, space.low, space.high)
+    return array.astype(space.dtype)
+
+
+def _row(obs: VecEnvObs, index: int) -> Any:
+    """One environment's observation, a copy."""
+    if isinstance(obs, dict):
+        return {key: value[index].copy() for key, value in obs.items()}
+    assert isinstance(obs, np.ndarray)
+    return obs[index].copy()

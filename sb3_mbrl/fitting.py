@@ -1,0 +1,211 @@
+"""The training loop of world models: holdout, early stopping, budget, and the best weights of every member.
+
+Differences from the loop of MBPO's code, each on purpose:
+
+* A row is held out by a hash of where it is stored, so a held-out row stays held out from fit to fit. (Splitting anew each time while keeping
+  the weights, as the reference does, judges a model on rows that it was trained on.)
+* Weights are compared with those before the fit, and the best on the holdout data are kept per member, whether the fit ends by itself, by its
+  budget or by Ctrl-C.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import torch as th
+
+from sb3_mbrl.contracts import Data, FitBudget, Transitions, WorldModel
+
+_HASH_SPACE = 2**20
+
+
+def holdout_mask(ids: th.Tensor, budget: FitBudget) -> th.Tensor:
+    """
+    Which rows are held out: a fixed pseudo-random choice by row id, so that a row that was trained on is never held out later.
+
+    :param ids: ``(N,)`` integers that name the rows' places
+    :return: ``(N,)`` booleans; at least one row is left for training, and none is held out of fewer than two
+    """
+    n = len(ids)
+    share = min(budget.holdout_ratio, budget.max_holdout / max(n, 1))
+    # Two rounds of multiply-and-shift mixing in 64 bits (wrapping) spread neighbouring ids evenly.
+    mixed = (ids.long() + 1) * 0x2545F4914F6CDD1D
+    mixed = (mixed ^ (mixed >> 29)) * 0x1B03738712FAD5C9
+    mask = ((mixed >> 32) & (_HASH_SPACE - 1)) < share * _HASH_SPACE
+    if n and bool(mask.all()):
+        mask[0] = False
+    return mask
+
+
+class BestWeights:
+    """
+    The best weights seen so far, for every member of an ensemble on its own.
+
+    :param parameters: each with the member axis first, or of any shape for a single member
+    :param members: the number of members
+    :param min_improvement: relative fall of the error that resets the caller's patience
+    """
+
+    def __init__(self, parameters: Iterable[th.Tensor], members: int, min_improvement: float) -> None:
+        self.parameters = [p if members > 1 else p[None] for p in (q.detach() for q in parameters)]
+        self.saved = [p.clone() for p in self.parameters]
+        self.scores = th.full((members,), float("inf"))
+        self.reference = self.scores.clone()
+        self.min_improvement = min_improvement
+
+    def update(self, scores: th.Tensor) -> bool:
+        """
+        :param scores: ``(E,)``, lower is better; NaN never is
+        :return: whether any member improved enough to go on
+        """
+        scores = scores.detach().cpu()
+        better = scores < self.scores
+        if bool(better.any()):
+            index = better.nonzero().flatten()
+            for saved, parameter in zip(self.saved, self.parameters, strict=True):
+                saved[index] = parameter[index]
+            self.scores[index] = scores[index]
+        enough = (scores < self.reference * (1 - self.min_improvement)) | (self.reference.isinf() & scores.isfinite())
+        self.reference = th.where(enough, scores, self.reference)
+        return bool(enough.any())
+
+    @th.no_grad()
+    def restore(self) -> None:
+        """Put the best weights back in place."""
+        for saved, parameter in zip(self.saved, self.parameters, strict=True):
+            parameter.copy_(saved)
+
+
+class Steps(Protocol):
+    def __call__(self) -> Iterator[float]:
+        """One epoch: yield the loss after every gradient step."""
+
+
+def train_epochs(
+    steps: Steps,
+    evaluate: Callable[[], th.Tensor],
+    best: BestWeights,
+    budget: FitBudget,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, float]:
+    """
+    Run epochs until the budget or the patience is used up; the best weights are in place afterwards, also after an exception.
+
+    :param steps: yields once per gradient step of an epoch
+    :param evaluate: ``(E,)`` holdout errors
+    :param best: keeps the weights
+    :param budget: when to stop
+    :param progress: told in words how far the fit is, after every epoch
+    :return: ``epochs``, ``batches``, ``loss`` (mean of the last epoch)
+    """
+    best.update(evaluate())
+    epochs = batches = stale = 0
+    loss = float("nan")
+    try:
+        while (budget.max_epochs is None or epochs < budget.max_epochs) and stale <= budget.patience:
+            losses: list[float] = []
+            for value in steps():
+                losses.append(value)
+                batches += 1
+                if budget.max_batches is not None and batches >= budget.max_batches:
+                    break
+            epochs += 1
+            loss = float(th.tensor(losses).mean()) if losses else loss
+            stale = 0 if best.update(evaluate()) else stale + 1
+            if progress is not None:
+                progress(f"fitting the world model: epoch {epochs}, {batches} batches, error {best.scores.mean():.3g}")
+            if budget.max_batches is not None and batches >= budget.max_batches:
+                break
+    finally:
+        best.restore()
+    return {"epochs": float(epochs), "batches": float(batches), "loss": loss}
+
+
+def minibatches(n: int, size: int, generator: th.Generator | None) -> Iterator[th.Tensor]:
+    """Indices of one shuffled epoch."""
+    yield from th.randperm(n, generator=generator).split(size)
+
+
+def index_transitions(rows: Transitions, index: th.Tensor) -> Transitions:
+    """Select rows."""
+
+    def pick(value: th.Tensor | dict[str, th.Tensor]) -> th.Tensor | dict[str, th.Tensor]:
+        return {key: child[index] for key, child in value.items()} if isinstance(value, dict) else value[index]
+
+    return Transitions(*(pick(value) for value in rows))  # type: ignore[arg-type]
+
+
+def row_ids(data: Data, n: int) -> th.Tensor:
+    """Where the rows of ``data.transitions()`` are stored, for a lasting holdout; their order where the data cannot tell."""
+    ids = getattr(data, "row_ids", None)
+    return ids() if ids is not None else th.arange(n)
+
+
+def fit_by_loss(
+    model: WorldModel, data: Data, budget: FitBudget, *, generator: th.Generator | None = None
+) -> dict[str, float]:
+    """
+    Fit any model that has a :meth:`~sb3_mbrl.contracts.WorldModel.loss` and an optimiser.
+
+    Models of single observations (``context == 1``) see shuffled transitions with holdout and early stopping. Models with a context see
+    windows of ``2 * context`` steps; windows overlap, so nothing is held out and the budget alone ends the fit (200 batches by default).
+
+    :param model: with ``optimizer``
+    :param data: real data
+    :param budget: when to stop
+    :param generator: of all random choices
+    :return: ``loss``, ``epochs``, ``batches``, and ``holdout_loss`` where rows were held out
+    :raises ValueError: for a model without an optimiser
+    """
+    if model.optimizer is None:
+        raise ValueError(f"{type(model).__name__} has no optimizer, so the default fit() cannot train it: set self.optimizer, or override fit()")
+    if len(data) == 0:
+        return {}
+    optimizer = model.optimizer
+
+    def update(batch: object) -> float:
+        optimizer.zero_grad()
+        loss, _, _ = model.loss(batch)  # type: ignore[arg-type]
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    model.train()
+    try:
+        if model.context > 1:
+            batches = budget.max_batches or 200
+            n = max(1, budget.batch_size // (2 * model.context))
+            losses = [update(data.sequences(n, 2 * model.context, generator=generator)) for _ in range(batches)]
+            metrics = {"loss": losses[-1], "batches": float(batches), "epochs": 1.0}
+        else:
+            metrics = _fit_transitions(model, update, data.transitions(), row_ids(data, len(data)), budget, generator)
+    finally:
+        model.eval()
+    model.fitted = True
+    return metrics
+
+
+def _fit_transitions(
+    model: WorldModel,
+    update: Callable[[Transitions], float],
+    rows: Transitions,
+    ids: th.Tensor,
+    budget: FitBudget,
+    generator: th.Generator | None,
+) -> dict[str, float]:
+    held = holdout_mask(ids, budget)
+    train, held_out = index_transitions(rows, (~held).nonzero().flatten()), index_transitions(rows, held.nonzero().flatten())
+    judge = held_out if len(held_out.reward) else train
+
+    def steps() -> Iterator[float]:
+        for index in minibatches(len(train.reward), budget.batch_size, generator):
+            yield update(index_transitions(train, index))
+
+    def evaluate() -> th.Tensor:
+        model.eval()
+        with th.no_grad():
+            loss, _, _ = model.loss(judge)
+        model.train()
+        return loss.detach().reshape(1)
+
+    best = BestWeights(model.parameters(), 1, budget.min_improvement)
+    return {**train_epochs(steps, evaluate, best, budget, model.on_progress), "holdout_loss": float(best.scores)}

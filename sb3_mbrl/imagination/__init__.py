@@ -1,0 +1,7 @@
+"""Imagination: how start states become imagined transitions."""
+
+from sb3_mbrl.imagination.branched import BranchedRollouts
+from sb3_mbrl.imagination.schedule import HorizonSchedule
+from sb3_mbrl.imagination.starts import StartStates, buffer_starts, observation_starts
+
+__all__ = ["BranchedRollouts", "HorizonSchedule", "StartStates", "buffer_starts", "observation_starts"]

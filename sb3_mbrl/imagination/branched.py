@@ -1,0 +1,89 @@
+"""``branched``: short rollouts of the policy in the world model, branched off real states (MBPO, Janner et al. 2019, algorithm 2)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch as th
+
+from sb3_mbrl.contracts import Imagination, Imagined, Obs, WorldModel
+from sb3_mbrl.imagination.schedule import HorizonSchedule
+from sb3_mbrl.rng import on_device
+from sb3_mbrl.states import State, finite_rows, state_map, state_where
+
+
+class BranchedRollouts(Imagination):
+    """
+    Every start state is rolled out for ``horizon`` steps; all steps are kept. A rollout ends early where the model predicts termination (drawn
+    from its probability) or something that is not finite; the rows after that are masked.
+
+    :param horizon: a number, or ``[start_step, end_step, start, end]`` in real environment steps
+    :param starts_per_step: start states per real environment step
+    :param freq: real environment steps between two calls
+    :param max_age: imagined rows are forgotten after this many real environment steps
+    :param observation: what the policy sees and what is stored: ``"decoded"`` observations, or the model's ``"features"``
+    """
+
+    def __init__(
+        self,
+        horizon: int | Sequence[int] | HorizonSchedule = 1,
+        starts_per_step: float = 400,
+        freq: int = 250,
+        max_age: int = 1000,
+        observation: Literal["decoded", "features"] = "decoded",
+    ) -> None:
+        if freq < 1 or max_age < 1 or starts_per_step <= 0:
+            raise ValueError(f"freq={freq}, max_age={max_age}, starts_per_step={starts_per_step}: all must be positive")
+        if max_age < freq:
+            raise ValueError(f"max_age={max_age} is shorter than freq={freq}: the imagined buffer would run empty in between")
+        if observation not in ("decoded", "features"):
+            raise ValueError(f"observation={observation!r}: choose 'decoded' or 'features'")
+        self.schedule = HorizonSchedule.parse(horizon)
+        self.starts_per_step, self.freq, self.max_age = starts_per_step, freq, max_age
+        self.observation = observation
+
+    def horizon(self, num_timesteps: int) -> int:
+        return self.schedule(num_timesteps)
+
+    @th.no_grad()
+    def imagine(
+        self,
+        world_model: WorldModel,
+        starts: State,
+        act: Callable[[Any], th.Tensor],
+        horizon: int,
+        *,
+        generator: th.Generator | None = None,
+    ) -> Imagined:
+        see: Callable[[State], Obs] = world_model.decode if self.observation == "decoded" else world_model.features
+        state, obs = starts, see(starts)
+        running = finite_rows(state)
+        steps: list[tuple[Any, ...]] = []
+        nonfinite = th.zeros((), device=running.device)
+        for _ in range(horizon):
+            action = act(obs)
+            prediction = world_model.step(state, action, generator=generator)
+            finite = finite_rows((prediction.state, prediction.reward, prediction.terminated, prediction.discount))
+            valid = running & finite
+            nonfinite = nonfinite + (running & ~finite).sum()
+            # What ended stays where it was: neither the policy nor the model ever sees a row that is not finite.
+            next_state = state_where(valid, prediction.state, state)
+            next_obs = see(next_state)
+            uniform = th.rand(valid.shape, generator=on_device(generator, valid.device), device=valid.device)
+            terminated = valid & (uniform < prediction.terminated)
+            reward = th.where(valid, prediction.reward, 0.0)
+            steps.append((obs, action, next_obs, reward, terminated.float(), prediction.discount, valid))
+            running = valid & ~terminated
+            state, obs = next_state, next_obs
+        obs, action, next_obs, reward, done, discount, mask = (_stack(column) for column in zip(*steps, strict=True))
+        started = len(steps) * len(running)
+        valid_rows = mask.sum().clamp(min=1)
+        info = {
+            "reward": float((reward * mask).sum() / valid_rows),
+            "terminated": float(done.sum() / valid_rows),
+            "dropped": float(nonfinite) / max(started, 1),
+        }
+        return Imagined(obs, action, next_obs, reward, done, discount, mask, info)
+
+
+def _stack(column: tuple[Any, ...]) -> Any:
+    return state_map(lambda *leaves: th.stack(leaves), column[0], *column[1:])

@@ -1,0 +1,94 @@
+"""Where imagination starts: providers of model states (not of observations, since a recurrent model has to filter its context first)."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_obs_shape
+
+from sb3_mbrl.contracts import Data, Obs, WorldModel
+from sb3_mbrl.spaces import torch_dtype
+from sb3_mbrl.states import State, state_index, state_map
+
+
+class StartStates(Protocol):
+    """Draws states to start from."""
+
+    def __call__(self, n: int, generator: th.Generator | None) -> State:
+        """
+        :param n: the number of states
+        :param generator: the source of randomness (``None``: torch's global one)
+        :return: a state of the world model with ``n`` rows
+        """
+
+
+def buffer_starts(world_model: WorldModel, data: Data) -> StartStates:
+    """
+    Start where the agent has been: states filtered from contexts of real data.
+
+    :param world_model: whose states are wanted; its :attr:`~sb3_mbrl.contracts.WorldModel.context` is the length of the contexts
+    :param data: a view on the replay buffer, read anew at every call
+    """
+
+    def draw(n: int, generator: th.Generator | None) -> State:
+        context = data.contexts(n, world_model.context, generator=generator)
+        obs, action, is_first = state_map(
+            lambda leaf: leaf.to(world_model.device), (context.obs, context.action, context.is_first)
+        )
+        return world_model.filter(obs, action, is_first)
+
+    return draw
+
+
+def observation_starts(
+    world_model: WorldModel, obs: np.ndarray | th.Tensor | Mapping[str, np.ndarray | th.Tensor]
+) -> StartStates:
+    """
+    Start from given observations, drawn uniformly with replacement.
+
+    :param world_model: whose states are wanted
+    :param obs: as SB3's buffers store them, ``(N, *shape)`` or ``(size, n_envs, *shape)``; a dictionary of these for ``Dict`` spaces
+    :raises ValueError: when they do not fit the model's observation space, are empty, or are not finite
+    """
+    rows = _observation_rows(world_model.observation_space, obs, world_model.device)
+    first = next(iter(rows.values())) if isinstance(rows, dict) else rows
+    count = len(first)
+
+    def draw(n: int, generator: th.Generator | None) -> State:
+        index = th.randint(count, (n,), generator=generator, device="cpu" if generator is None else generator.device)
+        return world_model.initial(state_index(rows, index.to(first.device)))
+
+    return draw
+
+
+def _observation_rows(space: spaces.Space, obs: object, device: th.device, key: str = "") -> Obs:
+    """Observations as one tensor of rows per key, in the layout of SB3's replay buffer."""
+    if isinstance(space, spaces.Dict):
+        if not isinstance(obs, Mapping) or set(obs) != set(space.spaces):
+            found = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
+            raise ValueError(f"Start observations: expected a dictionary with the keys {sorted(space.spaces)}, got {found}")
+        rows = {name: _observation_rows(child, obs[name], device, f"[{name!r}]") for name, child in space.spaces.items()}
+        if len({len(value) for value in rows.values()}) != 1:
+            raise ValueError(f"Start observations: keys of different lengths: { {name: len(v) for name, v in rows.items()} }")
+        return rows  # type: ignore[return-value]
+    if isinstance(obs, Mapping):
+        raise ValueError(f"Start observations{key}: expected an array for {space}, got a dictionary")
+    tensor = th.as_tensor(obs, device=device)
+    shape = get_obs_shape(space)
+    assert isinstance(shape, tuple)
+    fits = tensor.dim() > len(shape) and tuple(tensor.shape[tensor.dim() - len(shape) :]) == shape
+    if isinstance(space, spaces.Discrete) and tensor.dim() == 1:
+        fits = True
+    if not fits:
+        raise ValueError(
+            f"Start observations{key}: expected shape (N, {', '.join(map(str, shape))}) for {space}, got {tuple(tensor.shape)}"
+        )
+    tensor = tensor.reshape(-1, *shape)
+    if len(tensor) == 0:
+        raise ValueError(f"Start observations{key}: there are none")
+    if not tensor.isfinite().all():
+        raise ValueError(f"Start observations{key}: not finite in {int((~tensor.isfinite()).flatten(1).any(1).sum())} rows")
+    assert space.dtype is not None
+    return tensor.to(torch_dtype(space.dtype))

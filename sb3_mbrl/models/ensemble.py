@@ -1,0 +1,97 @@
+"""``ensemble``: bootstrapped Gaussian MLPs in one batched matrix product (PETS, Chua et al. 2018; as MBPO uses it, Janner et al. 2019)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+
+from sb3_mbrl.contracts import MemberPrediction, Obs
+from sb3_mbrl.models.heads import Outcome
+from sb3_mbrl.models.mlp import MLPModel, _to
+from sb3_mbrl.states import State
+
+
+class EnsembleModel(MLPModel):
+    """
+    Networks trained on their own bootstrap sample each; the best on holdout data (the elites) are rolled out.
+
+    Every row draws an elite at every step (trajectory sampling TS1, PETS section 5), then a sample from its Gaussian. With
+    ``deterministic=True`` a step is the mean over the elites.
+
+    :param members: the number of networks
+    :param elites: how many of them are used, best holdout error first
+    :param kwargs: of :class:`~sb3_mbrl.models.mlp.MLPModel`
+    """
+
+    def __init__(
+        self, observation_space: spaces.Space, action_space: spaces.Space, *, members: int = 7, elites: int = 5, **kwargs: Any
+    ) -> None:
+        if not 1 <= elites <= members:
+            raise ValueError(f"elites={elites} of members={members}: give 1 <= elites <= members")
+        super().__init__(observation_space, action_space, _members=members, **kwargs)
+        self.n_elites = elites
+        self.elites = list(range(elites))
+        """The members in use"""
+
+    def _training_rows(self, train: th.Tensor, generator: th.Generator | None) -> th.Tensor:
+        if self._bootstrap is None or self._bootstrap.shape[1] != len(train):
+            draw = th.randint(len(train), (self.n_members, len(train)), generator=generator)
+            self._bootstrap = draw.to(train.device)
+        return train[self._bootstrap]
+
+    _bootstrap: th.Tensor | None = None
+    """``(E, N)``: the bootstrap sample, drawn once per fit"""
+
+    def _after_fit(self) -> None:
+        self._bootstrap = None
+        self.elites = th.tensor(self.holdout_scores).argsort()[: self.n_elites].tolist()
+
+    def _error_in_use(self) -> float:
+        return float(th.tensor(self.holdout_scores)[self.elites].mean())
+
+    def _outcome(
+        self, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None
+    ) -> Outcome:
+        elites = th.tensor(self.elites, device=inputs.device)
+        if deterministic:
+            raw = self.network(inputs.expand(self.n_members, -1, -1))
+            everyone = [self.heads.predict(raw[e], obs, member=e, deterministic=True, generator=None) for e in self.elites]
+            return Outcome(*(th.stack(parts).mean(0) for parts in zip(*everyone, strict=True)))
+        draw = th.randint(len(elites), (len(inputs),), generator=generator, device=generator.device if generator else None)
+        member = elites[draw.to(elites.device)]
+        raw = self.network.rows(inputs, member)
+        return self.heads.predict(raw, obs, member=member, deterministic=False, generator=generator)
+
+    def members(self, state: State, action: th.Tensor) -> MemberPrediction:
+        """Every elite's Gaussian. Observations are not clipped to their bounds here."""
+        obs, action = state["obs"], action.to(self.device)
+        inputs = self.standardiser(th.cat([obs, self.action_codec.encode(action)], dim=1))
+        raw = self.network(inputs.expand(self.n_members, -1, -1))[self.elites]
+        means, variances, rewards, terminations = [], [], [], []
+        for row, e in zip(raw, self.elites, strict=True):
+            outcome = self.heads.predict(row, obs, member=e, deterministic=True, generator=None)
+            reward, terminated = self._known(obs, action, self.codec.project(outcome.obs), outcome.reward, outcome.terminated)
+            mean, variance = self.heads.numbers_in_units(row, obs, e)
+            means.append(mean)
+            variances.append(variance)
+            rewards.append(reward)
+            terminations.append(terminated)
+        return MemberPrediction(th.stack(means), th.stack(variances), th.stack(rewards), th.stack(terminations))
+
+    def log_prob(self, state: State, action: th.Tensor, next_obs: Obs) -> th.Tensor:
+        """Of the numbers of the next observation under the equal mixture of the elites' Gaussians."""
+        columns = self.heads.number_columns
+        target = self.codec.encode(_to(next_obs, self.device))[:, columns]
+        prediction = self.members(state, action)
+        variance = prediction.variance[..., columns].clamp(min=1e-12)
+        squared = (target - prediction.mean[..., columns]).square() / variance
+        per_member = -0.5 * (squared + variance.log() + th.log(th.tensor(2 * th.pi))).sum(-1)
+        return per_member.logsumexp(0) - th.log(th.tensor(float(len(self.elites))))
+
+    def extra_state(self) -> dict[str, Any]:
+        return {**super().extra_state(), "elites": self.elites}
+
+    def load_extra_state(self, extra: Mapping[str, Any]) -> None:
+        super().load_extra_state(extra)
+        self.elites = list(extra["elites"])

@@ -1,0 +1,259 @@
+"""``mlp``: one network for transition, reward and termination, deterministic or Gaussian."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+
+from sb3_mbrl.contracts import (
+    Data,
+    FitBudget,
+    Obs,
+    Prediction,
+    RewardFn,
+    TerminationFn,
+    Transitions,
+    UnsupportedSpace,
+    WorldModel,
+)
+from sb3_mbrl.fitting import BestWeights, holdout_mask, row_ids, train_epochs
+from sb3_mbrl.models.heads import Heads, Outcome, Target, Targets
+from sb3_mbrl.models.networks import EnsembleMLP, Standardiser
+from sb3_mbrl.spaces import ActionCodec, SpaceCodec, vector_spaces
+from sb3_mbrl.states import State
+
+PAPER_WEIGHT_DECAY = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
+"""Per layer, for four hidden layers (MBPO's code, ``mbpo/models/constructor.py``)."""
+
+
+def layer_weight_decay(weight_decay: float | Sequence[float] | None, layers: int) -> list[float]:
+    """
+    :param weight_decay: one for all layers, one for each, or ``None`` for the paper's (interpolated where the depth differs)
+    :param layers: the number of linear layers
+    """
+    if weight_decay is None:
+        if layers == len(PAPER_WEIGHT_DECAY):
+            return list(PAPER_WEIGHT_DECAY)
+        return th.linspace(PAPER_WEIGHT_DECAY[0], PAPER_WEIGHT_DECAY[-1], layers).tolist()
+    if isinstance(weight_decay, (int, float)):
+        return [float(weight_decay)] * layers
+    if len(weight_decay) != layers:
+        raise ValueError(
+            f"weight_decay has {len(weight_decay)} entries, but the network has {layers} linear layers: "
+            "give one for each (hidden layers + 1), a single number, or None"
+        )
+    return [float(value) for value in weight_decay]
+
+
+class MLPModel(WorldModel):
+    """
+    A multi-layer perceptron that predicts the next observation, the reward and the termination from observation and action.
+
+    The state is ``{"obs": (B, D)}``, an encoded observation. Inputs are standardised by the training data's mean and deviation.
+
+    :param observation_space: ``Box`` (vector), ``Discrete``, ``MultiDiscrete``, ``MultiBinary`` or a ``Dict`` of these
+    :param action_space: any of SB3's
+    :param hidden: units of each hidden layer
+    :param probabilistic: predict a Gaussian for every number; ``False``: a plain regression
+    :param target: learn the ``"delta"`` of an observation or the ``"next"`` one
+    :param normalize_targets: standardise every target on its own, so that neither rewards nor single columns dominate the loss
+        (arXiv 2510.01457); the MBPO paper does not
+    :param learning_rate: of Adam
+    :param weight_decay: L2 penalty per linear layer, on weights only; ``None`` takes the MBPO paper's
+    :param reward_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
+    :param termination_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
+    :param device: as in SB3
+    :raises UnsupportedSpace: for other spaces, images among them
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        hidden: Sequence[int] = (200, 200, 200, 200),
+        probabilistic: bool = True,
+        target: Target = "delta",
+        normalize_targets: bool = True,
+        learning_rate: float = 1e-3,
+        weight_decay: float | Sequence[float] | None = None,
+        reward_fn: RewardFn | None = None,
+        termination_fn: TerminationFn | None = None,
+        device: th.device | str = "auto",
+        _members: int = 1,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device
+        )
+        if reason := vector_spaces(observation_space, action_space):
+            raise UnsupportedSpace(f"{type(self).__name__} does not take these spaces: {reason}")
+        if target not in ("delta", "next"):
+            raise ValueError(f"target={target!r}: choose 'delta' or 'next'")
+        self.codec, self.action_codec = SpaceCodec(observation_space), ActionCodec(action_space)
+        self.n_members = _members
+        inputs = self.codec.dim + self.action_codec.dim
+        self.standardiser = Standardiser(inputs)
+        self.heads = Heads(
+            self.codec,
+            members=_members,
+            probabilistic=probabilistic,
+            target=target,
+            normalize_targets=normalize_targets,
+            learn_reward=reward_fn is None,
+            learn_termination=termination_fn is None,
+        )
+        self.network = EnsembleMLP(_members, inputs, hidden, self.heads.out_features)
+        self.to(self.device)
+        decays = layer_weight_decay(weight_decay, len(self.network.layers))
+        groups = [{"params": [layer.weight], "weight_decay": d} for layer, d in zip(self.network.layers, decays, strict=True)]
+        groups.append({"params": [layer.bias for layer in self.network.layers], "weight_decay": 0.0})
+        if probabilistic:
+            groups.append({"params": [self.heads.max_logvar, self.heads.min_logvar], "weight_decay": 0.0})
+        # Adam's weight_decay adds w * decay to the gradient: the L2 penalty decay / 2 * |w|^2 of the reference.
+        self.optimizer = th.optim.Adam(groups, lr=learning_rate, fused=True)
+        self.n_fits = 0
+        self.holdout_scores: list[float] = []
+        """Every member's error on the holdout data of the last fit"""
+
+    # ---- learning
+
+    def encode_rows(self, rows: Transitions) -> tuple[th.Tensor, Targets]:
+        """Raw inputs ``(N, D + A)`` and raw targets of real transitions, on the model's device."""
+        obs = self.codec.encode(_to(rows.obs, self.device))
+        next_obs = self.codec.encode(_to(rows.next_obs, self.device))
+        action = self.action_codec.encode(rows.action.to(self.device))
+        targets = self.heads.targets(obs, next_obs, rows.reward.to(self.device).float(), rows.terminated.to(self.device).float())
+        return th.cat([obs, action], dim=1), targets
+
+    def loss(self, batch: Transitions) -> tuple[th.Tensor, None, dict[str, float]]:  # type: ignore[override]
+        """The loss of the same batch for every member, summed over members (see :meth:`Heads.loss`)."""
+        inputs, targets = self.encode_rows(batch)
+        targets = targets._replace(numbers=self.heads.standardiser(targets.numbers))
+        everyone = Targets(*(value.expand(self.n_members, *value.shape) for value in targets))
+        raw = self.network(self.standardiser(inputs).expand(self.n_members, -1, -1))
+        loss = self.heads.loss(raw, everyone)
+        return loss, None, {"loss": float(loss.detach())}
+
+    def fit(
+        self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None
+    ) -> dict[str, float]:
+        """
+        Fit on all data, warm-started; see :mod:`sb3_mbrl.fitting` for holdout and early stopping.
+
+        :return: ``loss``, ``epochs``, ``batches``, ``holdout_error`` (of the standardised targets, mean over the members in use), ``rows``
+        """
+        if len(data) == 0:
+            return {}
+        budget = budget or FitBudget()
+        inputs, targets = self.encode_rows(data.transitions())
+        held = holdout_mask(row_ids(data, len(inputs)), budget).to(self.device)
+        train, held_out = (~held).nonzero().flatten(), held.nonzero().flatten()
+        if not len(held_out):
+            held_out = train
+        self.standardiser.fit(inputs[train])
+        inputs, targets = self.standardiser(inputs), self.heads.fit_normaliser(targets, train)
+        best = BestWeights(self.parameters(), self.n_members, budget.min_improvement)
+
+        def steps() -> Iterator[float]:
+            yield from self._epoch(inputs, targets, self._training_rows(train, generator), budget.batch_size, generator)
+
+        def evaluate() -> th.Tensor:
+            return self._holdout_scores(inputs[held_out], targets.rows(held_out))
+
+        self.train()
+        try:
+            metrics = train_epochs(steps, evaluate, best, budget, self.on_progress)
+        finally:
+            self.eval()
+            self.holdout_scores = best.scores.tolist()
+            self._after_fit()
+            self.fitted = True
+            self.n_fits += 1
+        return {**metrics, "holdout_error": self._error_in_use(), "rows": float(len(inputs))}
+
+    def _training_rows(self, train: th.Tensor, generator: th.Generator | None) -> th.Tensor:
+        """``(E, N)``: every member's training rows."""
+        return train.expand(self.n_members, -1)
+
+    def _after_fit(self) -> None:
+        """Called with new :attr:`holdout_scores`."""
+
+    def _error_in_use(self) -> float:
+        return float(th.tensor(self.holdout_scores).mean())
+
+    def _epoch(
+        self, inputs: th.Tensor, targets: Targets, rows: th.Tensor, size: int, generator: th.Generator | None
+    ) -> Iterator[float]:
+        assert self.optimizer is not None
+        order = th.rand(rows.shape, generator=generator).argsort(1).to(rows.device)
+        for index in rows.gather(1, order).split(size, dim=1):
+            self.optimizer.zero_grad()
+            loss = self.heads.loss(self.network(inputs[index]), targets.rows(index))
+            loss.backward()
+            self.optimizer.step()
+            yield float(loss.detach())
+
+    @th.no_grad()
+    def _holdout_scores(self, inputs: th.Tensor, targets: Targets) -> th.Tensor:
+        return self.heads.score(self.network(inputs.expand(self.n_members, -1, -1)), targets)
+
+    # ---- rollouts
+
+    def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
+        return {"obs": self.codec.encode(_to(obs, self.device))}
+
+    def step(
+        self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
+    ) -> Prediction:
+        obs, action = state["obs"], action.to(self.device)
+        inputs = self.standardiser(th.cat([obs, self.action_codec.encode(action)], dim=1))
+        outcome = self._outcome(inputs, obs, deterministic, generator)
+        next_obs = self.codec.project(outcome.obs)
+        reward, terminated = self._known(obs, action, next_obs, outcome.reward, outcome.terminated)
+        return Prediction({"obs": next_obs}, reward, terminated)
+
+    def _outcome(
+        self, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None
+    ) -> Outcome:
+        raw = self.network(inputs[None])[0]
+        return self.heads.predict(raw, obs, member=0, deterministic=deterministic, generator=generator)
+
+    def _known(
+        self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor, reward: th.Tensor, terminated: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """Known functions replace the heads."""
+        if self.reward_fn is None and self.termination_fn is None:
+            return reward, terminated
+        in_units = (self.codec.decode(obs), self.action_codec.to_env(action), self.codec.decode(next_obs))
+        if self.reward_fn is not None:
+            reward = self.reward_fn(*in_units).to(reward.dtype)
+        if self.termination_fn is not None:
+            terminated = self.termination_fn(*in_units).to(reward.dtype)
+        return reward, terminated
+
+    def decode(self, state: State) -> Obs:
+        return self.codec.decode(state["obs"])
+
+    def features(self, state: State) -> th.Tensor:
+        return state["obs"]
+
+    # ---- saving
+
+    def extra_state(self) -> dict[str, Any]:
+        return {
+            **super().extra_state(),
+            "n_fits": self.n_fits,
+            "holdout_scores": self.holdout_scores,
+            "can_terminate": self.heads.can_terminate,
+        }
+
+    def load_extra_state(self, extra: Mapping[str, Any]) -> None:
+        super().load_extra_state(extra)
+        self.n_fits = extra["n_fits"]
+        self.holdout_scores = list(extra["holdout_scores"])
+        self.heads.can_terminate = extra["can_terminate"]
+
+
+def _to(obs: Obs, device: th.device) -> Obs:
+    return {key: value.to(device) for key, value in obs.items()} if isinstance(obs, dict) else obs.to(device)

@@ -1,0 +1,267 @@
+"""The true environment as a world model: planning and imagination without model errors.
+
+What it costs is speed (environments are stepped one row at a time) and knowledge that a learner does not have. It is the
+upper bound for planners, and the control experiment for "is it the model?".
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
+
+from sb3_mbrl.contracts import Obs, Prediction, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
+from sb3_mbrl.envs.functions.common import is_neutral, layers
+from sb3_mbrl.envs.snapshots import MujocoSnapshots, Snapshots, snapshots_of
+from sb3_mbrl.spaces import ActionCodec, torch_dtype
+from sb3_mbrl.states import State, batch_size, state_map
+
+
+class OracleModel(WorldModel):
+    """
+    A private copy of the environment that is set to the state of each row, stepped, and read again.
+
+    A state is ``{"snapshot": (B, S), "obs": (B, ...), "ended": (B,)}``. Snapshots are made by :meth:`capture` and
+    :meth:`capture_vec`; how is found out when the model is made (see :mod:`sb3_mbrl.envs.snapshots`) and tried on the
+    environment itself. Rows that have terminated stay where they are, with reward 0; rows whose action is not finite stay
+    too, with reward NaN.
+
+    * Wrappers that change observations, actions, rewards or steps are part of the model. Time limits, monitors and the like
+      are not: a rollout does not end with the time. Wrappers of a ``VecEnv`` are not either, except the transposing of
+      images; rewards and observations are raw.
+    * Where the environment draws random numbers in ``step``, its generator is part of the snapshot: the oracle knows what
+      noise is to come, and repeated rows meet the same. ``deterministic`` and ``generator`` therefore mean nothing here.
+    * Steps have no gradient.
+
+    :param observation_space: the real environment's
+    :param action_space: the real environment's
+    :param env: the environment (it is copied, not touched), its id, or a function that makes one; options, physics and
+        wrappers are taken from it
+    :param reward_fn: replaces the environment's reward
+    :param termination_fn: replaces the environment's termination
+    :param device: as in SB3; the environment itself runs on the CPU
+    :param max_snapshot_bytes: room for a snapshot of an environment that has to be pickled (``None``: twice what a few
+        episodes' beginnings take); see the message of the error that is raised when it is too little
+    :raises UnsupportedSpace: when ``env`` does not have the given spaces
+    :raises ValueError: when the state of ``env`` cannot be captured or copied
+    """
+
+    fitted = True
+    needs_snapshot: ClassVar[bool] = True
+    """A replay buffer for this model keeps a snapshot of every row."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        env: gym.Env | str | Callable[[], gym.Env],
+        reward_fn: RewardFn | None = None,
+        termination_fn: TerminationFn | None = None,
+        device: th.device | str = "auto",
+        max_snapshot_bytes: int | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device)
+        self._env = _private_env(env)
+        self._layers = layers(self._env)
+        self._transposed = _transposed(self._env.observation_space, observation_space)
+        if self._env.action_space != action_space:
+            raise UnsupportedSpace(f"The oracle's environment acts in {self._env.action_space}, the agent in {action_space}")
+        self._actions = ActionCodec(action_space)
+        self._snapshots: Snapshots = snapshots_of(self._env, max_bytes=max_snapshot_bytes)
+
+    # ---- snapshots
+
+    @property
+    def snapshot_size(self) -> int:
+        """``S``"""
+        return self._snapshots.size
+
+    @property
+    def snapshot_dtype(self) -> th.dtype:
+        """float64 for numbers, uint8 for pickled environments; side stores must keep it."""
+        return th.float64 if self._snapshots.dtype == np.float64 else th.uint8
+
+    def capture(self, env: gym.Env) -> th.Tensor:
+        """
+        The state of an environment, ``(S,)``.
+
+        :param env: of the same kind as the model's, wrapped in the same way; it is only read
+        :raises ValueError: when it is another kind of environment
+        """
+        found = layers(env)
+        if [type(layer) for layer in found] != [type(layer) for layer in self._layers]:
+            raise ValueError(f"The oracle is a {_names(self._layers)}, the environment to capture is a {_names(found)}")
+        return th.as_tensor(self._snapshots.save(found))
+
+    def capture_vec(self, vec_env: VecEnv) -> th.Tensor:
+        """
+        The states of all environments of a ``DummyVecEnv``, with any ``VecEnv`` wrappers around it, ``(n_envs, S)``.
+
+        :raises ValueError: when the environments live in other processes
+        """
+        envs = getattr(vec_env.unwrapped, "envs", None)
+        if envs is None:
+            raise ValueError(
+                f"The environments of {type(vec_env.unwrapped).__name__} cannot be reached from here, so their states cannot "
+                "be captured. Use DummyVecEnv: make_vec_env(..., vec_env_cls=DummyVecEnv), which is its default."
+            )
+        return th.stack([self.capture(env) for env in envs])
+
+    # ---- the world model
+
+    def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
+        """
+        The state of the environments that were captured when ``obs`` was observed.
+
+        :param obs: ``(B, ...)``
+        :param snapshot: ``(B, S)``, from :meth:`capture` or :meth:`capture_vec`
+        :raises ValueError: without snapshots, or with some of another environment
+        """
+        if snapshot is None:
+            raise ValueError(
+                "An oracle cannot tell the environment's state from an observation: give snapshot=oracle.capture_vec(vec_env) "
+                "(or capture(env)), taken when obs was observed. For rows of a replay buffer, an agent keeps them in its side "
+                "store."
+            )
+        if snapshot.dim() != 2 or snapshot.shape[1] != self.snapshot_size or snapshot.dtype != self.snapshot_dtype:
+            raise ValueError(
+                f"Snapshots of this environment are (B, {self.snapshot_size}) {self.snapshot_dtype}, "
+                f"got {tuple(snapshot.shape)} {snapshot.dtype}"
+            )
+        state = {
+            "snapshot": snapshot.to(self.device),
+            "obs": state_map(lambda leaf: leaf.to(self.device), obs),
+            "ended": th.zeros(len(snapshot), dtype=th.bool, device=self.device),
+        }
+        batch_size(state)
+        return state
+
+    def step(
+        self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
+    ) -> Prediction:
+        """One step of the true environment in every row that has not terminated; see :meth:`WorldModel.step`."""
+        env_action = self._actions.to_env(action.detach())
+        snapshot, obs = state["snapshot"].clone(), state_map(th.clone, state["obs"])
+        reward = th.zeros(len(snapshot), device=self.device)
+        terminated = state["ended"].clone()
+        unknown = ~env_action.flatten(1).isfinite().all(1) & ~terminated
+        for row in (~terminated & ~unknown).nonzero()[:, 0].tolist():
+            self._snapshots.load(self._layers, snapshot[row].cpu().numpy())
+            next_obs, row_reward, ended, _, _ = self._env.step(self._env_units(env_action[row]))
+            snapshot[row] = th.as_tensor(self._snapshots.save(self._layers))
+            state_map(lambda leaf, value, row=row: leaf[row].copy_(value), obs, self._as_sb3(next_obs))
+            reward[row], terminated[row] = float(row_reward), bool(ended)
+        if self.reward_fn is not None:
+            reward = self.reward_fn(state["obs"], env_action, obs)
+        if self.termination_fn is not None:
+            terminated = state["ended"] | self.termination_fn(state["obs"], env_action, obs)
+        reward = reward.masked_fill(state["ended"], 0.0).masked_fill(unknown, th.nan)
+        return Prediction({"snapshot": snapshot, "obs": obs, "ended": terminated}, reward, terminated.float())
+
+    def decode(self, state: State) -> Obs:
+        """What the environment showed."""
+        return state["obs"]
+
+    def features(self, state: State) -> th.Tensor:
+        """``(B, F)``: the observation, flat."""
+        return super().features(state["obs"])
+
+    def extra_state(self) -> dict[str, Any]:
+        return {**super().extra_state(), "snapshots": self._snapshots.extra_state()}
+
+    def load_extra_state(self, extra: Mapping[str, Any]) -> None:
+        super().load_extra_state(extra)
+        self._snapshots.load_extra_state(extra["snapshots"])
+
+    # ---- the environment
+
+    def _env_units(self, action: th.Tensor) -> Any:
+        """One action as the environment takes it, a member of its action space."""
+        space, value = self._env.action_space, action.cpu().numpy()
+        if isinstance(space, spaces.Discrete):
+            return int(value[0])
+        if isinstance(space, spaces.Box):
+            value = np.clip(value, space.low, space.high)
+        return value.astype(space.dtype).reshape(space.shape)
+
+    def _as_sb3(self, obs: Any) -> Obs:
+        """One observation in the layout of SB3's replay buffer, without the batch axis."""
+        if isinstance(self.observation_space, spaces.Dict):
+            return {key: self._leaf(key, child, obs[key]) for key, child in self.observation_space.spaces.items()}
+        return self._leaf("", self.observation_space, obs)
+
+    def _leaf(self, key: str, space: spaces.Space, obs: Any) -> th.Tensor:
+        array = np.asarray(obs)
+        if key in self._transposed:
+            array = np.moveaxis(array, -1, 0)
+        return th.as_tensor(np.atleast_1d(array).copy()).to(self.device, torch_dtype(space.dtype))  # type: ignore[arg-type]
+
+
+def _names(found: list[gym.Env]) -> str:
+    return " of ".join(type(layer).__name__ for layer in found)
+
+
+def _private_env(env: gym.Env | str | Callable[[], gym.Env]) -> gym.Env:
+    """A copy of the environment, without the wrappers that change nothing."""
+    if isinstance(env, gym.Env):
+        try:
+            return _copy(env, {})
+        except Exception as error:  # whatever an attribute's own __deepcopy__ raises
+            raise ValueError(
+                f"{env} cannot be copied for the oracle ({type(error).__name__}: {error}). Give its id or a function that "
+                f"makes one: env='{env.spec.id if env.spec else 'Name-v0'}', or env=lambda: MyEnv(...)."
+            ) from error
+    return _without_neutral(gym.make(env) if isinstance(env, str) else env())
+
+
+def _without_neutral(env: gym.Env) -> gym.Env:
+    if not isinstance(env, gym.Wrapper):
+        return env
+    inner = _without_neutral(env.env)
+    if is_neutral(env):
+        return inner
+    env.env = inner
+    return env
+
+
+def _copy(env: gym.Env, memo: dict[int, Any]) -> gym.Env:
+    """A deep copy, inside out, in which neutral wrappers are replaced by what they wrap (they may hold open files)."""
+    if not isinstance(env, gym.Wrapper):
+        made = copy.deepcopy(env, memo)
+        _copy_physics(env, made)
+        return made
+    inner = _copy(env.env, memo)
+    memo[id(env.env)] = inner
+    return inner if is_neutral(env) else copy.deepcopy(env, memo)
+
+
+def _copy_physics(env: Any, made: Any) -> None:
+    """Gymnasium's MuJoCo environments copy themselves by being made again, which forgets changes of the physics."""
+    if MujocoSnapshots.fits(env):
+        made.model = copy.deepcopy(env.model)
+        made.data = type(env.data)(made.model)
+
+
+def _transposed(own: spaces.Space, given: spaces.Space) -> frozenset[str]:
+    """
+    The keys of images that SB3 shows channel-first (``""`` for a space that is an image).
+
+    :raises UnsupportedSpace: when the spaces differ in another way
+    """
+    own_children, children = ({**s.spaces} if isinstance(s, spaces.Dict) else {"": s} for s in (own, given))
+    keys = frozenset(key for key, child in children.items() if child != own_children.get(key))
+    for key in keys:
+        child = own_children.get(key)
+        last = isinstance(child, spaces.Box) and is_image_space(child) and not is_image_space_channels_first(child)
+        if not last or VecTransposeImage.transpose_space(child) != children[key]:  # type: ignore[arg-type]
+            raise UnsupportedSpace(
+                f"The oracle's environment shows {own}, the agent sees {given}. Wrappers of a VecEnv (frame stacks, ...) are "
+                "not part of an oracle: use Gymnasium's wrappers in their place, and give env= with them."
+            )
+    return keys

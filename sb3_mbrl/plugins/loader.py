@@ -1,0 +1,249 @@
+"""Loading plugins one by one, so that a broken one harms no other.
+
+pluggy's own entry-point loader stops at the first plugin that cannot be imported, and silently ignores the second of two
+plugins with equal names. Here every plugin is imported, checked and asked for its records on its own, before it may join a
+plugin manager.
+"""
+
+import importlib
+import inspect
+import logging
+import os
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from sb3_mbrl import hookspecs
+from sb3_mbrl.contracts import CONTRACT_VERSION, PartSpec
+from sb3_mbrl.plugins.errors import (
+    BrokenPluginError,
+    PluginContractError,
+    PluginError,
+    PluginWarning,
+    did_you_mean,
+    error_line,
+)
+from sb3_mbrl.plugins.records import KINDS, Kind, Layer, Origin, Plugin, Record
+from sb3_mbrl.version import __version__
+
+logger = logging.getLogger("sb3_mbrl.plugins")
+
+GROUP = hookspecs.PROJECT_NAME
+BUILTIN = "sb3_mbrl.builtin"
+
+
+def new_manager() -> pluggy.PluginManager:
+    """A plugin manager that knows the hooks and has no plugin."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT_NAME)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def trace(manager: pluggy.PluginManager) -> None:
+    """Log every hook call; to the terminal where logging is not configured, since whoever asks for a trace wants to see it."""
+    logger.setLevel(logging.INFO)
+    if not logger.hasHandlers():
+        logger.addHandler(logging.StreamHandler())
+
+    def before(name: str, implementations: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]) -> None:
+        plain = {
+            key: value if isinstance(value, (int, float, str)) else type(value).__name__ for key, value in arguments.items()
+        }
+        words = ", ".join(f"{key}={value}" for key, value in plain.items())
+        logger.info("%s(%s) -> %s", name, words, ", ".join(hook.plugin_name for hook in implementations) or "nobody")
+
+    manager.add_hookcall_monitoring(before, lambda outcome, name, implementations, arguments: None)
+
+
+HOOKS: dict[str, tuple[str, ...]] = {
+    name: tuple(inspect.signature(function).parameters)
+    for name, function in vars(hookspecs).items()
+    if name.startswith(f"{hookspecs.PROJECT_NAME}_") and inspect.isfunction(function)
+}
+"""Every hook and the names of its arguments."""
+
+
+# --------------------------------------------------------------------------------------------------------------- one plugin
+
+
+def load(origin: Origin, fetch: Callable[[], Any]) -> Plugin:
+    """
+    Load one plugin.
+
+    :param origin: where it comes from
+    :param fetch: imports it
+    :return: the plugin; where anything of it fails, a broken one that carries the error
+    """
+    try:
+        implementation = fetch()
+        if inspect.isclass(implementation):
+            implementation = implementation()
+        hooks = _checked_hooks(implementation)
+        records = tuple(_records(origin, hooks))
+    except Exception as error:  # whatever a stranger's code may raise: it is kept, and raised when the plugin is asked for
+        return Plugin(origin, "broken", error=error)
+    return Plugin(origin, "ok", implementation, tuple(hooks), records)
+
+
+def _checked_hooks(implementation: Any) -> dict[str, list[pluggy.HookImpl]]:
+    """The hooks that a plugin implements, after checking their names and arguments."""
+    bare = pluggy.PluginManager(
+        hookspecs.PROJECT_NAME
+    )  # without specifications it accepts anything, so that we can say what is wrong
+    bare.register(implementation)
+    hooks: dict[str, list[pluggy.HookImpl]] = {}
+    for caller in bare.get_hookcallers(implementation) or ():
+        implementations = caller.get_hookimpls()
+        if caller.name in HOOKS:
+            for hook in implementations:
+                _check_arguments(caller.name, hook)
+            hooks[caller.name] = implementations
+        elif not all(hook.optionalhook for hook in implementations):
+            raise PluginContractError(f"there is no hook {caller.name!r}.{did_you_mean(caller.name, HOOKS)}")
+    if not hooks:
+        raise PluginContractError("it implements no hook; mark its functions with @sb3_mbrl.hookimpl")
+    new_manager().register(implementation)  # pluggy's own rules, e.g. that a wrapper yields
+    return hooks
+
+
+def _check_arguments(name: str, hook: pluggy.HookImpl) -> None:
+    unknown = [argument for argument in hook.argnames if argument not in HOOKS[name]]
+    if unknown:
+        known = ", ".join(HOOKS[name]) or "none"
+        raise PluginContractError(f"{name} has no argument {unknown[0]!r} (its arguments: {known})")
+
+
+def _records(origin: Origin, hooks: dict[str, list[pluggy.HookImpl]]) -> Iterator[Record]:
+    for kind in KINDS.values():
+        seen = set()
+        for hook in hooks.get(kind.hook, ()):
+            if hook.wrapper or hook.hookwrapper:
+                raise PluginContractError(f"{kind.hook} must return its own records; it cannot be a wrapper")
+            specs = hook.function()
+            if not isinstance(specs, (list, tuple)):
+                raise PluginContractError(f"{kind.hook} returned {type(specs).__name__}, not a list of {kind.spec.__name__}")
+            for spec in specs:
+                _check_spec(kind, spec)
+                if spec.name in seen:
+                    raise PluginContractError(f"{kind.hook} offers {spec.name!r} twice")
+                seen.add(spec.name)
+                yield Record(origin, spec)
+
+
+def _check_spec(kind: Kind, spec: Any) -> None:
+    if not isinstance(spec, kind.spec):
+        raise PluginContractError(f"{kind.hook} returned a list with {type(spec).__name__}, not {kind.spec.__name__}")
+    if not spec.name or ":" in spec.name or spec.name == "auto":
+        raise PluginContractError(f"{kind.hook} offers {spec.name!r}: a name has no colon, is not empty and not 'auto'")
+    if not callable(spec.factory) and not (isinstance(spec.factory, str) and ":" in spec.factory):
+        raise PluginContractError(
+            f"{kind.hook}: the factory of {spec.name!r} is {spec.factory!r}, not callable or 'module:attribute'"
+        )
+
+
+def version_problem(origin: Origin, spec: PartSpec) -> str | None:
+    """Why a part of another contract version cannot be used, or ``None``."""
+    if spec.contract == CONTRACT_VERSION:
+        return None
+    newer = spec.contract > CONTRACT_VERSION
+    remedy = "a newer sb3-mbrl: pip install --upgrade sb3-mbrl" if newer else f"a newer {origin.distribution or origin.plugin}"
+    return (
+        f"{origin.title} was written for contract v{spec.contract}; this sb3-mbrl speaks v{CONTRACT_VERSION}.\n"
+        f"  {spec.name!r} needs {remedy}"
+    )
+
+
+def broken_error(plugin: Plugin) -> BrokenPluginError:
+    """The error for asking for a broken plugin; raise it ``from plugin.error``."""
+    assert plugin.error is not None
+    message = f"plugin {plugin.origin.plugin!r} ({plugin.origin}) is broken: {error_line(plugin.error)}"
+    if plugin.origin.layer is Layer.INSTALLED:
+        message += f"\n  Repair it, or keep it out with SB3_MBRL_BLOCK={plugin.origin.distribution}"
+    return BrokenPluginError(message)
+
+
+# ------------------------------------------------------------------------------------------------------------- all plugins
+
+
+def load_builtin() -> Plugin:
+    """Load the library's own parts. They may not be broken."""
+    plugin = load(Origin("builtin", "sb3-mbrl", __version__, Layer.BUILT_IN), lambda: importlib.import_module(BUILTIN))
+    if plugin.error is not None:
+        raise broken_error(plugin) from plugin.error
+    return plugin
+
+
+def load_given(given: Any) -> Plugin:
+    """
+    Load a plugin that was given to an agent.
+
+    :param given: a module, a class (called without arguments) or an object
+    """
+    if isinstance(given, types.ModuleType):
+        name = given.__name__
+    else:
+        name = given.__qualname__ if inspect.isclass(given) else type(given).__qualname__
+    plugin = load(Origin(name, layer=Layer.GIVEN), lambda: given)
+    if plugin.error is not None:
+        raise broken_error(plugin) from plugin.error
+    return plugin
+
+
+def load_entry_point(plugin: Plugin) -> Plugin:
+    """Load a plugin that was found but kept out so far."""
+    assert plugin.entry_point is not None
+    return replace(load(plugin.origin, plugin.entry_point.load), entry_point=plugin.entry_point)
+
+
+def load_installed() -> list[Plugin]:
+    """
+    Load what installed distributions offer in the entry-point group ``sb3_mbrl``, as far as the environment variables allow.
+
+    :return: all plugins, the broken and the blocked ones too, sorted by distribution and name
+    """
+    allowed, blocked = _names("SB3_MBRL_PLUGINS"), _names("SB3_MBRL_BLOCK") or []
+    found = [Plugin(_origin(point), "blocked", entry_point=point) for point in entry_points(group=GROUP)]
+    found.sort(key=lambda plugin: (plugin.origin.distribution, plugin.origin.plugin))  # not the order of a directory listing
+    for name in allowed or ():
+        if not any(plugin.origin.is_called(name) for plugin in found):
+            known = [word for plugin in found for word in (plugin.origin.plugin, plugin.origin.distribution)]
+            complain(f"SB3_MBRL_PLUGINS names {name!r}, which is not installed.{did_you_mean(name, known)}")
+    plugins = []
+    for plugin in found:
+        if any(plugin.origin.is_called(name) for name in blocked):
+            plugin = replace(plugin, blocked_by="SB3_MBRL_BLOCK")
+        elif allowed is not None and not any(plugin.origin.is_called(name) for name in allowed):
+            plugin = replace(plugin, blocked_by="SB3_MBRL_PLUGINS")
+        else:
+            plugin = load_entry_point(plugin)
+            if plugin.error is not None:
+                complain(
+                    f"plugin {plugin.origin.plugin!r} ({plugin.origin}) is broken and left out: {error_line(plugin.error)} "
+                    "(see `sb3-mbrl plugins`)",
+                    plugin.error,
+                )
+        plugins.append(plugin)
+    return plugins
+
+
+def _origin(point: EntryPoint) -> Origin:
+    if point.dist is None:
+        return Origin(point.name, "unknown", "unknown")
+    return Origin(point.name, point.dist.name or "unknown", point.dist.version or "unknown")
+
+
+def _names(variable: str) -> list[str] | None:
+    value = os.environ.get(variable)
+    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
+
+
+def complain(message: str, cause: Exception | None = None) -> None:
+    """Warn about a plugin in one line; raise instead where ``SB3_MBRL_STRICT=1``."""
+    if os.environ.get("SB3_MBRL_STRICT") == "1":
+        raise (PluginError(message) if cause is None else BrokenPluginError(message)) from cause
+    warnings.warn(message, PluginWarning, stacklevel=4)

@@ -1,0 +1,50 @@
+"""A private random stream, so that a world model never disturbs SB3's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch as th
+
+
+class RandomStream:
+    """
+    A stream of torch randomness of its own: a generator for code that takes one, and a scope for code that does not.
+
+    Policies and ``nn`` initialisers draw from torch's global generators. Inside :meth:`scope` these continue this stream; outside they are
+    as if nothing had happened. Picklable: the state is saved with the agent.
+
+    :param seed: ``None`` takes one from the operating system
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        self.generator = th.Generator().manual_seed(seed)
+
+    @contextmanager
+    def scope(self, device: th.device | None = None) -> Iterator[th.Generator]:
+        """
+        Draw from this stream, also where code uses torch's global generators.
+
+        :param device: an accelerator whose generator is used too
+        """
+        devices = [device] if device is not None and device.type == "cuda" else []
+        with th.random.fork_rng(devices=devices):
+            th.manual_seed(int(th.randint(2**62, (1,), generator=self.generator)))
+            yield self.generator
+
+    def __getstate__(self) -> dict[str, np.ndarray]:
+        return {"state": self.generator.get_state().numpy()}
+
+    def __setstate__(self, state: dict[str, np.ndarray]) -> None:
+        self.generator = th.Generator()
+        self.generator.set_state(th.as_tensor(state["state"]))
+
+
+def on_device(generator: th.Generator | None, device: th.device) -> th.Generator | None:
+    """A generator that can draw on ``device``: the same where it already can, else one seeded by its next draw."""
+    if generator is None or generator.device.type == device.type:
+        return generator
+    seed = int(th.randint(2**62, (1,), generator=generator, device=generator.device))
+    return th.Generator(device).manual_seed(seed)

@@ -1,0 +1,230 @@
+"""One codec between SB3's spaces and the flat float vectors that world models learn on.
+
+Observations are encoded as ``(B, D)`` floats: continuous values as they are, categories one-hot, bits as 0 and 1. Decoding always gives a
+valid member of the space, in the layout of SB3's replay buffer (see :mod:`sb3_mbrl.contracts`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+
+from sb3_mbrl.contracts import Obs, UnsupportedSpace
+
+Kind = Literal["continuous", "categorical", "binary"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """
+    Neighbouring columns of an encoded observation that are treated alike.
+
+    :param key: the key of a ``Dict`` space (``None`` for a space that is not one)
+    :param kind: numbers, one one-hot category (one group each), or independent bits
+    :param start: first column
+    :param stop: one after the last column
+    """
+
+    key: str | None
+    kind: Kind
+    start: int
+    stop: int
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.start, self.stop)
+
+
+def unsupported_by_vectors(space: spaces.Space) -> str | None:
+    """Why a space cannot be encoded as a vector, in words; ``None`` when it can."""
+    if isinstance(space, spaces.Dict):
+        reasons = [(key, unsupported_by_vectors(child)) for key, child in space.spaces.items()]
+        return next((f"key {key!r}: {reason}" for key, reason in reasons if reason), None)
+    if isinstance(space, spaces.Box):
+        return f"{space} is an image; vector world models take flat observations" if is_image_space(space) else None
+    if isinstance(space, spaces.MultiDiscrete) and len(space.nvec.shape) != 1:
+        return f"{space} is nested"
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        return None
+    return f"{type(space).__name__} is not one of Box, Discrete, MultiDiscrete, MultiBinary, Dict"
+
+
+def vector_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
+    """``supports`` of every vector model: why the spaces do not fit, or ``None``."""
+    if reason := unsupported_by_vectors(observation_space):
+        return f"observation space: {reason}"
+    if isinstance(action_space, spaces.Dict):
+        return "action space: SB3 has no Dict actions"
+    reason = unsupported_by_vectors(action_space)
+    return f"action space: {reason}" if reason else None
+
+
+def _float32_bounds(space: spaces.Box) -> tuple[th.Tensor, th.Tensor]:
+    """Bounds in float32, rounded inwards so that a clipped value is a member also where the space is float64."""
+    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
+    high = np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
+    return th.as_tensor(low), th.as_tensor(high)
+
+
+def torch_dtype(dtype: np.dtype) -> th.dtype:
+    """The dtype of tensors of a space: float32 for every float, else the space's own (uint16 and wider as int64)."""
+    if np.issubdtype(dtype, np.floating):
+        return th.float32
+    return {"uint8": th.uint8, "int8": th.int8, "int16": th.int16, "int32": th.int32}.get(np.dtype(dtype).name, th.int64)
+
+
+class _LeafCodec:
+    """Encodes and decodes one space that is not a ``Dict``, from column ``start`` on."""
+
+    def __init__(self, space: spaces.Space, key: str | None, start: int) -> None:
+        if reason := unsupported_by_vectors(space):
+            raise UnsupportedSpace(reason)
+        self.space, self.start = space, start
+        self.kind: Kind
+        self.shape: tuple[int, ...]
+        if isinstance(space, spaces.Box):
+            self.kind, self.shape = "continuous", space.shape
+            sizes = [int(np.prod(space.shape))]
+            self.low, self.high = _float32_bounds(space)
+        elif isinstance(space, spaces.MultiBinary):
+            self.kind, self.shape = "binary", tuple(space.shape)
+            sizes = [int(np.prod(space.shape))]
+        else:
+            nvec = [int(space.n)] if isinstance(space, spaces.Discrete) else [int(n) for n in space.nvec]  # type: ignore[attr-defined]
+            self.kind, self.shape, sizes = "categorical", (len(nvec),), nvec
+            self.first = th.as_tensor(np.atleast_1d(space.start), dtype=th.int64)  # type: ignore[attr-defined]
+        edges = np.cumsum([start, *sizes]).tolist()
+        self.groups = [Group(key, self.kind, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        self.stop = edges[-1]
+
+    def encode(self, value: th.Tensor) -> th.Tensor:
+        if self.kind != "categorical":
+            return value.reshape(len(value), -1).float()
+        index = value.reshape(len(value), -1).long() - self.first.to(value.device)
+        one_hot = [th.nn.functional.one_hot(index[:, i], g.stop - g.start) for i, g in enumerate(self.groups)]
+        return th.cat(one_hot, dim=1).float()
+
+    def project(self, flat: th.Tensor) -> th.Tensor:
+        if self.kind == "continuous":
+            low, high = self.low.to(flat.device).flatten(), self.high.to(flat.device).flatten()
+            return flat[:, self.start : self.stop].clamp(low, high)
+        if self.kind == "binary":
+            return (flat[:, self.start : self.stop] > 0.5).to(flat.dtype)
+        parts = [flat[:, g.columns] for g in self.groups]
+        return th.cat([th.nn.functional.one_hot(p.argmax(1), p.shape[1]) for p in parts], dim=1).to(flat.dtype)
+
+    def decode(self, flat: th.Tensor) -> th.Tensor:
+        dtype = torch_dtype(self.space.dtype)  # type: ignore[arg-type]
+        if self.kind == "categorical":
+            index = th.stack([flat[:, g.columns].argmax(1) for g in self.groups], dim=1)
+            return (index + self.first.to(flat.device)).to(dtype)
+        value = flat[:, self.start : self.stop]
+        if self.kind == "binary":
+            return (value > 0.5).to(dtype).reshape(-1, *self.shape)
+        if dtype != th.float32:
+            value = value.round()
+        value = value.reshape(-1, *self.shape).clamp(self.low.to(flat.device), self.high.to(flat.device))
+        return value.to(dtype)
+
+
+class SpaceCodec:
+    """
+    Observations to flat vectors and back.
+
+    :param space: ``Box`` (not an image), ``Discrete``, ``MultiDiscrete``, ``MultiBinary``, or a ``Dict`` of these
+    :raises UnsupportedSpace: for any other space
+    """
+
+    def __init__(self, space: spaces.Space) -> None:
+        if reason := unsupported_by_vectors(space):
+            raise UnsupportedSpace(reason)
+        self.space = space
+        self._leaves: dict[str | None, _LeafCodec] = {}
+        stop = 0
+        children = space.spaces.items() if isinstance(space, spaces.Dict) else [(None, space)]
+        for key, child in children:
+            self._leaves[key] = leaf = _LeafCodec(child, key, stop)
+            stop = leaf.stop
+        self.dim = stop
+        """``D``: the number of columns"""
+        self.groups = [group for leaf in self._leaves.values() for group in leaf.groups]
+        """What the columns are, in order"""
+        self.names = [
+            f"{group.key or 'obs'}[{column - group.start}]" for group in self.groups for column in range(group.start, group.stop)
+        ]
+
+    def mask(self, kind: Kind) -> th.Tensor:
+        """``(D,)`` booleans: the columns of one kind."""
+        mask = th.zeros(self.dim, dtype=th.bool)
+        for group in self.groups:
+            mask[group.columns] = group.kind == kind
+        return mask
+
+    def encode(self, obs: Obs) -> th.Tensor:
+        """
+        :param obs: ``(B, ...)``, as SB3's replay buffer stores it
+        :return: ``(B, D)`` float32
+        """
+        if isinstance(obs, dict):
+            return th.cat([leaf.encode(obs[key]) for key, leaf in self._leaves.items()], dim=1)  # type: ignore[index]
+        return self._leaves[None].encode(obs)
+
+    def project(self, flat: th.Tensor) -> th.Tensor:
+        """The nearest valid encoded observation: numbers clipped to their bounds, categories made one-hot, bits rounded."""
+        return th.cat([leaf.project(flat) for leaf in self._leaves.values()], dim=1)
+
+    def decode(self, flat: th.Tensor) -> Obs:
+        """
+        :param flat: ``(B, D)`` floats
+        :return: a valid member of the space, ``(B, ...)``, as SB3's replay buffer stores it
+        """
+        if None in self._leaves:
+            return self._leaves[None].decode(flat)
+        return {str(key): leaf.decode(flat) for key, leaf in self._leaves.items()}
+
+
+class ActionCodec:
+    """
+    Actions as SB3's replay buffer stores them, to what a network takes and to what the environment takes.
+
+    :param space: ``Box``, ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``
+    :raises UnsupportedSpace: for any other space
+    """
+
+    def __init__(self, space: spaces.Space) -> None:
+        if isinstance(space, spaces.Dict):
+            raise UnsupportedSpace("SB3 has no Dict actions")
+        self.space = space
+        self.continuous = isinstance(space, spaces.Box)
+        self._leaf = _LeafCodec(space, None, 0)
+        self.dim = self._leaf.stop
+        """Columns of an encoded action"""
+
+    def encode(self, action: th.Tensor) -> th.Tensor:
+        """``(B, dim)`` floats: scaled numbers as they are, categories one-hot, bits as 0 and 1."""
+        return self._leaf.encode(action)
+
+    def to_env(self, action: th.Tensor) -> th.Tensor:
+        """Scaled actions ``(B, A)`` in the environment's units ``(B, *shape)``; discrete ones as they are."""
+        if not isinstance(self.space, spaces.Box):
+            return action
+        low, high = self._bounds(action)
+        return low + 0.5 * (action.reshape(-1, *self.space.shape) + 1.0) * (high - low)
+
+    def from_env(self, action: th.Tensor) -> th.Tensor:
+        """The environment's units ``(B, *shape)`` to scaled ``(B, A)``; discrete ones to ``(B, A)`` integers."""
+        if not isinstance(self.space, spaces.Box):
+            return action.reshape(len(action), -1)
+        low, high = self._bounds(action)
+        return (2.0 * (action - low) / (high - low) - 1.0).reshape(len(action), -1)
+
+    def _bounds(self, like: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        assert isinstance(self.space, spaces.Box)
+        dtype = like.dtype if like.is_floating_point() else th.float32
+        return th.as_tensor(self.space.low, dtype=dtype, device=like.device), th.as_tensor(
+            self.space.high, dtype=dtype, device=like.device
+        )

@@ -1,0 +1,46 @@
+"""The conformance kit for authors of plugins.
+
+::
+
+    from sb3_mbrl.testing import parametrize_with_checks
+
+    @parametrize_with_checks([GPModel], expected_failed_checks={"check_cuda": "CPU only"})
+    def test_contract(part, check):
+        check(part)
+
+or ``check_world_model(GPModel)``, which runs all checks and raises one :class:`~sb3_mbrl.plugins.PluginContractError` that lists what is
+wrong, each line a sentence that names the part, the contract's version and the check. :mod:`sb3_mbrl.testing.toys` has small world models
+with known answers, to test planners and imaginations with.
+"""
+
+from sb3_mbrl.testing.checks import (
+    check_imagination,
+    check_planner,
+    check_world_model,
+    imagination_checks,
+    parametrize_with_checks,
+    planner_checks,
+    world_model_checks,
+)
+from sb3_mbrl.testing.data import CASES, Case, ToyData, ToySystem
+from sb3_mbrl.testing.toys import LinearToy, NeighbourToy, RecurrentToy, TwoPlayerToy
+from sb3_mbrl.testing.validate import validate_prediction
+
+__all__ = [
+    "CASES",
+    "Case",
+    "LinearToy",
+    "NeighbourToy",
+    "RecurrentToy",
+    "ToyData",
+    "ToySystem",
+    "TwoPlayerToy",
+    "check_imagination",
+    "check_planner",
+    "check_world_model",
+    "imagination_checks",
+    "parametrize_with_checks",
+    "planner_checks",
+    "validate_prediction",
+    "world_model_checks",
+]

@@ -1,0 +1,151 @@
+"""The checks of an imagination's contract, on linear systems that end, explode, or do neither."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from sb3_mbrl.contracts import Imagination, Imagined, Obs, Prediction
+from sb3_mbrl.states import State, finite_rows, leaves, state_map
+from sb3_mbrl.testing.kit import Subject, Violation, contract_check, rng, same_values, untouched_rng
+from sb3_mbrl.testing.toys import LinearToy
+
+_SPACES = spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-1.0, 1.0, (2,))
+_ROWS, _HORIZON = 16, 6
+
+
+class _Exploding(LinearToy):
+    """Not finite any more once the first number has passed 1."""
+
+    def step(
+        self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
+    ) -> Prediction:
+        prediction = super().step(state, action, deterministic=deterministic, generator=generator)
+        return prediction._replace(state=th.where(state[:, :1] > 1, float("nan"), prediction.state))
+
+
+def _ending(obs: Obs, action: th.Tensor, next_obs: Obs) -> th.Tensor:
+    assert isinstance(next_obs, th.Tensor)
+    return next_obs[:, 0] > 1
+
+
+def _imagine(subject: Subject, model: LinearToy, *, horizon: int = _HORIZON, seed: int = 0) -> tuple[Imagination, Imagined]:
+    """Roll out the best action, which makes every number grow."""
+    imagination = subject.factory()
+    starts = model.initial(th.rand((_ROWS, 3), generator=rng(0)) - 0.5)
+
+    def act(seen: Any) -> th.Tensor:
+        return model.best_action(len(next(leaves(seen))))
+
+    return imagination, imagination.imagine(model, starts, act, horizon, generator=rng(seed))
+
+
+@contract_check("imagination")
+def check_imagination_settings(subject: Subject) -> None:
+    """``freq``, ``starts_per_step`` and ``max_age`` are positive, and the horizon is an integer of at least 1 at every time."""
+    imagination = subject.factory()
+    for name in ("freq", "starts_per_step", "max_age"):
+        value = getattr(imagination, name, None)
+        if not isinstance(value, (int, float)) or not value > 0:
+            raise Violation(f".{name} is {value!r}, expected a positive number")
+    for num_timesteps in (0, 1, 10_000, 10_000_000):
+        horizon = imagination.horizon(num_timesteps)
+        if not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1:
+            raise Violation(f".horizon({num_timesteps}) returned {horizon!r}, expected an integer of at least 1")
+
+
+@contract_check("imagination")
+def check_imagination_shapes(subject: Subject) -> None:
+    """Everything is ``(T, B, ...)``: nothing is cut out where rollouts end."""
+    for horizon in (1, _HORIZON):
+        _, imagined = _imagine(subject, LinearToy(*_SPACES, termination_fn=_ending, noise=0.1, device="cpu"), horizon=horizon)
+        if not isinstance(imagined, Imagined):
+            raise Violation(f".imagine returned {type(imagined).__name__}, expected sb3_mbrl.contracts.Imagined")
+        lead = (horizon, _ROWS)
+        for name in ("reward", "terminated", "valid", "discount"):
+            value = getattr(imagined, name)
+            if value is None and name == "discount":
+                continue
+            if tuple(value.shape) != lead:
+                raise Violation(f".imagine returned {name} of shape {tuple(value.shape)}, expected {lead}")
+        for name in ("obs", "action", "next_obs"):
+            for leaf in leaves(getattr(imagined, name)):
+                if tuple(leaf.shape[:2]) != lead:
+                    raise Violation(f".imagine returned {name} of shape {tuple(leaf.shape)}, expected {lead} and more")
+        if imagined.valid.dtype != th.bool:
+            raise Violation(f".imagine returned valid as {imagined.valid.dtype}, expected booleans")
+        if not bool(((imagined.terminated == 0) | (imagined.terminated == 1)).all()):
+            raise Violation(".imagine returned terminated that is neither 0 nor 1; draw it from the model's probability")
+        if not all(isinstance(value, (int, float)) for value in imagined.info.values()):
+            raise Violation(f".imagine returned info {dict(imagined.info)}, expected plain numbers")
+
+
+@contract_check("imagination")
+def check_imagination_ends(subject: Subject) -> None:
+    """After a termination nothing is valid; the terminating step itself is."""
+    _, imagined = _imagine(subject, LinearToy(*_SPACES, termination_fn=_ending, device="cpu"))
+    ended = (imagined.terminated * imagined.valid).cumsum(0) > 0
+    if not bool(ended.any()):
+        raise Violation(".imagine returned no valid terminated row for a model in which every rollout ends")
+    if bool((imagined.valid[1:] & ended[:-1]).any()):
+        raise Violation(".imagine returned valid rows after their rollout had terminated")
+
+
+@contract_check("imagination")
+def check_imagination_horizon_is_no_termination(subject: Subject) -> None:
+    """Rollouts that reach the horizon were cut off, not terminated."""
+    _, imagined = _imagine(subject, LinearToy(*_SPACES, device="cpu"))
+    if bool(imagined.terminated[imagined.valid].any()):
+        raise Violation(".imagine returned terminated = 1 although the model never terminates: the horizon is a truncation")
+
+
+@contract_check("imagination")
+def check_imagination_continuity(subject: Subject) -> None:
+    """A rollout goes on from where it was, and the rewards are the model's."""
+    model = LinearToy(*_SPACES, device="cpu")
+    _, imagined = _imagine(subject, model)
+    both = imagined.valid[1:] & imagined.valid[:-1]
+    for before, after in zip(leaves(imagined.next_obs), leaves(imagined.obs), strict=True):
+        if not th.equal(before[:-1][both], after[1:][both]):
+            raise Violation(".imagine returned an obs that is not the next_obs of the step before")
+    if not bool(imagined.valid[0].any()):
+        raise Violation(".imagine returned no valid row for a model that never fails")
+
+
+@contract_check("imagination")
+def check_imagination_nonfinite(subject: Subject) -> None:
+    """Rows in which the model returns NaN are not valid, and neither are the rows after them."""
+    _, imagined = _imagine(subject, _Exploding(*_SPACES, device="cpu"))
+    rows = state_map(lambda leaf: leaf.flatten(0, 1), (imagined.obs, imagined.action, imagined.next_obs, imagined.reward))
+    valid = imagined.valid.flatten()
+    if bool((valid & ~finite_rows(rows)).any()):
+        raise Violation(".imagine returned valid rows that are not finite")
+    if bool(imagined.valid[-1].any()):
+        raise Violation(".imagine returned valid rows after a prediction was not finite: their rollouts are over")
+
+
+@contract_check("imagination")
+def check_imagination_determinism(subject: Subject) -> None:
+    """The same generator gives the same rollouts to the last bit; no global random stream moves; starts are left alone."""
+    model = LinearToy(*_SPACES, noise=0.1, termination_fn=_ending, device="cpu")
+    with untouched_rng(".imagine"):
+        rollouts = [_imagine(subject, model, seed=1)[1] for _ in range(2)]
+    fields = [tuple(rollout)[:-1] for rollout in rollouts]
+    if not same_values(fields[0], fields[1]):
+        raise Violation(".imagine gives different rollouts for generators of the same seed")
+    starts = model.initial(th.zeros(_ROWS, 3))
+    subject.factory().imagine(model, starts, lambda seen: model.best_action(_ROWS), 3, generator=rng(0))
+    if not th.equal(starts, th.zeros(_ROWS, 3)):
+        raise Violation(".imagine changed the start states that it was given")
+
+
+IMAGINATION_CHECKS = (
+    check_imagination_settings,
+    check_imagination_shapes,
+    check_imagination_ends,
+    check_imagination_horizon_is_no_termination,
+    check_imagination_continuity,
+    check_imagination_nonfinite,
+    check_imagination_determinism,
+)

@@ -1,0 +1,270 @@
+"""The checks of how a world model learns and is saved."""
+
+import copy
+import io
+import math
+import pickle
+from collections.abc import Mapping
+from typing import Any
+from unittest import SkipTest
+
+import torch as th
+
+from sb3_mbrl.contracts import FitBudget, MissingCapability, Obs, WorldModel
+from sb3_mbrl.states import State, batch_size, finite_rows, state_map
+from sb3_mbrl.testing.data import ToyData
+from sb3_mbrl.testing.kit import (
+    SMALL_BUDGET,
+    Subject,
+    Violation,
+    contract_check,
+    predict,
+    rng,
+    same_values,
+    some_actions,
+    start_states,
+    to_device,
+)
+from sb3_mbrl.testing.validate import prediction_fault
+
+LEARNING_BUDGET = FitBudget(max_batches=500, batch_size=64)
+
+
+def _skip_known(subject: Subject) -> None:
+    if subject.world_model().fitted:
+        raise SkipTest(f"{subject.name} is known: there is nothing to learn")
+
+
+def _answers(model: WorldModel, data: ToyData) -> list[Any]:
+    """What the model says about some fixed questions, sampled and deterministic."""
+    state, action = start_states(model, data, 16), some_actions(model, data, 16)
+    return [predict(model, state, action, deterministic=True), predict(model, state, action, seed=4)]
+
+
+def _metrics_fault(metrics: object) -> str | None:
+    if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
+        return f".fit returned {type(metrics).__name__}, expected a dictionary of figures by name"
+    wrong = {name: value for name, value in metrics.items() if not isinstance(value, (int, float))}
+    return f".fit returned figures that are no plain numbers: {wrong}" if wrong else None
+
+
+@contract_check("world_model")
+def check_fit_one_row(subject: Subject) -> None:
+    """The first fit may see one transition: no exception, and what is predicted afterwards is finite."""
+    _fit_little(subject, subject.data(steps=1, n_envs=1), "one row")
+
+
+@contract_check("world_model")
+def check_fit_constant_data(subject: Subject) -> None:
+    """Data in which nothing ever changes: no exception, no division by a deviation of zero."""
+    _fit_little(subject, subject.data(n_envs=1, constant=True), "constant data")
+
+
+def _fit_little(subject: Subject, data: ToyData, what: str) -> None:
+    model = subject.world_model()
+    try:
+        metrics = model.fit(data, SMALL_BUDGET, generator=rng(0))
+    except Exception as error:
+        raise Violation(f".fit raised {type(error).__name__} on {what}: {error}") from error
+    if fault := _metrics_fault(metrics):
+        raise Violation(fault)
+    model.eval()
+    # A model may say that it is not fitted yet; then nobody uses it.
+    if model.fitted and not all(finite_rows(answer).all() for answer in _answers(model, data)):
+        raise Violation(f".step is not finite after a fit on {what}")
+
+
+@contract_check("world_model")
+def check_fit_learns(subject: Subject) -> None:
+    """
+    On a linear system, unseen: better than copying the state (where it decodes) and than the mean reward, both by half.
+    """
+    _skip_known(subject)
+    model = subject.world_model()
+    metrics = model.fit(subject.data(steps=200), LEARNING_BUDGET, generator=rng(0))
+    model.eval()
+    if fault := _metrics_fault(metrics):
+        raise Violation(fault)
+    unseen = subject.data(steps=50, seed=1)
+    window = unseen.contexts(200, model.context, generator=rng(0))
+    with th.no_grad():
+        state = model.filter(*to_device((window.obs, window.action, window.is_first), model.device))
+        prediction = model.step(state, window.action[:, -1].to(model.device), deterministic=True)
+    reward = window.reward[:, -1]
+    error = float((prediction.reward.cpu() - reward).square().mean())
+    if not error < 0.5 * float(reward.var()):
+        raise Violation(f".fit did not learn the reward: squared error {error:.3g}, variance {float(reward.var()):.3g}")
+    try:
+        predicted = model.decode(prediction.state)
+    except MissingCapability:
+        return
+    last = state_map(lambda leaf: leaf[:, -1], (window.obs, window.next_obs))
+    error, copied = _distance(predicted, last[1]), _distance(last[0], last[1])
+    if not error < 0.5 * copied:
+        raise Violation(
+            f".fit did not learn the next observation: squared error {error:.3g}, of copying the last one {copied:.3g}"
+        )
+
+
+def _distance(left: Obs, right: Obs) -> float:
+    """Mean squared difference; for integers, how often they differ."""
+
+    def one(a: th.Tensor, b: th.Tensor) -> th.Tensor:
+        # Images are integers too, but they are amounts.
+        categories = not a.is_floating_point() and a.dim() == 2
+        return (a.cpu() != b).float().mean() if categories else (a.cpu().float() - b.float()).square().mean()
+
+    if isinstance(left, dict):
+        return float(sum(one(left[key], right[key]) for key in left))  # type: ignore[index]
+    return float(one(left, right))  # type: ignore[arg-type]
+
+
+@contract_check("world_model")
+def check_fit_determinism(subject: Subject) -> None:
+    """Same weights, same data, same generator: the same model to the last bit."""
+    (first, data), (second, _) = subject.fitted(), subject.fitted()
+    if not same_values(_answers(first, data), _answers(second, data)):
+        raise Violation(
+            ".fit gives different models for the same seed: it draws from elsewhere than its generator, or reads the clock"
+        )
+
+
+@contract_check("world_model")
+def check_loss(subject: Subject) -> None:
+    """Where there is a ``loss``: a finite scalar with a gradient, states ``(B, T, ...)`` or ``None``, figures."""
+    model, data = subject.fitted()
+    if type(model).loss is WorldModel.loss:
+        raise SkipTest(f"{subject.name} has no loss")
+    sequential = model.context > 1
+    batch = data.sequences(8, 2 * model.context, generator=rng(0)) if sequential else data.transitions(8, generator=rng(0))
+    loss, states, metrics = model.loss(batch)
+    if loss.shape != () or not bool(loss.isfinite()):
+        raise Violation(f".loss returned a tensor of shape {tuple(loss.shape)} with values {loss}, expected one finite number")
+    if not loss.requires_grad:
+        raise Violation(".loss returned a number without a gradient")
+    if states is not None and batch_size(states) != 8:
+        raise Violation(f".loss returned states of {batch_size(states)} rows for a batch of 8")
+    if not isinstance(metrics, dict) or not all(isinstance(value, (int, float)) for value in metrics.values()):
+        raise Violation(f".loss returned {metrics!r}, expected a dictionary of plain numbers")
+
+
+@contract_check("world_model")
+def check_optimizer(subject: Subject) -> None:
+    """The optimiser holds the model's own parameters, also in a copy."""
+    model, _ = subject.fitted()
+    for what, candidate in (("", model), (" of a deep copy", copy.deepcopy(model))):
+        optimizer = candidate.optimizer
+        if optimizer is None:
+            raise SkipTest(f"{subject.name} has no optimizer")
+        if not isinstance(optimizer, th.optim.Optimizer):
+            raise Violation(f".optimizer is a {type(optimizer).__name__}, expected a torch.optim.Optimizer or None")
+        own = {id(parameter) for parameter in candidate.parameters()}
+        if not all(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+            raise Violation(f".optimizer{what} holds parameters that are not the model's: fit would train something else")
+
+
+@contract_check("world_model")
+def check_state_dict(subject: Subject) -> None:
+    """
+    Every entry is a float tensor (SB3 treats all entries as weights), and predictions survive weights drawn from [0, 1].
+    """
+    model, data = subject.fitted()
+    weights = model.state_dict()
+    for name, value in weights.items():
+        if not isinstance(value, th.Tensor) or not value.is_floating_point():
+            found = value.dtype if isinstance(value, th.Tensor) else type(value).__name__
+            raise Violation(
+                f".state_dict()[{name!r}] is {found}, expected floats; counters and indices belong into extra_state()"
+            )
+    generator = rng(0)
+    model.load_state_dict({name: th.rand(value.shape, generator=generator) for name, value in weights.items()})
+    state, action = start_states(model, data, 8), some_actions(model, data, 8)
+    if fault := prediction_fault(model, state, action, predict(model, state, action)):
+        raise Violation(f"{fault} (with random weights)")
+
+
+def _saved(model: WorldModel) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Extra state and weights, through a file."""
+    file = io.BytesIO()
+    th.save((pickle.dumps(model.extra_state()), model.state_dict()), file)
+    file.seek(0)
+    extra, weights = th.load(file, weights_only=False)
+    return pickle.loads(extra), weights
+
+
+def _loaded(subject: Subject, model: WorldModel) -> WorldModel:
+    extra, weights = _saved(model)
+    fresh = subject.world_model()
+    # In this order: the extra state may decide which parameters there are.
+    fresh.load_extra_state(extra)
+    fresh.load_state_dict(dict(weights))
+    fresh.eval()
+    return fresh
+
+
+@contract_check("world_model")
+def check_save_load(subject: Subject) -> None:
+    """``extra_state`` and ``state_dict`` make a fresh model predict the same to the last bit."""
+    model, data = subject.fitted()
+    fresh = _loaded(subject, model)
+    if fresh.fitted != model.fitted:
+        raise Violation(".load_extra_state lost whether the model is fitted: extend the dictionary of super().extra_state()")
+    if not same_values(_answers(fresh, data), _answers(model, data)):
+        raise Violation(
+            " predicts something else after extra_state and state_dict went into a fresh model; what else does it know?"
+        )
+
+
+@contract_check("world_model")
+def check_fit_after_load(subject: Subject) -> None:
+    """A loaded model can be fitted further."""
+    model, _ = subject.fitted()
+    fresh, more = _loaded(subject, model), subject.data(seed=1)
+    if fault := _metrics_fault(fresh.fit(more, SMALL_BUDGET, generator=rng(1))):
+        raise Violation(fault)
+    fresh.eval()
+    if not all(finite_rows(answer).all() for answer in _answers(fresh, more)):
+        raise Violation(".step is not finite after a loaded model was fitted further")
+
+
+@contract_check("world_model")
+def check_pickle_and_deepcopy(subject: Subject) -> None:
+    """Both give the same predictions, and fitting the copy leaves the original alone."""
+    model, data = subject.fitted()
+    answers = _answers(model, data)
+    for what, twin in (("pickled", pickle.loads(pickle.dumps(model))), ("deep-copied", copy.deepcopy(model))):
+        if not same_values(_answers(twin, data), answers):
+            raise Violation(f" predicts something else when {what}")
+        twin.fit(subject.data(seed=1), SMALL_BUDGET, generator=rng(1))
+    if not same_values(_answers(model, data), answers):
+        raise Violation(" changed when a copy of it was fitted: they share something")
+
+
+@contract_check("world_model")
+def check_rollout_learned(subject: Subject) -> None:
+    """After a fit, 20 steps from the data stay finite in nearly all rows."""
+    model, data = subject.fitted()
+    state: State = start_states(model, data, 64)
+    alive = th.ones(64, dtype=th.bool, device=model.device)
+    for step in range(20):
+        prediction = predict(model, state, some_actions(model, data, 64, seed=step), seed=step)
+        alive &= finite_rows(prediction)
+        state = prediction.state
+    share = float(alive.float().mean())
+    if not math.isclose(share, 1.0) and share < 0.9:
+        raise Violation(f".step lost {1 - share:.0%} of rows to numbers that are not finite within 20 steps of its own data")
+
+
+LEARNING_CHECKS = (
+    check_fit_one_row,
+    check_fit_constant_data,
+    check_fit_learns,
+    check_fit_determinism,
+    check_loss,
+    check_optimizer,
+    check_state_dict,
+    check_save_load,
+    check_fit_after_load,
+    check_pickle_and_deepcopy,
+    check_rollout_learned,
+)

@@ -1,0 +1,70 @@
+"""Every hook has a test, and every registration hook does what it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+from plugin_fakes import ACTION, VECTOR, Strict, good
+
+import sb3_mbrl.plugins.loader as loader
+from sb3_mbrl.plugins import (
+    get_registry,
+)
+
+
+@pytest.mark.parametrize("hook", sorted(loader.HOOKS))
+def test_every_hook_has_a_test(hook):
+    tests = Path(__file__).parents[1].rglob("*.py")
+    assert any(re.search(rf"def test_{hook}(_|\b)", path.read_text()) for path in tests), f"write a test named test_{hook}"
+
+
+def test_the_list_of_hooks_is_complete():
+    assert set(loader.HOOKS) == set(vars(loader.new_manager().hook))
+    assert loader.HOOKS["sb3_mbrl_after_model_fit"] == ("agent", "metrics")
+
+
+def test_sb3_mbrl_world_models(install):
+    install("sb3-mbrl-gp", good(), version="0.2.0")
+    registry = get_registry()
+    assert [spec.name for spec in registry.specs("world_model")] == ["ensemble", "tabular", "gp"]
+    selection = registry.resolve("world_model", "gp")
+    assert isinstance(selection.build(VECTOR, ACTION, n_hidden=3), Strict)
+    assert selection.reference == {
+        "how": "name",
+        "name": "gp",
+        "factory": "plugin_fakes:Strict",
+        "distribution": "sb3-mbrl-gp",
+        "version": "0.2.0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"), [("algorithm", "AlgorithmSpec"), ("planner", "PlannerSpec"), ("imagination", "ImaginationSpec")]
+)
+def test_other_registration_hooks(install, kind, spec):
+    install(
+        "sb3-mbrl-x",
+        f"""
+        import sb3_mbrl.contracts as contracts
+        from sb3_mbrl.hookspecs import hookimpl
+
+        @hookimpl
+        def sb3_mbrl_{kind}s():
+            return [contracts.{spec}(name="x", factory=dict)]
+        """,
+    )
+    assert get_registry().resolve(kind, "x").factory is dict
+    assert get_registry().resolve(kind, "x").spec.kind == kind
+
+
+# Named for test_every_hook_has_a_test.
+def test_sb3_mbrl_algorithms(install):
+    test_other_registration_hooks(install, "algorithm", "AlgorithmSpec")
+
+
+def test_sb3_mbrl_planners(install):
+    test_other_registration_hooks(install, "planner", "PlannerSpec")
+
+
+def test_sb3_mbrl_imaginations(install):
+    test_other_registration_hooks(install, "imagination", "ImaginationSpec")
