@@ -35,7 +35,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from sb3_mbrl.algorithms.checkpoint import CheckpointMixin
 from sb3_mbrl.algorithms.parts import PartsMixin
 from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, ReplayData, SideStore
-from sb3_mbrl.contracts import FitBudget, Obs
+from sb3_mbrl.contracts import FitBudget, Obs, Transitions
 from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error, one_step_quality
 from sb3_mbrl.fitting import holdout_mask, index_transitions
 from sb3_mbrl.imagination import buffer_starts
@@ -276,7 +276,7 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         model = self.world_model
         self.registry.hook.sb3_mbrl_before_model_fit(agent=self)
         with self._phase("fit"), self._random.scope(self.device) as generator:
-            metrics = self._k_step_metrics(generator)
+            metrics = self._k_step_metrics(rows, generator)
             self._tell("fitting the world model")
             model.on_progress = self._tell
             try:
@@ -298,7 +298,7 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
             self.logger.record(f"model/{name}", value)
         return metrics
 
-    def _judge(self, rows: Any, data: ReplayData) -> dict[str, float]:
+    def _judge(self, rows: Transitions, data: ReplayData) -> dict[str, float]:
         """Held-out figures, and whether imagination may run."""
         model = self.world_model
         assert model is not None
@@ -321,19 +321,22 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
             )
         return figures
 
-    def _k_step_metrics(self, generator: th.Generator) -> dict[str, float]:
+    def _k_step_metrics(self, rows: Transitions, generator: th.Generator) -> dict[str, float]:
         """Open-loop errors on steps that came after the last fit: the model has not seen them in any way."""
         model = self.world_model
         assert model is not None and self.imagination is not None
         fresh = (self.num_timesteps - self._fit_at) // self.n_envs
-        if self._fit_at < 0 or not model.fitted or fresh < 1 or unsupported_by_vectors(self.observation_space):
+        unseen = self._fit_at >= 0 and model.fitted and fresh >= 1
+        if not unseen or self._side is not None or unsupported_by_vectors(self.observation_space):
             return {}
+        codec = SpaceCodec(self.observation_space)
+        variance = codec.encode(rows.next_obs).var(0, correction=0).to(model.device)
         horizon = self.imagination.horizon(self.num_timesteps)
         metrics = {}
         for name, steps in (("1", 1), ("5", 5), ("h", horizon)):
             windows = self.model_data.newest(256, model.context - 1 + steps, within=fresh, generator=generator)
-            if windows is not None and len(windows.reward) > 1 and not self._side:
-                error, copy = k_step_error(model, SpaceCodec(self.observation_space), windows)
+            if windows is not None:
+                error, copy = k_step_error(model, codec, windows, variance)
                 metrics[f"error_{name}"], metrics[f"copy_error_{name}"] = error, copy
         return metrics
 

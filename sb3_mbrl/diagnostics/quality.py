@@ -70,7 +70,7 @@ def _normalised(errors: th.Tensor, variance: th.Tensor) -> float:
 
 @th.no_grad()
 def k_step_error(
-    model: WorldModel, codec: SpaceCodec, windows: Sequences
+    model: WorldModel, codec: SpaceCodec, windows: Sequences, variance: th.Tensor | None = None
 ) -> tuple[float, float]:
     """
     Open-loop error after the last step of the windows, under the actions that were really taken.
@@ -78,6 +78,8 @@ def k_step_error(
     :param model: fitted; with a context of ``c`` steps the first ``c`` columns are filtered and the rest predicted
     :param codec: of the observation space
     :param windows: ``(N, L)`` within one episode each
+    :param variance: ``(D,)``, of encoded observations in all data; by default that of where the windows end (which is tiny once a policy
+        holds a state)
     :return: normalised error of the model (its mean), and of copying the observation it started from
     """
     windows = state_map(lambda leaf: leaf.to(model.device), windows)
@@ -88,6 +90,6 @@ def k_step_error(
         state = model.step(state, windows.action[:, t], deterministic=True).state
     truth = codec.encode(state_map(lambda leaf: leaf[:, -1], windows.next_obs))
     start = codec.encode(state_map(lambda leaf: leaf[:, context - 1], windows.obs))
-    variance = truth.var(0, correction=0)
+    variance = truth.var(0, correction=0) if variance is None else variance
     errors = _squared_errors(codec.encode(model.decode(state)), truth)
     return _normalised(errors, variance), _normalised(_squared_errors(start, truth), variance)

@@ -12,7 +12,7 @@ Nothing here counts as a step of the real environment.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 import numpy as np
@@ -36,25 +36,29 @@ class ModelVecEnv(VecEnv):
     """
     A fitted world model as an SB3 ``VecEnv``, all environments in one batch.
 
-    * Episodes that the model does not end are truncated after ``horizon`` steps, in SB3's way: ``infos[i]["TimeLimit.truncated"]`` is true
-      and ``infos[i]["terminal_observation"]`` is the last observation, so that value targets bootstrap.
-    * A row whose prediction is not finite is never shown to the learner: the episode ends there as truncated, with reward 0 and the last
-      finite observation as ``terminal_observation``. Such rows have ``infos[i]["imagination_nonfinite"]`` = 1 and are counted in
-      :attr:`nonfinite`.
-    * A ``VecEnv`` has no place for the discount that some models predict. It is reported as ``infos[i]["discount"]``, and the learner
-      goes by rewards and terminations as everywhere. A *negative* discount (the other player moves next) changes what rewards mean, so
-      such a model is refused at the first step: it needs a planner that knows about it.
-    * A private random stream decides starts, predictions and terminations; torch's, NumPy's and Python's are left alone. As in SB3, a seed
-      takes effect at the next ``reset``. The stream is shared by the batch: a run depends on ``n_envs``.
+    * Episodes that the model does not end are truncated after ``horizon`` steps, in SB3's way:
+      ``infos[i]["TimeLimit.truncated"]`` is true and ``infos[i]["terminal_observation"]`` is the last observation, so that
+      value targets bootstrap.
+    * A row whose prediction is not finite is never shown to the learner: the episode ends there as truncated, with reward 0
+      and the last finite observation as ``terminal_observation``. Such rows have ``infos[i]["imagination_nonfinite"]`` = 1 and
+      are counted in :attr:`nonfinite`.
+    * A ``VecEnv`` has no place for the discount that some models predict. It is reported as ``infos[i]["discount"]``, and the
+      learner goes by rewards and terminations as everywhere. A *negative* discount (the other player moves next) changes what
+      rewards mean, so such a model is refused at the first step: it needs a planner that knows about it.
+    * A private random stream decides starts, predictions and terminations; torch's, NumPy's and Python's are left alone. As in
+      SB3, a seed takes effect at the next ``reset``. The stream is shared by the batch: a run depends on ``n_envs``.
 
-    The model is only read, in evaluation mode. Statistics of imagined episodes come from SB3's ``VecMonitor`` around this environment.
+    The model is only read, in evaluation mode. Statistics of imagined episodes come from SB3's ``VecMonitor`` around this
+    environment.
 
     :param world_model: a fitted (or known) world model
-    :param starts: where episodes start: an SB3 replay buffer (or a view on one), observations as SB3's buffers store them, or a function
-        ``starts(n, generator) -> State``
+    :param starts: where episodes start: an SB3 replay buffer (or a view on one), observations as SB3's buffers store them, or
+        a function ``starts(n, generator) -> State``
     :param n_envs: the number of environments
-    :param horizon: steps after which an episode is truncated (default: SimPLe's 50); an attribute, may be changed between steps
-    :param observation: ``"decoded"``: the real environment's observation space; ``"features"``: the model's features, ``Box(F,)``
+    :param horizon: steps after which an episode is truncated (default: SimPLe's 50); an attribute, may be changed between
+        steps
+    :param observation: ``"decoded"``: the real environment's observation space; ``"features"``: the model's features,
+        ``Box(F,)``
     :param deterministic: the model's mean (or mode) instead of samples; an episode ends where termination is likelier than not
     :param seed: of the private random stream (``None``: from the operating system)
     :raises ValueError: for a model that is not fitted, impossible numbers, or starts that do not fit the model
@@ -111,8 +115,8 @@ class ModelVecEnv(VecEnv):
                 self.world_model.decode(state)
             except MissingCapability as error:
                 raise MissingCapability(
-                    f"ModelVecEnv(observation='decoded') shows observations, which {type(self.world_model).__name__} does not decode. "
-                    "Use observation='features', or a model that decodes, such as 'ensemble'."
+                    f"ModelVecEnv(observation='decoded') shows observations, which {type(self.world_model).__name__} does not "
+                    "decode. Use observation='features', or a model that decodes, such as 'ensemble'."
                 ) from error
         return self.world_model.observation_space
 
@@ -171,11 +175,11 @@ class ModelVecEnv(VecEnv):
         self._steps += 1
         truncated = ~terminated & ((self._steps >= self.horizon) | ~finite.numpy())
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": bool(flag)} for flag in truncated]
-        self._report(infos, prediction.discount, ~finite)
+        self._report(infos, prediction.discount, finite)
         obs = _members(self.observation_space, self._view)
         done = terminated | truncated
         if done.any():
-            for i in np.flatnonzero(done):
+            for i in np.flatnonzero(done).tolist():
                 infos[i]["terminal_observation"] = _row(obs, i)
             self._restart(done)
             obs = _members(self.observation_space, self._view)
@@ -235,20 +239,21 @@ class ModelVecEnv(VecEnv):
         for i in rows:
             self.reset_infos[i] = {}
 
-    def _report(self, infos: list[dict[str, Any]], discount: th.Tensor | None, bad: th.Tensor) -> None:
+    def _report(self, infos: list[dict[str, Any]], discount: th.Tensor | None, finite: th.Tensor) -> None:
         """Put into ``infos`` what a ``VecEnv`` has no place for."""
-        for i in bad.nonzero().flatten().tolist():
+        for i in (~finite).nonzero().flatten().tolist():
             infos[i]["imagination_nonfinite"] = 1
-        self.nonfinite += int(bad.sum())
+        self.nonfinite += int((~finite).sum())
         if discount is None:
             return
         if (discount < 0).any():
             raise MissingCapability(
-                f"ModelVecEnv: {type(self.world_model).__name__} predicts a negative discount (the other player moves next), which a "
-                "VecEnv cannot express: its learner would help the opponent. Use a planner that searches with the model's discounts."
+                f"ModelVecEnv: {type(self.world_model).__name__} predicts a negative discount (the other player moves next), "
+                "which a VecEnv cannot express: its learner would help the opponent. Use a planner that searches with the "
+                "model's discounts."
             )
-        for info, value in zip(infos, discount.tolist(), strict=True):
-            info["discount"] = value
+        for i in finite.nonzero().flatten().tolist():
+            infos[i]["discount"] = float(discount[i])
 
 
 class ModelEnv(gym.Env):
@@ -261,8 +266,6 @@ class ModelEnv(gym.Env):
     :param observation: as in :class:`ModelVecEnv`
     :param deterministic: as in :class:`ModelVecEnv`
     """
-
-    metadata: dict[str, Any] = {"render_modes": []}
 
     def __init__(
         self,
@@ -303,7 +306,7 @@ def _as_start_states(world_model: WorldModel, starts: Starts) -> StartStates:
             )
         return buffer_starts(world_model, ReplayData(starts))
     if hasattr(starts, "contexts"):
-        return buffer_starts(world_model, starts)
+        return buffer_starts(world_model, cast(Data, starts))
     if isinstance(starts, (np.ndarray, th.Tensor, Mapping)):
         return observation_starts(world_model, starts)
     if callable(starts):

@@ -8,8 +8,8 @@ taken:
 * anything else: the attributes of the environment and its wrappers, pickled and compressed against those of a fresh copy.
 
 "Works" means: set back to a snapshot after other episodes were begun, the environment repeats observations, rewards and
-terminations to the last bit. So noise, goals or counters that a snapshot misses lead to the next way, or to an error, not to
-a wrong model.
+terminations to the last bit, over the first steps of a few episodes. So noise, goals or counters that a snapshot misses lead
+to the next way, or to an error, not to a wrong model.
 """
 
 import copy
@@ -147,14 +147,14 @@ class ClassicControlSnapshots(Snapshots):
             raise ValueError(f"{raw} has no state before its first reset(): capture it after that")
         beyond = getattr(raw, "steps_beyond_terminated", None)
         state = np.asarray(raw.state)
-        return np.array([*state, np.nan if beyond is None else beyond, state.dtype.itemsize], np.float64)
+        return np.array([*state, -1 if beyond is None else beyond, state.dtype.itemsize], np.float64)
 
     def load(self, found: list[gym.Env], snapshot: np.ndarray) -> None:
         raw: Any = found[-1]
         *state, beyond, itemsize = snapshot.tolist()
         raw.state = np.array(state, np.dtype(f"f{int(itemsize)}"))
         if hasattr(raw, "steps_beyond_terminated"):
-            raw.steps_beyond_terminated = None if np.isnan(beyond) else int(beyond)
+            raw.steps_beyond_terminated = None if beyond < 0 else int(beyond)
 
 
 class PicklingFailedError(Exception):
@@ -193,10 +193,11 @@ class PickledSnapshots(Snapshots):
 
     def save(self, found: list[gym.Env]) -> np.ndarray:
         packed = self._compress(found)
-        if self._header + len(packed) > self.size:
+        length = self._header + len(packed)
+        if length > self.size:
             raise ValueError(
-                f"A snapshot of {found[0]} takes {self._header + len(packed)} bytes, more than the {self.size} that snapshots "
-                f"of it were given: its state has grown. Make the oracle with max_snapshot_bytes={2 * (self._header + len(packed))}."
+                f"A snapshot of {found[0]} takes {length} bytes, more than the {self.size} that snapshots "
+                f"of it were given: its state has grown. Make the oracle with max_snapshot_bytes={2 * length}."
             )
         content = len(packed).to_bytes(self._header, "little") + packed
         return np.frombuffer(content.ljust(self.size, b"\0"), np.uint8).copy()
@@ -204,7 +205,13 @@ class PickledSnapshots(Snapshots):
     def load(self, found: list[gym.Env], snapshot: np.ndarray) -> None:
         content = snapshot.tobytes()
         length = int.from_bytes(content[: self._header], "little")
-        plain = zlib.decompressobj(zdict=self._reference).decompress(content[self._header : self._header + length])
+        try:
+            plain = zlib.decompressobj(zdict=self._reference).decompress(content[self._header : self._header + length])
+        except zlib.error as error:
+            raise ValueError(
+                f"This is not a snapshot of {found[0]} that this oracle made ({error}). Snapshots are read by the oracle that "
+                "made them, or by one that was given its extra_state (as when an agent is loaded)."
+            ) from error
         for layer, attributes in zip(found, _Unpickler(plain, found).load(), strict=True):
             for name in self._state(layer):
                 del layer.__dict__[name]

@@ -1,4 +1,4 @@
-"""Where imagination starts: providers of model states (not of observations, since a recurrent model has to filter its context first)."""
+"""Where imagination starts: providers of model states (not of observations: a recurrent model filters its context first)."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -28,7 +28,8 @@ def buffer_starts(world_model: WorldModel, data: Data) -> StartStates:
     """
     Start where the agent has been: states filtered from contexts of real data.
 
-    :param world_model: whose states are wanted; its :attr:`~sb3_mbrl.contracts.WorldModel.context` is the length of the contexts
+    :param world_model: whose states are wanted; its :attr:`~sb3_mbrl.contracts.WorldModel.context` is the length of the
+        contexts
     :param data: a view on the replay buffer, read anew at every call
     """
 
@@ -49,7 +50,8 @@ def observation_starts(
     Start from given observations, drawn uniformly with replacement.
 
     :param world_model: whose states are wanted
-    :param obs: as SB3's buffers store them, ``(N, *shape)`` or ``(size, n_envs, *shape)``; a dictionary of these for ``Dict`` spaces
+    :param obs: as SB3's buffers store them, ``(N, *shape)`` or ``(size, n_envs, *shape)``; a dictionary of these for ``Dict``
+        spaces
     :raises ValueError: when they do not fit the model's observation space, are empty, or are not finite
     """
     rows = _observation_rows(world_model.observation_space, obs, world_model.device)

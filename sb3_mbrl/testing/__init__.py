@@ -8,9 +8,9 @@
     def test_contract(part, check):
         check(part)
 
-or ``check_world_model(GPModel)``, which runs all checks and raises one :class:`~sb3_mbrl.plugins.PluginContractError` that lists what is
-wrong, each line a sentence that names the part, the contract's version and the check. :mod:`sb3_mbrl.testing.toys` has small world models
-with known answers, to test planners and imaginations with.
+or ``check_world_model(GPModel)``, which runs all checks and raises one :class:`~sb3_mbrl.plugins.PluginContractError` that
+lists what is wrong, each line a sentence that names the part, the contract's version and the check.
+:mod:`sb3_mbrl.testing.toys` has small world models with known answers, to test planners and imaginations with.
 """
 
 from sb3_mbrl.testing.checks import (

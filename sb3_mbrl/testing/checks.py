@@ -38,8 +38,8 @@ def check_world_model(part: Any, expected_failed_checks: Mapping[str, str] | Non
     """
     Run all checks of a world model.
 
-    :param part: an instance (checked with its own spaces), or a class, factory or ``WorldModelSpec`` (checked with many): called as
-        ``factory(observation_space, action_space, reward_fn=..., termination_fn=..., device=...)``
+    :param part: an instance (checked with its own spaces), or a class, factory or ``WorldModelSpec`` (checked with many):
+        called as ``factory(observation_space, action_space, reward_fn=..., termination_fn=..., device=...)``
     :param expected_failed_checks: reasons by name of checks that are known to fail
     :return: what came of every check: ``"passed"``, ``"skipped: ..."`` or ``"expected to fail: ..."``
     :raises PluginContractError: lists every failure
@@ -101,7 +101,7 @@ def _known_names(expected: Mapping[str, str] | None, *kinds: str) -> Mapping[str
     for name in expected or {}:
         if name not in names:
             raise ValueError(
-                f"expected_failed_checks names {name!r}, which is no check of a {' or '.join(kinds)}.{did_you_mean(name, names)}"
+                f"expected_failed_checks: {name!r} is no check of a {' or '.join(kinds)}.{did_you_mean(name, names)}"
             )
     return expected or {}
 
@@ -110,15 +110,16 @@ def parametrize_with_checks(
     parts: Iterable[Any], *, expected_failed_checks: Mapping[str, str] | None = None, kind: str = "world_model"
 ) -> Callable[[Callable[..., Any]], Any]:
     """
-    A pytest decorator: one test for every part and check, with ids such as ``GPModel-check_step_shapes`` that ``-k`` understands::
+    A pytest decorator: one test for every part and check, with ids such as ``GPModel-check_step_shapes`` that ``-k``
+    understands::
 
         @parametrize_with_checks([GPModel, MyPlanner], expected_failed_checks={"check_cuda": "CPU only"})
         def test_contract(part, check):
             check(part)
 
     :param parts: instances, classes, factories or records; world models, planners and imaginations may be mixed
-    :param expected_failed_checks: reasons by name of checks that are known to fail; a check that passes after all fails the test, so that
-        the list stays true
+    :param expected_failed_checks: reasons by name of checks that are known to fail; a check that passes after all fails the
+        test, so that the list stays true
     :param kind: what bare factories make: ``"world_model"``, ``"planner"`` or ``"imagination"``
     """
     import pytest

@@ -1,5 +1,6 @@
 """Small real data with known dynamics, for any observation and action space of SB3."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ class Case:
 
 
 def _box(low: float | list[float], high: float | list[float], shape: tuple[int, ...], dtype: type = np.float32) -> spaces.Box:
-    return spaces.Box(np.broadcast_to(low, shape).astype(dtype), np.broadcast_to(high, shape).astype(dtype), shape, dtype)  # type: ignore[arg-type]
+    return spaces.Box(np.broadcast_to(low, shape).astype(dtype), np.broadcast_to(high, shape).astype(dtype), shape, dtype)
 
 
 CASES = (
@@ -111,7 +112,7 @@ class ToySystem:
         view = th.cat(views, dim=1)
         return next_obs, view.mean(1), (view[:, 0] > 0.25).float()
 
-    def _per_key(self, function) -> Obs:  # type: ignore[no-untyped-def]
+    def _per_key(self, function: Callable[[str, spaces.Space], th.Tensor]) -> Obs:
         if isinstance(self.observation_space, spaces.Dict):
             return {key: function(key, space) for key, space in self.observation_space.spaces.items()}
         return function("", self.observation_space)

@@ -43,7 +43,7 @@ def _imagine(subject: Subject, model: LinearToy, *, horizon: int = _HORIZON, see
 
 @contract_check("imagination")
 def check_imagination_settings(subject: Subject) -> None:
-    """``freq``, ``starts_per_step`` and ``max_age`` are positive, and the horizon is an integer of at least 1 at every time."""
+    """``freq``, ``starts_per_step`` and ``max_age`` are positive, and the horizon is always an integer of at least 1."""
     imagination = subject.factory()
     for name in ("freq", "starts_per_step", "max_age"):
         value = getattr(imagination, name, None)

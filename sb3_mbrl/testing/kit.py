@@ -32,13 +32,13 @@ from sb3_mbrl.states import State, leaves, state_map
 from sb3_mbrl.testing.data import CASES, Case, ToyData
 
 Check = Callable[[Any], None]
-"""A check: takes a part (instance, class, factory or record), raises :class:`~sb3_mbrl.plugins.PluginContractError` or ``SkipTest``."""
+"""Takes a part (instance, class, factory or record); raises ``PluginContractError`` or ``SkipTest``."""
 
 SMALL_BUDGET = FitBudget(max_epochs=2, max_batches=20, batch_size=32)
 
 
-class Violation(Exception):
-    """A part broke its contract. The message continues a sentence that begins with the part's name: ``".step returned ..."``."""
+class Violation(Exception):  # noqa: N818 (it says what happened, as GeneratorExit does)
+    """A part broke its contract. The message goes on where the part's name stops: ``".step returned ..."``."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,18 @@ class Subject:
             return (Case("its own", self.instance.observation_space, self.instance.action_space),)
         return CASES
 
-    def world_model(self, case: Case | None = None, *, device: str = "cpu", **functions: Any) -> WorldModel:
+    def world_model(self, case: Case | None = None, *, device: str | None = None, **functions: Any) -> WorldModel:
         """
         A fresh world model; always the same one, and torch's global stream is left where it was.
 
+        :param case: its spaces (default: :meth:`home`)
+        :param device: default: the instance's, where one was given, else the CPU
+        :param functions: known functions
         :raises UnsupportedSpace: when it does not take the case
         """
         case = case or self.home()
         if self.instance is not None:
-            if functions or device != self.instance.device.type:
+            if functions or device not in (None, self.instance.device.type):
                 raise SkipTest(f"{self.name} was given as an instance; give its class to have this checked")
             return self.factory()
         with th.random.fork_rng(devices=[]):
@@ -100,7 +103,7 @@ class Subject:
                 case.observation_space,
                 case.action_space,
                 **{"reward_fn": None, "termination_fn": None, **functions},
-                device=device,
+                device=device or "cpu",
             )
 
     def home(self) -> Case:
@@ -126,7 +129,7 @@ class Subject:
         big = any(len(shape) == 3 for shape in _shapes(case.observation_space))
         return ToyData(case.observation_space, case.action_space, **{"steps": 25 if big else 60, **kwargs})
 
-    def fitted(self, case: Case | None = None, *, device: str = "cpu", **functions: Any) -> tuple[WorldModel, ToyData]:
+    def fitted(self, case: Case | None = None, *, device: str | None = None, **functions: Any) -> tuple[WorldModel, ToyData]:
         """A model after a short fit, and its data."""
         model, data = self.world_model(case, device=device, **functions), self.data(case)
         model.fit(data, SMALL_BUDGET, generator=rng(0))
@@ -150,7 +153,7 @@ def _shapes(space: spaces.Space) -> list[tuple[int, ...]]:
 
 
 def contract_check(kind: str) -> Callable[[Callable[[Subject], None]], Check]:
-    """Turn a function of a :class:`Subject` into a check whose every failure is a sentence that names part, contract and check."""
+    """Turn a function of a :class:`Subject` into a check whose failures are sentences that name part, contract and check."""
 
     def decorate(function: Callable[[Subject], None]) -> Check:
         @functools.wraps(function)
@@ -228,7 +231,7 @@ def same_values(left: Any, right: Any) -> bool:
     if isinstance(left, th.Tensor):
         if not isinstance(right, th.Tensor) or left.dtype != right.dtype or left.shape != right.shape:
             return False
-        return bool(((left == right) | ((left != left) & (right != right))).all())  # noqa: PLR0124
+        return bool(((left == right) | ((left != left) & (right != right))).all())
     if isinstance(left, np.ndarray):
         return isinstance(right, np.ndarray) and np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
     if isinstance(left, Mapping):
@@ -259,10 +262,10 @@ def member_fault(space: spaces.Space, obs: Obs, rows: int, name: str = "") -> st
             return f"expected a dictionary with the keys {sorted(space.spaces)}"
         faults = (member_fault(child, obs[key], rows, f"[{key!r}]") for key, child in space.spaces.items())
         return next((fault for fault in faults if fault), None)
-    shape, dtype = get_obs_shape(space), torch_dtype(space.dtype)  # type: ignore[arg-type]
-    if not isinstance(obs, th.Tensor) or tuple(obs.shape) != (rows, *shape):  # type: ignore[misc]
+    shape, dtype = get_obs_shape(space), torch_dtype(np.dtype(space.dtype))
+    if not isinstance(obs, th.Tensor) or tuple(obs.shape) != (rows, *shape):
         found = tuple(obs.shape) if isinstance(obs, th.Tensor) else type(obs).__name__
-        return f"{name} of shape {found}, expected {(rows, *shape)}"  # type: ignore[misc]
+        return f"{name} of shape {found}, expected {(rows, *shape)}"
     if obs.dtype != dtype:
         return f"{name} as {obs.dtype}, expected {dtype}"
     array = obs.detach().cpu().numpy().reshape(rows, *(space.shape or ())).astype(space.dtype)

@@ -11,7 +11,7 @@ from unittest import SkipTest
 import torch as th
 
 from sb3_mbrl.contracts import FitBudget, MissingCapability, Obs, WorldModel
-from sb3_mbrl.states import State, batch_size, finite_rows, state_map
+from sb3_mbrl.states import State, batch_size, finite_rows, leaves, state_map
 from sb3_mbrl.testing.data import ToyData
 from sb3_mbrl.testing.kit import (
     SMALL_BUDGET,
@@ -114,9 +114,7 @@ def _distance(left: Obs, right: Obs) -> float:
         categories = not a.is_floating_point() and a.dim() == 2
         return (a.cpu() != b).float().mean() if categories else (a.cpu().float() - b.float()).square().mean()
 
-    if isinstance(left, dict):
-        return float(sum(one(left[key], right[key]) for key in left))  # type: ignore[index]
-    return float(one(left, right))  # type: ignore[arg-type]
+    return float(th.stack([one(a, b) for a, b in zip(leaves(left), leaves(right), strict=True)]).sum())
 
 
 @contract_check("world_model")

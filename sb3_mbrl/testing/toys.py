@@ -1,4 +1,4 @@
-"""Four small world models with known answers. The kit proves itself on them; authors of planners and imaginations can test with them.
+"""Four small world models with known answers: the kit proves itself on them, planners and imaginations are tested with them.
 
 =====================  ==============================================================================================
 :class:`LinearToy`     exact linear-Gaussian system: predictions, returns and the best action in closed form
@@ -14,7 +14,6 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from torch import nn
-from torch.nn import functional as F
 
 from sb3_mbrl.contracts import Data, FitBudget, Obs, Prediction, Sequences, Transitions, UnsupportedSpace, WorldModel
 from sb3_mbrl.rng import on_device
@@ -54,8 +53,8 @@ class LinearToy(_VectorToy):
     """
     ``x' = decay * x + B a + noise * e``, reward ``sum(x')``, no termination unless one is given. The state is ``x``.
 
-    ``a`` is the encoded action (scaled numbers, categories one-hot) and ``B`` has ``+1 / dim`` and ``-1 / dim`` in alternating columns, so that
-    the best action is the same everywhere (:meth:`best_action`).
+    ``a`` is the encoded action (scaled numbers, categories one-hot) and ``B`` has ``+1 / dim`` and ``-1 / dim`` in alternating
+    columns, so that the best action is the same everywhere (:meth:`best_action`).
 
     :param observation_space: a ``Box`` vector; unbounded, or decoding clips
     :param action_space: ``Box`` or ``Discrete``
@@ -138,11 +137,12 @@ class LinearToy(_VectorToy):
 
 class TwoPlayerToy(_VectorToy):
     """
-    Nim: players take turns to remove 1 to ``k`` stones; who takes the last one wins. The state is the number of stones, ``(B, 1)``.
+    Nim: players take turns to remove 1 to ``k`` stones; who takes the last one wins. The state is the number of
+    stones, ``(B, 1)``.
 
-    The reward is 1 for the player who just won. ``discount`` is ``-gamma`` (the next state is worth to one player what it costs the other) and
-    0 at the end, so the value of a state to the player to move is ``max_a reward + discount * value'``. Taking more stones than there are
-    takes them all.
+    The reward is 1 for the player who just won. ``discount`` is ``-gamma`` (the next state is worth to one player what it
+    costs the other) and 0 at the end, so the value of a state to the player to move is ``max_a reward + discount * value'``.
+    Taking more stones than there are takes them all.
 
     :param observation_space: ``Discrete(n + 1)``: up to ``n`` stones
     :param action_space: ``Discrete(k)``: action ``i`` takes ``i + 1`` stones
@@ -196,7 +196,8 @@ class TwoPlayerToy(_VectorToy):
 
 class NeighbourToy(_VectorToy):
     """
-    The mean change over the ``k`` nearest stored transitions (or that of one of them, drawn). The state is ``{"obs": (B, D)}``.
+    The mean change over the ``k`` nearest stored transitions (or that of one of them, drawn). The state is ``{"obs": (B,
+    D)}``.
 
     What it has learned is the data itself, kept in :meth:`extra_state`.
 
@@ -259,7 +260,8 @@ class RecurrentToy(_VectorToy):
     """
     A GRU that reads observations and previous actions; in imagination it reads the observations that it predicts.
 
-    The state is ``{"belief": (h, x)}`` with the hidden vector and the last observation, ``(B, H)`` and ``(B, D)``. It does not decode.
+    The state is ``{"belief": (h, x)}`` with the hidden vector and the last observation, ``(B, H)`` and ``(B, D)``. It does not
+    decode.
 
     :param observation_space: any vector space
     :param action_space: any
@@ -291,10 +293,10 @@ class RecurrentToy(_VectorToy):
     # ---- learning
 
     def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State, dict[str, float]]:
-        """Squared errors of the next observation and the reward, cross-entropy of the termination; one step ahead of the filter."""
+        """Squared errors of the next observation and the reward, cross-entropy of the termination, one step ahead."""
         if not isinstance(batch, Sequences):
             raise ValueError("RecurrentToy learns from sequences: data.sequences(n, length)")
-        batch = self._to_device(batch)
+        batch = Sequences(*self._to_device(batch))
         shape = batch.reward.shape
         obs = self._encode_windows(batch.obs)
         next_obs = self._encode_windows(batch.next_obs)
@@ -304,7 +306,7 @@ class RecurrentToy(_VectorToy):
         errors = {
             "obs_loss": (obs + output[..., :-2] - next_obs).square().mean(),
             "reward_loss": (output[..., -2] - batch.reward).square().mean(),
-            "termination_loss": F.binary_cross_entropy_with_logits(output[..., -1], batch.terminated.float()),
+            "termination_loss": nn.functional.binary_cross_entropy_with_logits(output[..., -1], batch.terminated.float()),
         }
         metrics = {name: float(error.detach()) for name, error in errors.items()}
         return th.stack(list(errors.values())).sum(), {"belief": (beliefs, obs)}, metrics

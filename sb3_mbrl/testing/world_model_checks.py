@@ -1,4 +1,4 @@
-"""The checks of a world model's contract: spaces, steps, randomness and states. Learning and saving are in ``learning_checks``."""
+"""The checks of a world model's contract: spaces, steps, randomness, states (learning and saving: ``learning_checks``)."""
 
 from unittest import SkipTest
 
@@ -7,7 +7,8 @@ from stable_baselines3.common.preprocessing import get_obs_shape
 
 from sb3_mbrl.contracts import MissingCapability, Obs, UnsupportedSpace, WorldModel, WorldModelSpec
 from sb3_mbrl.spaces import ActionCodec, SpaceCodec
-from sb3_mbrl.states import State, batch_size, describe, finite_rows, state_cat, state_index, state_map, state_repeat
+from sb3_mbrl.states import State, batch_size, describe, finite_rows, leaves, state_cat, state_index, state_map, state_repeat
+from sb3_mbrl.testing.data import Case, ToyData
 from sb3_mbrl.testing.kit import (
     SMALL_BUDGET,
     Subject,
@@ -67,7 +68,7 @@ def check_spaces(subject: Subject) -> None:
         raise Violation(" takes none of the kit's spaces. If it is made for one environment, give an instance built for it")
 
 
-def _check_case(subject: Subject, model: WorldModel, case) -> None:  # type: ignore[no-untyped-def]
+def _check_case(subject: Subject, model: WorldModel, case: Case) -> None:
     data = subject.data(case)
     model.fit(data, SMALL_BUDGET, generator=rng(0))
     model.eval()
@@ -102,7 +103,7 @@ def check_attributes(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_step_shapes(subject: Subject) -> None:
-    """Rewards ``(B,)``, termination ``(B,)`` in [0, 1], a state of the same shapes, on the model's device; sampled and deterministic."""
+    """Rewards and probabilities of termination ``(B,)``, a state of the same shapes, all on the model's device."""
     model, data = subject.fitted()
     for rows in (1, 32):
         state, action = start_states(model, data, rows), some_actions(model, data, rows)
@@ -124,9 +125,7 @@ def check_large_batch(subject: Subject) -> None:
         raise Violation(fault)
 
 
-def _leaves_of_one(model: WorldModel, data) -> list[th.Tensor]:  # type: ignore[no-untyped-def]
-    from sb3_mbrl.states import leaves
-
+def _leaves_of_one(model: WorldModel, data: ToyData) -> list[th.Tensor]:
     return [*leaves(start_states(model, data, 1)), *leaves(data.transitions(1, generator=rng(0)).obs)]
 
 
@@ -247,7 +246,7 @@ def check_features(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_far_out_of_distribution(subject: Subject) -> None:
-    """Observations a thousand times too large: no exception, probabilities stay probabilities, and finite rows decode to members."""
+    """Observations a thousand times too large: no exception, probabilities stay so, finite rows decode to members."""
     model, data = subject.fitted()
     context = data.contexts(16, model.context, generator=rng(0))
     far = state_map(lambda leaf: leaf * 1e3 if leaf.is_floating_point() else leaf, context.obs)
@@ -273,7 +272,7 @@ def check_far_out_of_distribution(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_known_functions(subject: Subject) -> None:
-    """A known reward and termination replace the heads; they see observations of the space and actions in the environment's units."""
+    """Known reward and termination replace the heads; they see members of the space and actions in the environment's units."""
     calls: list[tuple[Obs, th.Tensor, Obs]] = []
     codec = ActionCodec(subject.home().action_space)
 
@@ -296,7 +295,8 @@ def check_known_functions(subject: Subject) -> None:
     in_units = codec.to_env(action)
     if not th.allclose(prediction.reward, in_units.flatten(1).float().sum(1), atol=1e-5):
         raise Violation(
-            ".step did not return the known reward. It is asked with actions in the environment's units: ActionCodec.to_env(action)"
+            ".step did not return the known reward, which is asked with actions in the environment's units: "
+            "ActionCodec.to_env(action)"
         )
     if not th.equal(prediction.terminated, (in_units.flatten(1)[:, 0] > 0).to(prediction.terminated.dtype)):
         raise Violation(".step did not return the known termination as 0 or 1")

@@ -161,7 +161,7 @@ def test_acrobot_reaches_the_line():
 
 
 def test_hopper_velocity_limit_holds_on_both_sides():
-    """Named regression: the first published Hopper function compared first and took the absolute value of the truth, so that -150 passed."""
+    """Named regression: the first published function compared, then took the absolute value of the truth: -150 passed."""
     termination = functions_of("Hopper-v5", make("Hopper-v5")).termination_fn
     assert termination is not None
     healthy = th.zeros(4, 11)

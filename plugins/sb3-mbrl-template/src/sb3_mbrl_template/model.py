@@ -17,9 +17,9 @@ class FourierModel(WorldModel):
     """
     The change of the observation and the reward are linear in features of observation and action, with Gaussian noise.
 
-    The features are a constant, the standardised inputs, and random Fourier features that approximate a Gaussian kernel (Rahimi and Recht
-    2007, "Random Features for Large-Scale Kernel Machines", algorithm 1). Termination is logistic in the same features. The state is the
-    observation, ``(B, D)``.
+    The features are a constant, the standardised inputs, and random Fourier features that approximate a Gaussian kernel
+    (Rahimi and Recht 2007, "Random Features for Large-Scale Kernel Machines", algorithm 1). Termination is logistic in the
+    same features. The state is the observation, ``(B, D)``.
 
     :param observation_space: a flat ``Box``
     :param action_space: ``Box`` or ``Discrete``
@@ -33,6 +33,18 @@ class FourierModel(WorldModel):
     :param device: as in SB3
     :raises UnsupportedSpace: for other spaces
     """
+
+    # Declared for type checkers, which do not see what register_buffer does.
+    frequencies: th.Tensor
+    phases: th.Tensor
+    input_mean: th.Tensor
+    input_std: th.Tensor
+    target_mean: th.Tensor
+    target_std: th.Tensor
+    weights: th.Tensor
+    noise_std: th.Tensor
+    termination_weights: th.Tensor
+    ever_terminated: th.Tensor
 
     def __init__(
         self,
@@ -98,8 +110,13 @@ class FourierModel(WorldModel):
         targets = th.cat([delta, rows.reward[:, None]], dim=1)[chosen].to(self.device)
         terminated = rows.terminated[chosen].to(self.device)
 
-        self.input_mean, self.input_std = _moments(inputs)
-        self.target_mean, self.target_std = _moments(targets)
+        # Copied into the buffers, not put in their place: a loaded model has the same memory layout, hence the same last bits.
+        for buffer, value in zip(
+            (self.input_mean, self.input_std, self.target_mean, self.target_std),
+            (*_moments(inputs), *_moments(targets)),
+            strict=True,
+        ):
+            buffer.copy_(value)
         features = self._features(inputs).double()
         targets = ((targets - self.target_mean) / self.target_std).double()
 
@@ -108,13 +125,13 @@ class FourierModel(WorldModel):
         weights = self._solve(features[held_out:], targets[held_out:])
         judged = slice(0, held_out) if held_out else slice(None)
         error = (targets[judged] - features[judged] @ weights).square().mean(0)
-        self.noise_std = error.sqrt().float()
+        self.noise_std.copy_(error.sqrt())
         if held_out:
             metrics["holdout_mse"] = float(error.mean())
             weights = self._solve(features, targets)
-        self.weights = weights.float()
-        self.ever_terminated = terminated.max().float()
-        self.termination_weights = self._solve_logistic(features, terminated.double()).float()
+        self.weights.copy_(weights)
+        self.ever_terminated.copy_(terminated.max())
+        self.termination_weights.copy_(self._solve_logistic(features, terminated.double()))
         self.fitted = True
         self.n_fits += 1
         return metrics
@@ -132,7 +149,7 @@ class FourierModel(WorldModel):
         return th.cholesky_solve(features.T @ targets, th.linalg.cholesky(gram))
 
     def _solve_logistic(self, features: th.Tensor, labels: th.Tensor, iterations: int = 100) -> th.Tensor:
-        """Logistic regression by a bound on its curvature: one factor serves all steps, and none can overshoot (Böhning 1992)."""
+        """Logistic regression by a bound on its curvature: one factor serves all steps, none overshoots (Böhning 1992)."""
         weights = features.new_zeros(features.shape[1])
         if not labels.any():
             return weights

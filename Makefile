@@ -1,0 +1,50 @@
+# Everything here runs in .venv, which the first target that needs it creates. Another Python: make demo PYTHON=python3.12
+PYTHON ?= python3
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Small networks on few cores: one thread per process is fastest.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format bench clean
+
+help: ## list what make can do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## create .venv with the pinned set (the other targets do it by themselves)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "sb3-mbrl needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED) ## train MBPO next to SAC on Pendulum-v1: a table and a picture, under 5 minutes
+	$(BIN)/python examples/demo.py
+
+test: $(INSTALLED) ## the tests without the learning tests, under 15 minutes
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
+
+test-slow: $(INSTALLED) ## small learning tests
+	$(BIN)/python -m pytest -m slow -n $(WORKERS)
+
+lint: $(INSTALLED) ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(INSTALLED) ## measure speed (tests/benchmarks); leave the machine alone meanwhile
+	$(BIN)/python -m pytest tests/benchmarks -s
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,75 @@
+"""One run, one JSON file: where it lies, how it is read and written, what "reached" means."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+CHECKPOINTS = HERE / "checkpoints"
+
+
+def run_name(variant: str, seed: int, label: str | None = None) -> str:
+    """The file's name without its ending; tuning runs have a label, published ones have none."""
+    return f"{variant}-seed{seed}" + (f"@{label}" if label else "")
+
+
+def clean_label(text: str) -> str:
+    """A label that is safe in a file name."""
+    return re.sub(r"[^A-Za-z0-9._=,+-]+", "", text)
+
+
+def write_record(path: Path, record: Record) -> None:
+    """
+    Replace the file in one step: a reader sees the old or the new one, never half of one.
+
+    One line per evaluation, so that versions can be compared.
+    """
+    parts = []
+    for key, value in record.items():
+        if key == "curve":
+            body = ",\n".join("    " + json.dumps(point, allow_nan=False) for point in value)
+            parts.append(f'  "curve": [\n{body}\n  ]')
+        else:
+            parts.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write("{\n" + ",\n".join(parts) + "\n}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_record(path: Path) -> Record | None:
+    """The record, or ``None`` where there is none yet."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not a result file ({error}); delete it to run anew") from error
+
+
+def reached_at(steps: Sequence[int], means: Sequence[float], threshold: float | None) -> int | None:
+    """
+    The step of the second of the first two evaluations in a row at or above the threshold; ``None`` where there are no two.
+
+    :param steps: real environment steps of the evaluations, ascending
+    :param means: mean return of each
+    :param threshold: ``None``: there is nothing to reach
+    """
+    if threshold is None:
+        return None
+    for step, before, now in zip(steps[1:], means[:-1], means[1:], strict=True):
+        if before >= threshold and now >= threshold:
+            return step
+    return None

@@ -1,0 +1,418 @@
+"""One run of one learning benchmark, resumable: ``python examples/reproduce/run.py pendulum --variant mbpo --seed 0``.
+
+After every evaluation the JSON file is replaced and a checkpoint written, so an interrupted run goes on where it was with the same command.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import ast
+import json
+import math
+import pickle
+import platform
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3
+import torch
+from records import CHECKPOINTS, RESULTS, Record, clean_label, reached_at, read_record, run_name, write_record
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from tasks import TASKS, VARIANTS, Task, constructor_settings, override
+
+import sb3_mbrl
+from sb3_mbrl import MBPO
+
+EVALUATION_SEED = 10_000
+"""Evaluation episodes start from the reset seeds 10000, 10001, ... in every run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    :param task: with its overrides applied
+    :param variant: one of ``VARIANTS``
+    :param seed: of agent and training environment
+    :param settings: keyword arguments of the constructor
+    :param label: marks a tuning run
+    :param results: folder of the JSON files
+    :param checkpoints: folder of the checkpoints
+    :param device: as SB3's
+    """
+
+    task: Task
+    variant: str
+    seed: int
+    settings: Mapping[str, Any]
+    label: str | None = None
+    results: Path = RESULTS
+    checkpoints: Path = CHECKPOINTS
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        return run_name(self.variant, self.seed, self.label)
+
+    @property
+    def path(self) -> Path:
+        return self.results / self.task.name / f"{self.name}.json"
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        return self.checkpoints / self.task.name / self.name
+
+    def conditions(self) -> Record:
+        """What must be the same for a run to be continued."""
+        task = self.task
+        conditions = {
+            "task": task.name,
+            "variant": self.variant,
+            "seed": self.seed,
+            "label": self.label,
+            "env_id": task.env_id,
+            "env_kwargs": dict(task.env_kwargs),
+            "total_steps": task.total_steps,
+            "eval_every": task.eval_every,
+            "eval_episodes": task.eval_episodes,
+            "threshold": task.threshold,
+            "deadline": task.deadline,
+            "settings": dict(self.settings),
+            "device": self.device,
+        }
+        return json.loads(json.dumps(conditions))
+
+
+def make_run(
+    task: Task, variant: str, seed: int, overrides: Mapping[str, Any] | None = None, label: str | None = None, **kwargs: Any
+) -> Run:
+    """A run, labelled by its overrides where it has any and no label of its own."""
+    overrides = dict(overrides or {})
+    task = override(task, overrides)
+    if label is None and overrides:
+        label = ",".join(f"{key}={value}" for key, value in overrides.items())
+    settings = constructor_settings(task, variant, overrides)
+    return Run(task, variant, seed, settings, clean_label(label) if label else None, **kwargs)
+
+
+# ------------------------------------------------------------------------------------------------------------- provenance
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that decides the result."""
+    found = {
+        "sb3_mbrl": sb3_mbrl.__version__,
+        "stable_baselines3": stable_baselines3.__version__,
+        "torch": torch.__version__,
+        "gymnasium": gym.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    try:
+        import mujoco
+    except ImportError:
+        return found
+    return found | {"mujoco": mujoco.__version__}
+
+
+def machine() -> dict[str, Any]:
+    """The processor, nothing that names the machine."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0] if models else cpu
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system()}
+
+
+# ------------------------------------------------------------------------------------------------------------- evaluation
+
+
+def random_states() -> dict[str, Any]:
+    """The global random streams."""
+    states: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Put back what :func:`random_states` gave."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Whatever is drawn inside, training goes on as if nothing had been."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        set_random_states(states)
+
+
+def evaluate(agent: OffPolicyAlgorithm, env: gym.Env, episodes: int) -> list[float]:
+    """
+    Returns of the deterministic policy, from the same start states every time; training does not notice.
+
+    :param env: not the training environment
+    """
+    returns = []
+    training = agent.policy.training
+    with random_states_kept():
+        for episode in range(episodes):
+            obs, _ = env.reset(seed=EVALUATION_SEED + episode)
+            total, over = 0.0, False
+            while not over:
+                action, _ = agent.predict(obs, deterministic=True)
+                obs, reward, terminated, truncated, _ = env.step(action)
+                total += float(reward)
+                over = terminated or truncated
+            returns.append(total)
+    agent.policy.set_training_mode(training)
+    return returns
+
+
+# ------------------------------------------------------------------------------------------------------------ checkpoints
+
+
+def save_checkpoint(agent: OffPolicyAlgorithm, folder: Path) -> None:
+    """Write a checkpoint of this step, then drop the older ones. Under its final name it is always complete."""
+    step = agent.num_timesteps
+    final, unfinished = folder / f"step-{step:09d}", folder / f"unfinished-{step:09d}"
+    for leftover in (final, unfinished):
+        shutil.rmtree(leftover, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    agent.save(unfinished / "agent.zip")
+    agent.save_replay_buffer(unfinished / "replay_buffer.pkl")
+    with (unfinished / "random_states.pkl").open("wb") as file:
+        pickle.dump(random_states(), file)
+    unfinished.rename(final)
+    for other in folder.iterdir():
+        if other != final:
+            shutil.rmtree(other)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The last complete checkpoint."""
+    return max(folder.glob("step-*"), default=None)
+
+
+def load_checkpoint(cls: type[OffPolicyAlgorithm], folder: Path, env: gym.Env, device: str) -> OffPolicyAlgorithm:
+    """
+    The agent with its replay buffer and random streams.
+
+    The environment's own state is not kept: a resumed run begins a new episode, so the last stored transition becomes one that ended by a time
+    limit (not by termination).
+    """
+    agent = cls.load(folder / "agent.zip", env=env, device=device)
+    agent.load_replay_buffer(folder / "replay_buffer.pkl")
+    buffer: Any = agent.replay_buffer
+    if buffer.pos or buffer.full:
+        last = (buffer.pos - 1) % buffer.buffer_size
+        buffer.timeouts[last] = np.where(buffer.dones[last] > 0, buffer.timeouts[last], 1.0)
+        buffer.dones[last] = 1.0
+    # Loading seeds everything as at the start: without this, the resumed part would repeat the first episodes and the first noise.
+    assert agent.env is not None
+    agent.env.seed((agent.seed or 0) + agent.num_timesteps)
+    with (folder / "random_states.pkl").open("rb") as file:
+        set_random_states(pickle.load(file))
+    return agent
+
+
+# ----------------------------------------------------------------------------------------------------------------- the run
+
+
+class BenchmarkCallback(BaseCallback):
+    """
+    Evaluates, writes the record and a checkpoint between two rollouts, where agent and replay buffer are complete (in ``_on_step`` the
+    latest transition is not stored yet).
+
+    :param run: the run
+    :param record: its record; the curve is appended to it
+    :param on_evaluation: called with the record after each evaluation is on disk
+    """
+
+    def __init__(self, run: Run, record: Record, on_evaluation: Callable[[Record], None] | None = None) -> None:
+        super().__init__()
+        self.run, self.record, self.on_evaluation = run, record, on_evaluation
+        self.eval_env = gym.make(run.task.env_id, **run.task.env_kwargs)
+        curve = record["curve"]
+        self.wall = curve[-1]["wall_s"] if curve else 0.0
+        self.next_step = curve[-1]["step"] + run.task.eval_every if curve else 0
+        self.since = 0.0
+
+    def _on_training_start(self) -> None:
+        self.since = time.perf_counter()
+
+    def _on_rollout_start(self) -> None:
+        self._evaluate_if_due()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self._evaluate_if_due()
+        self.eval_env.close()
+
+    def _evaluate_if_due(self) -> None:
+        if self.num_timesteps < self.next_step:
+            return
+        self.wall += time.perf_counter() - self.since
+        task, record, agent = self.run.task, self.record, self.model
+        assert isinstance(agent, OffPolicyAlgorithm)
+        returns = evaluate(agent, self.eval_env, task.eval_episodes)
+        logged = agent.logger.name_to_value
+        record["curve"].append(
+            {
+                "step": agent.num_timesteps,
+                "mean": float(np.mean(returns)),
+                "returns": returns,
+                "wall_s": round(self.wall, 3),
+                "phase_seconds": {name: round(value, 3) for name, value in getattr(agent, "phase_seconds", {}).items()},
+                "logged": {name: _figure(logged[name]) for name in sorted(logged) if name.startswith(("model/", "imagination/"))},
+            }
+        )
+        steps, means = ([point[name] for point in record["curve"]] for name in ("step", "mean"))
+        record["reached_at"] = reached_at(steps, means, task.threshold)
+        record["finished"] = agent.num_timesteps >= task.total_steps
+        write_record(self.run.path, record)
+        if agent.num_timesteps > 0:
+            save_checkpoint(agent, self.run.checkpoint_dir)
+        self.next_step += task.eval_every
+        if self.on_evaluation is not None:
+            self.on_evaluation(record)
+        self.since = time.perf_counter()
+
+
+def _figure(value: Any) -> float | None:
+    """JSON has no NaN."""
+    return float(value) if math.isfinite(float(value)) else None
+
+
+def _start_or_resume(run: Run, fresh: bool) -> tuple[Record, Path | None]:
+    """The record to append to, and the checkpoint it goes on from."""
+    record = None if fresh else read_record(run.path)
+    if record is not None:
+        changed = {key: (record.get(key), value) for key, value in run.conditions().items() if record.get(key) != value}
+        if changed:
+            told = "; ".join(f"{key} was {old!r} and is {new!r}" for key, (old, new) in changed.items())
+            raise ValueError(f"{run.path} belongs to a run with other settings: {told}. Give --label for another run, or --fresh to replace it.")
+        checkpoint = newest_checkpoint(run.checkpoint_dir)
+        if record["finished"]:
+            return record, None
+        if checkpoint is not None:
+            step = int(checkpoint.name.removeprefix("step-"))
+            kept = [point for point in record["curve"] if point["step"] <= step]
+            if kept and kept[-1]["step"] == step:
+                record["curve"] = kept
+                record["resumed_at"].append(step)
+                return record, checkpoint
+    shutil.rmtree(run.checkpoint_dir, ignore_errors=True)
+    measured = {"versions": versions(), "machine": machine(), "threads": torch.get_num_threads()}
+    return run.conditions() | measured | {"reached_at": None, "finished": False, "resumed_at": [], "curve": []}, None
+
+
+def execute(run: Run, fresh: bool = False, on_evaluation: Callable[[Record], None] | None = None) -> Record:
+    """
+    Do the run, or what is left of it.
+
+    :param fresh: forget what is there
+    :param on_evaluation: called with the record after each evaluation is on disk
+    :return: the record, as in the file
+    """
+    record, checkpoint = _start_or_resume(run, fresh)
+    if record["finished"]:
+        return record
+    cls = SAC if run.variant == "sac" else MBPO
+    env = gym.make(run.task.env_id, **run.task.env_kwargs)
+    if checkpoint is None:
+        agent: OffPolicyAlgorithm = cls("MlpPolicy", env, seed=run.seed, device=run.device, **run.settings)
+    else:
+        agent = load_checkpoint(cls, checkpoint, env, run.device)
+    # No log folder, and never dumped, so that the latest figures can be read at any time.
+    agent.set_logger(Logger(folder=None, output_formats=[]))
+    callback = BenchmarkCallback(run, record, on_evaluation)
+    left = run.task.total_steps - agent.num_timesteps
+    agent.learn(left, callback=callback, log_interval=sys.maxsize, reset_num_timesteps=checkpoint is None)
+    env.close()
+    return record
+
+
+# ------------------------------------------------------------------------------------------------------------ command line
+
+
+def parse_overrides(items: list[str]) -> dict[str, Any]:
+    """``["gradient_steps=20", "policy_kwargs.net_arch=[64,64]"]`` as a dictionary; what is neither JSON nor Python is text."""
+    overrides = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise SystemExit(f"--set {item!r}: write key=value")
+        overrides[key] = _value(text)
+    return overrides
+
+
+def _value(text: str) -> Any:
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
+def _print_progress(record: Record) -> None:
+    point = record["curve"][-1]
+    phases = " ".join(f"{name} {seconds:.0f}s" for name, seconds in point["phase_seconds"].items())
+    print(
+        f"{record['task']} {run_name(record['variant'], record['seed'], record['label'])}: step {point['step']}/{record['total_steps']} "
+        f"mean {point['mean']:.1f} wall {point['wall_s']:.0f}s {phases}",
+        flush=True,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=sorted(TASKS))
+    parser.add_argument("--variant", choices=VARIANTS, default="mbpo")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
+    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change a setting (a tuning run)")
+    parser.add_argument("--label", help="marks the file of a tuning run; by default its changed settings")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fresh", action="store_true", help="start anew, whatever is there")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    folders = {"results": args.results, "checkpoints": args.checkpoints, "device": args.device}
+    run = make_run(TASKS[args.task], args.variant, args.seed, parse_overrides(args.set), args.label, **folders)
+    try:
+        record = execute(run, args.fresh, _print_progress)
+    except ValueError as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    reached = "" if record["threshold"] is None else f", threshold {record['threshold']:g} reached at {record['reached_at']}"
+    print(f"{run.task.name} {run.name}: finished{reached}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The learning benchmarks: which environments, how long, which seeds, with which settings.
+
+Seeds and thresholds are fixed here before any run. ``model-off`` is the control: the same call as ``mbpo`` with ``world_model=None``, so that a
+difference is the model's and not that of the number of updates. ``sac`` is SB3's SAC at its defaults.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+VARIANTS = ("mbpo", "model-off", "sac")
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    :param name: of the task, its folder and its picture
+    :param env_id: Gymnasium id
+    :param env_kwargs: for ``gymnasium.make``
+    :param total_steps: real environment steps of a run
+    :param eval_every: real environment steps between two evaluations
+    :param eval_episodes: episodes per evaluation, deterministic policy, always from the same start states
+    :param threshold: "reached" is two evaluations in a row with a mean at or above it; ``None``: none
+    :param deadline: real steps within which the threshold has to be reached; ``None``: ``total_steps``
+    :param seeds: of the runs
+    :param settings: constructor arguments of ``mbpo`` and ``model-off``
+    """
+
+    name: str
+    env_id: str
+    total_steps: int
+    eval_every: int
+    eval_episodes: int
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any]
+    threshold: float | None = None
+    deadline: int | None = None
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.eval_every < 1 or self.total_steps % self.eval_every:
+            raise ValueError(f"{self.name}: total_steps={self.total_steps} must be a multiple of eval_every={self.eval_every}")
+        if self.eval_episodes < 1:
+            raise ValueError(f"{self.name}: eval_episodes={self.eval_episodes}: give at least 1")
+
+
+SMALL: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "learning_starts": 200,
+    "gradient_steps": 20,
+    "policy_kwargs": {"net_arch": [64, 64]},
+    "real_ratio": 0.5,
+    "world_model_kwargs": {"members": 5, "elites": 5, "hidden": [128, 128]},
+    "imagination_kwargs": {"freq": 10, "starts_per_step": 100, "max_age": 1000},
+    "fit_freq": 50,
+    "fit_kwargs": {},
+}
+"""For low-dimensional tasks that are over after some thousand steps."""
+
+LOCOMOTION: dict[str, Any] = {
+    "learning_rate": 3e-4,
+    "learning_starts": 1000,
+    "gradient_steps": 10,
+    "policy_kwargs": {"net_arch": [128, 128]},
+    "real_ratio": 0.5,
+    "world_model_kwargs": {},
+    "imagination_kwargs": {"freq": 250, "starts_per_step": 100, "max_age": 1000},
+    "fit_freq": 250,
+    "fit_kwargs": {},
+}
+"""For MuJoCo bodies; the world model is the default ensemble (7 members, 5 elites, 4 layers of 200)."""
+
+_FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("pendulum", "Pendulum-v1", 1_500, 100, 10, _FIVE, SMALL, threshold=-200.0, deadline=1_000),
+        Task("inverted-pendulum", "InvertedPendulum-v5", 1_500, 100, 10, _FIVE, SMALL, threshold=950.0),
+        Task("halfcheetah", "HalfCheetah-v5", 10_000, 1_000, 5, _THREE, LOCOMOTION),
+        Task("hopper", "Hopper-v5", 20_000, 1_000, 5, _THREE, LOCOMOTION),
+    )
+}
+
+_TASK_FIELDS = {item.name for item in fields(Task)} - {"name", "settings"}
+
+
+def override(task: Task, overrides: Mapping[str, Any]) -> Task:
+    """
+    A task with some values changed.
+
+    :param overrides: a task's field (``total_steps``), or a constructor argument, nested ones with dots (``world_model_kwargs.members``)
+    """
+    settings = deepcopy(dict(task.settings))
+    changed: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if key in _TASK_FIELDS:
+            changed[key] = tuple(value) if key == "seeds" else value
+            continue
+        *path, last = key.split(".")
+        inside = settings
+        for part in path:
+            inside = inside.setdefault(part, {})
+            if not isinstance(inside, dict):
+                raise ValueError(f"{key}: {part!r} is {inside!r}, not a dictionary of settings")
+        inside[last] = value
+    return replace(task, settings=settings, **changed)
+
+
+def constructor_settings(task: Task, variant: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """
+    The exact keyword arguments of a variant's constructor (without policy, environment, seed and device).
+
+    :param task: with its overrides applied
+    :param overrides: those constructor arguments that ``sac``, otherwise at its defaults, takes too
+    """
+    # The buffer holds the whole run, as SB3's default of a million rows would; a checkpoint need not carry the empty rest.
+    common = {"buffer_size": task.total_steps}
+    if variant == "sac":
+        given = {key: value for key, value in (overrides or {}).items() if key not in _TASK_FIELDS}
+        return common | dict(override(replace(task, settings={}), given).settings)
+    if variant == "mbpo":
+        return common | deepcopy(dict(task.settings))
+    if variant == "model-off":
+        return common | deepcopy(dict(task.settings)) | {"world_model": None}
+    raise ValueError(f"Unknown variant {variant!r}; there are {', '.join(VARIANTS)}")

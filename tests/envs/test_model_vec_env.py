@@ -1,0 +1,492 @@
+"""``ModelVecEnv``: bookkeeping, randomness, numbers that are not finite, and SB3 algorithms inside."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.vec_env import VecMonitor
+
+from sb3_mbrl.contracts import MissingCapability, Prediction
+from sb3_mbrl.envs.functions.classic_control import PendulumReward
+from sb3_mbrl.envs.model_vec_env import ModelEnv, ModelVecEnv
+from sb3_mbrl.imagination.starts import buffer_starts, observation_starts
+from sb3_mbrl.models.known import PendulumModel
+from sb3_mbrl.testing import CASES, LinearToy, NeighbourToy, RecurrentToy, ToyData, TwoPlayerToy
+
+OBS = spaces.Box(-np.inf, np.inf, (3,))
+ACT = spaces.Box(np.float32([-2.0, 0.0]), np.float32([2.0, 3.0]))
+UNIT = spaces.Box(-1.0, 1.0, (2,))
+ZERO = np.zeros((1, 3), dtype=np.float32)
+
+
+def linear(action_space=UNIT, observation_space=OBS, **kwargs):
+    return LinearToy(observation_space, action_space, device="cpu", **kwargs)
+
+
+def fitted(cls, case):
+    model = cls(case.observation_space, case.action_space, device="cpu")
+    data = ToyData(case.observation_space, case.action_space, steps=40)
+    model.fit(data, generator=th.Generator().manual_seed(0))
+    return model, data
+
+
+def rollout(env, steps, seed=0):
+    """Everything an environment shows under random actions."""
+    rng = np.random.default_rng(seed)
+    seen = [env.reset()]
+    for _ in range(steps):
+        action = rng.uniform(env.action_space.low, env.action_space.high, (env.num_envs, *env.action_space.shape))
+        seen.append(env.step(action.astype(np.float32)))
+    return seen
+
+
+# ------------------------------------------------------------------------------------------------------------ bookkeeping
+
+
+def test_first_step_has_the_closed_form_with_actions_in_env_units():
+    env = ModelVecEnv(linear(ACT), ZERO, n_envs=2)
+    env.reset()
+    # Scaled: (1, -1) and (0, 1); B has +1/3 and -1/3 in its columns.
+    obs, reward, done, _ = env.step(np.array([[2.0, 0.0], [0.0, 3.0]], dtype=np.float32))
+    np.testing.assert_allclose(obs, [[2 / 3] * 3, [-1 / 3] * 3], rtol=1e-6)
+    np.testing.assert_allclose(reward, [2.0, -1.0], rtol=1e-6)
+    assert reward.dtype == np.float32
+    assert not done.any()
+
+
+@given(horizon=st.integers(1, 7), n_envs=st.integers(1, 4))
+@settings(max_examples=15, deadline=None)
+def test_truncation_after_exactly_horizon_steps(horizon, n_envs):
+    env = ModelVecEnv(linear(), ZERO, n_envs=n_envs, horizon=horizon)
+    env.reset()
+    for step in range(1, 3 * horizon + 1):
+        obs, _, done, infos = env.step(np.ones((n_envs, 2), dtype=np.float32))
+        ends = step % horizon == 0
+        assert done.tolist() == [ends] * n_envs
+        assert [info["TimeLimit.truncated"] for info in infos] == [ends] * n_envs
+        assert all(("terminal_observation" in info) == ends for info in infos)
+        if ends:
+            np.testing.assert_array_equal(obs, np.zeros((n_envs, 3)))
+
+
+def test_terminal_observation_is_the_successor_and_not_the_reset():
+    model = linear()
+    env = ModelVecEnv(model, np.full((1, 3), 5.0, dtype=np.float32), horizon=1)
+    env.reset()
+    obs, _, _, infos = env.step(np.zeros((1, 2), dtype=np.float32))
+    np.testing.assert_allclose(infos[0]["terminal_observation"], [4.5] * 3)
+    np.testing.assert_allclose(obs, [[5.0] * 3])
+
+
+def test_termination_at_the_horizon_is_no_truncation():
+    env = ModelVecEnv(linear(termination_fn=lambda obs, action, next_obs: next_obs[:, 0] > 0), ZERO, n_envs=2, horizon=1)
+    env.reset()
+    _, _, done, infos = env.step(np.array([[1.0, 0.0], [-1.0, 0.0]], dtype=np.float32))
+    assert done.tolist() == [True, True]
+    assert [info["TimeLimit.truncated"] for info in infos] == [False, True]
+
+
+def test_rows_restart_on_their_own():
+    env = ModelVecEnv(linear(termination_fn=lambda obs, action, next_obs: next_obs[:, 0] > 0), ZERO, n_envs=2, horizon=3)
+    env.reset()
+    actions = np.array([[1.0, 0.0], [-1.0, 0.0]], dtype=np.float32)
+    dones = np.array([env.step(actions)[2] for _ in range(6)])
+    assert dones[:, 0].all()
+    assert dones[:, 1].tolist() == [False, False, True] * 2
+
+
+class _Coin(LinearToy):
+    """Terminates with probability 0.3."""
+
+    def step(self, state, action, *, deterministic=False, generator=None):
+        prediction = super().step(state, action, deterministic=deterministic, generator=generator)
+        return prediction._replace(terminated=th.full_like(prediction.reward, 0.3))
+
+
+def test_termination_is_drawn_with_the_models_probability():
+    env = ModelVecEnv(_Coin(OBS, UNIT, device="cpu"), ZERO, n_envs=4000, horizon=1000, seed=0)
+    env.reset()
+    ended = np.mean([env.step(np.zeros((4000, 2), dtype=np.float32))[2].mean() for _ in range(5)])
+    assert abs(ended - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 20_000)
+    calm = ModelVecEnv(_Coin(OBS, UNIT, device="cpu"), ZERO, n_envs=10, deterministic=True)
+    calm.reset()
+    assert not calm.step(np.zeros((10, 2), dtype=np.float32))[2].any()
+
+
+# ------------------------------------------------------------------------------------------------------------- randomness
+
+
+def test_same_seed_same_run_to_the_last_bit():
+    starts = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+
+    def run(seed):
+        return rollout(ModelVecEnv(linear(noise=0.3), starts, n_envs=3, horizon=4, seed=seed), 12)
+
+    np.testing.assert_equal(run(1), run(1))
+    assert not np.array_equal(run(1)[-1][0], run(2)[-1][0])
+
+
+def test_seed_takes_effect_at_the_next_reset_as_in_sb3():
+    env = ModelVecEnv(linear(noise=0.3), np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32), n_envs=2)
+    assert env.seed(7) == [7, 8]
+    first = rollout(env, 5)
+    second = rollout(env, 5)
+    env.seed(7)
+    np.testing.assert_equal(rollout(env, 5), first)
+    assert not np.array_equal(second[-1][0], first[-1][0])
+
+
+def test_global_random_streams_are_left_alone():
+    th.manual_seed(0)
+    np.random.seed(0)
+    before = th.get_rng_state(), np.random.get_state()[1].copy()
+    env = ModelVecEnv(linear(noise=0.3), ZERO, n_envs=2, horizon=2)
+    env.seed(None)
+    rollout(env, 5)
+    assert th.equal(th.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])
+
+
+def test_deterministic_is_the_mean():
+    model = linear(noise=1.0)
+    env = ModelVecEnv(model, ZERO, n_envs=2, deterministic=True)
+    env.reset()
+    obs, *_ = env.step(np.ones((2, 2), dtype=np.float32) * [1, -1])
+    np.testing.assert_allclose(obs, model.mean(th.zeros(2, 3), th.tensor([[1.0, -1.0]] * 2)).numpy())
+
+
+# ------------------------------------------------------------------------------------------------------------- not finite
+
+
+class _Fragile(LinearToy):
+    """Row by row: NaN in state, reward, probability, where the first action is near the marks 0.5, 0.7, 0.9."""
+
+    def step(self, state, action, *, deterministic=False, generator=None):
+        assert state.isfinite().all()
+        prediction = super().step(state, action, deterministic=deterministic, generator=generator)
+
+        def spoil(value, mark):
+            hit = (action[:, 0] - mark).abs() < 1e-3
+            return th.where(hit.view(-1, *[1] * (value.dim() - 1)), float("nan"), value)
+
+        return Prediction(spoil(prediction.state, 0.5), spoil(prediction.reward, 0.7), spoil(prediction.terminated, 0.9))
+
+
+def test_rows_that_are_not_finite_end_as_truncated_and_are_never_shown():
+    env = ModelVecEnv(_Fragile(OBS, UNIT, device="cpu"), np.ones((1, 3), dtype=np.float32), n_envs=4)
+    env.reset()
+    for _ in range(2):
+        obs, reward, done, infos = env.step(np.array([[0.5, 0], [0.7, 0], [0.9, 0], [0.1, 0]], dtype=np.float32))
+        assert np.isfinite(obs).all()
+        assert done.tolist() == [True, True, True, False]
+        assert [info["TimeLimit.truncated"] for info in infos] == [True, True, True, False]
+        assert [info.get("imagination_nonfinite") for info in infos] == [1, 1, 1, None]
+        np.testing.assert_array_equal(reward[:3], 0)
+        for info in infos[:3]:
+            np.testing.assert_array_equal(info["terminal_observation"], np.ones(3))
+        np.testing.assert_array_equal(obs[:3], np.ones((3, 3)))
+    assert env.nonfinite == 6
+
+
+def test_a_healthy_row_is_not_touched_by_a_broken_neighbour():
+    env = ModelVecEnv(_Fragile(OBS, UNIT, device="cpu"), np.ones((1, 3), dtype=np.float32), n_envs=2)
+    alone = ModelVecEnv(_Fragile(OBS, UNIT, device="cpu"), np.ones((1, 3), dtype=np.float32), n_envs=1)
+    env.reset()
+    alone.reset()
+    for _ in range(3):
+        obs, *_ = env.step(np.array([[0.5, 0], [0.1, 0]], dtype=np.float32))
+        np.testing.assert_array_equal(obs[1], alone.step(np.array([[0.1, 0]], dtype=np.float32))[0][0])
+
+
+def test_start_states_that_are_not_finite_are_an_error():
+    with pytest.raises(ValueError, match="start state is not finite"):
+        ModelVecEnv(linear(), lambda n, generator: th.full((n, 3), float("nan")))
+
+
+# ----------------------------------------------------------------------------------------------------------------- starts
+
+
+def test_starts_from_a_replay_buffer_are_its_observations():
+    case = CASES[0]
+    model, data = fitted(NeighbourToy, case)
+    buffer = ReplayBuffer(64, case.observation_space, case.action_space, device="cpu", n_envs=1)
+    rows = data.transitions()
+    for i in range(20):
+        obs, next_obs = rows.obs[i : i + 1].numpy(), rows.next_obs[i : i + 1].numpy()
+        buffer.add(obs, next_obs, rows.action[i : i + 1].numpy(), rows.reward[i : i + 1].numpy(), np.zeros(1), [{}])
+    env = ModelVecEnv(model, buffer, n_envs=200, seed=0)
+    known = {tuple(row) for row in rows.obs[:20].numpy()}
+    starts = {tuple(row) for row in env.reset()}
+    assert starts == known
+
+
+def test_a_recurrent_model_filters_its_context():
+    case = CASES[0]
+    model, data = fitted(RecurrentToy, case)
+    starts = buffer_starts(model, data)
+    drawn = starts(5, th.Generator().manual_seed(3))
+    context = data.contexts(5, 4, generator=th.Generator().manual_seed(3))
+    expected = model.filter(context.obs, context.action, context.is_first)
+    assert th.equal(drawn["belief"][0], expected["belief"][0])
+    assert not th.allclose(drawn["belief"][0], model.initial(context.obs[:, -1])["belief"][0])
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        (np.zeros((4, 2), dtype=np.float32), r"expected shape \(N, 3\)"),
+        (np.zeros((0, 3), dtype=np.float32), "there are none"),
+        (np.full((4, 3), np.nan, dtype=np.float32), "not finite in 4 rows"),
+        ({"a": np.zeros((4, 3))}, "got a dictionary"),
+    ],
+)
+def test_start_observations_that_do_not_fit_are_refused(obs, message):
+    with pytest.raises(ValueError, match=message):
+        observation_starts(linear(), obs)
+
+
+def test_start_observations_take_the_layout_of_buffer_arrays():
+    space, model = spaces.Discrete(6), None
+    model = TwoPlayerToy(space, spaces.Discrete(3), device="cpu")
+    stored = np.arange(6).reshape(3, 2, 1)
+    for array in (stored, stored.reshape(-1, 1), stored.reshape(-1)):
+        drawn = observation_starts(model, array)(300, th.Generator().manual_seed(0))
+        assert drawn.shape == (300, 1)
+        assert sorted(drawn.unique().tolist()) == list(range(6))
+
+
+def test_dict_start_observations_are_drawn_row_by_row():
+    case = CASES[5]
+    model, _ = fitted(NeighbourToy, case)
+    obs = {"mode": np.array([[0], [1], [2]]), "position": np.array([[0.0, 0.0], [0.1, 0.1], [0.2, 0.2]], dtype=np.float32)}
+    shown = ModelVecEnv(model, obs, n_envs=30, seed=0).reset()
+    np.testing.assert_allclose(shown["position"][:, 0], shown["mode"] * 0.1, atol=1e-6)
+    with pytest.raises(ValueError, match="keys of different lengths"):
+        observation_starts(model, {**obs, "mode": obs["mode"][:2]})
+    with pytest.raises(ValueError, match=r"expected a dictionary with the keys \['mode', 'position'\]"):
+        observation_starts(model, {"mode": obs["mode"]})
+
+
+# ----------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"n_envs": 0}, "both must be at least 1"),
+        ({"horizon": 0}, "both must be at least 1"),
+        ({"observation": "latent"}, "choose 'decoded' or 'features'"),
+    ],
+)
+def test_impossible_numbers_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ModelVecEnv(linear(), ZERO, **kwargs)
+
+
+def test_an_unfitted_model_is_refused():
+    with pytest.raises(ValueError, match=r"NeighbourToy has not been fitted.*world_model\.fit"):
+        ModelVecEnv(NeighbourToy(OBS, UNIT, device="cpu"), ZERO)
+
+
+def test_a_model_without_decode_is_refused_with_the_fix():
+    model, data = fitted(RecurrentToy, CASES[0])
+    with pytest.raises(MissingCapability, match="Use observation='features'"):
+        ModelVecEnv(model, data)
+
+
+def test_a_two_player_model_is_refused():
+    env = ModelVecEnv(TwoPlayerToy(spaces.Discrete(10), spaces.Discrete(3), device="cpu"), np.array([[9]]))
+    env.reset()
+    with pytest.raises(MissingCapability, match="negative discount"):
+        env.step(np.array([0]))
+
+
+def test_a_discount_that_is_not_negative_is_reported():
+    class Discounting(LinearToy):
+        def step(self, state, action, *, deterministic=False, generator=None):
+            return super().step(state, action)._replace(discount=th.full((len(state),), 0.75))
+
+    env = ModelVecEnv(Discounting(OBS, UNIT, device="cpu"), ZERO)
+    env.reset()
+    assert env.step(np.zeros((1, 2), dtype=np.float32))[3][0]["discount"] == 0.75
+
+
+def test_a_buffer_of_other_spaces_is_refused():
+    buffer = ReplayBuffer(8, spaces.Box(-1, 1, (2,)), UNIT, device="cpu")
+    with pytest.raises(ValueError, match="the replay buffer is for"):
+        ModelVecEnv(linear(), buffer)
+
+
+def test_bad_calls_are_refused():
+    env = ModelVecEnv(linear(), ZERO, n_envs=2)
+    with pytest.raises(RuntimeError, match="reset"):
+        env.step(np.zeros((2, 2), dtype=np.float32))
+    env.reset()
+    with pytest.raises(ValueError, match=r"expected actions of shape \(2, 2\), got \(1, 2\)"):
+        env.step(np.zeros((1, 2), dtype=np.float32))
+    with pytest.raises(ValueError, match="an action is not finite"):
+        env.step(np.full((2, 2), np.nan, dtype=np.float32))
+    with pytest.raises(TypeError, match="not int"):
+        ModelVecEnv(linear(), 3)
+    env.set_options({"easy": True})
+    with pytest.raises(ValueError, match="no reset options"):
+        env.reset()
+
+
+# ------------------------------------------------------------------------------------------------------------ VecEnv, spaces
+
+
+def test_vec_env_attributes_are_shared():
+    env = ModelVecEnv(linear(), ZERO, n_envs=3)
+    assert env.get_attr("horizon") == [50] * 3
+    env.set_attr("horizon", 2)
+    assert env.horizon == 2
+    with pytest.raises(ValueError, match="share 'horizon'"):
+        env.set_attr("horizon", 5, indices=0)
+    assert env.has_attr("nonfinite")
+    assert not env.has_attr("no_such_thing")
+    assert env.env_is_wrapped(VecMonitor) == [False] * 3
+    assert env.env_method("get_images", indices=[0]) == [[None] * 3]
+    env.close()
+
+
+@pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: case.name)
+def test_observations_are_members_of_the_space(case):
+    model, data = fitted(NeighbourToy, case)
+    env = ModelVecEnv(model, data, n_envs=5, horizon=3, seed=0)
+    case.action_space.seed(0)
+
+    def rows(obs):
+        return [{k: v[i] for k, v in obs.items()} for i in range(5)] if isinstance(obs, dict) else list(obs)
+
+    assert all(env.observation_space.contains(row) for row in rows(env.reset()))
+    for _ in range(7):
+        obs, _, _, infos = env.step(np.stack([case.action_space.sample() for _ in range(5)]))
+        assert all(env.observation_space.contains(row) for row in rows(obs))
+        assert all(env.observation_space.contains(info.get("terminal_observation", rows(obs)[0])) for info in infos)
+
+
+def test_out_of_bounds_predictions_are_clipped():
+    env = ModelVecEnv(linear(observation_space=spaces.Box(-0.1, 0.1, (3,))), ZERO)
+    env.reset()
+    obs, *_ = env.step(np.array([[1.0, -1.0]], dtype=np.float32))
+    assert env.observation_space.contains(obs[0])
+    np.testing.assert_allclose(obs, np.full((1, 3), 0.1))
+
+
+def test_features_are_the_observations_of_a_latent_learner():
+    model, data = fitted(RecurrentToy, CASES[0])
+    env = ModelVecEnv(model, data, n_envs=2, observation="features", seed=0)
+    assert env.observation_space == spaces.Box(-np.inf, np.inf, (32 + 3,), np.float32)
+    obs = env.reset()
+    state = buffer_starts(model, data)(2, th.Generator().manual_seed(0))
+    np.testing.assert_array_equal(obs, model.features(state).detach().numpy())
+
+
+def test_the_models_mode_is_left_as_it_was():
+    model, data = fitted(RecurrentToy, CASES[0])
+    modes = []
+    model.cell.register_forward_pre_hook(lambda module, args: modes.append(module.training))
+    env = ModelVecEnv(model.train(), data, observation="features")
+    env.reset()
+    env.step(np.zeros((1, 2), dtype=np.float32))
+    assert model.training
+    assert not any(modes)
+
+
+# -------------------------------------------------------------------------------------------------------- Gymnasium's view
+
+
+@pytest.mark.parametrize("observation_space", [spaces.Box(-5.0, 5.0, (3,)), spaces.Discrete(6), CASES[5].observation_space])
+def test_model_env_passes_both_env_checkers(observation_space):
+    action_space = spaces.Box(-1.0, 1.0, (2,))
+    model = NeighbourToy(observation_space, action_space, device="cpu")
+    data = ToyData(observation_space, action_space, steps=40)
+    model.fit(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # Known and harmless: the environment is not registered with gymnasium.make.
+        warnings.filterwarnings("ignore", message=".*Not able to test alternative render modes")
+        check_env(ModelEnv(model, data), warn=True)
+        gymnasium_check_env(ModelEnv(model, data))
+
+
+def test_model_env_tells_truncation_from_termination():
+    env = ModelEnv(linear(termination_fn=lambda obs, action, next_obs: next_obs[:, 0] > 0.5), ZERO, horizon=2)
+    obs, info = env.reset(seed=3)
+    assert info == {}
+    np.testing.assert_array_equal(obs, np.zeros(3))
+    first = env.step(np.array([1.0, 0.0], dtype=np.float32))
+    second = env.step(np.array([1.0, 0.0], dtype=np.float32))
+    assert first[2:4] == (False, False)
+    assert second[2:4] == (True, False)
+    np.testing.assert_allclose(second[0], [0.9 / 3 + 1 / 3] * 3, rtol=1e-6)
+    env.reset()
+    env.step(np.zeros(2, dtype=np.float32))
+    last = env.step(np.zeros(2, dtype=np.float32))
+    assert last[2:4] == (False, True)
+    assert last[4] == {}
+
+
+# --------------------------------------------------------------------------------------------------------- SB3 trains inside
+
+
+@pytest.mark.parametrize(
+    ("case", "policy"), [(0, "MlpPolicy"), (1, "MlpPolicy"), (2, "MlpPolicy"), (5, "MultiInputPolicy")], ids=lambda value: str(value)
+)
+def test_ppo_learns_in_any_space(case, policy):
+    model, data = fitted(NeighbourToy, CASES[case])
+    env = VecMonitor(ModelVecEnv(model, data, n_envs=2, horizon=4))
+    agent = PPO(policy, env, n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu", policy_kwargs={"net_arch": [8]})
+    agent.learn(64)
+    assert agent.num_timesteps == 64
+    assert len(agent.ep_info_buffer) >= 64 // 4
+    assert all(1 <= episode["l"] <= 4 for episode in agent.ep_info_buffer)
+
+
+def test_an_off_policy_agent_stores_time_limits_as_such():
+    env = ModelVecEnv(linear(spaces.Discrete(3)), ZERO, n_envs=1, horizon=5)
+    agent = DQN("MlpPolicy", env, learning_starts=1000, buffer_size=100, seed=0, device="cpu", policy_kwargs={"net_arch": [8]})
+    agent.learn(20)
+    assert agent.replay_buffer.dones[:20].sum() == 4
+    assert agent.replay_buffer.timeouts[:20].sum() == 4
+
+
+def test_ppo_finds_the_best_action_of_the_linear_system():
+    model = linear(noise=0.05)
+    horizon = 10
+    env = ModelVecEnv(model, ZERO, n_envs=16, horizon=horizon, seed=0)
+    agent = PPO(
+        "MlpPolicy", env, n_steps=20, batch_size=80, n_epochs=5, learning_rate=3e-3, gamma=0.9, seed=0, device="cpu",
+        policy_kwargs={"net_arch": [16]},
+    )  # fmt: skip
+    agent.learn(8_000)
+    judge = ModelVecEnv(model, ZERO, n_envs=32, horizon=horizon, deterministic=True)
+    obs, total = judge.reset(), np.zeros(32)
+    for _ in range(horizon):
+        obs, reward, _, _ = judge.step(agent.predict(obs, deterministic=True)[0])
+        total += reward
+    best = float(model.best_return(th.zeros(1, 3), horizon))
+    # With decay 0.9 and gain 2: 2 * sum_{t=1..10} (1 - 0.9^t) / 0.1
+    assert best == pytest.approx(sum(2 * (1 - 0.9**t) / 0.1 for t in range(1, 11)), rel=1e-5)
+    assert total.mean() > 0.9 * best
+
+
+def test_returns_in_the_pendulum_twin_are_the_known_ones():
+    """Hanging still without torque costs pi^2 at every step."""
+    model = PendulumModel(device="cpu")
+    env = VecMonitor(ModelVecEnv(model, np.array([[-1.0, 0.0, 0.0]], dtype=np.float32), n_envs=2, horizon=25))
+    env.reset()
+    for _ in range(25):
+        _, reward, _, infos = env.step(np.zeros((2, 1), dtype=np.float32))
+    np.testing.assert_allclose([info["episode"]["r"] for info in infos], -25 * np.pi**2, rtol=1e-4)
+    upright = PendulumReward()(th.tensor([[1.0, 0.0, 0.0]]), th.zeros(1, 1), th.tensor([[1.0, 0.0, 0.0]]))
+    assert float(upright) == 0.0

@@ -1,0 +1,108 @@
+from collections.abc import Iterator
+
+import pytest
+import torch as th
+
+from sb3_mbrl.contracts import FitBudget
+from sb3_mbrl.fitting import BestWeights, holdout_mask, train_epochs
+
+
+def test_a_row_that_was_trained_on_is_never_held_out_later():
+    """mbrl-lib and MBPO's code draw the holdout anew at every fit, and so judge a model on rows that it was trained on."""
+    few, many = holdout_mask(th.arange(1000), FitBudget()), holdout_mask(th.arange(20_000), FitBudget())
+    assert th.equal(few, many[:1000])
+    assert 0.17 < few.float().mean() < 0.23
+
+
+def test_the_holdout_is_capped_and_shrinks_to_a_subset():
+    budget = FitBudget(max_holdout=500)
+    small, large = holdout_mask(th.arange(2000), budget), holdout_mask(th.arange(50_000), budget)
+    assert 400 < large.sum() < 600
+    assert not (large[:2000] & ~small).any()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_tiny_data_leaves_a_row_to_train_on(n):
+    mask = holdout_mask(th.arange(n), FitBudget(holdout_ratio=0.99))
+    assert mask.shape == (n,)
+    assert n == 0 or not mask.all()
+
+
+def test_every_member_keeps_its_own_best_weights():
+    """mbrl-lib keeps the whole ensemble when any member improves: elites are then ranked by scores of other weights."""
+    weights = th.zeros(2, 3)
+    best = BestWeights([weights], 2, 0.01)
+    for value, scores in [(1.0, [1.0, 1.0]), (2.0, [0.5, 2.0]), (3.0, [0.7, 0.1])]:
+        weights.fill_(value)
+        best.update(th.tensor(scores))
+    best.restore()
+    assert weights.tolist() == [[2.0] * 3, [3.0] * 3]
+    th.testing.assert_close(best.scores, th.tensor([0.5, 0.1]))
+
+
+def test_nan_is_never_the_best():
+    weights = th.zeros(1, 1)
+    best = BestWeights([weights], 1, 0.01)
+    best.update(th.tensor([3.0]))
+    weights.fill_(9.0)
+    assert not best.update(th.tensor([float("nan")]))
+    best.restore()
+    assert weights.item() == 0.0
+
+
+class Script:
+    """A fit whose holdout errors are written down beforehand; the weight counts the epochs."""
+
+    def __init__(self, errors: list[float], batches: int = 4) -> None:
+        self.weight, self.errors, self.batches, self.epoch = th.zeros(1, 1), errors, batches, 0
+        self.best = BestWeights([self.weight], 1, 0.01)
+
+    def steps(self) -> Iterator[float]:
+        self.epoch += 1
+        for _ in range(self.batches):
+            self.weight.fill_(self.epoch)
+            yield 0.0
+
+    def evaluate(self) -> th.Tensor:
+        return th.tensor([self.errors[min(self.epoch, len(self.errors) - 1)]])
+
+    def run(self, **budget) -> dict[str, float]:
+        return train_epochs(self.steps, self.evaluate, self.best, FitBudget(**budget))
+
+
+def test_patience_counts_epochs_without_a_one_percent_improvement():
+    # Epochs 3 to 8 improve by less than 1 %: six of them use up a patience of 5.
+    script = Script([10.0, 5.0, 4.0, 3.99, 3.98, 3.975, 3.974, 3.973, 3.972])
+    assert script.run(patience=5)["epochs"] == 8
+    # The best weights are kept all the same.
+    assert script.weight.item() == 8
+
+
+def test_weights_before_the_fit_stay_when_nothing_is_better():
+    script = Script([1.0, 2.0, 3.0, 4.0])
+    script.run(patience=1)
+    assert script.weight.item() == 0
+
+
+def test_budget_in_epochs_and_batches():
+    assert Script([1.0, 0.1, 0.01, 0.001]).run(max_epochs=2) == pytest.approx({"epochs": 2, "batches": 8, "loss": 0.0})
+    assert Script([1.0, 0.1, 0.01, 0.001]).run(max_batches=6)["batches"] == 6
+
+
+def test_ctrl_c_leaves_the_best_weights():
+    script = Script([3.0, 1.0, 2.0])
+
+    def steps():
+        if script.epoch == 2:
+            raise KeyboardInterrupt
+        yield from script.steps()
+
+    with pytest.raises(KeyboardInterrupt):
+        train_epochs(steps, script.evaluate, script.best, FitBudget())
+    assert script.weight.item() == 1
+
+
+@pytest.mark.parametrize("wrong", [{"max_epochs": 0}, {"max_batches": 0}, {"holdout_ratio": 1.0}, {"batch_size": 0}])
+def test_impossible_budgets_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        FitBudget(**wrong)
