@@ -8,7 +8,6 @@ INSTALLED := $(VENV)/.installed
 
 # Small networks on few cores: one thread per process is fastest.
 export OMP_NUM_THREADS ?= 1
-export MKL_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint format bench clean

@@ -1,6 +1,6 @@
 """One run of one learning benchmark, resumable: ``python examples/reproduce/run.py pendulum --variant mbpo --seed 0``.
 
-After every evaluation the JSON file is replaced and a checkpoint written, so an interrupted run goes on where it was with the same command.
+After every evaluation the JSON file is replaced and a checkpoint written: the same command takes an interrupted run up again.
 """
 
 import os
@@ -39,6 +39,13 @@ from sb3_mbrl import MBPO
 
 EVALUATION_SEED = 10_000
 """Evaluation episodes start from the reset seeds 10000, 10001, ... in every run."""
+
+LOGGED = ("model/", "imagination/")
+"""What is taken over from the log."""
+
+
+class SettingsChangedError(ValueError):
+    """The results folder holds a run of this name with other settings."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +226,8 @@ def load_checkpoint(cls: type[OffPolicyAlgorithm], folder: Path, env: gym.Env, d
     """
     The agent with its replay buffer and random streams.
 
-    The environment's own state is not kept: a resumed run begins a new episode, so the last stored transition becomes one that ended by a time
-    limit (not by termination).
+    The environment's own state is not kept: a resumed run begins a new episode, so the last stored transition becomes one that was
+    cut off by a time limit.
     """
     agent = cls.load(folder / "agent.zip", env=env, device=device)
     agent.load_replay_buffer(folder / "replay_buffer.pkl")
@@ -229,7 +236,7 @@ def load_checkpoint(cls: type[OffPolicyAlgorithm], folder: Path, env: gym.Env, d
         last = (buffer.pos - 1) % buffer.buffer_size
         buffer.timeouts[last] = np.where(buffer.dones[last] > 0, buffer.timeouts[last], 1.0)
         buffer.dones[last] = 1.0
-    # Loading seeds everything as at the start: without this, the resumed part would repeat the first episodes and the first noise.
+    # Loading seeds everything as at the start; the resumed part must not repeat the first episodes and the first noise.
     assert agent.env is not None
     agent.env.seed((agent.seed or 0) + agent.num_timesteps)
     with (folder / "random_states.pkl").open("rb") as file:
@@ -242,8 +249,8 @@ def load_checkpoint(cls: type[OffPolicyAlgorithm], folder: Path, env: gym.Env, d
 
 class BenchmarkCallback(BaseCallback):
     """
-    Evaluates, writes the record and a checkpoint between two rollouts, where agent and replay buffer are complete (in ``_on_step`` the
-    latest transition is not stored yet).
+    Evaluates, writes the record and a checkpoint between two rollouts, where agent and replay buffer are complete (in ``_on_step``
+    the latest transition is not stored yet).
 
     :param run: the run
     :param record: its record; the curve is appended to it
@@ -279,7 +286,7 @@ class BenchmarkCallback(BaseCallback):
         task, record, agent = self.run.task, self.record, self.model
         assert isinstance(agent, OffPolicyAlgorithm)
         returns = evaluate(agent, self.eval_env, task.eval_episodes)
-        logged = agent.logger.name_to_value
+        logged = {name: value for name, value in agent.logger.name_to_value.items() if name.startswith(LOGGED)}
         record["curve"].append(
             {
                 "step": agent.num_timesteps,
@@ -287,7 +294,7 @@ class BenchmarkCallback(BaseCallback):
                 "returns": returns,
                 "wall_s": round(self.wall, 3),
                 "phase_seconds": {name: round(value, 3) for name, value in getattr(agent, "phase_seconds", {}).items()},
-                "logged": {name: _figure(logged[name]) for name in sorted(logged) if name.startswith(("model/", "imagination/"))},
+                "logged": {name: _figure(logged[name]) for name in sorted(logged)},
             }
         )
         steps, means = ([point[name] for point in record["curve"]] for name in ("step", "mean"))
@@ -314,7 +321,9 @@ def _start_or_resume(run: Run, fresh: bool) -> tuple[Record, Path | None]:
         changed = {key: (record.get(key), value) for key, value in run.conditions().items() if record.get(key) != value}
         if changed:
             told = "; ".join(f"{key} was {old!r} and is {new!r}" for key, (old, new) in changed.items())
-            raise ValueError(f"{run.path} belongs to a run with other settings: {told}. Give --label for another run, or --fresh to replace it.")
+            raise SettingsChangedError(
+                f"{run.path} belongs to a run with other settings: {told}. Give --label for another run, or --fresh to replace it."
+            )
         checkpoint = newest_checkpoint(run.checkpoint_dir)
         if record["finished"]:
             return record, None
@@ -382,11 +391,9 @@ def _value(text: str) -> Any:
 def _print_progress(record: Record) -> None:
     point = record["curve"][-1]
     phases = " ".join(f"{name} {seconds:.0f}s" for name, seconds in point["phase_seconds"].items())
-    print(
-        f"{record['task']} {run_name(record['variant'], record['seed'], record['label'])}: step {point['step']}/{record['total_steps']} "
-        f"mean {point['mean']:.1f} wall {point['wall_s']:.0f}s {phases}",
-        flush=True,
-    )
+    name = run_name(record["variant"], record["seed"], record["label"])
+    step = f"step {point['step']}/{record['total_steps']}"
+    print(f"{record['task']} {name}: {step} mean {point['mean']:.1f} wall {point['wall_s']:.0f}s {phases}", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -397,7 +404,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change a setting (a tuning run)")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings (a tuning run)"
+    )
     parser.add_argument("--label", help="marks the file of a tuning run; by default its changed settings")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -408,8 +417,8 @@ def main(argv: list[str] | None = None) -> None:
     run = make_run(TASKS[args.task], args.variant, args.seed, parse_overrides(args.set), args.label, **folders)
     try:
         record = execute(run, args.fresh, _print_progress)
-    except ValueError as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    except SettingsChangedError as error:
+        raise SystemExit(str(error)) from error
     reached = "" if record["threshold"] is None else f", threshold {record['threshold']:g} reached at {record['reached_at']}"
     print(f"{run.task.name} {run.name}: finished{reached}", flush=True)
 

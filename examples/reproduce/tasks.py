@@ -1,7 +1,7 @@
 """The learning benchmarks: which environments, how long, which seeds, with which settings.
 
-Seeds and thresholds are fixed here before any run. ``model-off`` is the control: the same call as ``mbpo`` with ``world_model=None``, so that a
-difference is the model's and not that of the number of updates. ``sac`` is SB3's SAC at its defaults.
+Seeds and thresholds are fixed here before any run. ``model-off`` is the control: the same call as ``mbpo`` with ``world_model=None``,
+so that a difference is the model's and not that of the number of updates. ``sac`` is SB3's SAC at its defaults.
 """
 
 from collections.abc import Mapping
@@ -90,7 +90,8 @@ def override(task: Task, overrides: Mapping[str, Any]) -> Task:
     """
     A task with some values changed.
 
-    :param overrides: a task's field (``total_steps``), or a constructor argument, nested ones with dots (``world_model_kwargs.members``)
+    :param overrides: a task's field (``total_steps``), or a constructor argument, nested ones with dots
+        (``world_model_kwargs.members``)
     """
     settings = deepcopy(dict(task.settings))
     changed: dict[str, Any] = {}

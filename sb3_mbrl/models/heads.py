@@ -134,12 +134,13 @@ class Heads(nn.Module):
         :param targets: ``(E, B, ...)``
         """
         mean, logvar, logits, termination = self.split(raw)
-        squared = (mean - targets.numbers).square()
-        if logvar is None:
-            loss = squared.mean((1, 2)).sum() if self.numbers else raw.new_zeros(())
-        else:
-            loss = (squared * (-logvar).exp() + logvar).mean((1, 2)).sum()
-            loss = loss + 0.01 * (self.max_logvar.sum() - self.min_logvar.sum())
+        loss = raw.new_zeros(())
+        if self.numbers:
+            errors = (mean - targets.numbers).square()
+            if logvar is not None:
+                errors = errors * (-logvar).exp() + logvar
+                loss = 0.01 * (self.max_logvar.sum() - self.min_logvar.sum())
+            loss = loss + errors.mean((1, 2)).sum()
         if self.label_groups:
             loss = loss + self._label_loss(logits, targets.labels).mean(1).sum()
         if self.learn_termination:

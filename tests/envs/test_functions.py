@@ -264,3 +264,12 @@ def test_every_record_has_one_name_and_its_own_ids():
     for env_id in [*CLASSIC, *MUJOCO, "Pusher-v4"]:
         assert sum(fnmatchcase(env_id, pattern) for spec in ENV_FUNCTIONS for pattern in spec.env_ids) == 1
     assert not any(fnmatchcase("phys2d/CartPole-v1", pattern) for spec in ENV_FUNCTIONS for pattern in spec.env_ids)
+
+
+def test_ant_looks_at_positions_and_velocities_only():
+    """The environment does not check its contact forces, which are the last 78 of 105 numbers."""
+    termination = functions_of("Ant-v5", make("Ant-v5")).termination_fn
+    assert termination is not None
+    obs = th.full((105,), 0.5).repeat(2, 1)
+    obs[0, 26], obs[1, 27] = float("nan"), float("nan")
+    assert termination(obs, obs, obs).tolist() == [True, False]

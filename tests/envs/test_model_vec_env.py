@@ -2,6 +2,7 @@
 
 import warnings
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -14,8 +15,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import VecMonitor
 
-from sb3_mbrl.contracts import MissingCapability, Prediction
-from sb3_mbrl.envs.functions.classic_control import PendulumReward
+from sb3_mbrl.contracts import FitBudget, MissingCapability, Prediction
 from sb3_mbrl.envs.model_vec_env import ModelEnv, ModelVecEnv
 from sb3_mbrl.imagination.starts import buffer_starts, observation_starts
 from sb3_mbrl.models.known import PendulumModel
@@ -34,7 +34,7 @@ def linear(action_space=UNIT, observation_space=OBS, **kwargs):
 def fitted(cls, case):
     model = cls(case.observation_space, case.action_space, device="cpu")
     data = ToyData(case.observation_space, case.action_space, steps=40)
-    model.fit(data, generator=th.Generator().manual_seed(0))
+    model.fit(data, FitBudget(max_batches=5), generator=th.Generator().manual_seed(0))
     return model, data
 
 
@@ -254,8 +254,7 @@ def test_start_observations_that_do_not_fit_are_refused(obs, message):
 
 
 def test_start_observations_take_the_layout_of_buffer_arrays():
-    space, model = spaces.Discrete(6), None
-    model = TwoPlayerToy(space, spaces.Discrete(3), device="cpu")
+    model = TwoPlayerToy(spaces.Discrete(6), spaces.Discrete(3), device="cpu")
     stored = np.arange(6).reshape(3, 2, 1)
     for array in (stored, stored.reshape(-1, 1), stored.reshape(-1)):
         drawn = observation_starts(model, array)(300, th.Generator().manual_seed(0))
@@ -480,13 +479,16 @@ def test_ppo_finds_the_best_action_of_the_linear_system():
     assert total.mean() > 0.9 * best
 
 
-def test_returns_in_the_pendulum_twin_are_the_known_ones():
-    """Hanging still without torque costs pi^2 at every step."""
-    model = PendulumModel(device="cpu")
-    env = VecMonitor(ModelVecEnv(model, np.array([[-1.0, 0.0, 0.0]], dtype=np.float32), n_envs=2, horizon=25))
-    env.reset()
-    for _ in range(25):
-        _, reward, _, infos = env.step(np.zeros((2, 1), dtype=np.float32))
-    np.testing.assert_allclose([info["episode"]["r"] for info in infos], -25 * np.pi**2, rtol=1e-4)
-    upright = PendulumReward()(th.tensor([[1.0, 0.0, 0.0]]), th.zeros(1, 1), th.tensor([[1.0, 0.0, 0.0]]))
-    assert float(upright) == 0.0
+def test_the_pendulum_twin_inside_shows_what_pendulum_shows():
+    real = gym.make("Pendulum-v1")
+    obs, _ = real.reset(seed=0)
+    env = ModelVecEnv(PendulumModel(device="cpu"), obs[None], horizon=25)
+    np.testing.assert_array_equal(env.reset()[0], obs)
+    rng = np.random.default_rng(0)
+    for _ in range(24):
+        action = rng.uniform(-2.0, 2.0, 1).astype(np.float32)
+        obs, reward, *_ = real.step(action)
+        imagined, imagined_reward, done, _ = env.step(action[None])
+        np.testing.assert_allclose(imagined[0], obs, atol=1e-4)
+        assert imagined_reward[0] == pytest.approx(reward, abs=1e-3)
+        assert not done[0]

@@ -7,12 +7,12 @@ import types
 from collections.abc import Callable
 
 import pytest
-from plugin_fakes import BuiltIn
 
 import sb3_mbrl.plugins.loader as loader
 from sb3_mbrl.plugins import (
     reset_registry,
 )
+from tests.plugins.plugin_fakes import BuiltIn
 
 
 @pytest.fixture(autouse=True)

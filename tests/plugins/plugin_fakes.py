@@ -85,8 +85,8 @@ GOOD = """
 
     @hookimpl
     def sb3_mbrl_world_models():
-        return [WorldModelSpec(name={name!r}, factory="plugin_fakes:Strict", summary="a good one", contract={contract},
-                               override={override})]
+        return [WorldModelSpec(name={name!r}, factory="tests.plugins.plugin_fakes:Strict", summary="a good one",
+                               contract={contract}, override={override})]
 """
 
 

@@ -3,7 +3,6 @@
 import textwrap
 
 import pytest
-from plugin_fakes import ACTION, BROKEN, DICT, VECTOR, BuiltIn, Local2, Still, Strict, broken_registry, good
 from torch import nn
 
 from sb3_mbrl.contracts import (
@@ -22,6 +21,7 @@ from sb3_mbrl.plugins import (
     reset_registry,
 )
 from sb3_mbrl.version import __version__
+from tests.plugins.plugin_fakes import ACTION, BROKEN, DICT, VECTOR, BuiltIn, Local2, Still, Strict, broken_registry, good
 
 
 def test_unknown_name(install):
@@ -45,10 +45,14 @@ def test_unknown_name(install):
         ("sb3-mbrl-gp:gpp", "unknown world model 'sb3-mbrl-gp:gpp'. Did you mean 'gp'?"),
         ("no.module:Model", "unknown world model 'no.module:Model': there is no module 'no'"),
         (
-            "plugin_fakes:Stil",
-            "unknown world model 'plugin_fakes:Stil': module 'plugin_fakes' has no 'Stil'. Did you mean 'Still'?",
+            "tests.plugins.plugin_fakes:Stil",
+            "unknown world model 'tests.plugins.plugin_fakes:Stil': "
+            "module 'tests.plugins.plugin_fakes' has no 'Stil'. Did you mean 'Still'?",
         ),
-        ("plugin_fakes.Still", "unknown world model 'plugin_fakes.Still'. A class is imported as 'package.module:Class'."),
+        (
+            "tests.plugins.plugin_fakes.Still",
+            "unknown world model 'tests.plugins.plugin_fakes.Still'. A class is imported as 'package.module:Class'.",
+        ),
     ],
 )
 def test_unknown_path(install, name, message):
@@ -71,7 +75,7 @@ def test_module_that_cannot_be_imported(install):
 
 
 def test_lazy_factory_that_cannot_be_imported(install):
-    install("sb3-mbrl-gp", good().replace("plugin_fakes:Strict", "missing_module:Model"))
+    install("sb3-mbrl-gp", good().replace("tests.plugins.plugin_fakes:Strict", "missing_module:Model"))
     selection = get_registry().resolve("world_model", "gp")
     with pytest.raises(BrokenPluginError, match=r"world model 'gp' \(sb3-mbrl-gp 1.0\): there is no module 'missing_module'"):
         selection.build(VECTOR, ACTION)
@@ -86,10 +90,14 @@ def test_path_class_factory_and_instance(install):
     def factory(observation_space, action_space):
         return Still(observation_space, action_space, speed=4.0)
 
-    by_path = registry.resolve("world_model", "plugin_fakes:Local2")
+    by_path = registry.resolve("world_model", "tests.plugins.plugin_fakes:Local2")
     assert by_path.reference == {
-        "how": "import", "name": "plugin_fakes:Local2", "factory": "plugin_fakes:Local2", "distribution": "", "version": "",
-    }  # fmt: skip
+        "how": "import",
+        "name": "tests.plugins.plugin_fakes:Local2",
+        "factory": "tests.plugins.plugin_fakes:Local2",
+        "distribution": "",
+        "version": "",
+    }
     assert type(by_path.build(VECTOR, ACTION)) is Local2
     by_class = registry.resolve("world_model", Local)
     assert by_class.factory is Local

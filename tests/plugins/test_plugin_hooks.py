@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from plugin_fakes import ACTION, VECTOR, Strict, good
 
 import sb3_mbrl.plugins.loader as loader
 from sb3_mbrl.plugins import (
     get_registry,
 )
+from tests.plugins.plugin_fakes import ACTION, VECTOR, Strict, good
 
 
 @pytest.mark.parametrize("hook", sorted(loader.HOOKS))
@@ -32,7 +32,7 @@ def test_sb3_mbrl_world_models(install):
     assert selection.reference == {
         "how": "name",
         "name": "gp",
-        "factory": "plugin_fakes:Strict",
+        "factory": "tests.plugins.plugin_fakes:Strict",
         "distribution": "sb3-mbrl-gp",
         "version": "0.2.0",
     }

@@ -7,7 +7,6 @@ import types
 from pathlib import Path
 
 import pytest
-from plugin_fakes import ACTION, BROKEN, HOOK, VECTOR, BuiltIn, broken_registry, good
 
 from sb3_mbrl.hookspecs import hookimpl
 from sb3_mbrl.plugins import (
@@ -18,6 +17,7 @@ from sb3_mbrl.plugins import (
     get_registry,
     reset_registry,
 )
+from tests.plugins.plugin_fakes import ACTION, BROKEN, HOOK, VECTOR, BuiltIn, broken_registry, good
 
 
 def test_importing_the_library_loads_no_plugin(install, tmp_path):

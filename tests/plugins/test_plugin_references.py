@@ -4,7 +4,6 @@ import logging
 import types
 
 import pytest
-from plugin_fakes import ACTION, BROKEN, VECTOR, Given, Local2, Still, broken_registry, good
 
 from sb3_mbrl.contracts import (
     WorldModelSpec,
@@ -18,6 +17,7 @@ from sb3_mbrl.plugins import (
     get_registry,
     reset_registry,
 )
+from tests.plugins.plugin_fakes import ACTION, BROKEN, VECTOR, Given, Local2, Still, broken_registry, good
 
 
 def reloaded(kind: str, reference: dict[str, str]):
@@ -31,11 +31,11 @@ def test_reference_survives_another_version_and_a_new_conflict(install, caplog):
     reference = {"how": "name", "name": "gp", "factory": "x:Y", "distribution": "sb3-mbrl-gp", "version": "0.2.0"}
     with caplog.at_level(logging.INFO, "sb3_mbrl.plugins"):
         selection = reloaded("world_model", reference)
-    assert selection.reference == {**reference, "factory": "plugin_fakes:Strict", "version": "0.3.0"}
+    assert selection.reference == {**reference, "factory": "tests.plugins.plugin_fakes:Strict", "version": "0.3.0"}
     assert "the saved agent's world model 'gp' was saved with sb3-mbrl-gp 0.2.0; this is sb3-mbrl-gp 0.3.0" in caplog.text
 
 
-@pytest.mark.parametrize("choice", ["ensemble", "sb3-mbrl:tabular", "plugin_fakes:Local2", Local2, Still])
+@pytest.mark.parametrize("choice", ["ensemble", "sb3-mbrl:tabular", "tests.plugins.plugin_fakes:Local2", Local2, Still])
 def test_reference_round_trip(install, choice):
     selection = get_registry().resolve("world_model", choice)
     again = reloaded("world_model", dict(selection.reference))

@@ -3,7 +3,6 @@
 import gymnasium as gym
 import pytest
 import torch as th
-from plugin_fakes import ACTION, BROKEN, DICT, HOOK, VECTOR, Local2, Still, broken_registry, good
 
 from sb3_mbrl.contracts import (
     EnvFunctions,
@@ -17,6 +16,7 @@ from sb3_mbrl.plugins import (
     PluginWarning,
     get_registry,
 )
+from tests.plugins.plugin_fakes import ACTION, BROKEN, DICT, HOOK, VECTOR, Local2, Still, broken_registry, good
 
 
 def test_auto_takes_the_highest_rank_that_fits(install):

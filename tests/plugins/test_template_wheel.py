@@ -1,5 +1,6 @@
 """The template plugin as its users get it: a wheel in another environment, found, trained, saved and loaded."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,9 @@ print("row", row.name, row.kind, row.distribution, row.version, row.status)
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    result = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    result = subprocess.run(
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 

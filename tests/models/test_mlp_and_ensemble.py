@@ -1,0 +1,180 @@
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_mbrl.buffers import ReplayData
+from sb3_mbrl.contracts import FitBudget, UnsupportedSpace
+from sb3_mbrl.models.ensemble import EnsembleModel
+from sb3_mbrl.models.mlp import MLPModel, layer_weight_decay
+
+OBS, ACT = spaces.Box(-20, 20, (2,)), spaces.Box(-3, 3, (1,))
+SMALL = {"hidden": [32, 32], "device": "cpu"}
+
+
+def linear_data(n: int = 1500, noise: float = 0.0, seed: int = 0) -> ReplayData:
+    """x' = (x + 0.1 v, v + a), reward = x - a^2 in scaled actions; an episode ends when x > 1."""
+    rng = np.random.default_rng(seed)
+    buffer = ReplayBuffer(n, OBS, ACT, device="cpu")
+    for _ in range(n):
+        obs, action = rng.uniform(-2, 2, (1, 2)), rng.uniform(-1, 1, (1, 1))
+        next_obs = obs @ np.array([[1, 0], [0.1, 1]]) + action * np.array([[0, 1.0]]) + noise * rng.normal(size=(1, 2))
+        buffer.add(obs, next_obs, action, obs[:, 0] - action[:, 0] ** 2, next_obs[:, 0] > 1, [{}])
+    return ReplayData(buffer)
+
+
+@pytest.mark.parametrize("target", ["delta", "next"])
+@pytest.mark.parametrize("probabilistic", [True, False])
+def test_mlp_learns_transition_reward_and_termination(target, probabilistic, generator):
+    th.manual_seed(0)
+    model = MLPModel(OBS, ACT, target=target, probabilistic=probabilistic, learning_rate=3e-3, **SMALL)
+    model.fit(linear_data(), FitBudget(max_epochs=120, patience=20), generator=generator)
+    rows = linear_data(300, seed=1).transitions()
+    step = model.step(model.initial(rows.obs), rows.action, deterministic=True)
+    assert (model.decode(step.state) - rows.next_obs).abs().mean() < 0.06
+    assert (step.reward - rows.reward).abs().mean() < 0.1
+    assert ((step.terminated > 0.5) == (rows.terminated > 0.5)).float().mean() > 0.96
+
+
+def test_ensemble_learns_the_noise(generator):
+    th.manual_seed(0)
+    model = EnsembleModel(OBS, ACT, members=3, elites=2, **SMALL)
+    model.fit(linear_data(noise=0.3), FitBudget(max_epochs=40), generator=generator)
+    rows = linear_data(300, seed=1).transitions()
+    members = model.members(model.initial(rows.obs), rows.action)
+    assert members.mean.shape == (2, 300, 2)
+    assert float(members.variance.mean().sqrt().detach()) == pytest.approx(0.3, rel=0.15)
+    noisy = linear_data(300, noise=0.3, seed=1).transitions()
+    log_prob = model.log_prob(model.initial(noisy.obs), noisy.action, noisy.next_obs)
+    # The entropy of two normals of deviation 0.3 is 2 * (0.5 ln(2 pi e) + ln 0.3) = 0.43.
+    assert -0.9 < float(log_prob.mean()) < 0.1
+
+
+def test_elites_are_the_members_with_the_lowest_holdout_error(generator):
+    model = EnsembleModel(OBS, ACT, members=4, elites=2, **SMALL)
+    model.fit(linear_data(400), FitBudget(max_epochs=3), generator=generator)
+    order = sorted(range(4), key=lambda e: model.holdout_scores[e])
+    assert model.elites == order[:2]
+    with th.no_grad():
+        for layer in model.network.layers:
+            layer.weight[order[2:]] = float("nan")
+    state = model.initial(th.zeros(500, 2))
+    assert model.step(state, th.zeros(500, 1), generator=generator).reward.isfinite().all()
+
+
+def test_every_row_draws_its_member_anew(generator):
+    model = EnsembleModel(OBS, ACT, members=3, elites=3, **SMALL)
+    with th.no_grad():
+        model.heads.max_logvar.fill_(-30.0)
+        model.heads.min_logvar.fill_(-40.0)
+        model.network.layers[-1].weight.zero_()
+        for e in range(3):
+            model.network.layers[-1].bias[e, 0, 0] = float(e)
+    state = model.initial(th.zeros(3000, 2))
+    first = model.decode(model.step(state, th.zeros(3000, 1), generator=generator).state)[:, 0].round().long()
+    second = model.decode(model.step(state, th.zeros(3000, 1), generator=generator).state)[:, 0].round().long()
+    counts = th.bincount(first * 3 + second, minlength=9)
+    # Independent of each other: nine combinations of about 333 rows (standard deviation 17).
+    assert (counts - 3000 / 9).abs().max() < 80
+
+
+def test_deterministic_steps_are_the_mean_over_elites():
+    model = EnsembleModel(OBS, ACT, members=3, elites=2, **SMALL)
+    model.elites = [0, 2]
+    rows = linear_data(20).transitions()
+    state = model.initial(rows.obs)
+    step = model.step(state, rows.action, deterministic=True)
+    members = model.members(state, rows.action)
+    th.testing.assert_close(step.state["obs"], members.mean.mean(0))
+    th.testing.assert_close(step.reward, members.reward.mean(0))
+
+
+def test_weight_decay_is_the_l2_penalty_of_the_paper():
+    """grad = decay * w, on weights only: Adam's coupled weight_decay."""
+    assert layer_weight_decay(None, 5) == [2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4]
+    assert layer_weight_decay(0.5, 3) == [0.5, 0.5, 0.5]
+    model = EnsembleModel(OBS, ACT, hidden=[8] * 4)
+    groups = model.optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4, 0.0, 0.0]
+    with pytest.raises(ValueError, match="weight_decay has 2 entries, but the network has 3 linear layers"):
+        MLPModel(OBS, ACT, hidden=[8, 8], weight_decay=[1e-4, 1e-4])
+
+
+def test_known_functions_replace_the_heads_and_get_the_environments_units():
+    seen = {}
+
+    def reward_fn(obs, action, next_obs):
+        seen["action"] = action
+        return obs[:, 0] + action[:, 0]
+
+    def termination_fn(obs, action, next_obs):
+        return next_obs[:, 0] > 0
+
+    model = MLPModel(OBS, ACT, reward_fn=reward_fn, termination_fn=termination_fn, **SMALL)
+    assert model.heads.out_features == 2 * 2
+    step = model.step(model.initial(th.tensor([[1.0, 0.0], [-1.0, 0.0]])), th.tensor([[1.0], [-0.5]]), deterministic=True)
+    assert seen["action"].tolist() == [[3.0], [-1.5]]
+    assert step.reward.tolist() == [4.0, -2.5]
+    assert step.terminated.tolist() == [1.0, 0.0]
+
+
+def test_imagined_observations_stay_in_bounds():
+    model = MLPModel(OBS, ACT, **SMALL)
+    with th.no_grad():
+        model.network.layers[-1].bias.fill_(1e6)
+    state = model.step(model.initial(th.zeros(4, 2)), th.zeros(4, 1), deterministic=True).state
+    assert (model.decode(state) == 20).all()
+
+
+def test_a_discrete_world_is_learned_as_a_classification(generator):
+    """A ring of five cells; the action moves left or right, and one time in four it does nothing."""
+    obs_space, act_space = spaces.Discrete(5), spaces.Discrete(2)
+    rng, buffer = np.random.default_rng(0), ReplayBuffer(3000, obs_space, act_space, device="cpu")
+    for _ in range(3000):
+        cell, action = rng.integers(5), rng.integers(2)
+        after = (cell + (2 * action - 1) * (rng.random() < 0.75)) % 5
+        buffer.add(np.array([cell]), np.array([after]), np.array([action]), np.array([1.0 * (after == 0)]), np.zeros(1), [{}])
+    th.manual_seed(0)
+    model = MLPModel(obs_space, act_space, learning_rate=3e-3, **SMALL)
+    model.fit(ReplayData(buffer), FitBudget(max_epochs=60, patience=20), generator=generator)
+    start = th.full((4000, 1), 2)
+    after = model.decode(model.step(model.initial(start), th.ones(4000, 1).long(), generator=generator).state)
+    shares = th.bincount(after.flatten(), minlength=5) / 4000
+    th.testing.assert_close(shares, th.tensor([0.0, 0.0, 0.25, 0.75, 0.0]), rtol=0, atol=0.06)
+
+
+def test_a_second_fit_goes_on_from_the_first(generator):
+    model = MLPModel(OBS, ACT, **SMALL)
+    data = linear_data(600)
+    first = model.fit(data, FitBudget(max_epochs=10), generator=generator)["holdout_error"]
+    second = model.fit(data, FitBudget(max_epochs=10), generator=generator)["holdout_error"]
+    assert second < first
+    assert model.n_fits == 2
+
+
+def test_ctrl_c_during_a_fit_leaves_a_usable_model(generator):
+    model = EnsembleModel(OBS, ACT, members=3, elites=2, **SMALL)
+    epochs = []
+
+    def interrupt(words: str) -> None:
+        epochs.append(words)
+        if len(epochs) == 3:
+            raise KeyboardInterrupt
+
+    model.on_progress = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(linear_data(400), generator=generator)
+    assert model.fitted
+    assert not model.training
+    assert len(set(model.elites)) == 2
+    assert model.step(model.initial(th.zeros(3, 2)), th.zeros(3, 1)).reward.isfinite().all()
+
+
+def test_options_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="1 <= elites <= members"):
+        EnsembleModel(OBS, ACT, members=3, elites=4)
+    with pytest.raises(ValueError, match="choose 'delta' or 'next'"):
+        MLPModel(OBS, ACT, target="residual")
+    with pytest.raises(UnsupportedSpace, match="EnsembleModel does not take these spaces: observation space: .* is an image"):
+        EnsembleModel(spaces.Box(0, 255, (8, 8, 3), np.uint8), ACT)

@@ -1,0 +1,60 @@
+import pytest
+import torch as th
+from torch.nn import functional as F
+
+from sb3_mbrl.models.networks import CHUNK, EnsembleLinear, EnsembleMLP, Standardiser
+
+
+def by_hand(mlp: EnsembleMLP, member: int, rows: th.Tensor) -> th.Tensor:
+    """Layer by layer with ``torch.nn.functional.linear``."""
+    for i, layer in enumerate(mlp.layers):
+        rows = F.linear(rows, layer.weight[member].T, layer.bias[member, 0])
+        if i < len(mlp.layers) - 1:
+            rows = F.silu(rows)
+    return rows
+
+
+def test_one_batched_product_equals_separate_networks():
+    mlp = EnsembleMLP(3, 4, [5, 6], 2)
+    inputs = th.randn(3, 7, 4)
+    expected = th.stack([by_hand(mlp, e, inputs[e]) for e in range(3)])
+    th.testing.assert_close(mlp(inputs), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 2 * CHUNK + 3])
+def test_rows_are_computed_by_their_own_member_in_their_own_place(rows, generator):
+    mlp = EnsembleMLP(3, 4, [5], 2)
+    inputs, member = th.randn(rows, 4), th.randint(3, (rows,), generator=generator)
+    expected = th.stack([by_hand(mlp, int(e), row[None])[0] for e, row in zip(member[:50], inputs[:50], strict=True)])
+    with th.no_grad():
+        th.testing.assert_close(mlp.rows(inputs, member)[:50], expected)
+    with_gradient = mlp.rows(inputs, member)
+    th.testing.assert_close(with_gradient[:50].detach(), expected.detach())
+
+
+def test_rows_carry_gradients_to_their_member_only():
+    mlp = EnsembleMLP(3, 4, [5], 2)
+    inputs = th.randn(6, 4, requires_grad=True)
+    mlp.rows(inputs, th.tensor([0, 2, 0, 2, 0, 2])).sum().backward()
+    assert inputs.grad.abs().sum(1).min() > 0
+    assert mlp.layers[0].weight.grad[1].abs().max() == 0
+    assert mlp.layers[0].weight.grad[0].abs().max() > 0
+
+
+def test_initial_weights_are_truncated_normals_of_half_the_usual_scale():
+    weight = EnsembleLinear(20, 100, 200).weight.detach()
+    # A normal cut at two standard deviations has 0.88 of its deviation.
+    assert abs(float(weight.std()) / (1 / (2 * 100**0.5)) - 0.88) < 0.01
+    assert weight.abs().max() <= 2 / (2 * 100**0.5)
+
+
+def test_standardiser_leaves_constant_columns_at_scale_one():
+    rows = th.stack([th.full((100,), 1234.567), th.linspace(-1, 1, 100), th.zeros(100)], dim=1)
+    standardiser = Standardiser(3)
+    standardiser.fit(rows)
+    assert standardiser.std[0] == 1.0
+    assert standardiser.std[2] == 1.0
+    out = standardiser(rows)
+    assert abs(float(out[:, 1].std(correction=0)) - 1) < 1e-5
+    assert out[:, 0].abs().max() < 1e-2
+    th.testing.assert_close(standardiser.inverse(out), rows)
