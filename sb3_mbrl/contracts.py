@@ -161,6 +161,9 @@ class WorldModel(nn.Module, ABC):
     context: int = 1
     """How many past steps :meth:`filter` wants before a start state (1: the observation alone)."""
 
+    needs_snapshot: ClassVar[bool] = False
+    """Whether :meth:`initial` needs the true environment's state (an oracle); the agent then keeps one with every real row."""
+
     fitted: bool = False
     """Whether the model has been fitted (known models: always true)."""
 
@@ -442,7 +445,7 @@ class PartSpec:
     :param factory: a class or a function, or ``"module:attribute"`` to import it only when it is asked for
     :param summary: one line for ``sb3-mbrl plugins``
     :param supports: which spaces it takes
-    :param contract: the contract version it was written for
+    :param contract: the contract version it was written for (not that of the library it meets)
     :param override: replace a part of the same name on purpose
     """
 
@@ -450,7 +453,7 @@ class PartSpec:
     factory: Callable[..., Any] | str
     summary: str = ""
     supports: Supports = _supports_everything
-    contract: int = CONTRACT_VERSION
+    contract: int = 1
     override: bool = False
     kind: ClassVar[str] = "part"
 

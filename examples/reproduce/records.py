@@ -24,12 +24,22 @@ def clean_label(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._=,+-]+", "", text)
 
 
-def write_record(path: Path, record: Record) -> None:
-    """
-    Replace the file in one step: a reader sees the old or the new one, never half of one.
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step: a reader sees the old or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
-    One line per evaluation, so that versions can be compared.
-    """
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record in one step, with one line per evaluation, so that versions can be compared."""
     parts = []
     for key, value in record.items():
         if key == "curve":
@@ -37,16 +47,7 @@ def write_record(path: Path, record: Record) -> None:
             parts.append(f'  "curve": [\n{body}\n  ]')
         else:
             parts.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write("{\n" + ",\n".join(parts) + "\n}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_text(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def read_record(path: Path) -> Record | None:

@@ -15,6 +15,7 @@ import pickle
 import platform
 import random
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -226,8 +227,8 @@ def load_checkpoint(cls: type[OffPolicyAlgorithm], folder: Path, env: gym.Env, d
     """
     The agent with its replay buffer and random streams.
 
-    The environment's own state is not kept: a resumed run begins a new episode, so the last stored transition becomes one that was
-    cut off by a time limit.
+    The environment's own state is not kept: a resumed run begins a new episode, so the last stored transition becomes one that
+    was cut off by a time limit.
     """
     agent = cls.load(folder / "agent.zip", env=env, device=device)
     agent.load_replay_buffer(folder / "replay_buffer.pkl")
@@ -249,8 +250,8 @@ def load_checkpoint(cls: type[OffPolicyAlgorithm], folder: Path, env: gym.Env, d
 
 class BenchmarkCallback(BaseCallback):
     """
-    Evaluates, writes the record and a checkpoint between two rollouts, where agent and replay buffer are complete (in ``_on_step``
-    the latest transition is not stored yet).
+    Evaluates, writes the record and a checkpoint between two rollouts, where agent and replay buffer are complete (in
+    ``_on_step`` the latest transition is not stored yet).
 
     :param run: the run
     :param record: its record; the curve is appended to it
@@ -322,7 +323,7 @@ def _start_or_resume(run: Run, fresh: bool) -> tuple[Record, Path | None]:
         if changed:
             told = "; ".join(f"{key} was {old!r} and is {new!r}" for key, (old, new) in changed.items())
             raise SettingsChangedError(
-                f"{run.path} belongs to a run with other settings: {told}. Give --label for another run, or --fresh to replace it."
+                f"{run.path} is of a run with other settings: {told}. Give --label for another run, or --fresh to replace it."
             )
         checkpoint = newest_checkpoint(run.checkpoint_dir)
         if record["finished"]:
@@ -412,6 +413,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--fresh", action="store_true", help="start anew, whatever is there")
     args = parser.parse_args(argv)
+    # So that a temporary file is removed when the run is stopped from outside.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     torch.set_num_threads(args.threads)
     folders = {"results": args.results, "checkpoints": args.checkpoints, "device": args.device}
     run = make_run(TASKS[args.task], args.variant, args.seed, parse_overrides(args.set), args.label, **folders)

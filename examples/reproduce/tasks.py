@@ -1,7 +1,8 @@
 """The learning benchmarks: which environments, how long, which seeds, with which settings.
 
-Seeds and thresholds are fixed here before any run. ``model-off`` is the control: the same call as ``mbpo`` with ``world_model=None``,
-so that a difference is the model's and not that of the number of updates. ``sac`` is SB3's SAC at its defaults.
+Seeds and thresholds are fixed here before any run. ``model-off`` is the control: the same call as ``mbpo`` with
+``world_model=None``, so that a difference is the model's and not that of the number of updates. ``sac`` is SB3's SAC at its
+defaults.
 """
 
 from collections.abc import Mapping

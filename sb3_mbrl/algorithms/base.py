@@ -185,10 +185,10 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
 
     def _take_snapshot(self) -> None:
         """Keep the true environments' states, for an oracle."""
-        if getattr(self.world_model, "needs_snapshot", False) and self.env is not None:
+        if self.world_model is not None and self.world_model.needs_snapshot and self.env is not None:
             if self._side is None:
                 self._side = SideStore(self.replay_buffer)  # type: ignore[arg-type]
-            self._snapshot = self.world_model.capture_vec(self.env).numpy()  # type: ignore[union-attr, operator]
+            self._snapshot = self.world_model.capture_vec(self.env).numpy()  # type: ignore[operator]
 
     def _refuse_nonfinite(self, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list) -> None:
         observed = dict(new_obs) if isinstance(new_obs, dict) else {"": new_obs}
@@ -287,7 +287,7 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
                 self._tell("")
             model.eval()
             if not self._validated:
-                state = buffer_starts(model, data)(2, generator)
+                state = self._start_states(2, generator)
                 action = rows.action[:1].repeat(2, *[1] * (rows.action.dim() - 1)).to(model.device)
                 validate_prediction(model, state, action, model.step(state, action, generator=generator))
                 self._validated = True

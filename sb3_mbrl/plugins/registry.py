@@ -2,6 +2,7 @@
 
 import fnmatch
 import inspect
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -99,7 +100,8 @@ class Registry:
                 self._add_installed(result, given)
             elif not any(plugin.implementation is given or type(plugin.implementation) is given for plugin in result):
                 result.append(load_given(given))
-        return self if result == list(self.plugins) else Registry(result)
+        same = len(result) == len(self.plugins) and all(map(operator.is_, result, self.plugins))
+        return self if same else Registry(result)
 
     @staticmethod
     def _add_installed(plugins: list[Plugin], name: str) -> None:

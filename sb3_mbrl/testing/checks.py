@@ -70,7 +70,7 @@ def check_imagination(part: Any, expected_failed_checks: Mapping[str, str] | Non
 def _run(part: Any, kind: str, expected: Mapping[str, str] | None) -> dict[str, str]:
     subject = Subject.of(part, kind)
     if subject.kind != kind:
-        raise TypeError(f"{subject.name} is a {subject.kind.replace('_', ' ')}; check it with check_{subject.kind}")
+        raise TypeError(f"{subject.name} is not a {kind.replace('_', ' ')}; check it with check_{subject.kind}")
     expected = _known_names(expected, kind)
     outcome: dict[str, str] = {}
     failures: list[PluginContractError] = []
@@ -98,11 +98,10 @@ def _run(part: Any, kind: str, expected: Mapping[str, str] | None) -> dict[str, 
 
 def _known_names(expected: Mapping[str, str] | None, *kinds: str) -> Mapping[str, str]:
     names = {check.__name__ for kind in kinds for check in _CHECKS[kind]}
+    where = " or ".join(kind.replace("_", " ") for kind in kinds)
     for name in expected or {}:
         if name not in names:
-            raise ValueError(
-                f"expected_failed_checks: {name!r} is no check of a {' or '.join(kinds)}.{did_you_mean(name, names)}"
-            )
+            raise ValueError(f"expected_failed_checks: {name!r} is no check of a {where}.{did_you_mean(name, names)}")
     return expected or {}
 
 

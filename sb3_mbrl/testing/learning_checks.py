@@ -136,8 +136,10 @@ def check_loss(subject: Subject) -> None:
     sequential = model.context > 1
     batch = data.sequences(8, 2 * model.context, generator=rng(0)) if sequential else data.transitions(8, generator=rng(0))
     loss, states, metrics = model.loss(batch)
-    if loss.shape != () or not bool(loss.isfinite()):
-        raise Violation(f".loss returned a tensor of shape {tuple(loss.shape)} with values {loss}, expected one finite number")
+    if loss.shape != ():
+        raise Violation(f".loss returned a tensor of shape {tuple(loss.shape)}, expected one number")
+    if not bool(loss.isfinite()):
+        raise Violation(f".loss returned {float(loss)}, expected a finite number")
     if not loss.requires_grad:
         raise Violation(".loss returned a number without a gradient")
     if states is not None and batch_size(states) != 8:
@@ -233,7 +235,7 @@ def check_pickle_and_deepcopy(subject: Subject) -> None:
     for what, twin in (("pickled", pickle.loads(pickle.dumps(model))), ("deep-copied", copy.deepcopy(model))):
         if not same_values(_answers(twin, data), answers):
             raise Violation(f" predicts something else when {what}")
-        twin.fit(subject.data(seed=1), SMALL_BUDGET, generator=rng(1))
+    twin.fit(subject.data(seed=1), SMALL_BUDGET, generator=rng(1))
     if not same_values(_answers(model, data), answers):
         raise Violation(" changed when a copy of it was fitted: they share something")
 

@@ -439,7 +439,9 @@ def test_model_env_tells_truncation_from_termination():
 
 
 @pytest.mark.parametrize(
-    ("case", "policy"), [(0, "MlpPolicy"), (1, "MlpPolicy"), (2, "MlpPolicy"), (5, "MultiInputPolicy")], ids=lambda value: str(value)
+    ("case", "policy"),
+    [(0, "MlpPolicy"), (1, "MlpPolicy"), (2, "MlpPolicy"), (5, "MultiInputPolicy")],
+    ids=lambda value: str(value),
 )
 def test_ppo_learns_in_any_space(case, policy):
     model, data = fitted(NeighbourToy, CASES[case])

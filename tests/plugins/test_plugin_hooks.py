@@ -38,10 +38,8 @@ def test_sb3_mbrl_world_models(install):
     }
 
 
-@pytest.mark.parametrize(
-    ("kind", "spec"), [("algorithm", "AlgorithmSpec"), ("planner", "PlannerSpec"), ("imagination", "ImaginationSpec")]
-)
-def test_other_registration_hooks(install, kind, spec):
+def offer(install, kind: str, spec: str) -> None:
+    """A plugin that offers one part of a kind, and that part found by its name."""
     install(
         "sb3-mbrl-x",
         f"""
@@ -57,14 +55,13 @@ def test_other_registration_hooks(install, kind, spec):
     assert get_registry().resolve(kind, "x").spec.kind == kind
 
 
-# Named for test_every_hook_has_a_test.
 def test_sb3_mbrl_algorithms(install):
-    test_other_registration_hooks(install, "algorithm", "AlgorithmSpec")
+    offer(install, "algorithm", "AlgorithmSpec")
 
 
 def test_sb3_mbrl_planners(install):
-    test_other_registration_hooks(install, "planner", "PlannerSpec")
+    offer(install, "planner", "PlannerSpec")
 
 
 def test_sb3_mbrl_imaginations(install):
-    test_other_registration_hooks(install, "imagination", "ImaginationSpec")
+    offer(install, "imagination", "ImaginationSpec")

@@ -45,8 +45,16 @@ def fitted(cls):
     return model, data
 
 
-@parametrize_with_checks([LinearToy, TwoPlayerToy, NeighbourToy, RecurrentToy])
+@parametrize_with_checks([LinearToy, TwoPlayerToy, NeighbourToy])
 def test_toys_pass_the_kit(part, check):
+    check(part)
+
+
+@parametrize_with_checks(
+    [RecurrentToy],
+    expected_failed_checks={"check_fit_one_row": "fit_by_loss asks for whole windows, which one row does not hold"},
+)
+def test_the_recurrent_toy_passes_the_kit(part, check):
     check(part)
 
 
@@ -203,7 +211,7 @@ def test_recurrent_toy_passes_through_model_vec_env_by_features():
 
 
 def test_two_player_toy_is_refused_by_model_vec_env():
-    model, data = fitted(TwoPlayerToy)
+    model, _ = fitted(TwoPlayerToy)
     env = ModelVecEnv(model, lambda n, generator: th.full((n, 1), 5), n_envs=3, seed=0)
     env.reset()
     with pytest.raises(MissingCapability, match="TwoPlayerToy predicts a negative discount"):
@@ -218,7 +226,9 @@ def test_toys_pass_through_branched_rollouts(cls):
     actions = [data.system.sample_actions(8, rng(t)) for t in range(5)]
     script = iter(actions)
     with th.no_grad():
-        imagined = BranchedRollouts(observation=observation).imagine(model, starts, lambda obs: next(script), 5, generator=rng())
+        imagined = BranchedRollouts(observation=observation).imagine(
+            model, starts, lambda obs: next(script), 5, generator=rng()
+        )
         first = model.step(starts, actions[0], deterministic=True)
     assert imagined.valid.shape == (5, 8)
     assert imagined.valid[0].all()
@@ -245,7 +255,9 @@ def test_toys_survive_a_file(cls):
     twin.load_state_dict(stored["weights"])
     assert twin.fitted
     context, action = data.contexts(16, model.context, generator=rng()), data.system.sample_actions(16, rng())
-    first, second = (m.step(m.filter(context.obs, context.action, context.is_first), action, generator=rng()) for m in (model, twin))
+    first, second = (
+        m.step(m.filter(context.obs, context.action, context.is_first), action, generator=rng()) for m in (model, twin)
+    )
     assert th.equal(first.reward, second.reward)
     assert th.equal(model.features(first.state), twin.features(second.state))
 
@@ -293,7 +305,10 @@ def test_toy_data_agrees_with_replay_data_on_the_same_rows():
     def described(context):
         """Which rows, and what is said of them, by the row that a window ends in."""
         where = [[index[tuple(obs.tolist())] for obs in window] for window in context.obs]
-        return {w[-1]: (w, first.tolist(), last.tolist()) for w, first, last in zip(where, context.is_first, context.is_last, strict=True)}
+        return {
+            w[-1]: (w, first.tolist(), last.tolist())
+            for w, first, last in zip(where, context.is_first, context.is_last, strict=True)
+        }
 
     ours, theirs = (described(data.contexts(600, 4, generator=rng())) for data in (toy, real))
     assert len(ours) == len(toy)

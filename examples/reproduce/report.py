@@ -1,0 +1,271 @@
+"""Curves and tables from the result files: ``python examples/reproduce/report.py``.
+
+Everything comes from the JSON files, every seed is shown, and what is not finished is marked. ``--tuning`` prints one line per
+file, labelled ones included, and writes nothing.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from records import RESULTS, Record, read_record, write_text
+from run_all import duration
+from tasks import TASKS, VARIANTS
+
+COLOURS = {"mbpo": "#1f6fb4", "model-off": "#d9721f", "sac": "#7f7f7f"}
+LAST = 3
+"""Evaluations at the end of a run that its final value is the mean of."""
+
+
+def load_records(folder: Path, tuning: bool = False) -> list[Record]:
+    """
+    The records of one task, by variant, then label, then seed; those without any evaluation yet are left out.
+
+    :param tuning: labelled ones too
+    """
+    records = [record for record in map(read_record, sorted(folder.glob("*.json"))) if record is not None and record["curve"]]
+    order = {variant: rank for rank, variant in enumerate(VARIANTS)}
+    chosen = [record for record in records if tuning or record["label"] is None]
+    return sorted(chosen, key=lambda record: (order[record["variant"]], record["label"] or "", record["seed"]))
+
+
+# ---------------------------------------------------------------------------------------------------------------- figures
+
+
+def final_value(record: Record) -> float:
+    """Mean of the last three evaluations."""
+    return statistics.fmean(point["mean"] for point in record["curve"][-LAST:])
+
+
+def average_value(record: Record) -> float:
+    """The area under the learning curve (trapezoids) over its length in steps: the average return on the way."""
+    curve = record["curve"]
+    length = curve[-1]["step"] - curve[0]["step"]
+    if length == 0:
+        return curve[0]["mean"]
+    return sum((b["step"] - a["step"]) * (a["mean"] + b["mean"]) / 2 for a, b in pairwise(curve)) / length
+
+
+def reached_step(record: Record) -> float:
+    """Infinite where the threshold was not reached."""
+    return math.inf if record["reached_at"] is None else record["reached_at"]
+
+
+def wall_seconds(record: Record) -> float:
+    """Training alone, without evaluations."""
+    return record["curve"][-1]["wall_s"]
+
+
+def _step_text(step: float, total: int) -> str:
+    return f"> {total:,}" if math.isinf(step) else f"{step:,.0f}"
+
+
+def _columns(record: Record) -> list[tuple[str, Callable[[Record], float], Callable[[float], str]]]:
+    """Heading, figure and its text."""
+    columns: list[tuple[str, Callable[[Record], float], Callable[[float], str]]] = [
+        (f"last {LAST} evaluations", final_value, lambda value: f"{value:,.1f}"),
+        ("average over the run", average_value, lambda value: f"{value:,.1f}"),
+        ("training time", wall_seconds, duration),
+    ]
+    if record["threshold"] is not None:
+        total = record["total_steps"]
+        columns.insert(0, (f">= {record['threshold']:g} at step", reached_step, lambda step: _step_text(step, total)))
+    return columns
+
+
+# ------------------------------------------------------------------------------------------------------------------ table
+
+
+def task_section(name: str, records: Sequence[Record]) -> str:
+    """
+    One task in Markdown: conditions, picture, a row per seed, and the medians.
+
+    :param name: of the task
+    :param records: its published records, not empty
+    """
+    first = records[0]
+    lines = [f"## {name}", "", _conditions(first), "", f"![Learning curves of {name}]({name}.png)", ""]
+    columns = _columns(first)
+    lines.append(_row("variant", "seed", *(heading for heading, _, _ in columns), ""))
+    lines.append("|" + "---|" * (len(columns) + 3))
+    for variant in VARIANTS:
+        own = [record for record in records if record["variant"] == variant]
+        for record in own:
+            figures = [text(figure(record)) for _, figure, text in columns]
+            lines.append(_row(variant, str(record["seed"]), *figures, _remark(record)))
+        missing = _missing_seeds(name, own)
+        lines += [_row(variant, str(seed), *["" for _ in columns], "not started") for seed in missing]
+        finished = [record for record in own if record["finished"]]
+        if finished:
+            medians = [text(statistics.median(map(figure, finished))) for _, figure, text in columns]
+            count = len(own) + len(missing)
+            remark = "" if len(finished) == count else f"of {len(finished)} finished of {count}"
+            lines.append(_row(f"**{variant}**", "**median**", *(f"**{median}**" for median in medians), remark))
+    lines += ["", *_provenance(records)]
+    return "\n".join(lines)
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _conditions(record: Record) -> str:
+    text = (
+        f"`{record['env_id']}`, {record['total_steps']:,} real steps; every {record['eval_every']:,} steps "
+        f"{record['eval_episodes']} episodes of the deterministic policy, always from the same start states."
+    )
+    if record["threshold"] is None:
+        return text
+    within = f" (required within {record['deadline']:,} steps)" if record["deadline"] is not None else ""
+    return (
+        f"{text} Reached: two evaluations in a row with a mean of at least {record['threshold']:g}{within}; the second one's step "
+        "is given."
+    )
+
+
+def _remark(record: Record) -> str:
+    remarks = []
+    if not record["finished"]:
+        remarks.append(f"unfinished, at step {record['curve'][-1]['step']:,}")
+    if record["resumed_at"]:
+        remarks.append("resumed at " + ", ".join(f"{step:,}" for step in record["resumed_at"]))
+    return "; ".join(remarks)
+
+
+def _missing_seeds(task: str, records: Sequence[Record]) -> list[int]:
+    """Seeds fixed for the task that have no record, for a variant that was begun or not."""
+    seeds = TASKS[task].seeds if task in TASKS else ()
+    return [seed for seed in seeds if seed not in {record["seed"] for record in records}]
+
+
+def _provenance(records: Sequence[Record]) -> list[str]:
+    """Settings, versions and machines; more than one kind among the seeds of a variant is said, not hidden."""
+    lines = []
+    for variant in VARIANTS:
+        own = [record for record in records if record["variant"] == variant]
+        kinds = list(dict.fromkeys(json.dumps(record["settings"]) for record in own))
+        if len(kinds) > 1:
+            lines.append(f"**The seeds of {variant} have different settings:**")
+        for kind in kinds:
+            seeds = ", ".join(str(record["seed"]) for record in own if json.dumps(record["settings"]) == kind)
+            lines.append(f"- `{variant}` (seeds {seeds}): `{kind}`")
+    stacks = dict.fromkeys(
+        (json.dumps(record["versions"]), json.dumps(record["machine"]), record["threads"]) for record in records
+    )
+    for versions, machine, threads in stacks:
+        told = ", ".join(f"{name} {version}" for name, version in json.loads(versions).items())
+        where = json.loads(machine)
+        lines.append(f"- {told}; {where['cpu']}, {where['cores']} cores, {threads} thread{'s' if threads > 1 else ''} a run")
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------------------- picture
+
+
+def median_curve(records: Sequence[Record]) -> tuple[list[int], list[float]]:
+    """The median over seeds, at the steps that all of them have come to."""
+    curves = [{point["step"]: point["mean"] for point in record["curve"]} for record in records]
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return steps, [statistics.median(curve[step] for curve in curves) for step in steps]
+
+
+def draw(name: str, records: Sequence[Record], path: Path) -> None:
+    """
+    Learning curves as a PNG: a thin line per seed, a thick one for the median of each variant.
+
+    :param name: of the task
+    :param records: its published records, not empty
+    :param path: of the picture
+    """
+    figure = Figure(figsize=(7.5, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    first = records[0]
+    for variant in VARIANTS:
+        own = [record for record in records if record["variant"] == variant]
+        if not own:
+            continue
+        for record in own:
+            steps, means = ([point[key] for point in record["curve"]] for key in ("step", "mean"))
+            axes.plot(steps, means, color=COLOURS[variant], linewidth=0.8, alpha=0.5)
+        unfinished = sum(not record["finished"] for record in own)
+        label = f"{variant}, {len(own)} seed{'s' if len(own) > 1 else ''}" + (
+            f" ({unfinished} unfinished)" if unfinished else ""
+        )
+        axes.plot(*median_curve(own), color=COLOURS[variant], linewidth=2.6, label=label)
+    if first["threshold"] is not None:
+        axes.axhline(first["threshold"], color="black", linestyle="--", linewidth=1, label=f"threshold {first['threshold']:g}")
+    if first["deadline"] is not None:
+        axes.axvline(first["deadline"], color="black", linestyle=":", linewidth=1)
+    axes.set_title(f"{name} ({first['env_id']}); thick: median over seeds")
+    axes.set_xlabel("real environment steps")
+    axes.set_ylabel(f"mean return of {first['eval_episodes']} evaluation episodes")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="best", fontsize="small")
+    # No date and no version in the file: the same data gives the same picture.
+    figure.savefig(path, metadata={"Software": None})
+
+
+# ------------------------------------------------------------------------------------------------------------ command line
+
+
+def write_report(results: Path) -> list[str]:
+    """
+    Draw every task that has records, and write ``README.md`` next to them.
+
+    :return: the tasks
+    """
+    order = {name: rank for rank, name in enumerate(TASKS)}
+    folders = sorted(
+        (path for path in results.iterdir() if path.is_dir()), key=lambda path: (order.get(path.name, len(order)), path.name)
+    )
+    sections, names = [], []
+    for folder in folders:
+        records = load_records(folder)
+        if records:
+            draw(folder.name, records, results / f"{folder.name}.png")
+            sections.append(task_section(folder.name, records))
+            names.append(folder.name)
+    head = (
+        "# Results of the learning benchmarks\n\n"
+        "Written by `examples/reproduce/report.py` from the JSON files in this folder; do not edit. `model-off` is the same call as "
+        "`mbpo` with `world_model=None`; `sac` is Stable-Baselines3's SAC at its defaults. Every seed is listed; a threshold that "
+        "was not reached counts as infinitely late in the median.\n\n"
+    )
+    write_text(results / "README.md", head + "\n\n".join(sections) + "\n")
+    return names
+
+
+def tuning_lines(results: Path) -> list[str]:
+    """One line per file, labelled ones too."""
+    lines = []
+    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+        for record in load_records(folder, tuning=True):
+            figures = "  ".join(f"{heading}: {text(figure(record))}" for heading, figure, text in _columns(record))
+            name = f"{folder.name} {record['variant']} seed {record['seed']} {record['label'] or '(published)'}"
+            lines.append("  ".join(filter(None, (f"{name}:", figures, _remark(record)))))
+    return lines
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--tuning", action="store_true", help="print a line per file, labelled ones too; write nothing")
+    args = parser.parse_args(argv)
+    if not args.results.is_dir():
+        raise SystemExit(f"{args.results}: there are no results yet; run run_all.py first")
+    if args.tuning:
+        print("\n".join(tuning_lines(args.results)))
+    else:
+        print(f"{args.results / 'README.md'}: {', '.join(write_report(args.results)) or 'no results yet'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""All runs of some learning benchmarks: ``python examples/reproduce/run_all.py pendulum halfcheetah --workers 2``.
+
+Finished runs are skipped and interrupted ones resumed, so the same command can be given again at any time. The first seed of every
+variant comes first: whenever it is stopped, the variants have had about the same number of runs.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from records import CHECKPOINTS, HERE, RESULTS, Record, clean_label, read_record, run_name
+from tasks import TASKS, VARIANTS, Task
+
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+POLL_SECONDS = 0.5
+STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run; ``path`` is its result file, ``total_steps`` its length."""
+
+    task: str
+    variant: str
+    seed: int
+    path: Path
+    total_steps: int
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.path.stem}"
+
+
+def plan_jobs(
+    tasks: Sequence[Task],
+    variants: Sequence[str],
+    results: Path,
+    seeds: Sequence[int] | None = None,
+    label: str | None = None,
+) -> list[Job]:
+    """
+    Every run, in order: seeds outermost, variants innermost.
+
+    :param seeds: instead of each task's own
+    :param label: of a tuning run
+    """
+    rounds = zip_longest(*([(task, seed) for seed in seeds or task.seeds] for task in tasks))
+    return [
+        Job(task.name, variant, seed, results / task.name / f"{run_name(variant, seed, label)}.json", task.total_steps)
+        for one_round in rounds
+        for task, seed in filter(None, one_round)
+        for variant in variants
+    ]
+
+
+def is_finished(job: Job) -> bool:
+    """Whether there is nothing left to do."""
+    record = read_record(job.path)
+    return record is not None and record["finished"]
+
+
+# -------------------------------------------------------------------------------------------------------------- time left
+
+
+def _pace(records: Iterable[Record]) -> float | None:
+    """Seconds per real step; early steps (no updates yet) would flatter it, so only runs at least half done count."""
+    paces = [
+        record["curve"][-1]["wall_s"] / record["curve"][-1]["step"]
+        for record in records
+        if _steps(record) * 2 >= record["total_steps"]
+    ]
+    return statistics.median(paces) if paces else None
+
+
+def _steps(record: Record | None) -> int:
+    return record["curve"][-1]["step"] if record is not None and record["curve"] else 0
+
+
+def seconds_left(jobs: Sequence[Job], workers: int) -> float | None:
+    """
+    An estimate from what the result files say: steps left, at the pace of the same task and variant, else of the same task.
+
+    :param jobs: not finished yet
+    :return: ``None`` where nothing like it has run yet
+    """
+    total = 0.0
+    for job in jobs:
+        records = [record for record in map(read_record, sorted(job.path.parent.glob("*.json"))) if record is not None]
+        pace = _pace(record for record in records if record["variant"] == job.variant)
+        pace = _pace(records) if pace is None else pace
+        if pace is None:
+            return None
+        total += pace * max(job.total_steps - _steps(read_record(job.path)), 0)
+    return total / max(min(workers, len(jobs)), 1)
+
+
+def duration(seconds: float | None) -> str:
+    """In words."""
+    if seconds is None:
+        return "an unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+# ---------------------------------------------------------------------------------------------------------------- working
+
+
+def command_of(job: Job, passed_on: Sequence[str]) -> list[str]:
+    """The command line of one run, with low priority where the system has ``nice``."""
+    nice = ["nice", "-n", "10"] if shutil.which("nice") else []
+    script = [sys.executable, str(HERE / "run.py"), job.task, "--variant", job.variant, "--seed", str(job.seed)]
+    return [*nice, *script, *passed_on]
+
+
+@contextlib.contextmanager
+def _child(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of its own group (Ctrl-C reaches this one only), stopped when the block is left."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | ONE_THREAD, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def work(jobs: Sequence[Job], workers: int, passed_on: Sequence[str], logs: Path) -> list[Job]:
+    """
+    Do the runs, ``workers`` at a time; one that fails does not stop the others.
+
+    :param passed_on: further arguments of ``run.py``
+    :param logs: folder for what the runs print
+    :return: those that failed
+    """
+    waiting, failed, done = list(jobs), [], 0
+    with contextlib.ExitStack() as stack:
+        running: dict[Job, tuple[subprocess.Popen[bytes], Path, contextlib.ExitStack]] = {}
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                log = logs / job.task / f"{job.path.stem}.log"
+                own = stack.enter_context(contextlib.ExitStack())
+                running[job] = own.enter_context(_child(command_of(job, passed_on), log)), log, own
+                print(f"{job}: started", flush=True)
+            time.sleep(POLL_SECONDS)
+            for job, (process, log, own) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                own.close()
+                del running[job]
+                done += 1
+                left = duration(seconds_left([*running, *waiting], workers)) if running or waiting else "nothing"
+                if process.returncode == 0:
+                    print(f"[{done}/{len(jobs)}] {job}: {_outcome(job)}; left: {left}", flush=True)
+                else:
+                    failed.append(job)
+                    print(f"[{done}/{len(jobs)}] {job}: FAILED ({process.returncode}); left: {left}\n{_tail(log)}", flush=True)
+    return failed
+
+
+def _outcome(job: Job) -> str:
+    record = read_record(job.path)
+    if record is None or not record["curve"]:
+        return "no result"
+    last = record["curve"][-1]
+    reached = "" if record["threshold"] is None else f", threshold reached at {record['reached_at']}"
+    return f"finished at {last['mean']:.1f}{reached}, {duration(last['wall_s'])}"
+
+
+def _tail(log: Path, lines: int = 8) -> str:
+    return "\n".join(f"    {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="+", choices=sorted(TASKS), metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", nargs="+", type=int, help="instead of the task's own")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time; each uses one thread")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
+    parser.add_argument("--label", help="of tuning runs (needed with --set)")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in run.py")
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        parser.error(f"--workers {args.workers}: give at least 1")
+    if args.set and not args.label:
+        parser.error("--set needs a --label")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+    passed_on = ["--results", str(args.results), "--checkpoints", str(args.checkpoints)]
+    label = clean_label(args.label) if args.label else None
+    passed_on += ["--label", label] if label else []
+    passed_on += ["--set", *args.set] if args.set else []
+    jobs = plan_jobs([TASKS[name] for name in args.tasks], args.variants, args.results, args.seeds, label)
+    due = [job for job in jobs if not is_finished(job)]
+    print(
+        f"{len(jobs) - len(due)} of {len(jobs)} runs are finished; left: {duration(seconds_left(due, args.workers))}",
+        flush=True,
+    )
+    try:
+        failed = work(due, args.workers, passed_on, args.checkpoints)
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped; the same command goes on from the last evaluations.") from None
+    if failed:
+        raise SystemExit(f"{len(failed)} failed: {', '.join(map(str, failed))}")
+
+
+if __name__ == "__main__":
+    main()

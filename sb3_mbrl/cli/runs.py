@@ -1,0 +1,120 @@
+"""The folder of a run: what is kept in it, finding it again, and saving so that nothing is ever half written."""
+
+import json
+import os
+import re
+import signal
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_mbrl.cli.values import UserError
+
+MODEL, REPLAY_BUFFER, RECORD = "model.zip", "replay_buffer.pkl", "run.json"
+
+
+@dataclass
+class Run:
+    """
+    What ``evaluate`` and ``--resume`` have to know (``run.json``).
+
+    :param algo: name of the algorithm
+    :param env_id: Gymnasium id
+    :param steps: real environment steps in all
+    :param seed: of agent and environments
+    :param n_envs: environments side by side
+    :param env_kwargs: of ``gymnasium.make``
+    :param plugins: modules or names given with ``--plugin``
+    :param arguments: of the algorithm's constructor, for the reader
+    """
+
+    algo: str
+    env_id: str
+    steps: int
+    seed: int
+    n_envs: int
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    plugins: list[str] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(asdict(self), indent=2, default=str)
+        _replace(folder / RECORD, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Run | None":
+        """The record in a folder, if there is one."""
+        path = folder / RECORD
+        if not path.is_file():
+            return None
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is not the record of a run: {error}") from error
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside, then rename: the old file stays whole until the new one is."""
+    beside = path.with_name(f".{path.stem}.new{path.suffix}")
+    write(beside)
+    os.replace(beside, path)
+
+
+def save(agent: OffPolicyAlgorithm, folder: Path) -> None:
+    """Save agent and replay buffer. A second Ctrl-C waits until that is done."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _replace(folder / MODEL, agent.save)
+        _replace(folder / REPLAY_BUFFER, agent.save_replay_buffer)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def load(cls: type[OffPolicyAlgorithm], path: Path, **kwargs: Any) -> Any:
+    """
+    :param cls: the algorithm
+    :param path: of the zip
+    :param kwargs: of ``cls.load``
+    :raises UserError: for a file that is missing, broken, or another algorithm's
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        return cls.load(path, **kwargs)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is not a saved agent (a zip file)") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} cannot be loaded as {cls.__name__}: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+def _series(algo: str, env_id: str) -> tuple[Path, str]:
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", algo), re.sub(r"[^\w.-]+", "-", env_id)
+
+
+def _numbered(algo: str, env_id: str) -> dict[int, Path]:
+    parent, stem = _series(algo, env_id)
+    paths = parent.glob(f"{stem}_*") if parent.is_dir() else ()
+    return {int(number): path for path in paths if (number := path.name.removeprefix(f"{stem}_")).isdigit()}
+
+
+def new_folder(algo: str, env_id: str) -> Path:
+    """The next free ``runs/ALGO/ENV_n``."""
+    parent, stem = _series(algo, env_id)
+    return parent / f"{stem}_{max(_numbered(algo, env_id), default=0) + 1}"
+
+
+def newest_folder(algo: str, env_id: str) -> Path:
+    """The newest run that was saved."""
+    saved = {number: path for number, path in _numbered(algo, env_id).items() if (path / MODEL).is_file()}
+    if not saved:
+        raise UserError(f"--resume: there is no run of {algo} on {env_id} under runs/; name its folder with --output")
+    return saved[max(saved)]

@@ -1,0 +1,352 @@
+"""``sb3-mbrl train`` and ``sb3-mbrl evaluate``."""
+
+import argparse
+import importlib.util
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, ProgressBarCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import KVWriter, Logger, make_output_format
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_mbrl.cli import runs
+from sb3_mbrl.cli.runs import MODEL, REPLAY_BUFFER, Run
+from sb3_mbrl.cli.values import UserError, check_arguments, load_plugins, make_env, parse_pairs
+from sb3_mbrl.plugins import Registry
+from sb3_mbrl.presets import Preset, load_preset, preset_names
+
+_FIXED_BY_RUN = (
+    "n_envs",
+    "seed",
+    "preset",
+    "set",
+    "env_kwargs",
+    "world_model",
+    "world_model_kwargs",
+    "imagination_kwargs",
+    "load_replay_buffer",
+)
+_EVALUATION_SEED = 10_000
+
+
+# -------------------------------------------------------------------------------------------------------------------- train
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train, save, evaluate."""
+    for name in ("steps", "n_envs", "eval_every"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give at least 1")
+    if args.eval_episodes < (1 if args.eval_every else 0):
+        raise UserError(f"--eval-episodes {args.eval_episodes}: give at least 1 (0 without --eval-every: no evaluation)")
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard: TensorBoard is not installed. Run `pip install tensorboard`.")
+    agent, run, folder = _resumed(args) if args.resume else _new(args)
+    run.write(folder)
+    left = run.steps - agent.num_timesteps
+    print(f"Training {run.algo} on {run.env_id}: {left} real steps, seed {run.seed}. Output: {folder}")
+    print(f"World model: {_describe_model(agent)}")
+    figures = _LastFigures()
+    agent.set_logger(_logger(args, folder, agent.num_timesteps, figures))
+    resume = f"sb3-mbrl train --resume --output {shlex.quote(str(folder))}"
+    with _terminated_like_interrupted():
+        try:
+            _learn(agent, left, _callbacks(args, run, folder))
+        except BaseException as error:
+            runs.save(agent, folder)
+            stopped = isinstance(error, KeyboardInterrupt)
+            print(
+                f"\n{'Stopped' if stopped else 'Failed'} after {agent.num_timesteps} real steps; all of them are saved. To go on:\n  {resume}"
+            )
+            if stopped:
+                return 130
+            raise
+    runs.save(agent, folder)
+    print(f"Saved {folder / MODEL} and {REPLAY_BUFFER} after {agent.num_timesteps} real steps. To go on: {resume} --steps N")
+    figures.print()
+    if args.eval_episodes:
+        print(_evaluation(agent, run.env_id, run.env_kwargs, args.eval_episodes, run.seed + _EVALUATION_SEED))
+    return 0
+
+
+def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
+    if args.env is None:
+        raise UserError("which environment? --env ID, e.g. --env Pendulum-v1")
+    algo = args.algo or "mbpo"
+    plugins, registry = load_plugins(args.plugin)
+    cls = _algorithm(registry, algo)
+    preset = _preset(algo, args.env, args.preset)
+    arguments = {**_arguments(args, preset, cls), **({"plugins": plugins} if plugins else {})}
+    steps = args.steps or (preset.n_timesteps if preset else None)
+    if steps is None:
+        raise UserError(f"how long? --steps N (there is no preset for {args.env})")
+    env_kwargs = {**(preset.env_kwargs if preset else {}), **parse_pairs("--env-kwargs", args.env_kwargs)}
+    run = Run(algo, args.env, steps, args.seed or 0, args.n_envs or 1, env_kwargs, args.plugin or [], arguments)
+    folder = Path(args.output) if args.output else runs.new_folder(algo, args.env)
+    if (folder / MODEL).exists():
+        raise UserError(f"{folder} holds a run already: go on with it by --resume, or choose another --output")
+    env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
+    policy = arguments.pop("policy", None) or (preset.policy if preset else _default_policy(env.observation_space))
+    try:
+        agent = cls(policy, env, seed=run.seed, device=args.device, **arguments)
+    except (ValueError, TypeError, AssertionError, ImportError, NotImplementedError) as error:
+        if args.traceback:
+            raise
+        raise UserError(str(error) or repr(error)) from error
+    if args.load_replay_buffer:
+        _load_replay_buffer(agent, Path(args.load_replay_buffer))
+    return agent, run, folder
+
+
+def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
+    for name in _FIXED_BY_RUN:
+        if getattr(args, name) is not None:
+            raise UserError(
+                f"--resume: --{name.replace('_', '-')} was decided when the run began; leave it out, or start a new run"
+            )
+    if args.output is None and args.env is None:
+        raise UserError("--resume: which run? Name its folder with --output, or its environment with --env")
+    folder = Path(args.output) if args.output else runs.newest_folder(args.algo or "mbpo", args.env)
+    run = Run.read(folder)
+    if run is None:
+        raise UserError(f"--resume: {folder} is not the folder of a run (it has no {runs.RECORD})")
+    for option, given, saved in (("--algo", args.algo, run.algo), ("--env", args.env, run.env_id)):
+        if given not in (None, saved):
+            raise UserError(f"--resume: {option} {given}, but the run in {folder} is one of {saved}")
+    run.steps = args.steps or run.steps
+    run.plugins = args.plugin or run.plugins
+    plugins, registry = load_plugins(run.plugins)
+    env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
+    agent = runs.load(
+        _algorithm(registry, run.algo),
+        folder / MODEL,
+        env=env,
+        device=args.device,
+        **({"plugins": plugins} if plugins else {}),
+    )
+    if agent.num_timesteps >= run.steps:
+        raise UserError(
+            f"--resume: the run in {folder} has its {agent.num_timesteps} real steps already; give more with --steps"
+        )
+    _load_replay_buffer(agent, folder / REPLAY_BUFFER)
+    return agent, run, folder
+
+
+def _algorithm(registry: Registry, name: str) -> type[OffPolicyAlgorithm]:
+    cls = registry.resolve("algorithm", name).factory
+    if not (isinstance(cls, type) and issubclass(cls, OffPolicyAlgorithm)):
+        raise UserError(f"--algo {name}: {cls} is not an off-policy algorithm class of Stable-Baselines3")
+    return cls
+
+
+def _preset(algo: str, env_id: str, wanted: bool | None) -> Preset | None:
+    if wanted is False:
+        return None
+    try:
+        known = env_id in preset_names(algo)
+        if not known and not wanted:
+            print(f"There is no preset of {algo} for {env_id}: using the algorithm's defaults")
+            return None
+        preset = load_preset(algo, env_id)
+    except KeyError as error:
+        if wanted:
+            raise UserError(f"--preset: {error.args[0]}") from error
+        return None
+    print(f"Using the preset of {algo} for {env_id} (--no-preset: the algorithm's defaults)")
+    return preset
+
+
+def _arguments(args: argparse.Namespace, preset: Preset | None, cls: type) -> dict[str, Any]:
+    """The constructor's arguments: the preset's, and the command line's on top."""
+    arguments: dict[str, Any] = dict(preset.kwargs) if preset else {}
+    if args.world_model is not None:
+        chosen = None if args.world_model.lower() == "none" else args.world_model
+        if chosen not in (None, arguments.get("world_model")) and arguments.pop("world_model_kwargs", None):
+            print("The preset's world_model_kwargs are for another world model: left out")
+        arguments["world_model"] = chosen
+    for name in ("world_model_kwargs", "imagination_kwargs"):
+        given = parse_pairs(f"--{name.replace('_', '-')}", getattr(args, name))
+        if given:
+            arguments[name] = {**arguments.get(name, {}), **given}
+    chosen_by_set = parse_pairs("--set", args.set)
+    for name in ("env", "seed", "device", "plugins", "tensorboard_log", "verbose"):
+        if name in chosen_by_set:
+            raise UserError(f"--set {name}=...: there is an option for it, see `sb3-mbrl train --help`")
+    # What was not given by --set is held against the signature too: another algorithm may have no world_model.
+    checked = check_arguments("", {key: value for key, value in arguments.items() if key not in chosen_by_set}, cls)
+    return {**checked, **check_arguments("--set", chosen_by_set, cls)}
+
+
+def _default_policy(space: gym.Space) -> str:
+    if isinstance(space, gym.spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
+
+
+def _make_vec_env(env_id: str, env_kwargs: dict[str, Any], n_envs: int, seed: int) -> VecEnv:
+    return make_vec_env(lambda: make_env(env_id, env_kwargs), n_envs=n_envs, seed=seed)
+
+
+def _load_replay_buffer(agent: OffPolicyAlgorithm, path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"there is no replay buffer {path}")
+    try:
+        agent.load_replay_buffer(path)
+    except Exception as error:  # whatever a damaged or foreign pickle raises
+        raise UserError(f"{path} is not a replay buffer of Stable-Baselines3: {type(error).__name__}: {error}") from error
+    buffer = agent.replay_buffer
+    assert buffer is not None
+    for what in ("observation_space", "action_space", "n_envs"):
+        if getattr(buffer, what) != getattr(agent, what):
+            raise UserError(f"{path} was recorded with {what} {getattr(buffer, what)}; this run has {getattr(agent, what)}")
+    print(f"Loaded {buffer.size() * buffer.n_envs} real transitions from {path}")
+
+
+# ----------------------------------------------------------------------------------------------------------------- learning
+
+
+def _describe_model(agent: Any) -> str:
+    model = getattr(agent, "world_model", None)
+    if model is None:
+        return "off"
+    reference = agent.part_references["world_model"]
+    return f"{reference['name']} ({type(model).__name__})"
+
+
+def _callbacks(args: argparse.Namespace, run: Run, folder: Path) -> list[BaseCallback]:
+    callbacks: list[BaseCallback] = []
+    if not args.no_progress:
+        if all(importlib.util.find_spec(name) for name in ("tqdm", "rich")):
+            callbacks.append(ProgressBarCallback())
+        else:
+            print('No progress bar: run `pip install "sb3-mbrl[rich]"` for one')
+    if args.eval_every:
+        env = _make_vec_env(run.env_id, run.env_kwargs, 1, run.seed + _EVALUATION_SEED)
+        callbacks.append(
+            EvalCallback(
+                env,
+                n_eval_episodes=args.eval_episodes,
+                eval_freq=max(args.eval_every // run.n_envs, 1),
+                log_path=str(folder),
+                best_model_save_path=str(folder),
+            )
+        )
+    return callbacks
+
+
+def _learn(agent: OffPolicyAlgorithm, steps: int, callbacks: list[BaseCallback]) -> None:
+    try:
+        agent.learn(steps, callback=callbacks, log_interval=1, reset_num_timesteps=agent.num_timesteps == 0)
+    finally:
+        # SB3 closes the bar only after an undisturbed run.
+        for callback in callbacks:
+            if isinstance(callback, ProgressBarCallback) and hasattr(callback, "pbar"):
+                callback.pbar.close()
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Job schedulers end a process with SIGTERM: treat it as Ctrl-C, which saves."""
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _LastFigures(KVWriter):
+    """Remembers what was logged last under every key."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.values.update(key_values)
+
+    def close(self) -> None:
+        pass
+
+    def print(self) -> None:
+        """Whether the world model is any good, in two lines."""
+        if "model/vs_trivial" in self.values:
+            print(
+                f"World model: squared error {self.values['model/vs_trivial']:.3g} of a trivial predictor's (below 1 is better), "
+                f"normalised error {self.values['model/error']:.3g}, reward error {self.values['model/reward_error']:.3g}"
+            )
+        seconds = {
+            name: self.values[f"time/{name}_s"] for name in ("fit", "imagine", "update") if f"time/{name}_s" in self.values
+        }
+        if seconds:
+            print("Time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+
+
+def _logger(args: argparse.Namespace, folder: Path, start: int, figures: KVWriter) -> Logger:
+    # A resumed run would overwrite the file of the run so far.
+    formats: list[KVWriter] = [make_output_format("csv", str(folder), f"_from_{start}" if start else ""), figures]
+    if args.verbose:
+        formats.append(make_output_format("stdout", str(folder)))
+    if args.tensorboard:
+        formats.append(make_output_format("tensorboard", str(Path(args.tensorboard) / folder.name)))
+    return Logger(str(folder), formats)
+
+
+# ----------------------------------------------------------------------------------------------------------------- evaluate
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Load an agent and play."""
+    if args.episodes < 1:
+        raise UserError(f"--episodes {args.episodes}: give at least 1")
+    path = Path(args.model)
+    if path.is_dir():
+        path = path / MODEL
+    run = Run.read(path.parent)
+    env_id = args.env or (run.env_id if run else None)
+    if env_id is None:
+        raise UserError(f"which environment? --env ID (there is no {runs.RECORD} beside {path})")
+    plugins, registry = load_plugins(args.plugin or (run.plugins if run else None))
+    cls = _algorithm(registry, args.algo or (run.algo if run else "mbpo"))
+    agent = runs.load(cls, path, device=args.device, **({"plugins": plugins} if plugins else {}))
+    of_run = run.env_kwargs if run and env_id == run.env_id else {}
+    env_kwargs = {**of_run, **parse_pairs("--env-kwargs", args.env_kwargs)}
+    print(_evaluation(agent, env_id, env_kwargs, args.episodes, args.seed, not args.stochastic, args.render))
+    return 0
+
+
+def _evaluation(
+    agent: OffPolicyAlgorithm,
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    episodes: int,
+    seed: int,
+    deterministic: bool = True,
+    render: bool = False,
+) -> str:
+    env = make_vec_env(lambda: make_env(env_id, env_kwargs, render), seed=seed)
+    try:
+        check_for_correct_spaces(env, agent.observation_space, agent.action_space)
+    except ValueError as error:
+        raise UserError(f"the agent was not trained in {env_id} with these arguments: {error}") from error
+    returns, lengths = evaluate_policy(
+        agent, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
+    )
+    env.close()
+    return (
+        f"{env_id}, {episodes} episodes: mean return {np.mean(returns):.2f} ± {np.std(returns):.2f} (standard deviation), "
+        f"from {np.min(returns):.2f} to {np.max(returns):.2f}, mean length {np.mean(lengths):.0f}"
+    )

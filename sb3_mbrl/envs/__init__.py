@@ -1,0 +1,1 @@
+"""Environments: world models as environments, and what is known of real ones."""
