@@ -99,7 +99,7 @@ def task_section(name: str, records: Sequence[Record]) -> str:
         for record in own:
             figures = [text(figure(record)) for _, figure, text in columns]
             lines.append(_row(variant, str(record["seed"]), *figures, _remark(record)))
-        missing = _missing_seeds(name, own)
+        missing = _missing_seeds(name, own) if own else []
         lines += [_row(variant, str(seed), *["" for _ in columns], "not started") for seed in missing]
         finished = [record for record in own if record["finished"]]
         if finished:
@@ -124,8 +124,7 @@ def _conditions(record: Record) -> str:
         return text
     within = f" (required within {record['deadline']:,} steps)" if record["deadline"] is not None else ""
     return (
-        f"{text} Reached: two evaluations in a row with a mean of at least {record['threshold']:g}{within}; the second one's step "
-        "is given."
+        f"{text} Reached: two evaluations in a row with a mean of at least {record['threshold']:g}{within}; the second counts."
     )
 
 
@@ -139,7 +138,7 @@ def _remark(record: Record) -> str:
 
 
 def _missing_seeds(task: str, records: Sequence[Record]) -> list[int]:
-    """Seeds fixed for the task that have no record, for a variant that was begun or not."""
+    """Seeds fixed for the task that have no record yet."""
     seeds = TASKS[task].seeds if task in TASKS else ()
     return [seed for seed in seeds if seed not in {record["seed"] for record in records}]
 
@@ -234,9 +233,9 @@ def write_report(results: Path) -> list[str]:
             names.append(folder.name)
     head = (
         "# Results of the learning benchmarks\n\n"
-        "Written by `examples/reproduce/report.py` from the JSON files in this folder; do not edit. `model-off` is the same call as "
-        "`mbpo` with `world_model=None`; `sac` is Stable-Baselines3's SAC at its defaults. Every seed is listed; a threshold that "
-        "was not reached counts as infinitely late in the median.\n\n"
+        "Written by `examples/reproduce/report.py` from the JSON files in this folder; do not edit. `model-off` is the same "
+        "call as `mbpo` with `world_model=None`; `sac` is Stable-Baselines3's SAC at its defaults. Every seed is listed; a "
+        "threshold that was not reached counts as infinitely late in the median.\n\n"
     )
     write_text(results / "README.md", head + "\n\n".join(sections) + "\n")
     return names

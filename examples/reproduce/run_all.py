@@ -1,7 +1,7 @@
 """All runs of some learning benchmarks: ``python examples/reproduce/run_all.py pendulum halfcheetah --workers 2``.
 
-Finished runs are skipped and interrupted ones resumed, so the same command can be given again at any time. The first seed of every
-variant comes first: whenever it is stopped, the variants have had about the same number of runs.
+Finished runs are skipped and interrupted ones resumed, so the same command can be given again at any time. The first seed of
+every variant comes first: whenever it is stopped, the variants have had about the same number of runs.
 """
 
 import argparse

@@ -50,6 +50,8 @@ SMALL: dict[str, Any] = {
     "learning_rate": 1e-3,
     "learning_starts": 200,
     "gradient_steps": 20,
+    "tau": 0.02,
+    "gamma": 0.98,
     "policy_kwargs": {"net_arch": [64, 64]},
     "real_ratio": 0.5,
     "world_model_kwargs": {"members": 5, "elites": 5, "hidden": [128, 128]},
@@ -63,7 +65,7 @@ LOCOMOTION: dict[str, Any] = {
     "learning_rate": 3e-4,
     "learning_starts": 1000,
     "gradient_steps": 10,
-    "policy_kwargs": {"net_arch": [128, 128]},
+    "policy_kwargs": {"net_arch": [128, 128], "optimizer_kwargs": {"fused": True}},
     "real_ratio": 0.5,
     "world_model_kwargs": {},
     "imagination_kwargs": {"freq": 250, "starts_per_step": 100, "max_age": 1000},
@@ -77,7 +79,7 @@ _FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)
 TASKS = {
     task.name: task
     for task in (
-        Task("pendulum", "Pendulum-v1", 1_500, 100, 10, _FIVE, SMALL, threshold=-200.0, deadline=1_000),
+        Task("pendulum", "Pendulum-v1", 1_000, 100, 10, _FIVE, SMALL, threshold=-200.0, deadline=1_000),
         Task("inverted-pendulum", "InvertedPendulum-v5", 1_500, 100, 10, _FIVE, SMALL, threshold=950.0),
         Task("halfcheetah", "HalfCheetah-v5", 10_000, 1_000, 5, _THREE, LOCOMOTION),
         Task("hopper", "Hopper-v5", 20_000, 1_000, 5, _THREE, LOCOMOTION),

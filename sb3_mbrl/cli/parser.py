@@ -21,31 +21,38 @@ Every command has its own help: sb3-mbrl train --help
 _TRAIN = """
 Train a model-based agent on a Gymnasium environment.
 
-Where there is a preset for the environment, its settings are used (--no-preset: the algorithm's defaults); what you give on the command line
-comes on top. The agent and its replay buffer are saved at the end, and also when you press Ctrl-C or when the environment fails, so that
---resume goes on from there. Only steps of the real environment are counted.
+Where there is a preset for the environment, its settings are used
+(--no-preset: the algorithm's defaults); what you give on the command line comes
+on top. Agent and replay buffer are saved at the end, and also when you press
+Ctrl-C or the environment fails: --resume goes on from there. Only steps of the
+real environment are counted.
 """
 
 _TRAIN_EPILOG = """
 examples:
   sb3-mbrl train --env Pendulum-v1
-  sb3-mbrl train --env Hopper-v5 --steps 20000 --set gradient_steps=10 --eval-every 1000 --tensorboard tb
-  sb3-mbrl train --env Pendulum-v1 --world-model-kwargs members=3 elites=3 hidden=[64,64]
+  sb3-mbrl train --env Hopper-v5 --steps 20000 --set gradient_steps=10 \\
+      --eval-every 1000 --tensorboard tb
+  sb3-mbrl train --env Pendulum-v1 --world-model none
+  sb3-mbrl train --env Pendulum-v1 --world-model-kwargs members=3 elites=3
   sb3-mbrl train --env Pendulum-v1 --imagination-kwargs horizon=3
-  sb3-mbrl train --env my_package:MyEnv-v0 --env-kwargs size=5 --plugin my_package.my_model --world-model my_model
-  sb3-mbrl train --resume --output runs/mbpo/Pendulum-v1_1
+  sb3-mbrl train --env my_package:MyEnv-v0 --env-kwargs size=5 --steps 5000 \\
+      --plugin my_package.my_model --world-model my_model
   sb3-mbrl train --resume --output runs/mbpo/Pendulum-v1_1 --steps 5000
 
 what a run leaves in its folder:
   model.zip          the agent: MBPO.load("model.zip")
   replay_buffer.pkl  its real transitions: agent.load_replay_buffer(...)
-  progress.csv       everything that was logged; model/vs_trivial below 1: the world model is better than a trivial predictor
-  run.json           the environment and the arguments, for evaluate and --resume
-  best_model.zip, evaluations.npz   with --eval-every
+  progress.csv       everything that was logged; model/vs_trivial below 1: the
+                     world model is better than a trivial predictor
+  run.json           environment and arguments, for evaluate and --resume
+  best_model.zip, evaluations.npz
+                     with --eval-every
 """
 
 _EVALUATE = """
-Play episodes with a saved agent and print its return. Actions are deterministic (the policy's mean), rewards are the environment's own.
+Play episodes with a saved agent and print what it earned. Actions are
+deterministic (the policy's mean); rewards are the environment's own.
 """
 
 _EVALUATE_EPILOG = """
@@ -56,9 +63,15 @@ examples:
 """
 
 _PLUGINS = """
-List every part that can be chosen by name: algorithms, world models, planners, imaginations, and environments whose reward and termination are
-known. Statuses: ok; broken (could not be loaded, or was written for another contract: the reason stands below); blocked (kept out by
-SB3_MBRL_PLUGINS or SB3_MBRL_BLOCK); conflict (offered twice: write distribution:name); replaced (by another plugin, on purpose).
+List every part that can be chosen by name: algorithms, world models, planners,
+imaginations, and environments whose reward and termination are known.
+
+statuses:
+  ok        ready
+  broken    could not be loaded, or written for another contract; see below it
+  blocked   kept out by SB3_MBRL_PLUGINS or SB3_MBRL_BLOCK
+  conflict  two plugins offer the name: write distribution:name
+  replaced  by another plugin's part, on purpose
 """
 
 _PLUGINS_EPILOG = """
@@ -69,8 +82,9 @@ examples:
 """
 
 _CHECK = """
-Run the conformance kit (sb3_mbrl.testing) on a part: shapes, devices, random streams, members of the spaces, saving, learning. Every check is one
-line; a failed one says what is wrong. The exit code is 1 when one failed.
+Run the conformance kit (sb3_mbrl.testing) on a part: shapes, random streams,
+members of the spaces, saving, learning, and more. Every check is one line; a
+failed one says what is wrong. The exit code is 1 when one failed.
 """
 
 _CHECK_EPILOG = """

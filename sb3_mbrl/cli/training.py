@@ -65,13 +65,11 @@ def train(args: argparse.Namespace) -> int:
             _learn(agent, left, _callbacks(args, run, folder))
         except BaseException as error:
             runs.save(agent, folder)
-            stopped = isinstance(error, KeyboardInterrupt)
-            print(
-                f"\n{'Stopped' if stopped else 'Failed'} after {agent.num_timesteps} real steps; all of them are saved. To go on:\n  {resume}"
-            )
-            if stopped:
-                return 130
-            raise
+            how = "Stopped" if isinstance(error, KeyboardInterrupt) else "Failed"
+            print(f"\n{how} after {agent.num_timesteps} real steps; all of them are saved. To go on:\n  {resume}")
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            return 130
     runs.save(agent, folder)
     print(f"Saved {folder / MODEL} and {REPLAY_BUFFER} after {agent.num_timesteps} real steps. To go on: {resume} --steps N")
     figures.print()
@@ -249,6 +247,8 @@ def _learn(agent: OffPolicyAlgorithm, steps: int, callbacks: list[BaseCallback])
     try:
         agent.learn(steps, callback=callbacks, log_interval=1, reset_num_timesteps=agent.num_timesteps == 0)
     finally:
+        # What was recorded since the last episode ended.
+        agent.dump_logs()
         # SB3 closes the bar only after an undisturbed run.
         for callback in callbacks:
             if isinstance(callback, ProgressBarCallback) and hasattr(callback, "pbar"):
@@ -285,8 +285,10 @@ class _LastFigures(KVWriter):
         """Whether the world model is any good, in two lines."""
         if "model/vs_trivial" in self.values:
             print(
-                f"World model: squared error {self.values['model/vs_trivial']:.3g} of a trivial predictor's (below 1 is better), "
-                f"normalised error {self.values['model/error']:.3g}, reward error {self.values['model/reward_error']:.3g}"
+                "World model on held-out rows: squared error {:.3g} of the better trivial predictor's (below 1 is better), "
+                "normalised error {:.3g}, reward error {:.3g}".format(
+                    *(self.values[f"model/{name}"] for name in ("vs_trivial", "error", "reward_error"))
+                )
             )
         seconds = {
             name: self.values[f"time/{name}_s"] for name in ("fit", "imagine", "update") if f"time/{name}_s" in self.values

@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 def parse_value(text: str) -> Any:
-    """A Python literal (``3e-4``, ``[64,64]``, ``{"net_arch": [64]}``), ``true``, ``false``, ``none``; anything else is a string."""
+    """A Python literal (``3e-4``, ``[64,64]``), ``true``, ``false`` or ``none``; anything else is a string."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     try:

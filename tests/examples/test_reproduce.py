@@ -1,0 +1,455 @@
+"""The harness of the learning benchmarks: its bookkeeping must be right, since the published figures come from it."""
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from hypothesis import given
+from hypothesis import strategies as st
+from stable_baselines3 import SAC
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "reproduce"))
+
+import records
+import report
+import run
+import run_all
+import tasks
+
+TINY = tasks.Task(
+    "tiny",
+    "Pendulum-v1",
+    total_steps=60,
+    eval_every=20,
+    eval_episodes=1,
+    seeds=(0, 1),
+    settings={
+        "learning_starts": 20,
+        "gradient_steps": 1,
+        "batch_size": 16,
+        "policy_kwargs": {"net_arch": [8]},
+        "world_model_kwargs": {"members": 2, "elites": 2, "hidden": [8]},
+        "imagination_kwargs": {"freq": 10, "starts_per_step": 2, "max_age": 100},
+        "fit_freq": 20,
+        "fit_kwargs": {"max_epochs": 2},
+    },
+    threshold=-1e9,
+    env_kwargs={"g": 9.81, "max_episode_steps": 30},
+)
+
+
+def tiny_run(folder: Path, variant: str = "mbpo", seed: int = 0) -> run.Run:
+    return run.make_run(TINY, variant, seed, results=folder / "results", checkpoints=folder / "checkpoints")
+
+
+def steps_of(record: records.Record) -> list[int]:
+    return [point["step"] for point in record["curve"]]
+
+
+# ------------------------------------------------------------------------------------------------------------------ reached
+
+
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        ([], None),
+        ([5], None),
+        ([5, 5], 100),  # the second of two, not the first
+        ([5, 4, 5, 5, 4], 300),  # one alone does not count
+        ([5, 4, 5, 4, 5], None),
+        ([1, 5, 5, 5], 200),  # the first pair
+        ([5.0, float("nan"), 5.0, 5.0], 300),
+    ],
+)
+def test_reached_is_the_second_of_two_in_a_row(means, expected):
+    assert records.reached_at(range(0, 100 * len(means), 100), means, 5) == expected
+
+
+@given(st.lists(st.floats(-10, 10), max_size=12), st.floats(-10, 10))
+def test_reached_never_moves_when_a_run_goes_on(means, threshold):
+    steps = list(range(len(means)))
+    found = [records.reached_at(steps[:n], means[:n], threshold) for n in range(len(means) + 1)]
+    reached = [step for step in found if step is not None]
+    assert len(set(reached)) <= 1
+    assert found[: len(found) - len(reached)] == [None] * (len(found) - len(reached))
+
+
+def test_nothing_is_reached_without_a_threshold():
+    assert records.reached_at([0, 1], [1.0, 1.0], None) is None
+
+
+# -------------------------------------------------------------------------------------------------------------------- files
+
+
+def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path):
+    path = tmp_path / "task" / "mbpo-seed0.json"
+    records.write_record(path, {"curve": [{"step": 0, "mean": 1.5}]})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        records.write_record(path, {"curve": [{"step": 0, "mean": 1.5}, {"step": 1, "mean": float("nan")}]})
+    assert records.read_record(path) == {"curve": [{"step": 0, "mean": 1.5}]}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_crash_while_writing_leaves_the_old_record(tmp_path, monkeypatch):
+    path = tmp_path / "mbpo-seed0.json"
+    records.write_record(path, {"curve": [], "finished": False})
+
+    def crash(source, target):
+        assert Path(source).read_text().endswith("}\n")  # complete before it takes the old one's place
+        raise OSError("disk full")
+
+    monkeypatch.setattr(records.os, "replace", crash)
+    with pytest.raises(OSError, match="disk full"):
+        records.write_record(path, {"curve": [], "finished": True})
+    assert records.read_record(path) == {"curve": [], "finished": False}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_half_written_file_is_named(tmp_path):
+    (tmp_path / "x.json").write_text('{"curve": [')
+    with pytest.raises(ValueError, match=r"x\.json is not a result file .* delete it"):
+        records.read_record(tmp_path / "x.json")
+
+
+# ----------------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize("task", [*tasks.TASKS.values(), TINY], ids=lambda task: task.name)
+def test_the_control_is_the_same_call_with_the_model_off(task):
+    mbpo, control = (tasks.constructor_settings(task, variant) for variant in ("mbpo", "model-off"))
+    assert control.pop("world_model", "missing") is None
+    assert "world_model" not in mbpo
+    assert control == mbpo
+
+
+def test_sac_is_at_its_defaults_but_for_a_buffer_that_holds_the_run():
+    assert tasks.constructor_settings(tasks.TASKS["hopper"], "sac") == {"buffer_size": 20_000}
+
+
+def test_overrides_reach_nested_settings_and_leave_the_task_alone():
+    overrides = run.parse_overrides(
+        [
+            "total_steps=40",
+            "fit_freq=5",
+            "policy_kwargs.net_arch=[4, 4]",
+            "termination_fn=None",
+            "learning_rate=1e-2",
+            "ent_coef=auto_0.1",
+        ]
+    )
+    made = run.make_run(TINY, "mbpo", 0, overrides)
+    assert made.task.total_steps == 40
+    expected = dict(TINY.settings) | {"buffer_size": 40, "fit_freq": 5, "policy_kwargs": {"net_arch": [4, 4]}}
+    assert made.settings == expected | {"termination_fn": None, "learning_rate": 0.01, "ent_coef": "auto_0.1"}
+    assert TINY.settings["policy_kwargs"] == {"net_arch": [8]}
+
+
+def test_a_run_with_overrides_never_writes_a_published_file():
+    published = run.make_run(TINY, "mbpo", 0).path
+    assert published.name == "mbpo-seed0.json"
+    assert run.make_run(TINY, "mbpo", 0, {"fit_freq": 5}).path.name == "mbpo-seed0@fit_freq=5.json"
+    assert run.make_run(TINY, "mbpo", 0, {"fit_freq": 5}, "a b/../c").path.parent == published.parent
+    assert run.make_run(TINY, "mbpo", 0, {}, "again").path.name == "mbpo-seed0@again.json"
+
+
+def test_inconsistent_lengths_are_refused():
+    with pytest.raises(ValueError, match="total_steps=50 must be a multiple of eval_every=20"):
+        replace(TINY, total_steps=50)
+
+
+# --------------------------------------------------------------------------------------------------------------- evaluation
+
+
+def test_evaluation_leaves_every_random_stream_and_the_policys_mode_alone():
+    env = gym.make("Pendulum-v1", max_episode_steps=30)
+    agent = SAC("MlpPolicy", env, seed=0, device="cpu", buffer_size=10, policy_kwargs={"net_arch": [8]})
+    agent.policy.set_training_mode(True)
+    run.set_random_states(states := run.random_states())
+    expected = (random.random(), np.random.rand(), th.rand(1).item())
+    run.set_random_states(states)
+    first = run.evaluate(agent, env, 2)
+    assert (random.random(), np.random.rand(), th.rand(1).item()) == expected
+    assert agent.policy.training
+    assert run.evaluate(agent, env, 2) == first  # the same start states, whatever was drawn in between
+    assert first[0] != first[1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------- runs
+
+
+class InterruptedRunError(Exception):
+    """Stands for a killed process."""
+
+
+def interrupted_after(step):
+    def stop(record):
+        if record["curve"][-1]["step"] == step:
+            raise InterruptedRunError
+
+    return stop
+
+
+@pytest.mark.parametrize("variant", tasks.VARIANTS)
+def test_an_interrupted_run_resumes_and_ends_with_a_complete_curve(tmp_path, variant):
+    one = tiny_run(tmp_path, variant)
+    with pytest.raises(InterruptedRunError):
+        run.execute(one, on_evaluation=interrupted_after(20))
+    half = records.read_record(one.path)
+    assert (steps_of(half), half["finished"]) == ([0, 20], False)
+
+    seen = []
+    done = run.execute(one, on_evaluation=lambda record: seen.append(record["curve"][-1]["step"]))
+    assert seen == [40, 60]
+    assert records.read_record(one.path) == done
+    assert steps_of(done) == [0, 20, 40, 60]
+    assert done["curve"][:2] == half["curve"]
+    assert (done["finished"], done["resumed_at"], done["reached_at"]) == (True, [20], 20)
+    walls = [point["wall_s"] for point in done["curve"]]
+    assert walls == sorted(walls)
+    logged = done["curve"][-1]["logged"]
+    assert ("model/holdout_error" in logged) == (variant == "mbpo")
+
+    again = run.execute(one, on_evaluation=lambda record: pytest.fail("a finished run was run again"))
+    assert again == done
+
+
+def test_evaluations_after_the_last_checkpoint_are_done_again(tmp_path, monkeypatch):
+    one = tiny_run(tmp_path, "model-off")
+    save = run.save_checkpoint
+    monkeypatch.setattr(
+        run, "save_checkpoint", lambda agent, folder: save(agent, folder) if agent.num_timesteps < 40 else None
+    )
+    with pytest.raises(InterruptedRunError):
+        run.execute(one, on_evaluation=interrupted_after(40))
+    assert steps_of(records.read_record(one.path)) == [0, 20, 40]
+    done = run.execute(one)
+    assert (steps_of(done), done["resumed_at"]) == ([0, 20, 40, 60], [20])
+
+
+def test_without_a_checkpoint_a_run_begins_again_and_gives_what_it_gave(tmp_path):
+    """Same seed, same run; and an interruption before the first checkpoint leaves no trace."""
+    one = tiny_run(tmp_path, "model-off")
+    with pytest.raises(InterruptedRunError):
+        run.execute(one, on_evaluation=interrupted_after(0))
+    done = run.execute(one)
+    assert done["resumed_at"] == []
+    other = run.execute(tiny_run(tmp_path / "other", "model-off"))
+    assert [point["returns"] for point in done["curve"]] == [point["returns"] for point in other["curve"]]
+
+
+def test_a_checkpoint_ends_the_last_transition_by_a_time_limit_and_restores_the_streams(tmp_path):
+    one = tiny_run(tmp_path, "model-off")
+    drawn = {}
+
+    def stop(record):
+        if record["curve"][-1]["step"] == 20:
+            states = run.random_states()
+            drawn["next"] = (np.random.rand(), th.rand(1).item())
+            run.set_random_states(states)
+            raise InterruptedRunError
+
+    with pytest.raises(InterruptedRunError):
+        run.execute(one, on_evaluation=stop)
+    checkpoint = run.newest_checkpoint(one.checkpoint_dir)
+    agent = run.load_checkpoint(run.MBPO, checkpoint, gym.make("Pendulum-v1"), "cpu")
+    assert (np.random.rand(), th.rand(1).item()) == drawn["next"]
+    buffer = agent.replay_buffer
+    assert buffer.pos == agent.num_timesteps == 20  # the latest transition is there
+    assert buffer.dones[:20, 0].tolist() == buffer.timeouts[:20, 0].tolist() == [0.0] * 19 + [1.0]
+
+
+def test_half_a_checkpoint_is_never_taken(tmp_path):
+    (tmp_path / "step-000000020").mkdir()
+    (tmp_path / "unfinished-000000040").mkdir()
+    assert run.newest_checkpoint(tmp_path).name == "step-000000020"
+
+
+def test_other_settings_are_refused_not_mixed(tmp_path):
+    one = tiny_run(tmp_path, "model-off")
+    with pytest.raises(InterruptedRunError):
+        run.execute(one, on_evaluation=interrupted_after(0))
+    changed = replace(one, settings=dict(one.settings) | {"gradient_steps": 2})
+    with pytest.raises(
+        run.SettingsChangedError, match=r"settings was .*'gradient_steps': 1.* is .*'gradient_steps': 2.*--fresh"
+    ):
+        run.execute(changed)
+    assert run.execute(changed, fresh=True)["settings"]["gradient_steps"] == 2
+
+
+def test_a_record_names_neither_host_nor_folder(tmp_path):
+    one = tiny_run(tmp_path, "sac")
+    with pytest.raises(InterruptedRunError):
+        run.execute(one, on_evaluation=interrupted_after(0))
+    text = one.path.read_text()
+    assert str(tmp_path) not in text
+    assert str(records.HERE.parent) not in text
+    assert run.platform.node() not in text or not run.platform.node()
+
+
+# ------------------------------------------------------------------------------------------------------------------- run_all
+
+
+def test_the_first_seed_of_every_task_and_variant_comes_first(tmp_path):
+    short = replace(TINY, name="short", seeds=(0,))
+    jobs = run_all.plan_jobs([TINY, short], ["mbpo", "sac"], tmp_path)
+    assert [(job.task, job.variant, job.seed) for job in jobs] == [
+        ("tiny", "mbpo", 0),
+        ("tiny", "sac", 0),
+        ("short", "mbpo", 0),
+        ("short", "sac", 0),
+        ("tiny", "mbpo", 1),
+        ("tiny", "sac", 1),
+    ]
+    assert jobs[0].path == run.make_run(TINY, "mbpo", 0, results=tmp_path).path
+
+
+def test_one_failure_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    jobs = run_all.plan_jobs([TINY], ["mbpo", "sac"], tmp_path / "results")
+    monkeypatch.setattr(run_all, "POLL_SECONDS", 0.02)
+    script = "import sys; print('boom'); sys.exit('mbpo' in sys.argv and '0' in sys.argv)"
+    monkeypatch.setattr(
+        run_all, "command_of", lambda job, passed_on: [sys.executable, "-c", script, job.variant, str(job.seed)]
+    )
+    failed = run_all.work(jobs, 2, [], tmp_path / "logs")
+    assert [(job.variant, job.seed) for job in failed] == [("mbpo", 0)]
+    told = capsys.readouterr().out
+    assert "[4/4]" in told
+    assert told.count("FAILED") == 1
+    assert "    boom" in told
+
+
+def test_leaving_stops_the_children(tmp_path, monkeypatch):
+    started = []
+    real = subprocess.Popen
+
+    def remember(*args, **kwargs):
+        started.append(real(*args, **kwargs))
+        return started[-1]
+
+    def interrupt(seconds):
+        monkeypatch.setattr(run_all.time, "sleep", sleep)
+        raise KeyboardInterrupt
+
+    sleep = run_all.time.sleep
+    monkeypatch.setattr(run_all.subprocess, "Popen", remember)
+    monkeypatch.setattr(run_all.time, "sleep", interrupt)
+    monkeypatch.setattr(run_all, "command_of", lambda job, passed_on: [sys.executable, "-c", "import time; time.sleep(60)"])
+    with pytest.raises(KeyboardInterrupt):
+        run_all.work(run_all.plan_jobs([TINY], ["mbpo"], tmp_path), 2, [], tmp_path)
+    assert len(started) == 2
+    assert all(process.returncode not in (None, 0) for process in started)
+
+
+def fixture_record(variant, seed, means, *, task=TINY, finished=True, threshold=-200.0, wall=10.0, label=None):
+    made = run.make_run(replace(task, threshold=threshold), variant, seed, label=label)
+    steps = [index * 20 for index in range(len(means))]
+    curve = [
+        {"step": step, "mean": mean, "returns": [mean], "wall_s": wall * step / 60, "phase_seconds": {}, "logged": {}}
+        for step, mean in zip(steps, means, strict=True)
+    ]
+    return made.conditions() | {
+        "versions": {"torch": "0"},
+        "machine": {"cpu": "a cpu", "cores": 2, "system": "Linux"},
+        "threads": 1,
+        "reached_at": records.reached_at(steps, means, threshold),
+        "finished": finished,
+        "resumed_at": [],
+        "curve": curve,
+    }
+
+
+def write_fixture(results, record):
+    name = records.run_name(record["variant"], record["seed"], record["label"])
+    records.write_record(results / record["task"] / f"{name}.json", record)
+
+
+def test_time_left_is_steps_left_at_the_pace_of_such_runs(tmp_path):
+    jobs = run_all.plan_jobs([TINY], ["mbpo", "sac"], tmp_path)
+    assert run_all.seconds_left(jobs, 1) is None
+    write_fixture(tmp_path, fixture_record("mbpo", 0, [-1, -1, -1, -1], wall=60))  # 1 s a step
+    write_fixture(tmp_path, fixture_record("sac", 0, [-1, -1, -1, -1], wall=6))  # 0.1 s a step
+    write_fixture(tmp_path, fixture_record("mbpo", 1, [-1, -1], finished=False, wall=600))  # too short to tell a pace
+    left = [job for job in jobs if not run_all.is_finished(job)]
+    assert [(job.variant, job.seed) for job in left] == [("mbpo", 1), ("sac", 1)]
+    assert run_all.seconds_left(left, 1) == pytest.approx(40 * 1.0 + 60 * 0.1)
+    assert run_all.seconds_left(left, 2) == pytest.approx(23.0)
+
+
+# -------------------------------------------------------------------------------------------------------------------- report
+
+
+@pytest.fixture
+def results(tmp_path):
+    write_fixture(tmp_path, fixture_record("mbpo", 0, [-1000, -100, -150, -110]))
+    write_fixture(tmp_path, fixture_record("mbpo", 1, [-1000, -400, -300, -500]))
+    write_fixture(tmp_path, fixture_record("mbpo", 2, [-1000, -190, -180, -170], wall=200))
+    write_fixture(tmp_path, fixture_record("model-off", 0, [-1000, -900, -800], finished=False))
+    write_fixture(tmp_path, fixture_record("mbpo", 3, [0, 0, 0, 0], label="lucky"))
+    return tmp_path
+
+
+def test_the_report_gives_every_seed_and_the_median(results):
+    assert report.write_report(results) == ["tiny"]
+    rows = [line for line in (results / "README.md").read_text().splitlines() if line.startswith("| ")]
+    assert rows == [
+        "| variant | seed | >= -200 at step | last 3 evaluations | average over the run | training time |  |",
+        "| mbpo | 0 | 40 | -120.0 | -268.3 | 10 s |  |",
+        "| mbpo | 1 | > 60 | -400.0 | -483.3 | 10 s |  |",
+        "| mbpo | 2 | 40 | -180.0 | -318.3 | 3 min 20 s |  |",
+        "| **mbpo** | **median** | **40** | **-180.0** | **-318.3** | **10 s** |  |",
+        "| model-off | 0 | > 60 | -900.0 | -900.0 | 7 s | unfinished, at step 40 |",
+    ]
+    assert (results / "tiny.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_threshold_reached_by_a_minority_is_not_reached_in_the_median(results):
+    write_fixture(results, fixture_record("mbpo", 0, [-1000, -900, -800, -700]))
+    report.write_report(results)
+    assert "| **mbpo** | **median** | **> 60** |" in (results / "README.md").read_text()
+
+
+def test_the_report_follows_from_the_files_alone(results):
+    report.write_report(results)
+    first = {path.name: path.read_bytes() for path in results.glob("*.*")}
+    report.write_report(results)
+    assert {path.name: path.read_bytes() for path in results.glob("*.*")} == first
+
+
+def test_labelled_runs_are_listed_for_tuning_only(results):
+    report.write_report(results)
+    assert "lucky" not in (results / "README.md").read_text()
+    assert any("mbpo seed 3 lucky" in line for line in report.tuning_lines(results))
+
+
+def test_seeds_that_were_fixed_but_not_run_are_shown(tmp_path):
+    pendulum = tasks.TASKS["pendulum"]
+    short = replace(pendulum, total_steps=60, eval_every=20, deadline=40)
+    write_fixture(tmp_path, fixture_record("mbpo", 1, [-1000, -100, -150, -110], task=short))
+    report.write_report(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    for seed in (0, 2, 3, 4):
+        assert f"| mbpo | {seed} |  |  |  |  | not started |" in text
+    assert "of 1 finished of 5" in text
+    assert "(required within 40 steps)" in text
+
+
+def test_different_settings_among_the_seeds_are_said(results):
+    other = fixture_record("mbpo", 1, [-1000, -400, -300, -500])
+    other["settings"]["gradient_steps"] = 40
+    write_fixture(results, other)
+    report.write_report(results)
+    text = (results / "README.md").read_text()
+    assert "**The seeds of mbpo have different settings:**" in text
+    assert "`mbpo` (seeds 0, 2)" in text
+
+
+def test_the_median_curve_stops_where_the_shortest_run_is(results):
+    two = [json.loads((results / "tiny" / f"{name}-seed0.json").read_text()) for name in ("mbpo", "model-off")]
+    assert report.median_curve(two) == ([0, 20, 40], [-1000, -500, -475])
