@@ -2,13 +2,15 @@
 
 Everything is batched tensors with the batch ``B`` (``N`` for rows of data) as leading axis.
 
-* **Observations** are raw (never normalised by ``VecNormalize``), in the layout of SB3's replay buffer: ``(B, *shape)`` for ``Box`` and
+* **Observations** are raw (never normalised by ``VecNormalize``), in the layout of SB3's replay buffer: ``(B, *shape)`` for
+  ``Box`` and
   ``MultiBinary``, ``(B, 1)`` for ``Discrete``, ``(B, n)`` for ``MultiDiscrete``, a dictionary of these for ``Dict``.
-* **Actions** are as SB3's replay buffer stores them: ``(B, A)`` floats scaled to [-1, 1] for ``Box``, integers for discrete spaces.
+* **Actions** are as SB3's replay buffer stores them: ``(B, A)`` floats scaled to [-1, 1] for ``Box``, integers for discrete
+  spaces.
 * **State** is nested tensors (see :mod:`sb3_mbrl.states`); callers only index, repeat and stack it.
 
-A world model is an ``nn.Module`` so that its weights are saved with the agent. What no parameter shape tells (stored data, counters, which
-members are the best) goes into :meth:`WorldModel.extra_state`.
+A world model is an ``nn.Module`` so that its weights are saved with the agent. What no parameter shape tells (stored data,
+counters, which members are the best) goes into :meth:`WorldModel.extra_state`.
 """
 
 from abc import ABC, abstractmethod
@@ -110,7 +112,10 @@ class Data(Protocol):
         """``n`` windows of ``length`` consecutive steps; a window may run across the end of an episode (see ``is_first``)."""
 
     def contexts(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
-        """``n`` windows that end in a usable start state, padded on the left with the first step of the episode (see ``is_first``)."""
+        """
+        ``n`` windows that end in a usable start state, padded on the left with the first step of the episode (see
+        ``is_first``).
+        """
 
 
 @dataclass(frozen=True)
@@ -141,15 +146,17 @@ class FitBudget:
             if value is not None and value < 1:
                 raise ValueError(f"FitBudget({name}={value}): give at least 1, or None for no limit")
         if self.patience < 0 or self.batch_size < 1 or not 0 <= self.holdout_ratio < 1 or self.max_holdout < 0:
-            raise ValueError(f"Not a budget: {self} (patience >= 0, batch_size >= 1, 0 <= holdout_ratio < 1, max_holdout >= 0)")
+            raise ValueError(
+                f"Not a budget: {self} (patience >= 0, batch_size >= 1, 0 <= holdout_ratio < 1, max_holdout >= 0)"
+            )
 
 
 class WorldModel(nn.Module, ABC):
     """
     An environment in tensors.
 
-    Subclasses implement :meth:`initial` and :meth:`step`, and either :meth:`loss` or :meth:`fit`. A model that imagined data for a model-free
-    learner is drawn from also needs :meth:`decode`.
+    Subclasses implement :meth:`initial` and :meth:`step`, and either :meth:`loss` or :meth:`fit`. A model that imagined data
+    for a model-free learner is drawn from also needs :meth:`decode`.
 
     :param observation_space: the real environment's, as SB3 sees it
     :param action_space: the real environment's
@@ -206,7 +213,8 @@ class WorldModel(nn.Module, ABC):
 
     def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
         """
-        Learn from real data. The default is a loop over :meth:`loss` with holdout and early stopping (:mod:`sb3_mbrl.fitting`).
+        Learn from real data. The default is a loop over :meth:`loss` with holdout and early stopping
+        (:mod:`sb3_mbrl.fitting`).
 
         An interrupted fit leaves the model as good as the best point it had reached.
 
@@ -235,7 +243,8 @@ class WorldModel(nn.Module, ABC):
         The state after a context of :attr:`context` steps. The default looks at the last observation only.
 
         :param obs: ``(B, context, ...)``, the last one is the present
-        :param actions: ``(B, context, A)``: ``actions[:, t]`` was taken in ``obs[:, t]``; the last one is not known yet and ignored
+        :param actions: ``(B, context, A)``: ``actions[:, t]`` was taken in ``obs[:, t]``; the last one is not known yet and
+            ignored
         :param is_first: ``(B, context)``: what lies before a true entry belongs to another episode and must not be looked at
         """
         return self.initial({key: value[:, -1] for key, value in obs.items()} if isinstance(obs, dict) else obs[:, -1])
@@ -297,8 +306,8 @@ class WorldModel(nn.Module, ABC):
         """
         What the ``state_dict`` does not hold and no parameter shape tells: stored data, counters, the choice of members.
 
-        Saved next to the ``state_dict`` and given back *before* it, so that parameters can be created first. Must be picklable. Subclasses
-        extend the dictionary they get from ``super()``.
+        Saved next to the ``state_dict`` and given back *before* it, so that parameters can be created first. Must be
+        picklable. Subclasses extend the dictionary they get from ``super()``.
         """
         return {"fitted": self.fitted}
 
@@ -316,7 +325,10 @@ class Plan(NamedTuple):
     action: th.Tensor
     """``(B, A)``: what to do now, scaled"""
     carry: State
-    """The warm start for the next call, one row per environment. It belongs to the caller: evaluation and training have their own."""
+    """
+    The warm start for the next call, one row per environment. It belongs to the caller: evaluation and training have their
+    own.
+    """
     sequence: th.Tensor | None = None
     """``(B, H, A)``: the whole plan"""
     policy: th.Tensor | None = None
@@ -369,7 +381,10 @@ class Planner(ABC):
 
 
 class Imagined(NamedTuple):
-    """Imagined transitions, ``(T, B, ...)``: ``T`` steps from ``B`` start states. Rows that are not ``valid`` hold no information."""
+    """
+    Imagined transitions, ``(T, B, ...)``: ``T`` steps from ``B`` start states. Rows that are not ``valid`` hold no
+    information.
+    """
 
     obs: Obs
     action: th.Tensor
@@ -419,17 +434,21 @@ class Imagination(ABC):
         Roll the world model out.
 
         :param world_model: the model, in evaluation mode
-        :param starts: states to start from, ``(B, ...)`` (states, not observations: a recurrent model has filtered its context)
+        :param starts: states to start from, ``(B, ...)`` (states, not observations: a recurrent model has filtered its
+            context)
         :param act: the policy: from observations (or features, for latent imaginations) to scaled actions ``(B, A)``
         :param horizon: the number of steps
         :param generator: the source of the model's randomness
         """
 
 
-# ------------------------------------------------------------------------------------------------------------ what plugins offer
+# ------------------------------------------------------------------------------------------------------------ what plugins
+# offer
 
 Supports = Callable[[spaces.Space, spaces.Space], str | None]
-"""``supports(observation_space, action_space)``: ``None`` when the part takes the spaces, else the reason why not, in words."""
+"""
+``supports(observation_space, action_space)``: ``None`` when the part takes the spaces, else the reason why not, in words.
+"""
 
 
 def _supports_everything(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:

@@ -2,10 +2,10 @@
 
 Differences from the loop of MBPO's code, each on purpose:
 
-* A row is held out by a hash of where it is stored, so a held-out row stays held out from fit to fit. (Splitting anew each time while keeping
-  the weights, as the reference does, judges a model on rows that it was trained on.)
-* Weights are compared with those before the fit, and the best on the holdout data are kept per member, whether the fit ends by itself, by its
-  budget or by Ctrl-C.
+* A row is held out by a hash of where it is stored, so a held-out row stays held out from fit to fit. (Splitting anew each
+  time while keeping the weights, as the reference does, judges a model on rows that it was trained on.)
+* Weights are compared with those before the fit, and the best on the holdout data are kept per member, whether the fit ends
+  by itself, by its budget or by Ctrl-C.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -147,7 +147,8 @@ def fit_by_loss(
     Fit any model that has a :meth:`~sb3_mbrl.contracts.WorldModel.loss` and an optimiser.
 
     Models of single observations (``context == 1``) see shuffled transitions with holdout and early stopping. Models with a context see
-    windows of ``2 * context`` steps; windows overlap, so nothing is held out and the budget alone ends the fit (200 batches by default).
+    windows of ``2 * context`` steps; windows overlap, so nothing is held out and the budget alone ends the fit (200 batches
+    by default).
 
     :param model: with ``optimizer``
     :param data: real data
@@ -157,7 +158,9 @@ def fit_by_loss(
     :raises ValueError: for a model without an optimiser
     """
     if model.optimizer is None:
-        raise ValueError(f"{type(model).__name__} has no optimizer, so the default fit() cannot train it: set self.optimizer, or override fit()")
+        raise ValueError(
+            f"{type(model).__name__} has no optimizer, so the default fit() cannot train it: set self.optimizer, or override fit()"
+        )
     if len(data) == 0:
         return {}
     optimizer = model.optimizer

@@ -11,16 +11,16 @@ A plugin is a module, a class or an object with functions of these names, each m
 
 It is found through an entry point of the group ``sb3_mbrl`` in its distribution, or given to one agent as ``plugins=[...]``.
 
-**Registration hooks** return a list of records and are called once, when something is first looked up by name. **Life-cycle hooks** are
-called at the boundaries of phases, with keyword arguments of which an implementation may take a subset; what they return is ignored.
-They sit at phase boundaries only: nothing is called inside a planner's or a rollout's loop.
+**Registration hooks** return a list of records and are called once, when something is first looked up by name. **Life-cycle
+hooks** are called at the boundaries of phases, with keyword arguments of which an implementation may take a subset; what
+they return is ignored. They sit at phase boundaries only: nothing is called inside a planner's or a rollout's loop.
 """
 
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from sb3_mbrl.contracts import AlgorithmSpec, EnvFunctionsSpec, Imagined, ImaginationSpec, PlannerSpec, WorldModelSpec
+from sb3_mbrl.contracts import AlgorithmSpec, EnvFunctionsSpec, ImaginationSpec, Imagined, PlannerSpec, WorldModelSpec
 
 if TYPE_CHECKING:
     from sb3_mbrl.algorithms.base import ModelBasedMixin
@@ -98,7 +98,10 @@ def sb3_mbrl_after_policy_update(agent: "ModelBasedMixin", gradient_steps: int, 
 
 @hookspec
 def sb3_mbrl_on_save(agent: "ModelBasedMixin", extra: dict[str, Any]) -> None:
-    """The agent is being saved. What a plugin puts into ``extra`` (picklable, under its own name) comes back in ``sb3_mbrl_on_load``."""
+    """
+    The agent is being saved. What a plugin puts into ``extra`` (picklable, under its own name) comes back in
+    ``sb3_mbrl_on_load``.
+    """
 
 
 @hookspec

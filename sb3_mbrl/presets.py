@@ -45,7 +45,10 @@ def load_preset(algo: str, env_id: str) -> Preset:
     kwargs = {key: value for key, value in entry.items() if key not in _NOT_ARGUMENTS}
     n_timesteps = entry.get("n_timesteps")
     return Preset(
-        kwargs, entry.get("policy", "MlpPolicy"), None if n_timesteps is None else int(n_timesteps), entry.get("env_kwargs", {})
+        kwargs,
+        entry.get("policy", "MlpPolicy"),
+        None if n_timesteps is None else int(n_timesteps),
+        entry.get("env_kwargs", {}),
     )
 
 

@@ -11,8 +11,8 @@ class RandomStream:
     """
     A stream of torch randomness of its own: a generator for code that takes one, and a scope for code that does not.
 
-    Policies and ``nn`` initialisers draw from torch's global generators. Inside :meth:`scope` these continue this stream; outside they are
-    as if nothing had happened. Picklable: the state is saved with the agent.
+    Policies and ``nn`` initialisers draw from torch's global generators. Inside :meth:`scope` these continue this stream;
+    outside they are as if nothing had happened. Picklable: the state is saved with the agent.
 
     :param seed: ``None`` takes one from the operating system
     """

@@ -1,7 +1,7 @@
 """One codec between SB3's spaces and the flat float vectors that world models learn on.
 
-Observations are encoded as ``(B, D)`` floats: continuous values as they are, categories one-hot, bits as 0 and 1. Decoding always gives a
-valid member of the space, in the layout of SB3's replay buffer (see :mod:`sb3_mbrl.contracts`).
+Observations are encoded as ``(B, D)`` floats: continuous values as they are, categories one-hot, bits as 0 and 1. Decoding
+always gives a valid member of the space, in the layout of SB3's replay buffer (see :mod:`sb3_mbrl.contracts`).
 """
 
 from dataclasses import dataclass
@@ -154,7 +154,9 @@ class SpaceCodec:
         self.groups = [group for leaf in self._leaves.values() for group in leaf.groups]
         """What the columns are, in order"""
         self.names = [
-            f"{group.key or 'obs'}[{column - group.start}]" for group in self.groups for column in range(group.start, group.stop)
+            f"{group.key or 'obs'}[{column - group.start}]"
+            for group in self.groups
+            for column in range(group.start, group.stop)
         ]
 
     def mask(self, kind: Kind) -> th.Tensor:

@@ -1,7 +1,8 @@
 """Operations on a :data:`State`: nested tensors whose every leaf has the batch as its leading axis.
 
-A world model may keep anything in its state (an observation, a member index, ``(h, z)``, a frame stack, a key-value cache). The code that
-rolls it out only needs the few functions of this file, which walk dictionaries, lists, tuples and named tuples. ``None`` is an empty branch.
+A world model may keep anything in its state (an observation, a member index, ``(h, z)``, a frame stack, a key-value cache).
+The code that rolls it out only needs the few functions of this file, which walk dictionaries, lists, tuples and named
+tuples. ``None`` is an empty branch.
 """
 
 from collections.abc import Callable, Iterator

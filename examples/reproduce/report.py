@@ -132,6 +132,8 @@ def _remark(record: Record) -> str:
     remarks = []
     if not record["finished"]:
         remarks.append(f"unfinished, at step {record['curve'][-1]['step']:,}")
+    if len(record.get("sources", [])) > 1:
+        remarks.append("the library changed on the way")
     if record["resumed_at"]:
         remarks.append("resumed at " + ", ".join(f"{step:,}" for step in record["resumed_at"]))
     return "; ".join(remarks)
@@ -154,6 +156,14 @@ def _provenance(records: Sequence[Record]) -> list[str]:
         for kind in kinds:
             seeds = ", ".join(str(record["seed"]) for record in own if json.dumps(record["settings"]) == kind)
             lines.append(f"- `{variant}` (seeds {seeds}): `{kind}`")
+    sources: dict[str, list[str]] = {}
+    for record in records:
+        for source in record.get("sources", []):
+            sources.setdefault(source, []).append(f"{record['variant']} {record['seed']}")
+    if len(sources) == 1:
+        lines.append(f"- state of the library (digest): `{next(iter(sources))}`")
+    else:
+        lines += [f"- state of the library (digest) `{source}`: {', '.join(runs)}" for source, runs in sources.items()]
     stacks = dict.fromkeys(
         (json.dumps(record["versions"]), json.dumps(record["machine"]), record["threads"]) for record in records
     )

@@ -8,8 +8,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
-import ast
-import json
+import hashlib
 import math
 import pickle
 import platform
@@ -33,7 +32,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from tasks import TASKS, VARIANTS, Task, constructor_settings, override
+from tasks import TASKS, VARIANTS, Task, conditions, constructor_settings, override, parse_overrides
 
 import sb3_mbrl
 from sb3_mbrl import MBPO
@@ -85,23 +84,7 @@ class Run:
 
     def conditions(self) -> Record:
         """What must be the same for a run to be continued."""
-        task = self.task
-        conditions = {
-            "task": task.name,
-            "variant": self.variant,
-            "seed": self.seed,
-            "label": self.label,
-            "env_id": task.env_id,
-            "env_kwargs": dict(task.env_kwargs),
-            "total_steps": task.total_steps,
-            "eval_every": task.eval_every,
-            "eval_episodes": task.eval_episodes,
-            "threshold": task.threshold,
-            "deadline": task.deadline,
-            "settings": dict(self.settings),
-            "device": self.device,
-        }
-        return json.loads(json.dumps(conditions))
+        return conditions(self.task, self.variant, self.seed, self.settings, self.label, self.device)
 
 
 def make_run(
@@ -134,6 +117,15 @@ def versions() -> dict[str, str]:
     except ImportError:
         return found
     return found | {"mujoco": mujoco.__version__}
+
+
+def source_digest() -> str:
+    """Of the library's code as it is now: a version number alone does not tell two states of a checkout apart."""
+    digest = hashlib.sha256()
+    root = Path(sb3_mbrl.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def machine() -> dict[str, Any]:
@@ -334,9 +326,15 @@ def _start_or_resume(run: Run, fresh: bool) -> tuple[Record, Path | None]:
             if kept and kept[-1]["step"] == step:
                 record["curve"] = kept
                 record["resumed_at"].append(step)
+                record["sources"] = list(dict.fromkeys([*record.get("sources", []), source_digest()]))
                 return record, checkpoint
     shutil.rmtree(run.checkpoint_dir, ignore_errors=True)
-    measured = {"versions": versions(), "machine": machine(), "threads": torch.get_num_threads()}
+    measured = {
+        "versions": versions(),
+        "sources": [source_digest()],
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+    }
     return run.conditions() | measured | {"reached_at": None, "finished": False, "resumed_at": [], "curve": []}, None
 
 
@@ -367,26 +365,6 @@ def execute(run: Run, fresh: bool = False, on_evaluation: Callable[[Record], Non
 
 
 # ------------------------------------------------------------------------------------------------------------ command line
-
-
-def parse_overrides(items: list[str]) -> dict[str, Any]:
-    """``["gradient_steps=20", "policy_kwargs.net_arch=[64,64]"]`` as a dictionary; what is neither JSON nor Python is text."""
-    overrides = {}
-    for item in items:
-        key, equals, text = item.partition("=")
-        if not equals or not key:
-            raise SystemExit(f"--set {item!r}: write key=value")
-        overrides[key] = _value(text)
-    return overrides
-
-
-def _value(text: str) -> Any:
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(text)
-        except (ValueError, SyntaxError):
-            continue
-    return text
 
 
 def _print_progress(record: Record) -> None:

@@ -13,13 +13,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 from records import CHECKPOINTS, HERE, RESULTS, Record, clean_label, read_record, run_name
-from tasks import TASKS, VARIANTS, Task
+from tasks import TASKS, VARIANTS, Task, conditions, constructor_settings, override, parse_overrides
 
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 POLL_SECONDS = 0.5
@@ -28,13 +29,14 @@ STOP_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Job:
-    """One run; ``path`` is its result file, ``total_steps`` its length."""
+    """One run; ``path`` is its result file, ``conditions`` what that has to say about it."""
 
     task: str
     variant: str
     seed: int
     path: Path
     total_steps: int
+    conditions: dict[str, Any] = field(compare=False)
 
     def __str__(self) -> str:
         return f"{self.task} {self.path.stem}"
@@ -46,26 +48,37 @@ def plan_jobs(
     results: Path,
     seeds: Sequence[int] | None = None,
     label: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> list[Job]:
     """
     Every run, in order: seeds outermost, variants innermost.
 
     :param seeds: instead of each task's own
     :param label: of a tuning run
+    :param overrides: of a tuning run
     """
+    overrides = dict(overrides or {})
+    tasks = [override(task, overrides) for task in tasks]
     rounds = zip_longest(*([(task, seed) for seed in seeds or task.seeds] for task in tasks))
-    return [
-        Job(task.name, variant, seed, results / task.name / f"{run_name(variant, seed, label)}.json", task.total_steps)
-        for one_round in rounds
-        for task, seed in filter(None, one_round)
-        for variant in variants
-    ]
+    jobs = []
+    for task, seed in filter(None, chain.from_iterable(rounds)):
+        for variant in variants:
+            told = conditions(task, variant, seed, constructor_settings(task, variant, overrides), label)
+            path = results / task.name / f"{run_name(variant, seed, label)}.json"
+            jobs.append(Job(task.name, variant, seed, path, task.total_steps, told))
+    return jobs
+
+
+def is_changed(job: Job) -> bool:
+    """Whether the result file is of a run with other settings than those of today."""
+    record = read_record(job.path)
+    return record is not None and any(record.get(key) != value for key, value in job.conditions.items())
 
 
 def is_finished(job: Job) -> bool:
     """Whether there is nothing left to do."""
     record = read_record(job.path)
-    return record is not None and record["finished"]
+    return record is not None and record["finished"] and not is_changed(job)
 
 
 # -------------------------------------------------------------------------------------------------------------- time left
@@ -99,7 +112,7 @@ def seconds_left(jobs: Sequence[Job], workers: int) -> float | None:
         pace = _pace(records) if pace is None else pace
         if pace is None:
             return None
-        total += pace * max(job.total_steps - _steps(read_record(job.path)), 0)
+        total += pace * (job.total_steps - (0 if is_changed(job) else _steps(read_record(job.path))))
     return total / max(min(workers, len(jobs)), 1)
 
 
@@ -119,7 +132,7 @@ def command_of(job: Job, passed_on: Sequence[str]) -> list[str]:
     """The command line of one run, with low priority where the system has ``nice``."""
     nice = ["nice", "-n", "10"] if shutil.which("nice") else []
     script = [sys.executable, str(HERE / "run.py"), job.task, "--variant", job.variant, "--seed", str(job.seed)]
-    return [*nice, *script, *passed_on]
+    return [*nice, *script, *passed_on, *(["--fresh"] if is_changed(job) else [])]
 
 
 @contextlib.contextmanager
@@ -200,6 +213,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
     parser.add_argument("--label", help="of tuning runs (needed with --set)")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in run.py")
+    parser.add_argument("--replace-changed", action="store_true", help="run anew what was run with other settings")
     args = parser.parse_args(argv)
     if args.workers < 1:
         parser.error(f"--workers {args.workers}: give at least 1")
@@ -211,7 +225,11 @@ def main(argv: list[str] | None = None) -> None:
     label = clean_label(args.label) if args.label else None
     passed_on += ["--label", label] if label else []
     passed_on += ["--set", *args.set] if args.set else []
-    jobs = plan_jobs([TASKS[name] for name in args.tasks], args.variants, args.results, args.seeds, label)
+    overrides = parse_overrides(args.set)
+    jobs = plan_jobs([TASKS[name] for name in args.tasks], args.variants, args.results, args.seeds, label, overrides)
+    changed = [str(job.path) for job in jobs if is_changed(job)]
+    if changed and not args.replace_changed:
+        raise SystemExit("\n".join(["These were run with other settings; give --replace-changed to run them anew:", *changed]))
     due = [job for job in jobs if not is_finished(job)]
     print(
         f"{len(jobs) - len(due)} of {len(jobs)} runs are finished; left: {duration(seconds_left(due, args.workers))}",

@@ -5,7 +5,9 @@ Seeds and thresholds are fixed here before any run. ``model-off`` is the control
 defaults.
 """
 
-from collections.abc import Mapping
+import ast
+import json
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -129,3 +131,51 @@ def constructor_settings(task: Task, variant: str, overrides: Mapping[str, Any] 
     if variant == "model-off":
         return common | deepcopy(dict(task.settings)) | {"world_model": None}
     raise ValueError(f"Unknown variant {variant!r}; there are {', '.join(VARIANTS)}")
+
+
+def conditions(
+    task: Task, variant: str, seed: int, settings: Mapping[str, Any], label: str | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """
+    What a run's record says about it from the beginning, and what must be the same for it to be continued.
+
+    :param task: with its overrides applied
+    :param settings: keyword arguments of the constructor
+    """
+    told = {
+        "task": task.name,
+        "variant": variant,
+        "seed": seed,
+        "label": label,
+        "env_id": task.env_id,
+        "env_kwargs": dict(task.env_kwargs),
+        "total_steps": task.total_steps,
+        "eval_every": task.eval_every,
+        "eval_episodes": task.eval_episodes,
+        "threshold": task.threshold,
+        "deadline": task.deadline,
+        "settings": dict(settings),
+        "device": device,
+    }
+    # As it comes back from a file (tuples as lists).
+    return json.loads(json.dumps(told))
+
+
+def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
+    """``["gradient_steps=20", "policy_kwargs.net_arch=[64,64]"]`` as a dictionary; what is neither JSON nor Python is text."""
+    overrides = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise SystemExit(f"--set {item!r}: write key=value")
+        overrides[key] = _value(text)
+    return overrides
+
+
+def _value(text: str) -> Any:
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text

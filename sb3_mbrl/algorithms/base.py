@@ -4,7 +4,8 @@ The loop, from the outside in::
 
     learn                                           SB3's
       collect_rollouts                              SB3's: steps of the real environment
-        _store_transition                           checks that real data is finite; keeps what the replay buffer has no place for
+        _store_transition                           checks that real data is finite; keeps what the replay buffer has no
+        place for
       train                                         once per collect_rollouts
         fit the world model        (every fit_freq real steps, or when the data has doubled; then judge it on held-out rows)
         imagine                    (every imagination.freq real steps, unless the model is worse than a trivial predictor)
@@ -13,11 +14,12 @@ The loop, from the outside in::
         super().train              SB3's gradient steps, on batches of real and imagined rows
 
 **The seam.** Every off-policy ``train`` reads data through ``self.replay_buffer.sample``. While ``super().train`` runs, a
-:class:`~sb3_mbrl.buffers.MixedSampler` stands in the buffer's place; afterwards, also after an exception, the same buffer is back. No SB3 code
+:class:`~sb3_mbrl.buffers.MixedSampler` stands in the buffer's place; afterwards, also after an exception, the same buffer is
+    back. No SB3 code
 is copied, and the user's buffer (Dict, n-step, HER) is never replaced.
 
-**Randomness.** Everything of the model's draws from a stream of its own (:class:`~sb3_mbrl.rng.RandomStream`), so that an agent whose model is
-off is bit-identical to its base class.
+**Randomness.** Everything of the model's draws from a stream of its own (:class:`~sb3_mbrl.rng.RandomStream`), so that an
+agent whose model is off is bit-identical to its base class.
 """
 
 import time
@@ -33,6 +35,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_mbrl.algorithms.checkpoint import CheckpointMixin
+from sb3_mbrl.algorithms.guards import nonfinite_fault
 from sb3_mbrl.algorithms.parts import PartsMixin
 from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, ReplayData, SideStore
 from sb3_mbrl.contracts import FitBudget, Obs, Transitions
@@ -102,7 +105,9 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
             plugins=plugins,
         )
         if not 0.0 <= real_ratio <= 1.0:
-            raise ValueError(f"real_ratio={real_ratio}: give the share of real rows in a batch, from 0 to 1 (1: the model is off)")
+            raise ValueError(
+                f"real_ratio={real_ratio}: give the share of real rows in a batch, from 0 to 1 (1: the model is off)"
+            )
         if fit_freq < 1:
             raise ValueError(f"fit_freq={fit_freq}: give the real environment steps between two fits, at least 1")
         self.real_ratio = real_ratio
@@ -136,7 +141,7 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
     @property
     def model_data(self) -> ReplayData:
         """The world model's view on the replay buffer."""
-        return ReplayData(self.replay_buffer, self._side)  # type: ignore[arg-type]
+        return ReplayData(self.replay_buffer, self._side)
 
     def _setup_learn(
         self,
@@ -159,10 +164,15 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         return result
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        callback = super()._init_callback(callback, progress_bar)
-        children = callback.callbacks if isinstance(callback, CallbackList) else [callback]
+        result = super()._init_callback(callback, progress_bar)
+        children = result.callbacks if isinstance(result, CallbackList) else [result]
         self._progress_bar = next((child for child in children if isinstance(child, ProgressBarCallback)), None)
-        return callback
+        return result
+
+    def _record(self, key: str, value: Any) -> None:
+        """Log a figure, where there is a logger (SB3 makes it in ``learn``)."""
+        if getattr(self, "_logger", None) is not None:
+            self.logger.record(key, value)
 
     def _tell(self, what: str) -> None:
         """Say in the progress bar what is going on (the bar itself moves with real steps only)."""
@@ -187,30 +197,17 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         """Keep the true environments' states, for an oracle."""
         if self.world_model is not None and self.world_model.needs_snapshot and self.env is not None:
             if self._side is None:
-                self._side = SideStore(self.replay_buffer)  # type: ignore[arg-type]
+                self._side = SideStore(self.replay_buffer)
             self._snapshot = self.world_model.capture_vec(self.env).numpy()  # type: ignore[operator]
 
-    def _refuse_nonfinite(self, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list) -> None:
-        observed = dict(new_obs) if isinstance(new_obs, dict) else {"": new_obs}
-        named = {f"observation{f'[{key!r}]' if key else ''}": value for key, value in observed.items()}
-        named["reward"] = reward
-        for name, value in named.items():
-            if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-                bad = int(np.argmin(np.isfinite(value.reshape(len(value), -1)).all(1)))
-                self._raise_nonfinite(name, bad)
-        for env in np.flatnonzero(dones):
-            terminal = infos[env].get("terminal_observation")
-            parts = terminal.items() if isinstance(terminal, dict) else [("", terminal)]
-            for key, value in parts:
-                if value is not None and not np.isfinite(np.asarray(value, dtype=np.float64)).all():
-                    self._raise_nonfinite(f"terminal observation{f'[{key!r}]' if key else ''}", int(env))
-
-    def _raise_nonfinite(self, name: str, env: int) -> None:
-        raise ValueError(
-            f"Environment {env} returned NaN or infinity in its {name} at real step {self.num_timesteps}. The transition was not stored; "
-            "everything before it is intact, and the agent can be saved. Mend the environment (stable_baselines3's VecCheckNan finds "
-            "the action that led there)."
-        )
+    def _refuse_nonfinite(self, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        fault = nonfinite_fault(new_obs, reward, dones, infos)
+        if fault is not None:
+            raise ValueError(
+                f"Environment {fault[1]} returned NaN or infinity in its {fault[0]} at real step {self.num_timesteps}. The "
+                "transition was not stored; everything before it is intact, and the agent can be saved. Mend the environment "
+                "(stable_baselines3's VecCheckNan finds the action that led there)."
+            )
 
     # ------------------------------------------------------------------------------------------------ train
 
@@ -247,12 +244,15 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
             yield
         finally:
             self.phase_seconds[name] += time.perf_counter() - start
-            self.logger.record(f"time/{name}_s", self.phase_seconds[name])
+            self._record(f"time/{name}_s", self.phase_seconds[name])
 
     # ------------------------------------------------------------------------------------------------ fitting
 
     def _fit_due(self) -> bool:
-        """Every ``fit_freq`` real steps (counted by crossings, since steps come ``n_envs`` at a time), and whenever the data has doubled."""
+        """
+        Every ``fit_freq`` real steps (counted by crossings, since steps come ``n_envs`` at a time), and whenever the data
+        has doubled.
+        """
         rows = len(self.model_data)
         if rows == 0 or (self._fit_at >= 0 and not self.world_model.learns):  # type: ignore[union-attr]
             return False
@@ -267,13 +267,13 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         :return: what is logged under ``model/``
         :raises ValueError: when the model is off, or there is no data
         """
-        model = self.world_model
-        if model is None:
-            raise ValueError(f"This {type(self).__name__} has no world model (world_model={self.world_model_class!r}): nothing to fit")
+        if self.world_model is None:
+            raise ValueError(
+                f"This {type(self).__name__} has no world model (world_model={self.world_model_class!r}): nothing to fit"
+            )
         data, budget = self.model_data, budget or self.fit_budget
         rows = data.transitions()
-        self._check_known_functions(rows)
-        model = self.world_model
+        model = self._check_known_functions(rows)
         self.registry.hook.sb3_mbrl_before_model_fit(agent=self)
         with self._phase("fit"), self._random.scope(self.device) as generator:
             metrics = self._k_step_metrics(rows, generator)
@@ -295,15 +295,17 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         self._fit_at, self._fit_rows = self.num_timesteps, len(rows.reward)
         self.registry.hook.sb3_mbrl_after_model_fit(agent=self, metrics=metrics)
         for name, value in metrics.items():
-            self.logger.record(f"model/{name}", value)
+            self._record(f"model/{name}", value)
         return metrics
 
     def _judge(self, rows: Transitions, data: ReplayData) -> dict[str, float]:
         """Held-out figures, and whether imagination may run."""
         model = self.world_model
         assert model is not None
-        if model.context > 1 or self._side is not None or unsupported_by_vectors(self.observation_space) or len(rows.reward) < 2:
-            self._trusted = len(rows.reward) >= 2
+        enough = len(rows.reward) >= 2
+        judged_elsewhere = model.context > 1 or self._side is not None or unsupported_by_vectors(self.observation_space)
+        if judged_elsewhere or not enough:
+            self._trusted = enough
             return {}
         held = holdout_mask(data.row_ids(), self.fit_budget)
         if bool(held.any()):
@@ -313,9 +315,9 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         if not self._trusted and len(data) >= WARN_AFTER_ROWS and not self._warned:
             self._warned = True
             warnings.warn(
-                f"After {len(data)} real transitions the world model predicts worse than a trivial predictor: squared error relative to the "
-                f"better of copying the state and predicting the mean is {figures['vs_trivial']:.2f} (below 1 is better). Imagination waits "
-                "until it is better; until then training uses real data alone. See model/ in the log.",
+                f"After {len(data)} real transitions the world model predicts worse than a trivial predictor: its squared error "
+                f"relative to the better of copying the state and predicting the mean is {figures['vs_trivial']:.2f} (below 1 is "
+                "better). Imagination waits until it is better; until then training uses real data alone. See model/ in the log.",
                 ModelQualityWarning,
                 stacklevel=3,
             )
@@ -351,8 +353,8 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
 
     def _imagine(self) -> None:
         """
-        Imagine for the real steps since the last time. With an empty imagined buffer (first time, or after ``load``, which does not bring
-        it back) as much as ``max_age`` would have kept.
+        Imagine for the real steps since the last time. With an empty imagined buffer (first time, or after ``load``, which
+        does not bring it back) as much as ``max_age`` would have kept.
         """
         model, imagination = self.world_model, self.imagination
         assert model is not None and imagination is not None
@@ -372,10 +374,10 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
             self.imagined.resize(max(capacity, len(self.imagined)))
             self.imagined.extend(imagined, self.num_timesteps)
         self._imagined_at = self.num_timesteps
-        self.logger.record("imagination/horizon", horizon)
-        self.logger.record("imagination/rows", len(self.imagined))
+        self._record("imagination/horizon", horizon)
+        self._record("imagination/rows", len(self.imagined))
         for name, value in imagined.info.items():
-            self.logger.record(f"imagination/{name}", value)
+            self._record(f"imagination/{name}", value)
         self.registry.hook.sb3_mbrl_after_imagination(agent=self, imagined=imagined)
 
     def _start_states(self, n: int, generator: th.Generator) -> State:
@@ -396,4 +398,4 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         if self._vec_normalize_env is not None:
             arrays = {key: value.cpu().numpy() for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
             obs, _ = self.policy.obs_to_tensor(self._vec_normalize_env.normalize_obs(arrays))
-        return self.policy._predict(obs, deterministic=False)  # type: ignore[arg-type]
+        return self.policy._predict(obs, deterministic=False)

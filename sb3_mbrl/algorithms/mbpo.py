@@ -20,9 +20,9 @@ class MBPO(ModelBasedMixin, SAC):
     Model-Based Policy Optimisation: SAC whose batches mix real transitions with short rollouts of the policy in a learned world model,
     branched off real states.
 
-    Paper: https://arxiv.org/abs/1906.08253. Every argument of :class:`stable_baselines3.SAC` is there, in its order, with its meaning; two
-    defaults differ: ``learning_starts`` and ``gradient_steps``. The settings of the paper, per environment, are ``MBPO.preset(env_id)``.
-    Differences from the authors' code are listed in ``docs/mbpo.md``.
+    Paper: https://arxiv.org/abs/1906.08253. Every argument of :class:`stable_baselines3.SAC` is there, in its order, with
+    its meaning; two defaults differ: ``learning_starts`` and ``gradient_steps``. The settings of the paper, per environment,
+    are ``MBPO.preset(env_id)``. Differences from the authors' code are listed in ``docs/mbpo.md``.
 
     :param policy: as SAC's
     :param env: as SAC's
@@ -52,17 +52,20 @@ class MBPO(ModelBasedMixin, SAC):
     :param seed: as SAC's; decides the world model's random stream too
     :param device: as SAC's; of the world model too
     :param _init_setup_model: as SAC's
-    :param world_model: a name (``"ensemble"``, ``"mlp"``, a plugin's), ``"package.module:Class"``, a class, a factory or an instance;
+    :param world_model: a name (``"ensemble"``, ``"mlp"``, a plugin's), ``"package.module:Class"``, a class, a factory or an
+        instance;
         ``"auto"``: the best built-in that takes the spaces; ``None``: off, the class then is SAC to the last bit
     :param world_model_kwargs: of the world model's constructor
     :param imagination: how rollouts are made, chosen in the same ways
-    :param imagination_kwargs: of its constructor (:class:`~sb3_mbrl.imagination.BranchedRollouts`: ``horizon``, ``starts_per_step``,
+    :param imagination_kwargs: of its constructor (:class:`~sb3_mbrl.imagination.BranchedRollouts`: ``horizon``,
+        ``starts_per_step``,
         ``freq``, ``max_age``)
     :param real_ratio: share of real rows in a batch (``int(batch_size * real_ratio)`` of them); 1 turns the model off
     :param fit_freq: real steps between two fits of the world model; it is fitted earlier when the data has doubled
-    :param fit_kwargs: of :class:`~sb3_mbrl.contracts.FitBudget` (``max_epochs``, ``max_batches``, ``patience``, ``batch_size``, ...)
-    :param reward_fn: known reward ``(obs, action, next_obs) -> (B,)`` instead of a learned one; ``"auto"``: where it is known for the
-        environment; ``None``: learned
+    :param fit_kwargs: of :class:`~sb3_mbrl.contracts.FitBudget` (``max_epochs``, ``max_batches``, ``patience``,
+        ``batch_size``, ...)
+    :param reward_fn: known reward ``(obs, action, next_obs) -> (B,)`` instead of a learned one; ``"auto"``: where it is
+        known for the environment; ``None``: learned
     :param termination_fn: known termination, likewise; it is held against the real data before every fit
     :param plugins: modules or objects whose hooks are for this agent alone
     """
@@ -152,7 +155,7 @@ class MBPO(ModelBasedMixin, SAC):
             _init_setup_model=_init_setup_model,
         )
 
-    def learn(  # type: ignore[override]
+    def learn(
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,

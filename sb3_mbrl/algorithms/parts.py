@@ -126,13 +126,16 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         termination_fn = known.termination_fn if self.termination_fn == "auto" else self.termination_fn
         return EnvFunctions(reward_fn, termination_fn)
 
-    def _check_known_functions(self, rows: Transitions) -> None:
+    def _check_known_functions(self, rows: Transitions) -> WorldModel:
         """
         Hold known functions against real data.
 
         A function found by ``"auto"`` that disagrees (a wrapper changed the task) is dropped and learned instead, with a line in the log; one
         that the user gave is an error.
+
+        :return: the world model, built anew where a function was dropped
         """
+        assert self.world_model is not None
         wrong = {}
         action = ActionCodec(self.action_space).to_env(rows.action)
         if self._known.termination_fn is not None:
@@ -149,10 +152,10 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
             if int(bad.sum()) > max(2, 0.01 * len(bad)):
                 wrong["reward_fn"] = bad
         if not wrong:
-            return
+            return self.world_model
         for name, bad in wrong.items():
             message = f"{name} disagrees with {int(bad.sum())} of {len(bad)} real transitions (the first: row {int(bad.nonzero()[0])})"
-            if getattr(self, name) != "auto" or self.world_model.fitted:  # type: ignore[union-attr]
+            if getattr(self, name) != "auto" or self.world_model.fitted:
                 raise ValueError(
                     f"{message}. It must return what the environment does, for observations as the agent sees them (after wrappers) "
                     f"and actions in the environment's units. Mend it, or pass {name}=None to learn it."
@@ -161,6 +164,8 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
                 print(f"{message}: it is learned instead")
         self._known = EnvFunctions(**{name: None if name in wrong else value for name, value in vars(self._known).items()})
         self.world_model = self._build_world_model()
+        assert self.world_model is not None
+        return self.world_model
 
 
 def _check_shape(name: str, value: th.Tensor, rows: Transitions) -> None:

@@ -1,8 +1,9 @@
 """A world model's view on SB3's own replay buffer, which is never replaced or wrapped.
 
-Taken care of here, so that no model has to: time limits are not terminations; with ``optimize_memory_usage`` the successor of an episode's
-last row is the next episode's first observation (SB3 issue 934), so such rows are no data for dynamics; n-step buffers store single steps;
-the write head separates the newest row from the oldest; rows of several environments lie side by side.
+Taken care of here, so that no model has to: time limits are not terminations; with ``optimize_memory_usage`` the successor
+of an episode's last row is the next episode's first observation (SB3 issue 934), so such rows are no data for dynamics;
+n-step buffers store single steps; the write head separates the newest row from the oldest; rows of several environments lie
+side by side.
 """
 
 from collections.abc import Callable
@@ -123,13 +124,16 @@ class ReplayData:
         """
         ``n`` windows of ``length`` consecutive steps of one environment each, uniformly.
 
-        With ``optimize_memory_usage`` the next observation of a step that ends its episode is not known; there the step's own stands in.
+        With ``optimize_memory_usage`` the next observation of a step that ends its episode is not known; there the step's
+        own stands in.
 
         :raises ValueError: when the buffer holds fewer steps than a window
         """
         positions = self._positions()
         if len(positions) < length:
-            raise ValueError(f"Windows of {length} steps were asked for, but the replay buffer holds {len(positions)} per environment")
+            raise ValueError(
+                f"Windows of {length} steps were asked for, but the replay buffer holds {len(positions)} per environment"
+            )
         starts = th.randint((len(positions) - length + 1) * self.buffer.n_envs, (n,), generator=generator).numpy()
         offsets = (starts // self.buffer.n_envs)[:, None] + np.arange(length)
         rows, envs = positions[offsets], np.broadcast_to((starts % self.buffer.n_envs)[:, None], (n, length))
@@ -192,7 +196,7 @@ class ReplayData:
         is_first[:, 1:] = ends[:, :-1]
         next_obs = self._next_obs(rows, envs)
         if self.buffer.optimize_memory_usage:
-            next_obs[ends] = self._obs(rows, envs)[ends]  # type: ignore[index]
+            next_obs[ends] = self._obs(rows, envs)[ends]
         return Sequences(
             self._obs(rows, envs),
             th.as_tensor(self.buffer.actions[rows, envs]),
@@ -226,7 +230,7 @@ class ReplayData:
 
     def _refuse_nonfinite(self, data: Transitions, rows: np.ndarray, envs: np.ndarray) -> None:
         for name, value in data._asdict().items():
-            for key, leaf in (value.items() if isinstance(value, dict) else [(None, value)]):
+            for key, leaf in value.items() if isinstance(value, dict) else [(None, value)]:
                 if not leaf.is_floating_point() or bool(leaf.isfinite().all()):
                     continue
                 i = int((~leaf.flatten(1).isfinite().all(1) if leaf.dim() > 1 else ~leaf.isfinite()).nonzero()[0])

@@ -85,10 +85,6 @@ class LinearToy(_VectorToy):
         self.register_buffer("transition", signs.expand(self.codec.dim, -1) / self.codec.dim)
         self.to(self.device)
 
-    def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
-        """Known, so there is nothing to learn."""
-        return {}
-
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
         return self.codec.encode(self._to_device(obs))
 
@@ -158,10 +154,6 @@ class TwoPlayerToy(_VectorToy):
         if not isinstance(observation_space, spaces.Discrete) or not isinstance(action_space, spaces.Discrete):
             raise UnsupportedSpace("TwoPlayerToy takes Discrete observations and actions. NeighbourToy takes any vector.")
         self.gamma = gamma
-
-    def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
-        """Known, so there is nothing to learn."""
-        return {}
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
         return self._to_device(obs).reshape(-1, 1).long()

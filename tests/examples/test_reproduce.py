@@ -134,7 +134,7 @@ def test_sac_is_at_its_defaults_but_for_a_buffer_that_holds_the_run():
 
 
 def test_overrides_reach_nested_settings_and_leave_the_task_alone():
-    overrides = run.parse_overrides(
+    overrides = tasks.parse_overrides(
         [
             "total_steps=40",
             "fit_freq=5",
@@ -265,6 +265,15 @@ def test_a_checkpoint_ends_the_last_transition_by_a_time_limit_and_restores_the_
     assert buffer.dones[:20, 0].tolist() == buffer.timeouts[:20, 0].tolist() == [0.0] * 19 + [1.0]
 
 
+def test_a_resumed_run_says_that_the_library_changed(tmp_path, monkeypatch):
+    one = tiny_run(tmp_path, "model-off")
+    with pytest.raises(InterruptedRunError):
+        run.execute(one, on_evaluation=interrupted_after(20))
+    before = run.source_digest()
+    monkeypatch.setattr(run, "source_digest", lambda: "changed")
+    assert run.execute(one)["sources"] == [before, "changed"]
+
+
 def test_half_a_checkpoint_is_never_taken(tmp_path):
     (tmp_path / "step-000000020").mkdir()
     (tmp_path / "unfinished-000000040").mkdir()
@@ -357,6 +366,7 @@ def fixture_record(variant, seed, means, *, task=TINY, finished=True, threshold=
     return made.conditions() | {
         "versions": {"torch": "0"},
         "machine": {"cpu": "a cpu", "cores": 2, "system": "Linux"},
+        "sources": ["abc"],
         "threads": 1,
         "reached_at": records.reached_at(steps, means, threshold),
         "finished": finished,
@@ -371,7 +381,7 @@ def write_fixture(results, record):
 
 
 def test_time_left_is_steps_left_at_the_pace_of_such_runs(tmp_path):
-    jobs = run_all.plan_jobs([TINY], ["mbpo", "sac"], tmp_path)
+    jobs = run_all.plan_jobs([replace(TINY, threshold=-200.0)], ["mbpo", "sac"], tmp_path)
     assert run_all.seconds_left(jobs, 1) is None
     write_fixture(tmp_path, fixture_record("mbpo", 0, [-1, -1, -1, -1], wall=60))  # 1 s a step
     write_fixture(tmp_path, fixture_record("sac", 0, [-1, -1, -1, -1], wall=6))  # 0.1 s a step
@@ -380,6 +390,23 @@ def test_time_left_is_steps_left_at_the_pace_of_such_runs(tmp_path):
     assert [(job.variant, job.seed) for job in left] == [("mbpo", 1), ("sac", 1)]
     assert run_all.seconds_left(left, 1) == pytest.approx(40 * 1.0 + 60 * 0.1)
     assert run_all.seconds_left(left, 2) == pytest.approx(23.0)
+
+
+def test_results_of_other_settings_are_neither_skipped_nor_continued_silently(tmp_path, monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "tiny", TINY)
+    old = fixture_record("mbpo", 0, [-1, -1, -1, -1], threshold=TINY.threshold)
+    job = run_all.plan_jobs([TINY], ["mbpo"], tmp_path)[0]
+    write_fixture(tmp_path, old)
+    assert run_all.is_finished(job)
+    assert "--fresh" not in run_all.command_of(job, [])
+
+    old["settings"]["gradient_steps"] = 40
+    write_fixture(tmp_path, old)
+    assert not run_all.is_finished(job)
+    assert run_all.command_of(job, [])[-1] == "--fresh"
+    arguments = ["tiny", "--variants", "mbpo", "--results", str(tmp_path), "--checkpoints", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"(?s)other settings; give --replace-changed.*mbpo-seed0\.json"):
+        run_all.main(arguments)
 
 
 # -------------------------------------------------------------------------------------------------------------------- report
@@ -448,6 +475,17 @@ def test_different_settings_among_the_seeds_are_said(results):
     text = (results / "README.md").read_text()
     assert "**The seeds of mbpo have different settings:**" in text
     assert "`mbpo` (seeds 0, 2)" in text
+
+
+def test_a_library_that_changed_between_or_within_runs_is_said(results):
+    report.write_report(results)
+    assert "state of the library (digest): `abc`" in (results / "README.md").read_text()
+    other = fixture_record("mbpo", 1, [-1000, -400, -300, -500]) | {"sources": ["abc", "def"]}
+    write_fixture(results, other)
+    report.write_report(results)
+    text = (results / "README.md").read_text()
+    assert "| mbpo | 1 | > 60 | -400.0 | -483.3 | 10 s | the library changed on the way |" in text
+    assert "- state of the library (digest) `def`: mbpo 1\n" in text
 
 
 def test_the_median_curve_stops_where_the_shortest_run_is(results):

@@ -1,0 +1,142 @@
+"""The presets against the authors' table: numbers written by hand, not read from the file under test."""
+
+import inspect
+from dataclasses import dataclass
+
+import gymnasium as gym
+import pytest
+import yaml
+
+from sb3_mbrl import MBPO
+from sb3_mbrl.contracts import FitBudget
+from sb3_mbrl.imagination import BranchedRollouts
+from sb3_mbrl.models.ensemble import EnsembleModel
+from sb3_mbrl.presets import load_preset, preset_names
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A row of the authors' configuration, with the number of observations that they train on."""
+
+    updates: int
+    target_entropy: float
+    warm_up: int
+    freq: int
+    kept_epochs: int
+    epoch: int
+    hidden: int
+    steps: int
+    observations: int
+    horizons: dict[int, int]
+    """Horizon by real steps taken in all, the warm-up included"""
+
+
+ONE = {0: 1, 5_001: 1, 25_000: 1, 100_000: 1, 1_000_000: 1}
+PAPER = {
+    "InvertedPendulum": Paper(10, -0.05, 500, 250, 1, 250, 200, 20_000, 4, ONE),
+    "InvertedDoublePendulum": Paper(20, -0.5, 500, 250, 1, 250, 200, 20_000, 9, ONE),
+    # 1 + 14 * (epoch - 20) / 130: epoch 85 is half way, 1 + 7.
+    "Hopper": Paper(
+        20, -1, 5_000, 250, 1, 1_000, 200, 125_000, 11, {25_000: 1, 34_000: 1, 35_000: 2, 90_000: 8, 155_000: 15, 400_000: 15}
+    ),
+    "Walker2d": Paper(20, -3, 5_000, 250, 1, 1_000, 200, 300_000, 17, ONE),
+    "HalfCheetah": Paper(40, -3, 5_000, 250, 1, 1_000, 200, 400_000, 17, ONE),
+    # 1 + 24 * (epoch - 20) / 80
+    "Ant": Paper(
+        20, -4, 5_000, 250, 1, 1_000, 200, 300_000, 27, {25_000: 1, 28_000: 1, 29_000: 2, 65_000: 13, 105_000: 25, 300_000: 25}
+    ),
+    # 1 + 24 * (epoch - 20) / 280
+    "Humanoid": Paper(
+        20, -2, 5_000, 1_000, 5, 1_000, 400, 300_000, 45, {25_000: 1, 36_000: 1, 37_000: 2, 165_000: 13, 305_000: 25}
+    ),
+}
+IDS = [f"{name}-v{version}" for name in PAPER for version in (4, 5)]
+
+
+def test_every_environment_of_the_paper_has_a_preset():
+    assert set(preset_names("mbpo")) == {*IDS, "Pendulum-v1"}
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_settings_are_the_authors(env_id):
+    paper, preset = PAPER[env_id[:-3]], load_preset("mbpo", env_id)
+    kwargs = preset.kwargs
+    assert preset.policy == "MlpPolicy"
+    assert preset.n_timesteps == paper.steps
+    assert kwargs["gradient_steps"] == paper.updates
+    assert kwargs["target_entropy"] == paper.target_entropy
+    assert kwargs["learning_starts"] == paper.warm_up
+    assert kwargs["fit_freq"] == paper.freq
+    assert kwargs["real_ratio"] == 0.05
+    assert [kwargs[key] for key in ("learning_rate", "batch_size", "tau", "gamma")] == [3e-4, 256, 0.005, 0.99]
+    assert kwargs["world_model"] == "ensemble"
+    model = kwargs["world_model_kwargs"]
+    assert (model["members"], model["elites"], model["hidden"]) == (7, 5, [paper.hidden] * 4)
+    assert (model["target"], model["normalize_targets"], model["learning_rate"]) == ("delta", False, 1e-3)
+    assert model["weight_decay"] == [2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4]
+    budget = FitBudget(**kwargs["fit_kwargs"])
+    assert budget == FitBudget(
+        None, None, patience=5, min_improvement=0.01, batch_size=256, holdout_ratio=0.2, max_holdout=5000
+    )
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_imagination_is_the_authors(env_id):
+    paper = PAPER[env_id[:-3]]
+    imagination = BranchedRollouts(**load_preset("mbpo", env_id).kwargs["imagination_kwargs"])
+    assert imagination.freq == paper.freq
+    assert imagination.starts_per_step * imagination.freq == 100_000  # start states per rollout
+    assert imagination.max_age == paper.kept_epochs * paper.epoch
+    assert {step: imagination.horizon(step) for step in paper.horizons} == paper.horizons
+
+
+@pytest.mark.filterwarnings("ignore")  # the old versions say that there are newer ones
+@pytest.mark.parametrize("env_id", IDS)
+def test_observations_are_the_papers_and_an_agent_can_be_built(env_id):
+    paper, preset = PAPER[env_id[:-3]], load_preset("mbpo", env_id)
+    env = gym.make(env_id, **preset.env_kwargs)
+    # Version 4 has more observations where nothing can be left out: constraint forces, and everything of the humanoid's.
+    expected = {"InvertedDoublePendulum-v4": 11, "Humanoid-v4": 376}.get(env_id, paper.observations)
+    assert env.observation_space.shape == (expected,)
+    agent = MBPO(preset.policy, env, buffer_size=10, device="cpu", **preset.kwargs)
+    assert isinstance(agent.world_model, EnsembleModel)
+    assert agent.target_entropy == paper.target_entropy
+    assert [layer.weight.shape[2] for layer in agent.world_model.network.layers[:-1]] == [paper.hidden] * 4
+    assert agent.world_model.termination_fn is not None, "the authors' termination is known, so must ours be"
+    assert not agent.world_model.heads.normalize_targets
+
+
+def test_pendulum_builds_and_has_no_settings_of_the_papers():
+    agent = MBPO("MlpPolicy", "Pendulum-v1", device="cpu", **MBPO.preset("Pendulum-v1"))
+    assert agent.target_entropy == -1.0
+    assert agent.fit_freq <= 250
+    assert len(agent.world_model.elites) <= agent.world_model.n_members
+
+
+def test_presets_hold_arguments_of_the_constructor_only():
+    """rl-zoo3's other keys (n_timesteps, env_kwargs) must not slip through to the constructor."""
+    known = set(inspect.signature(MBPO).parameters)
+    for name in preset_names("mbpo"):
+        assert set(MBPO.preset(name)) <= known, name
+
+
+def test_no_preset_shares_its_values_with_another_call():
+    MBPO.preset("Hopper-v5")["world_model_kwargs"]["hidden"].append(1)
+    assert MBPO.preset("Hopper-v5")["world_model_kwargs"]["hidden"] == [200, 200, 200, 200]
+
+
+def test_unknown_environment_names_the_nearest():
+    with pytest.raises(KeyError, match=r"no preset of mbpo for 'Hoper-v5'.*Did you mean 'Hopper-v5'"):
+        MBPO.preset("Hoper-v5")
+    with pytest.raises(KeyError, match="no presets of 'nothing'"):
+        load_preset("nothing", "Hopper-v5")
+
+
+def test_the_file_is_in_rl_zoo3s_format():
+    """Top-level keys are environments with a mapping each; the shared pieces begin with an underscore."""
+    import sb3_mbrl.presets
+
+    text = (sb3_mbrl.presets.resources.files("sb3_mbrl") / "hyperparams" / "mbpo.yml").read_text(encoding="utf-8")
+    table = yaml.safe_load(text)
+    assert all(isinstance(entry, dict) for entry in table.values())
+    assert all({"n_timesteps", "policy"} <= set(entry) for key, entry in table.items() if not key.startswith("_"))
