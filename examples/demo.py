@@ -49,11 +49,12 @@ class Watch(BaseCallback):
     :param agent: name for the reports
     :param every: real steps between two evaluations
     :param reports: where they go
+    :param stop: ends the training when it is set
     """
 
-    def __init__(self, agent: str, every: int, reports: Any) -> None:
+    def __init__(self, agent: str, every: int, reports: Any, stop: Any) -> None:
         super().__init__()
-        self.agent, self.every, self.reports = agent, every, reports
+        self.agent, self.every, self.reports, self.stop = agent, every, reports, stop
         self.curve: list[tuple[int, float]] = []
         self.episodes = make_vec_env(ENV_ID, n_envs=EPISODES)
 
@@ -65,27 +66,32 @@ class Watch(BaseCallback):
             mean_return = float(result)  # type: ignore[arg-type]
             self.curve.append((self.num_timesteps, mean_return))
         self.reports.put(Report(self.agent, self.num_timesteps, mean_return))
-        return True
+        return not self.stop.is_set()
 
 
-def train(agent: str, steps: int, every: int, seed: int, reports: Any) -> tuple[list[tuple[int, float]], dict[str, float]]:
-    """
-    Train one agent, in a process of its own.
+class Result(NamedTuple):
+    """What an agent's process returns."""
 
-    :return: its learning curve, and where the time went
-    """
+    curve: list[tuple[int, float]]
+    """Real steps and mean return"""
+    seconds: dict[str, float]
+    """Wall time in all and by phase"""
+
+
+def train(agent: str, steps: int, every: int, seed: int, reports: Any, stop: Any) -> Result:
+    """Train one agent, in a process of its own."""
     th.set_num_threads(1)
     settings = MBPO.preset(ENV_ID)
     if agent == "SAC":
         settings["world_model"] = None
     model = MBPO("MlpPolicy", ENV_ID, seed=seed, device="cpu", buffer_size=steps, **settings)
-    watch = Watch(agent, every, reports)
+    watch = Watch(agent, every, reports, stop)
     start = time.perf_counter()
     model.learn(steps, callback=watch)
-    return watch.curve, {"wall": time.perf_counter() - start, **model.phase_seconds}
+    return Result(watch.curve, {"all": time.perf_counter() - start, **model.phase_seconds})
 
 
-def run(steps: int, every: int, seed: int, console: Console) -> dict[str, tuple[list[tuple[int, float]], dict[str, float]]]:
+def run(steps: int, every: int, seed: int, console: Console) -> dict[str, Result]:
     """Train both agents side by side under a progress bar."""
     warm_up = MBPO.preset(ENV_ID)["learning_starts"]
     columns = (
@@ -103,15 +109,23 @@ def run(steps: int, every: int, seed: int, console: Console) -> dict[str, tuple[
         # An average over the last half minute: fitting the model comes in bursts.
         Progress(*columns, console=console, speed_estimate_period=30) as progress,
     ):
-        reports = manager.Queue()
-        futures: dict[str, Future] = {name: pool.submit(train, name, steps, every, seed, reports) for name in AGENTS}
+        reports, stop = manager.Queue(), manager.Event()
+        futures: dict[str, Future[Result]] = {
+            name: pool.submit(train, name, steps, every, seed, reports, stop) for name in AGENTS
+        }
         # The random steps of the warm-up take no time; the bar and the time left are about those that follow.
-        bars = {name: progress.add_task(title, total=steps - warm_up, step=0, note="") for name, title in AGENTS.items()}
-        while not all(future.done() for future in futures.values()):
-            _show_next(reports, progress, bars, warm_up)
-            for future in futures.values():
-                if future.done():
-                    future.result()  # an agent that failed ends the demo now
+        bars = {
+            name: progress.add_task(title, total=max(1, steps - warm_up), step=0, note="") for name, title in AGENTS.items()
+        }
+        try:
+            while not all(future.done() for future in futures.values()):
+                _show_next(reports, progress, bars, warm_up)
+                for future in futures.values():
+                    if future.done():
+                        future.result()  # raises what an agent raised
+        except BaseException:
+            stop.set()  # the other one need not be waited for
+            raise
         for _ in range(reports.qsize()):
             _show_next(reports, progress, bars, warm_up)
         return {name: future.result() for name, future in futures.items()}
@@ -122,25 +136,28 @@ def _show_next(reports: Any, progress: Progress, bars: dict[str, TaskID], warm_u
         report: Report = reports.get(timeout=0.2)
     except Empty:
         return
-    note = {} if report.mean_return is None else {"note": f"mean return {report.mean_return:.0f}"}
+    note: dict[str, Any] = {}
+    if report.mean_return is not None:
+        note["note"] = f"mean return {report.mean_return:.0f}"
     progress.update(bars[report.agent], completed=max(0, report.step - warm_up), step=report.step, **note)
 
 
-def show_table(results: dict[str, tuple[list[tuple[int, float]], dict[str, float]]], console: Console) -> None:
+def show_table(results: dict[str, Result], console: Console) -> None:
     """Both curves side by side."""
-    table = Table(title=f"{ENV_ID}: mean return of {EPISODES} episodes (0 is perfect, about -1200 is random)")
+    table = Table(title=f"{ENV_ID}: mean return of {EPISODES} episodes")
     table.add_column("real steps", justify="right")
     for title in AGENTS.values():
         table.add_column(title, justify="right")
-    for points in zip(*(curve for curve, _ in results.values()), strict=True):
+    for points in zip(*(result.curve for result in results.values()), strict=True):
         table.add_row(str(points[0][0]), *(f"{value:.0f}" for _, value in points))
     console.print(table)
-    for name, (_, seconds) in results.items():
-        parts = ", ".join(f"{phase} {value:.0f} s" for phase, value in seconds.items() if phase != "wall" and value >= 0.5)
-        console.print(f"{name}: {seconds['wall']:.0f} s in all{' (' + parts + ')' if parts else ''}")
+    console.print("A random policy gets about -1200, a perfect one about -150.")
+    for name, result in results.items():
+        parts = ", ".join(f"{phase} {value:.0f} s" for phase, value in result.seconds.items() if value >= 0.5)
+        console.print(f"{name}: {parts}")
 
 
-def draw(results: dict[str, tuple[list[tuple[int, float]], dict[str, float]]], seed: int, path: Path) -> None:
+def draw(results: dict[str, Result], seed: int, path: Path) -> None:
     """The same as a picture."""
     import matplotlib
 
@@ -148,8 +165,8 @@ def draw(results: dict[str, tuple[list[tuple[int, float]], dict[str, float]]], s
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, (curve, _) in results.items():
-        axes.plot(*zip(*curve, strict=True), marker="o", markersize=3, label=AGENTS[name])
+    for name, result in results.items():
+        axes.plot(*zip(*result.curve, strict=True), marker="o", markersize=3, label=AGENTS[name])
     axes.axhline(-200, color="grey", linewidth=0.8, linestyle="--", label="-200: swings up and stays up")
     axes.set(
         xlabel="real environment steps", ylabel=f"mean return of {EPISODES} episodes", title=f"{ENV_ID}, one seed ({seed})"

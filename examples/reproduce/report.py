@@ -66,9 +66,12 @@ def _step_text(step: float, total: int) -> str:
     return f"> {total:,}" if math.isinf(step) else f"{step:,.0f}"
 
 
-def _columns(record: Record) -> list[tuple[str, Callable[[Record], float], Callable[[float], str]]]:
-    """Heading, figure and its text."""
-    columns: list[tuple[str, Callable[[Record], float], Callable[[float], str]]] = [
+Column = tuple[str, Callable[[Record], float], Callable[[float], str]]
+"""Heading, figure and its text"""
+
+
+def _columns(record: Record) -> list[Column]:
+    columns: list[Column] = [
         (f"last {LAST} evaluations", final_value, lambda value: f"{value:,.1f}"),
         ("average over the run", average_value, lambda value: f"{value:,.1f}"),
         ("training time", wall_seconds, duration),
@@ -91,24 +94,34 @@ def task_section(name: str, records: Sequence[Record]) -> str:
     """
     first = records[0]
     lines = [f"## {name}", "", _conditions(first), "", f"![Learning curves of {name}]({name}.png)", ""]
+    lines += [line for warning in _inconsistencies(records) for line in (f"**{warning}**", "")]
     columns = _columns(first)
     lines.append(_row("variant", "seed", *(heading for heading, _, _ in columns), ""))
     lines.append("|" + "---|" * (len(columns) + 3))
     for variant in VARIANTS:
         own = [record for record in records if record["variant"] == variant]
-        for record in own:
-            figures = [text(figure(record)) for _, figure, text in columns]
-            lines.append(_row(variant, str(record["seed"]), *figures, _remark(record)))
-        missing = _missing_seeds(name, own) if own else []
-        lines += [_row(variant, str(seed), *["" for _ in columns], "not started") for seed in missing]
-        finished = [record for record in own if record["finished"]]
-        if finished:
-            medians = [text(statistics.median(map(figure, finished))) for _, figure, text in columns]
-            count = len(own) + len(missing)
-            remark = "" if len(finished) == count else f"of {len(finished)} finished of {count}"
-            lines.append(_row(f"**{variant}**", "**median**", *(f"**{median}**" for median in medians), remark))
+        if own:
+            lines += _variant_rows(variant, own, _missing_seeds(name, own), columns)
     lines += ["", *_provenance(records)]
     return "\n".join(lines)
+
+
+def _variant_rows(variant: str, own: Sequence[Record], missing: Sequence[int], columns: Sequence[Column]) -> list[str]:
+    """A row per seed, and the median of those that are finished."""
+    rows = {seed: _row(variant, str(seed), *["" for _ in columns], "not started") for seed in missing}
+    for record in own:
+        figures = [text(figure(record)) for _, figure, text in columns]
+        rows[record["seed"]] = _row(variant, str(record["seed"]), *figures, _remark(record))
+    lines = [rows[seed] for seed in sorted(rows)]
+    finished = [record for record in own if record["finished"]]
+    if not finished:
+        return lines
+    medians = [text(statistics.median(map(figure, finished))) for _, figure, text in columns]
+    remarks = [] if len(finished) == len(rows) else [f"of {len(finished)} finished of {len(rows)}"]
+    if own[0]["threshold"] is not None:
+        within = own[0]["deadline"] or own[0]["total_steps"]
+        remarks.append(f"{sum(reached_step(record) <= within for record in own)} of {len(rows)} reached within {within:,}")
+    return [*lines, _row(f"**{variant}**", "**median**", *(f"**{median}**" for median in medians), "; ".join(remarks))]
 
 
 def _row(*cells: str) -> str:
@@ -145,17 +158,33 @@ def _missing_seeds(task: str, records: Sequence[Record]) -> list[int]:
     return [seed for seed in seeds if seed not in {record["seed"] for record in records}]
 
 
+TASK_KEYS = ("env_id", "env_kwargs", "total_steps", "eval_every", "eval_episodes", "threshold", "deadline")
+
+
+def _inconsistencies(records: Sequence[Record]) -> list[str]:
+    """What must not differ within a task but does (files from before and after a change in ``tasks.py``)."""
+    warnings = []
+    if len({json.dumps([record[key] for key in TASK_KEYS]) for record in records}) > 1:
+        warnings.append("The runs differ in their task (steps, evaluation, threshold); the heading is that of the first.")
+    kinds: dict[str, set[str]] = {}
+    for record in records:
+        settings = {key: value for key, value in record["settings"].items() if key != "world_model"}
+        kinds.setdefault(record["variant"], set()).add(json.dumps(settings, sort_keys=True))
+    warnings += [f"The seeds of {variant} have different settings." for variant, own in kinds.items() if len(own) > 1]
+    if "mbpo" in kinds and "model-off" in kinds and kinds["mbpo"] != kinds["model-off"]:
+        warnings.append("The settings of mbpo and model-off differ in more than the world model.")
+    return warnings
+
+
 def _provenance(records: Sequence[Record]) -> list[str]:
-    """Settings, versions and machines; more than one kind among the seeds of a variant is said, not hidden."""
+    """Settings, states of the library, versions and machines, each with what it was used for where there are several."""
     lines = []
     for variant in VARIANTS:
         own = [record for record in records if record["variant"] == variant]
         kinds = list(dict.fromkeys(json.dumps(record["settings"]) for record in own))
-        if len(kinds) > 1:
-            lines.append(f"**The seeds of {variant} have different settings:**")
         for kind in kinds:
             seeds = ", ".join(str(record["seed"]) for record in own if json.dumps(record["settings"]) == kind)
-            lines.append(f"- `{variant}` (seeds {seeds}): `{kind}`")
+            lines.append(f"- `{variant}`{f' (seeds {seeds})' if len(kinds) > 1 else ''}: `{kind}`")
     sources: dict[str, list[str]] = {}
     for record in records:
         for source in record.get("sources", []):

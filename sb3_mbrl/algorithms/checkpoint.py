@@ -43,6 +43,9 @@ NOT_SAVED = [
     "_progress_bar",
 ]
 
+EXTRA = ("world_model_extra", "plugin_extra")
+"""In the zip, not on the agent"""
+
 
 class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
     """``save`` and ``load`` of a model-based agent."""
@@ -60,17 +63,22 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
 
     def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
         """As SB3's; see :mod:`sb3_mbrl.algorithms.checkpoint` for what is saved."""
-        self.world_model_extra = None if self.world_model is None else self.world_model.extra_state()
-        self.plugin_extra: dict[str, Any] = {}
-        self.registry.hook.sb3_mbrl_on_save(agent=self, extra=self.plugin_extra)
-        # A world model given as an instance is not stored; its reference says what it was.
-        choice, instance = self.world_model_class, self.world_model_class is self.world_model and self.world_model is not None
+        plugin_extra: dict[str, Any] = {}
+        self.registry.hook.sb3_mbrl_on_save(agent=self, extra=plugin_extra)
+        choices = {f"{kind}_class": getattr(self, f"{kind}_class") for kind in self.part_references}
         try:
-            if instance:
-                self.world_model_class = self.part_references["world_model"]["factory"]
+            self.plugin_extra = plugin_extra
+            self.world_model_extra = None if self.world_model is None else self.world_model.extra_state()
+            for kind, reference in self.part_references.items():
+                if reference["how"] == "instance":
+                    # Not stored; its reference says what it was.
+                    setattr(self, f"{kind}_class", reference["factory"])
             super().save(path, exclude=exclude, include=include)
         finally:
-            self.world_model_class = choice
+            vars(self).update(choices)
+            # Stored data may be large: it is not kept twice.
+            for name in EXTRA:
+                vars(self).pop(name, None)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -100,22 +108,34 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
                 f"agent.policy.load_state_dict(old.policy.state_dict())."
             )
         agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=agent.plugin_extra)
+        agent._judge_again = False  # the saved verdict is about these very weights
+        agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=vars(agent).pop("plugin_extra", {}))
         return agent
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
+        """As SB3's. Before the next imagination the world model is judged anew, since its weights may be others now."""
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self._judge_again = True
 
     def _restore_extra(self) -> None:
         """Give the world model back what its parameters do not tell, before SB3 puts the parameters back."""
-        extra = self.__dict__.get("world_model_extra")
+        extra = vars(self).pop("world_model_extra", None)
         if extra is not None and self.world_model is not None:
             self.world_model.load_extra_state(extra)
 
 
 def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> set[str]:
-    """The names of the attributes in a checkpoint, without unpickling any."""
+    """
+    The names of the attributes in a checkpoint, without unpickling any.
+
+    :raises ValueError: when it is no zip file, or none of SB3's
+    """
     file = open_path(path, "r", verbose=0, suffix="zip")
     try:
         with zipfile.ZipFile(file) as archive:
             return set(json.loads(archive.read("data")))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{path} is not an agent that was saved with save(): {error}") from error
     finally:
         if isinstance(path, (str, pathlib.Path)):
             file.close()

@@ -1,17 +1,23 @@
 """From what a user writes (``world_model="gp"``) to the parts of an agent, also when it is loaded."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import torch as th
+from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mbrl.contracts import EnvFunctions, Imagination, Transitions, WorldModel
+from sb3_mbrl.envs.functions.common import is_neutral
 from sb3_mbrl.plugins import Registry, Selection, get_registry
 from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import ActionCodec
+
+_FUNCTIONS = ("reward_fn", "termination_fn")
 
 
 class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
@@ -38,7 +44,9 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         """Keep the user's choices; nothing is built yet, since ``load`` has to put the saved ones in place first."""
         for name, function in (("reward_fn", reward_fn), ("termination_fn", termination_fn)):
             if not (function is None or function == "auto" or callable(function)):
-                raise ValueError(f"{name}={function!r}: give a function, 'auto' (known for this environment, else learned) or None (learned)")
+                raise ValueError(
+                    f"{name}={function!r}: give a function, 'auto' (known for this environment, else learned) or None (learned)"
+                )
         self.world_model_class = world_model
         self.world_model_kwargs = dict(world_model_kwargs or {})
         self.imagination_class = imagination
@@ -49,21 +57,28 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
     def _setup_parts(self) -> None:
         """Build everything from the choices; with those of a checkpoint already in place, from these."""
         self.registry = get_registry().with_plugins(self.plugins)
-        given = self.__dict__.pop("world_model", None)
-        saved = self.__dict__.get("part_references")
-        if saved is None:
-            self.part_references: dict[str, dict[str, str]] = {}
+        given = {kind: self.__dict__.pop(kind) for kind in ("world_model", "imagination") if kind in self.__dict__}
+        if "part_references" not in self.__dict__:
             self._world_model_selection = self._select_world_model()
-            self._known = self._find_known_functions() if self._world_model_selection else EnvFunctions()
             imagination = self.registry.resolve("imagination", self.imagination_class)
-            self.part_references["imagination"] = dict(imagination.reference)
-            if self._world_model_selection:
-                self.part_references["world_model"] = dict(self._world_model_selection.reference)
+            self._known = self._find_known_functions()
+            random = self._random
         else:
-            self._world_model_selection = self._select_saved_world_model(given, saved)
-            imagination = self.registry.from_reference("imagination", saved["imagination"])
-        self.world_model = self._build_world_model()
+            self._world_model_selection = self._select_saved_world_model(given, self.part_references.get("world_model"))
+            imagination = self._select_saved_imagination(given, self.part_references["imagination"])
+            self._known = self._saved_known_functions()
+            # The saved weights are about to replace what is drawn now; the saved stream must not notice.
+            random = RandomStream(0)
+        chosen = {"imagination": imagination, "world_model": self._world_model_selection}
+        self.part_references = {kind: dict(part.reference) for kind, part in chosen.items() if part is not None}
+        self.world_model = self._build_world_model(random)
         self.imagination = imagination.build(**self.imagination_kwargs)
+        assert self.imagination is not None
+        if getattr(self.imagination, "observation", "decoded") != "decoded":
+            raise ValueError(
+                f"imagination_kwargs={self.imagination_kwargs}: {type(self).__name__}'s policy acts on observations, so imagined rows must "
+                "be decoded ones. To train on features, use ModelVecEnv(..., observation='features')."
+            )
 
     # ---- choosing
 
@@ -81,31 +96,50 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         self.registry.check_supports(selection, self.observation_space, self.action_space)
         return selection
 
-    def _select_saved_world_model(self, given: Any, saved: Mapping[str, Mapping[str, str]]) -> Selection | None:
-        reference = saved.get("world_model")
-        if reference is None:
-            if given is not None:
+    def _select_saved_world_model(self, given: Mapping[str, Any], saved: Mapping[str, str] | None) -> Selection | None:
+        if saved is None:
+            if given.get("world_model") is not None:
                 raise ValueError(
                     "This agent was saved with its world model off; load(..., world_model=...) cannot switch it on. Load it as it is."
                 )
             return None
-        if given is None:
-            return self.registry.from_reference("world_model", reference)
-        selection = self.registry.resolve("world_model", given)
-        if selection.reference["factory"] != reference["factory"]:
+        if "world_model" not in given:
+            return self.registry.from_reference("world_model", saved)
+        choice = given["world_model"]
+        if choice is None:
             raise ValueError(
-                f"This agent was saved with the world model {reference['name']!r} ({reference['factory']}), and load() was given "
+                "load(..., world_model=None): the checkpoint holds a world model. Load it as it is; with load(..., real_ratio=1.0) "
+                "training uses real rows alone."
+            )
+        selection = self.registry.resolve("world_model", choice)
+        # What a function builds is only known once it is built; there the names and shapes of the weights decide.
+        comparable = "factory" not in (saved["how"], selection.reference["how"])
+        if comparable and selection.reference["factory"] != saved["factory"]:
+            raise ValueError(
+                f"This agent was saved with the world model {saved['name']!r} ({saved['factory']}), and load() was given "
                 f"{selection.reference['name']!r} ({selection.reference['factory']}). Weights of one do not fit the other: load it "
                 "without world_model=, and start a new agent for another model."
             )
+        self.world_model_class = choice
+        if selection.instance is not None:
+            self.world_model_kwargs = {}  # those of the class it was once built from
         return selection
 
-    def _build_world_model(self) -> WorldModel | None:
+    def _select_saved_imagination(self, given: Mapping[str, Any], saved: Mapping[str, str]) -> Selection:
+        if given.get("imagination") is None:
+            return self.registry.from_reference("imagination", saved)
+        self.imagination_class = given["imagination"]
+        selection = self.registry.resolve("imagination", self.imagination_class)
+        if selection.instance is not None:
+            self.imagination_kwargs = {}
+        return selection
+
+    def _build_world_model(self, random: RandomStream) -> WorldModel | None:
         selection = self._world_model_selection
         if selection is None:
             return None
-        with self._random.scope(self.device):
-            return selection.build(
+        with random.scope(self.device):
+            model = selection.build(
                 self.observation_space,
                 self.action_space,
                 reward_fn=self._known.reward_fn,
@@ -113,73 +147,144 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
                 device=self.device,
                 **self.world_model_kwargs,
             )
+        if selection.instance is not None:
+            self._check_instance(model)
+        return model
+
+    def _check_instance(self, model: WorldModel) -> None:
+        """A model that was built elsewhere has to fit this agent."""
+        for name in ("observation_space", "action_space"):
+            own, its = getattr(self, name), getattr(model, name)
+            if own != its:
+                raise ValueError(f"The world model was built for the {name} {its}, and this agent's is {own}: build it for that one")
+        if model.device.type != self.device.type:
+            raise ValueError(f"The world model is on {model.device}, and this agent on {self.device}: build it with device={str(self.device)!r}")
 
     # ---- known functions
 
     def _find_known_functions(self) -> EnvFunctions:
         """What the user gave, else (``"auto"``) what the environment-functions hook knows of this environment."""
+        if self._world_model_selection is None:
+            return EnvFunctions()
+        if self._world_model_selection.instance is not None:
+            return self._functions_of_instance(self._world_model_selection.instance)
         known = EnvFunctions()
         if "auto" in (self.reward_fn, self.termination_fn) and self.env is not None:
-            env = _gym_env(self.env)
-            known = self.registry.env_functions(env) if env is not None else known
+            with _gym_env(self.env) as env:
+                # A VecEnvWrapper that stacks or cuts: the function would read the wrong columns.
+                same = env is not None and (env.observation_space, env.action_space) == (self.observation_space, self.action_space)
+                known = self.registry.env_functions(env) if env is not None and same else known
         reward_fn = known.reward_fn if self.reward_fn == "auto" else self.reward_fn
         termination_fn = known.termination_fn if self.termination_fn == "auto" else self.termination_fn
         return EnvFunctions(reward_fn, termination_fn)
 
-    def _check_known_functions(self, rows: Transitions) -> WorldModel:
+    def _functions_of_instance(self, model: WorldModel) -> EnvFunctions:
+        for name in _FUNCTIONS:
+            if callable(getattr(self, name)) and getattr(self, name) is not getattr(model, name):
+                raise ValueError(
+                    f"{name} was given to {type(self).__name__}, but the world model is an instance that was built without it: "
+                    f"give {name} to {type(model).__name__}(...), or the class instead of an instance"
+                )
+        return EnvFunctions(model.reward_fn, model.termination_fn)
+
+    def _saved_known_functions(self) -> EnvFunctions:
+        """Those of the checkpoint; one that was given to ``load`` may take the place of a known one, for which no head was learned."""
+        if self._world_model_selection is None:
+            return EnvFunctions()
+        if self._world_model_selection.instance is not None:
+            return self._functions_of_instance(self._world_model_selection.instance)
+        choices = {name: getattr(self, name) for name in _FUNCTIONS}
+        functions = {name: choice for name, choice in choices.items() if callable(choice)}
+        saved = self.__dict__.get("_known")
+        if saved is None:
+            if not functions:
+                raise ValueError(
+                    "The known reward or termination function of this checkpoint could not be unpickled (see the warning above). Make its "
+                    "module importable, or give it again: load(..., reward_fn=...) or load(..., termination_fn=...)."
+                )
+            return EnvFunctions(**functions)
+        for name, choice in choices.items():
+            known = getattr(saved, name)
+            if callable(choice) and known is None:
+                raise ValueError(f"This agent was saved with a learned {name}: load(..., {name}=...) cannot replace it. Start a new agent.")
+            if choice is None and known is not None:
+                raise ValueError(f"This agent was saved with a known {name}: load(..., {name}=None) cannot learn it. Start a new agent.")
+        return replace(saved, **functions)
+
+    def _check_known_functions(self, rows: Transitions) -> None:
         """
         Hold known functions against real data.
 
         A function found by ``"auto"`` that disagrees (a wrapper changed the task) is dropped and learned instead, with a line in the log; one
         that the user gave is an error.
-
-        :return: the world model, built anew where a function was dropped
         """
-        assert self.world_model is not None
-        wrong = {}
         action = ActionCodec(self.action_space).to_env(rows.action)
+        wrong = {}
         if self._known.termination_fn is not None:
-            said = self._known.termination_fn(rows.obs, action, rows.next_obs)
-            _check_shape("termination_fn", said, rows)
-            bad = (said.float() > 0.5) != (rows.terminated > 0.5)
+            said = _call("termination_fn", self._known.termination_fn, rows, action).float()
+            bad = ~said.isfinite() | ((said > 0.5) != (rows.terminated > 0.5))
             # A few rows may lie on a threshold, where the data's float32 and the simulator's float64 part ways.
             if int(bad.sum()) > max(2, 0.1 * float(rows.terminated.sum())):
                 wrong["termination_fn"] = bad
         if self._known.reward_fn is not None:
-            said = self._known.reward_fn(rows.obs, action, rows.next_obs)
-            _check_shape("reward_fn", said, rows)
-            bad = (said - rows.reward).abs() > 1e-3 * (1 + rows.reward.abs())
+            said = _call("reward_fn", self._known.reward_fn, rows, action)
+            bad = ~((said - rows.reward).abs() <= 1e-3 * (1 + rows.reward.abs()))
             if int(bad.sum()) > max(2, 0.01 * len(bad)):
                 wrong["reward_fn"] = bad
         if not wrong:
-            return self.world_model
+            return
+        assert self._world_model_selection is not None
         for name, bad in wrong.items():
             message = f"{name} disagrees with {int(bad.sum())} of {len(bad)} real transitions (the first: row {int(bad.nonzero()[0])})"
-            if getattr(self, name) != "auto" or self.world_model.fitted:
+            if getattr(self, name) != "auto" or self._world_model_selection.instance is not None:
                 raise ValueError(
                     f"{message}. It must return what the environment does, for observations as the agent sees them (after wrappers) "
                     f"and actions in the environment's units. Mend it, or pass {name}=None to learn it."
                 )
             if self.verbose >= 1:
                 print(f"{message}: it is learned instead")
-        self._known = EnvFunctions(**{name: None if name in wrong else value for name, value in vars(self._known).items()})
-        self.world_model = self._build_world_model()
-        assert self.world_model is not None
-        return self.world_model
+        self._known = replace(self._known, **dict.fromkeys(wrong))
+        # Heads are part of the network, so the model starts anew: on all the data there is, since a fit is under way.
+        self.world_model = self._build_world_model(self._random)
 
 
-def _check_shape(name: str, value: th.Tensor, rows: Transitions) -> None:
+def _call(name: str, function: Any, rows: Transitions, action: th.Tensor) -> th.Tensor:
+    try:
+        value = function(rows.obs, action, rows.next_obs)
+    except Exception as error:
+        error.add_note(f"raised by {name}(obs, action, next_obs) on {len(rows.reward)} real transitions; {name}=None learns it instead")
+        raise
     if not isinstance(value, th.Tensor) or value.shape != rows.reward.shape:
         got = tuple(value.shape) if isinstance(value, th.Tensor) else type(value).__name__
         raise ValueError(f"{name} must return a tensor of shape ({len(rows.reward)},), one value per row; got {got}")
+    return value
 
 
-def _gym_env(env: VecEnv) -> gym.Env | None:
-    """The first environment of a ``VecEnv`` where it lives in this process, else one made from its specification."""
+@contextmanager
+def _gym_env(env: VecEnv) -> Iterator[gym.Env | None]:
+    """
+    The first environment of a ``VecEnv`` where it lives in this process, else one made from its specification.
+
+    ``None`` where there is none of Gymnasium's, it is not registered in this process, or wrappers change what it does.
+    """
     envs = getattr(env.unwrapped, "envs", None)
     if envs:
-        return envs[0]
-    specs = [spec for spec in env.get_attr("spec", indices=0) if spec is not None]
-    return gym.make(specs[0]) if specs else None
-
-
+        yield envs[0]
+        return
+    try:
+        spec = env.get_attr("spec", indices=0)[0]
+    except (AttributeError, NotImplementedError):  # a VecEnv that is not made of Gymnasium's environments
+        spec = None
+    # Most wrappers cannot be made again from a specification (SB3's Monitor is one), but need not be where they change nothing.
+    if spec is None or not all(is_neutral(load_env_creator(wrapper.entry_point)) for wrapper in spec.additional_wrappers):
+        yield None
+        return
+    try:
+        made = gym.make(replace(spec, additional_wrappers=()), render_mode=None)
+    except gym.error.UnregisteredEnv:
+        yield None
+        return
+    try:
+        yield made
+    finally:
+        made.close()

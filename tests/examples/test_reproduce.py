@@ -167,10 +167,17 @@ def test_inconsistent_lengths_are_refused():
 # --------------------------------------------------------------------------------------------------------------- evaluation
 
 
-def test_evaluation_leaves_every_random_stream_and_the_policys_mode_alone():
+def test_evaluation_leaves_every_random_stream_and_the_policys_mode_alone(monkeypatch):
     env = gym.make("Pendulum-v1", max_episode_steps=30)
     agent = SAC("MlpPolicy", env, seed=0, device="cpu", buffer_size=10, policy_kwargs={"net_arch": [8]})
     agent.policy.set_training_mode(True)
+    predict = agent.predict
+
+    def predict_with_draws(obs, deterministic):
+        random.random(), np.random.rand(), th.rand(1)
+        return predict(obs, deterministic=deterministic)
+
+    monkeypatch.setattr(agent, "predict", predict_with_draws)
     run.set_random_states(states := run.random_states())
     expected = (random.random(), np.random.rand(), th.rand(1).item())
     run.set_random_states(states)
@@ -430,7 +437,7 @@ def test_the_report_gives_every_seed_and_the_median(results):
         "| mbpo | 0 | 40 | -120.0 | -268.3 | 10 s |  |",
         "| mbpo | 1 | > 60 | -400.0 | -483.3 | 10 s |  |",
         "| mbpo | 2 | 40 | -180.0 | -318.3 | 3 min 20 s |  |",
-        "| **mbpo** | **median** | **40** | **-180.0** | **-318.3** | **10 s** |  |",
+        "| **mbpo** | **median** | **40** | **-180.0** | **-318.3** | **10 s** | 2 of 3 reached within 60 |",
         "| model-off | 0 | > 60 | -900.0 | -900.0 | 7 s | unfinished, at step 40 |",
     ]
     assert (results / "tiny.png").read_bytes().startswith(b"\x89PNG")
@@ -457,14 +464,15 @@ def test_labelled_runs_are_listed_for_tuning_only(results):
 
 def test_seeds_that_were_fixed_but_not_run_are_shown(tmp_path):
     pendulum = tasks.TASKS["pendulum"]
-    short = replace(pendulum, total_steps=60, eval_every=20, deadline=40)
+    short = replace(pendulum, total_steps=60, eval_every=20, deadline=20)
     write_fixture(tmp_path, fixture_record("mbpo", 1, [-1000, -100, -150, -110], task=short))
     report.write_report(tmp_path)
     text = (tmp_path / "README.md").read_text()
     for seed in (0, 2, 3, 4):
         assert f"| mbpo | {seed} |  |  |  |  | not started |" in text
-    assert "of 1 finished of 5" in text
-    assert "(required within 40 steps)" in text
+    # It reached the threshold, but at step 40 only where the deadline is 20.
+    assert "of 1 finished of 5; 0 of 5 reached within 20" in text
+    assert "(required within 20 steps)" in text
 
 
 def test_different_settings_among_the_seeds_are_said(results):
@@ -473,8 +481,18 @@ def test_different_settings_among_the_seeds_are_said(results):
     write_fixture(results, other)
     report.write_report(results)
     text = (results / "README.md").read_text()
-    assert "**The seeds of mbpo have different settings:**" in text
+    assert "**The seeds of mbpo have different settings.**" in text
+    assert "**The settings of mbpo and model-off differ in more than the world model.**" in text
     assert "`mbpo` (seeds 0, 2)" in text
+
+
+def test_a_control_with_other_steps_is_said(results):
+    report.write_report(results)
+    assert "**The" not in (results / "README.md").read_text()
+    longer = replace(TINY, total_steps=80)
+    write_fixture(results, fixture_record("model-off", 0, [-1000, -900, -800, -700, -600], task=longer))
+    report.write_report(results)
+    assert "**The runs differ in their task" in (results / "README.md").read_text()
 
 
 def test_a_library_that_changed_between_or_within_runs_is_said(results):

@@ -26,9 +26,12 @@ _NEUTRAL_STEPS = {
 }
 
 
-def is_neutral(wrapper: gym.Wrapper) -> bool:
-    """Whether a wrapper leaves observations, actions, rewards and terminations as they are (a time limit only truncates)."""
-    return type(wrapper).step in _NEUTRAL_STEPS
+def is_neutral(wrapper: gym.Env | type) -> bool:
+    """
+    Whether a wrapper, or a class of wrappers, leaves observations, actions, rewards and terminations as they are (a time limit
+    only truncates).
+    """
+    return getattr(wrapper if isinstance(wrapper, type) else type(wrapper), "step", None) in _NEUTRAL_STEPS
 
 
 def layers(env: gym.Env) -> list[gym.Env]:
