@@ -68,11 +68,11 @@ LOCOMOTION: dict[str, Any] = {
     "learning_starts": 1000,
     "gradient_steps": 10,
     "policy_kwargs": {"net_arch": [128, 128], "optimizer_kwargs": {"fused": True}},
-    "real_ratio": 0.5,
+    "real_ratio": 0.05,
     "world_model_kwargs": {},
     "imagination_kwargs": {"freq": 250, "starts_per_step": 100, "max_age": 1000},
     "fit_freq": 250,
-    "fit_kwargs": {},
+    "fit_kwargs": {"max_epochs": 20},
 }
 """For MuJoCo bodies; the world model is the default ensemble (7 members, 5 elites, 4 layers of 200)."""
 
