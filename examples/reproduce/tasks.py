@@ -72,7 +72,7 @@ LOCOMOTION: dict[str, Any] = {
     "world_model_kwargs": {},
     "imagination_kwargs": {"freq": 250, "starts_per_step": 100, "max_age": 1000},
     "fit_freq": 250,
-    "fit_kwargs": {"max_epochs": 20},
+    "fit_kwargs": {"max_batches": 500},
 }
 """For MuJoCo bodies; the world model is the default ensemble (7 members, 5 elites, 4 layers of 200)."""
 
