@@ -15,7 +15,7 @@ counters, which members are the best) goes into :meth:`WorldModel.extra_state`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch as th
@@ -23,18 +23,49 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import get_device
 from torch import nn
 
+from sb3_mbrl.specs import (
+    CONTRACT_VERSION,
+    AlgorithmSpec,
+    EnvFunctions,
+    EnvFunctionsSpec,
+    ImaginationSpec,
+    Obs,
+    PartSpec,
+    PlannerSpec,
+    RewardFn,
+    Supports,
+    TerminationFn,
+    WorldModelSpec,
+)
 from sb3_mbrl.states import State
 
-CONTRACT_VERSION = 1
-"""The version of this file's contract; a plugin's record states the one it was written for."""
-
-Obs = th.Tensor | dict[str, th.Tensor]
-
-RewardFn = Callable[[Obs, th.Tensor, Obs], th.Tensor]
-"""``reward_fn(obs, action, next_obs) -> (B,)``: batched, actions in the environment's units."""
-
-TerminationFn = Callable[[Obs, th.Tensor, Obs], th.Tensor]
-"""``termination_fn(obs, action, next_obs) -> (B,)`` boolean: batched, actions in the environment's units."""
+__all__ = [
+    "CONTRACT_VERSION",
+    "AlgorithmSpec",
+    "Data",
+    "EnvFunctions",
+    "EnvFunctionsSpec",
+    "FitBudget",
+    "Imagination",
+    "ImaginationSpec",
+    "Imagined",
+    "MemberPrediction",
+    "MissingCapability",
+    "Obs",
+    "PartSpec",
+    "Plan",
+    "Planner",
+    "PlannerSpec",
+    "Prediction",
+    "RewardFn",
+    "Sequences",
+    "Supports",
+    "TerminationFn",
+    "Transitions",
+    "UnsupportedSpace",
+    "WorldModel",
+    "WorldModelSpec",
+]
 
 
 class UnsupportedSpace(ValueError):
@@ -124,7 +155,7 @@ class FitBudget:
     How long a call to :meth:`WorldModel.fit` may take: in batches or epochs, never in seconds, so that a seed decides the run.
 
     :param max_epochs: passes over the training data (``None``: until ``patience`` is used up)
-    :param max_batches: gradient steps (``None``: no limit)
+    :param max_batches: gradient steps (``None``: no limit, as in MBPO's code, where a fit may take thousands)
     :param patience: stop after more than this many epochs in which no member improved on the holdout data
     :param min_improvement: the relative fall of the holdout error that counts as an improvement
     :param batch_size: rows per gradient step (per member)
@@ -133,7 +164,7 @@ class FitBudget:
     """
 
     max_epochs: int | None = None
-    max_batches: int | None = None
+    max_batches: int | None = 1000
     patience: int = 5
     min_improvement: float = 0.01
     batch_size: int = 256
@@ -440,91 +471,3 @@ class Imagination(ABC):
         :param horizon: the number of steps
         :param generator: the source of the model's randomness
         """
-
-
-# ------------------------------------------------------------------------------------------------------------ what plugins
-# offer
-
-Supports = Callable[[spaces.Space, spaces.Space], str | None]
-"""
-``supports(observation_space, action_space)``: ``None`` when the part takes the spaces, else the reason why not, in words.
-"""
-
-
-def _supports_everything(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
-    return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartSpec:
-    """
-    A plugin's record of one part that it offers.
-
-    :param name: what users write, e.g. ``"ensemble"``
-    :param factory: a class or a function, or ``"module:attribute"`` to import it only when it is asked for
-    :param summary: one line for ``sb3-mbrl plugins``
-    :param supports: which spaces it takes
-    :param contract: the contract version it was written for (not that of the library it meets)
-    :param override: replace a part of the same name on purpose
-    """
-
-    name: str
-    factory: Callable[..., Any] | str
-    summary: str = ""
-    supports: Supports = _supports_everything
-    contract: int = 1
-    override: bool = False
-    kind: ClassVar[str] = "part"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlgorithmSpec(PartSpec):
-    """``factory`` is an SB3 algorithm class."""
-
-    kind: ClassVar[str] = "algorithm"
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorldModelSpec(PartSpec):
-    """
-    ``factory(observation_space, action_space, *, reward_fn, termination_fn, device, **world_model_kwargs) -> WorldModel``.
-
-    :param auto_rank: candidates for ``world_model="auto"`` have one; the highest that takes the spaces is chosen
-    """
-
-    auto_rank: int | None = None
-    kind: ClassVar[str] = "world_model"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannerSpec(PartSpec):
-    """``factory(action_space, **planner_kwargs) -> Planner``."""
-
-    kind: ClassVar[str] = "planner"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImaginationSpec(PartSpec):
-    """``factory(**imagination_kwargs) -> Imagination``."""
-
-    kind: ClassVar[str] = "imagination"
-
-
-@dataclass(frozen=True)
-class EnvFunctions:
-    """Known functions of one environment; ``None`` where one is not known. Picklable, since the agent saves them."""
-
-    reward_fn: RewardFn | None = None
-    termination_fn: TerminationFn | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnvFunctionsSpec(PartSpec):
-    """
-    ``factory(env: gymnasium.Env) -> EnvFunctions``, reading what it needs (limits, flags) from the environment itself.
-
-    :param env_ids: glob patterns of Gymnasium ids, e.g. ``("Hopper-v[45]",)``
-    """
-
-    env_ids: tuple[str, ...] = field(default=())
-    kind: ClassVar[str] = "env_functions"

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch as th
 
-from sb3_mbrl.contracts import Data, FitBudget, Transitions, WorldModel
+from sb3_mbrl.contracts import Data, FitBudget, Sequences, Transitions, WorldModel
 
 _HASH_SPACE = 2**20
 
@@ -146,9 +146,9 @@ def fit_by_loss(
     """
     Fit any model that has a :meth:`~sb3_mbrl.contracts.WorldModel.loss` and an optimiser.
 
-    Models of single observations (``context == 1``) see shuffled transitions with holdout and early stopping. Models with a context see
-    windows of ``2 * context`` steps; windows overlap, so nothing is held out and the budget alone ends the fit (200 batches
-    by default).
+    Models of single observations (``context == 1``) see shuffled transitions with holdout and early stopping. Models with a
+    context see windows of ``2 * context`` steps; windows overlap, so nothing is held out, and the budget's ``max_batches``
+    alone ends the fit.
 
     :param model: with ``optimizer``
     :param data: real data
@@ -159,7 +159,8 @@ def fit_by_loss(
     """
     if model.optimizer is None:
         raise ValueError(
-            f"{type(model).__name__} has no optimizer, so the default fit() cannot train it: set self.optimizer, or override fit()"
+            f"{type(model).__name__} has no optimizer, so the default fit() cannot train it: set self.optimizer, or override "
+            "fit()"
         )
     if len(data) == 0:
         return {}
@@ -175,9 +176,9 @@ def fit_by_loss(
     model.train()
     try:
         if model.context > 1:
-            batches = budget.max_batches or 200
+            batches = budget.max_batches or 1000
             n = max(1, budget.batch_size // (2 * model.context))
-            losses = [update(data.sequences(n, 2 * model.context, generator=generator)) for _ in range(batches)]
+            losses = [update(_windows(data, n, 2 * model.context, generator)) for _ in range(batches)]
             metrics = {"loss": losses[-1], "batches": float(batches), "epochs": 1.0}
         else:
             metrics = _fit_transitions(model, update, data.transitions(), row_ids(data, len(data)), budget, generator)
@@ -185,6 +186,14 @@ def fit_by_loss(
         model.eval()
     model.fitted = True
     return metrics
+
+
+def _windows(data: Data, n: int, length: int, generator: th.Generator | None) -> Sequences:
+    """Consecutive steps; padded windows while there are fewer steps than a window has."""
+    try:
+        return data.sequences(n, length, generator=generator)
+    except ValueError:
+        return data.contexts(n, length, generator=generator)
 
 
 def _fit_transitions(

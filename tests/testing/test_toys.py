@@ -51,10 +51,7 @@ def test_toys_pass_the_kit(part, check):
     check(part)
 
 
-@parametrize_with_checks(
-    [RecurrentToy],
-    expected_failed_checks={"check_fit_one_row": "fit_by_loss asks for whole windows, which one row does not hold"},
-)
+@parametrize_with_checks([RecurrentToy])
 def test_the_recurrent_toy_passes_the_kit(part, check):
     check(part)
 

@@ -1,0 +1,103 @@
+"""What a plugin says of the parts that it offers: records, collected by the registration hooks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+
+CONTRACT_VERSION = 1
+"""The version of the contract in :mod:`sb3_mbrl.contracts`; a plugin's record states the one it was written for."""
+
+Obs = th.Tensor | dict[str, th.Tensor]
+
+RewardFn = Callable[[Obs, th.Tensor, Obs], th.Tensor]
+"""``reward_fn(obs, action, next_obs) -> (B,)``: batched, actions in the environment's units."""
+
+TerminationFn = Callable[[Obs, th.Tensor, Obs], th.Tensor]
+"""``termination_fn(obs, action, next_obs) -> (B,)`` boolean: batched, actions in the environment's units."""
+
+Supports = Callable[[spaces.Space, spaces.Space], str | None]
+"""
+``supports(observation_space, action_space)``: ``None`` when the part takes the spaces, else the reason why not, in words.
+"""
+
+
+def _supports_everything(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSpec:
+    """
+    A plugin's record of one part that it offers.
+
+    :param name: what users write, e.g. ``"ensemble"``
+    :param factory: a class or a function, or ``"module:attribute"`` to import it only when it is asked for
+    :param summary: one line for ``sb3-mbrl plugins``
+    :param supports: which spaces it takes
+    :param contract: the contract version it was written for (not that of the library it meets)
+    :param override: replace a part of the same name on purpose
+    """
+
+    name: str
+    factory: Callable[..., Any] | str
+    summary: str = ""
+    supports: Supports = _supports_everything
+    contract: int = 1
+    override: bool = False
+    kind: ClassVar[str] = "part"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmSpec(PartSpec):
+    """``factory`` is an SB3 algorithm class."""
+
+    kind: ClassVar[str] = "algorithm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldModelSpec(PartSpec):
+    """
+    ``factory(observation_space, action_space, *, reward_fn, termination_fn, device, **world_model_kwargs) -> WorldModel``.
+
+    :param auto_rank: candidates for ``world_model="auto"`` have one; the highest that takes the spaces is chosen
+    """
+
+    auto_rank: int | None = None
+    kind: ClassVar[str] = "world_model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannerSpec(PartSpec):
+    """``factory(action_space, **planner_kwargs) -> Planner``."""
+
+    kind: ClassVar[str] = "planner"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImaginationSpec(PartSpec):
+    """``factory(**imagination_kwargs) -> Imagination``."""
+
+    kind: ClassVar[str] = "imagination"
+
+
+@dataclass(frozen=True)
+class EnvFunctions:
+    """Known functions of one environment; ``None`` where one is not known. Picklable, since the agent saves them."""
+
+    reward_fn: RewardFn | None = None
+    termination_fn: TerminationFn | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvFunctionsSpec(PartSpec):
+    """
+    ``factory(env: gymnasium.Env) -> EnvFunctions``, reading what it needs (limits, flags) from the environment itself.
+
+    :param env_ids: glob patterns of Gymnasium ids, e.g. ``("Hopper-v[45]",)``
+    """
+
+    env_ids: tuple[str, ...] = field(default=())
+    kind: ClassVar[str] = "env_functions"
