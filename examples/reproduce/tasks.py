@@ -77,8 +77,8 @@ LOCOMOTION: dict[str, Any] = {
     "fit_kwargs": {"max_batches": 500},
 }
 """
-For MuJoCo bodies; the world model is the default ensemble (7 members, 5 elites, 4 layers of 200). Target entropies are the MBPO
-authors': with SB3's (minus the number of actions) and 10 updates a step the entropy is gone before the body has moved.
+For MuJoCo bodies; the world model is the default ensemble (7 members, 5 elites, 4 layers of 200). Target entropies are those of
+MBPO's authors: with SB3's (minus the number of actions) and 10 updates a step the entropy is gone before the body has moved.
 """
 
 _FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)

@@ -38,13 +38,14 @@ from sb3_mbrl.algorithms.checkpoint import CheckpointMixin
 from sb3_mbrl.algorithms.guards import nonfinite_fault
 from sb3_mbrl.algorithms.parts import PartsMixin
 from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, ReplayData, SideStore
-from sb3_mbrl.contracts import FitBudget, Obs, Transitions
+from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Obs, Transitions
 from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error, one_step_quality
 from sb3_mbrl.fitting import holdout_mask, index_transitions
 from sb3_mbrl.imagination import buffer_starts
+from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
-from sb3_mbrl.states import State
+from sb3_mbrl.states import State, describe, state_map
 from sb3_mbrl.testing.validate import validate_prediction
 
 WARN_AFTER_ROWS = 500
@@ -117,6 +118,7 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         self._fit_at, self._fit_rows = -1, 0
         self._imagined_at = -1
         self._trusted = False
+        self._judge_again = False
         self._warned = False
         self.phase_seconds = {"fit": 0.0, "imagine": 0.0, "update": 0.0}
         """Wall time spent in each phase so far"""
@@ -126,17 +128,23 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
     # ------------------------------------------------------------------------------------------------ setup
 
     def _setup_model(self) -> None:
+        saved = self.__dict__.get("_random")
         super()._setup_model()
-        self.imagined = None
+        self._random = RandomStream(self.seed) if saved is None else saved
+        self.imagined = self.__dict__.get("imagined")  # not in a checkpoint, unless the user had it included
         self._side: SideStore | None = None
         self._snapshot: np.ndarray | None = None
         self._progress_bar: ProgressBarCallback | None = None
         self._validated = False
-        if not hasattr(self, "_random"):
-            self._random = RandomStream(self.seed)
         self._setup_parts()
         self._restore_extra()
         self.registry.hook.sb3_mbrl_on_setup(agent=self)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As SB3's; the world model's random stream starts anew too."""
+        super().set_random_seed(seed)
+        if seed is not None:
+            self._random = RandomStream(seed)
 
     @property
     def model_data(self) -> ReplayData:
@@ -159,6 +167,8 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
                 self.imagined.clear()
         if self.world_model is not None:
             self._take_snapshot()
+            if self.num_timesteps > 0 and len(self.model_data) == 0 and self.verbose >= 1:
+                print("The replay buffer is empty (see load_replay_buffer): imagination waits for new real rows to start from")
             if not self.world_model.fitted and len(self.model_data) >= max(self.learning_starts, 1):
                 self.fit_world_model()
         return result
@@ -224,6 +234,8 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         self.policy.set_training_mode(False)
         if self._fit_due():
             self.fit_world_model()
+        elif self._judge_again and self._enough_data():
+            self._record_model(self._judge(self.model_data.transitions(), self.model_data))
         if self._imagination_due():
             self._imagine()
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
@@ -251,10 +263,12 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
     def _fit_due(self) -> bool:
         """
         Every ``fit_freq`` real steps (counted by crossings, since steps come ``n_envs`` at a time), and whenever the data
-        has doubled.
+        has doubled. Not while there is less than half the data of the last fit: after ``load`` without the replay buffer, a
+        refit on a few new rows would make the model forget what it knew.
         """
+        assert self.world_model is not None
         rows = len(self.model_data)
-        if rows == 0 or (self._fit_at >= 0 and not self.world_model.learns):  # type: ignore[union-attr]
+        if rows == 0 or 2 * rows < self._fit_rows or (self._fit_at >= 0 and not self.world_model.learns):
             return False
         crossed = self._fit_at < 0 or self.num_timesteps // self.fit_freq > self._fit_at // self.fit_freq
         return crossed or rows >= 2 * self._fit_rows
@@ -289,19 +303,31 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
             if not self._validated:
                 state = self._start_states(2, generator)
                 action = rows.action[:1].repeat(2, *[1] * (rows.action.dim() - 1)).to(model.device)
-                validate_prediction(model, state, action, model.step(state, action, generator=generator))
+                prediction = model.step(state, action, generator=generator)
+                validate_prediction(model, state, action, prediction)
+                got = describe(model.decode(prediction.state))
+                wanted = describe(state_map(lambda leaf: leaf[:1].expand(2, *leaf.shape[1:]), rows.obs))
+                if got != wanted:
+                    raise PluginContractError(
+                        f"{type(model).__name__}.decode returned {got}, expected {wanted}. "
+                        f"[contract v{CONTRACT_VERSION}, check_decode]"
+                    )
                 self._validated = True
             metrics.update(self._judge(rows, data))
         self._fit_at, self._fit_rows = self.num_timesteps, len(rows.reward)
         self.registry.hook.sb3_mbrl_after_model_fit(agent=self, metrics=metrics)
-        for name, value in metrics.items():
-            self._record(f"model/{name}", value)
+        self._record_model(metrics)
         return metrics
+
+    def _record_model(self, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            self._record(f"model/{name}", value)
 
     def _judge(self, rows: Transitions, data: ReplayData) -> dict[str, float]:
         """Held-out figures, and whether imagination may run."""
         model = self.world_model
         assert model is not None
+        self._judge_again = False
         enough = len(rows.reward) >= 2
         judged_elsewhere = model.context > 1 or self._side is not None or unsupported_by_vectors(self.observation_space)
         if judged_elsewhere or not enough:
@@ -344,9 +370,14 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
 
     # ------------------------------------------------------------------------------------------------ imagination
 
+    def _enough_data(self) -> bool:
+        """Fewer rows than ``learning_starts``: after ``load`` without the replay buffer, or in a buffer that holds no more."""
+        assert self.replay_buffer is not None
+        return self.replay_buffer.full or len(self.model_data) >= self.learning_starts
+
     def _imagination_due(self) -> bool:
         assert self.imagination is not None
-        if not self._trusted or self.real_ratio >= 1.0 or len(self.model_data) < min(self.learning_starts, self.buffer_size):
+        if not self._trusted or self.real_ratio >= 1.0 or not self._enough_data():
             return False
         freq = self.imagination.freq
         return self.imagined is None or len(self.imagined) == 0 or self.num_timesteps // freq > self._imagined_at // freq
@@ -359,7 +390,7 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         model, imagination = self.world_model, self.imagination
         assert model is not None and imagination is not None
         fresh = self.imagined is None or len(self.imagined) == 0
-        elapsed = self.num_timesteps if fresh else self.num_timesteps - self._imagined_at
+        elapsed = len(self.model_data) if fresh else self.num_timesteps - self._imagined_at
         n_starts = max(1, int(imagination.starts_per_step * min(elapsed, imagination.max_age)))
         horizon = imagination.horizon(self.num_timesteps)
         self.registry.hook.sb3_mbrl_before_imagination(agent=self, horizon=horizon, n_starts=n_starts)

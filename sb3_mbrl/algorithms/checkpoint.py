@@ -50,6 +50,9 @@ EXTRA = ("world_model_extra", "plugin_extra")
 class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
     """``save`` and ``load`` of a model-based agent."""
 
+    _judge_again: bool = False
+    """The world model's weights were changed from outside since it was judged"""
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *NOT_SAVED]
 
@@ -75,10 +78,10 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
                     setattr(self, f"{kind}_class", reference["factory"])
             super().save(path, exclude=exclude, include=include)
         finally:
-            vars(self).update(choices)
+            self.__dict__.update(choices)
             # Stored data may be large: it is not kept twice.
             for name in EXTRA:
-                vars(self).pop(name, None)
+                self.__dict__.pop(name, None)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -108,8 +111,9 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
                 f"agent.policy.load_state_dict(old.policy.state_dict())."
             )
         agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        agent._judge_again = False  # the saved verdict is about these very weights
-        agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=vars(agent).pop("plugin_extra", {}))
+        # SB3 has put the weights back by set_parameters(), but the saved verdict is about these very weights.
+        agent._judge_again = agent.__dict__.pop("_saved_judge_again")
+        agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=agent.__dict__.pop("plugin_extra", {}))
         return agent
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
@@ -119,7 +123,8 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
 
     def _restore_extra(self) -> None:
         """Give the world model back what its parameters do not tell, before SB3 puts the parameters back."""
-        extra = vars(self).pop("world_model_extra", None)
+        self._saved_judge_again = self._judge_again
+        extra = self.__dict__.pop("world_model_extra", None)
         if extra is not None and self.world_model is not None:
             self.world_model.load_extra_state(extra)
 

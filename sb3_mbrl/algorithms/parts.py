@@ -26,6 +26,8 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
     world_model: WorldModel | None
     """The world model; ``None``: the class is its base class"""
     imagination: Imagination | None
+    part_references: dict[str, dict[str, str]]
+    """How the parts were chosen: what a checkpoint needs to build them again"""
     registry: Registry
     """Built-in and installed plugins, and those of this agent"""
     _random: RandomStream
@@ -57,7 +59,8 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
     def _setup_parts(self) -> None:
         """Build everything from the choices; with those of a checkpoint already in place, from these."""
         self.registry = get_registry().with_plugins(self.plugins)
-        given = {kind: self.__dict__.pop(kind) for kind in ("world_model", "imagination") if kind in self.__dict__}
+        kinds = ("world_model", "imagination")
+        given: dict[str, Any] = {kind: self.__dict__.pop(kind) for kind in kinds if kind in self.__dict__}
         if "part_references" not in self.__dict__:
             self._world_model_selection = self._select_world_model()
             imagination = self.registry.resolve("imagination", self.imagination_class)
@@ -211,13 +214,16 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
                 raise ValueError(f"This agent was saved with a known {name}: load(..., {name}=None) cannot learn it. Start a new agent.")
         return replace(saved, **functions)
 
-    def _check_known_functions(self, rows: Transitions) -> None:
+    def _check_known_functions(self, rows: Transitions) -> WorldModel:
         """
         Hold known functions against real data.
 
         A function found by ``"auto"`` that disagrees (a wrapper changed the task) is dropped and learned instead, with a line in the log; one
         that the user gave is an error.
+
+        :return: the world model, which is another one then
         """
+        assert self.world_model is not None
         action = ActionCodec(self.action_space).to_env(rows.action)
         wrong = {}
         if self._known.termination_fn is not None:
@@ -232,7 +238,7 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
             if int(bad.sum()) > max(2, 0.01 * len(bad)):
                 wrong["reward_fn"] = bad
         if not wrong:
-            return
+            return self.world_model
         assert self._world_model_selection is not None
         for name, bad in wrong.items():
             message = f"{name} disagrees with {int(bad.sum())} of {len(bad)} real transitions (the first: row {int(bad.nonzero()[0])})"
@@ -246,6 +252,8 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         self._known = replace(self._known, **dict.fromkeys(wrong))
         # Heads are part of the network, so the model starts anew: on all the data there is, since a fit is under way.
         self.world_model = self._build_world_model(self._random)
+        assert self.world_model is not None
+        return self.world_model
 
 
 def _call(name: str, function: Any, rows: Transitions, action: th.Tensor) -> th.Tensor:
@@ -276,7 +284,10 @@ def _gym_env(env: VecEnv) -> Iterator[gym.Env | None]:
     except (AttributeError, NotImplementedError):  # a VecEnv that is not made of Gymnasium's environments
         spec = None
     # Most wrappers cannot be made again from a specification (SB3's Monitor is one), but need not be where they change nothing.
-    if spec is None or not all(is_neutral(load_env_creator(wrapper.entry_point)) for wrapper in spec.additional_wrappers):
+    if spec is None or not all(
+        isinstance(wrapper, type) and is_neutral(wrapper)
+        for wrapper in (load_env_creator(wrapper.entry_point) for wrapper in spec.additional_wrappers)
+    ):
         yield None
         return
     try:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -86,8 +85,6 @@ def load(cls: type[OffPolicyAlgorithm], path: Path, **kwargs: Any) -> Any:
         raise UserError(f"there is no file {path}")
     try:
         return cls.load(path, **kwargs)
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is not a saved agent (a zip file)") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} cannot be loaded as {cls.__name__}: {_words(error)}") from error
 

@@ -85,7 +85,7 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
     plugins, registry = load_plugins(args.plugin)
     cls = _algorithm(registry, algo)
     preset = _preset(algo, args.env, args.preset)
-    arguments = {**_arguments(args, preset, cls), **({"plugins": plugins} if plugins else {})}
+    arguments = _arguments(args, preset, cls)
     steps = args.steps or (preset.n_timesteps if preset else None)
     if steps is None:
         raise UserError(f"how long? --steps N (there is no preset for {args.env})")
@@ -97,7 +97,7 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
     env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
     policy = arguments.pop("policy", None) or (preset.policy if preset else _default_policy(env.observation_space))
     try:
-        agent = cls(policy, env, seed=run.seed, device=args.device, **arguments)
+        agent = cls(policy, env, seed=run.seed, device=args.device, **arguments, **_given(plugins))
     except (ValueError, TypeError, AssertionError, ImportError, NotImplementedError) as error:
         if args.traceback:
             raise
@@ -131,7 +131,7 @@ def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
         folder / MODEL,
         env=env,
         device=args.device,
-        **({"plugins": plugins} if plugins else {}),
+        **_given(plugins),
     )
     if agent.num_timesteps >= run.steps:
         raise UserError(
@@ -139,6 +139,11 @@ def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
         )
     _load_replay_buffer(agent, folder / REPLAY_BUFFER)
     return agent, run, folder
+
+
+def _given(plugins: list[Any]) -> dict[str, Any]:
+    # An algorithm without the argument works as long as nobody needs it.
+    return {"plugins": plugins} if plugins else {}
 
 
 def _algorithm(registry: Registry, name: str) -> type[OffPolicyAlgorithm]:
@@ -323,7 +328,7 @@ def evaluate(args: argparse.Namespace) -> int:
         raise UserError(f"which environment? --env ID (there is no {runs.RECORD} beside {path})")
     plugins, registry = load_plugins(args.plugin or (run.plugins if run else None))
     cls = _algorithm(registry, args.algo or (run.algo if run else "mbpo"))
-    agent = runs.load(cls, path, device=args.device, **({"plugins": plugins} if plugins else {}))
+    agent = runs.load(cls, path, device=args.device, **_given(plugins))
     of_run = run.env_kwargs if run and env_id == run.env_id else {}
     env_kwargs = {**of_run, **parse_pairs("--env-kwargs", args.env_kwargs)}
     print(_evaluation(agent, env_id, env_kwargs, args.episodes, args.seed, not args.stochastic, args.render))

@@ -14,7 +14,8 @@ from sb3_mbrl.states import State, finite_rows, state_map, state_where
 class BranchedRollouts(Imagination):
     """
     Every start state is rolled out for ``horizon`` steps; all steps are kept. A rollout ends early where the model predicts termination (drawn
-    from its probability) or something that is not finite; the rows after that are masked.
+    from its probability) or something that is not finite; the rows after that are masked. ``info`` has the mean ``reward``, the share of rows
+    that ``terminated``, and the share ``dropped`` of the steps that were tried because they were not finite.
 
     :param horizon: a number, or ``[start_step, end_step, start, end]`` in real environment steps
     :param starts_per_step: start states per real environment step
@@ -55,19 +56,23 @@ class BranchedRollouts(Imagination):
         generator: th.Generator | None = None,
     ) -> Imagined:
         see: Callable[[State], Obs] = world_model.decode if self.observation == "decoded" else world_model.features
-        state, obs = starts, see(starts)
-        running = finite_rows(state)
+        # What is not finite is replaced before anybody sees it (a policy's distribution may refuse the whole batch), and what
+        # ended stays where it was.
+        running = finite_rows(starts)
+        state = state_where(running, starts, state_map(th.zeros_like, starts))
+        obs = see(state)
         steps: list[tuple[Any, ...]] = []
-        nonfinite = th.zeros((), device=running.device)
+        nonfinite = (~running).sum()
         for _ in range(horizon):
             action = act(obs)
             prediction = world_model.step(state, action, generator=generator)
             finite = finite_rows((prediction.state, prediction.reward, prediction.terminated, prediction.discount))
+            next_state = state_where(running & finite, prediction.state, state)
+            next_obs = see(next_state)
+            finite &= finite_rows(next_obs)
             valid = running & finite
             nonfinite = nonfinite + (running & ~finite).sum()
-            # What ended stays where it was: neither the policy nor the model ever sees a row that is not finite.
-            next_state = state_where(valid, prediction.state, state)
-            next_obs = see(next_state)
+            next_state, next_obs = state_where(valid, next_state, state), state_where(valid, next_obs, obs)
             uniform = th.rand(valid.shape, generator=on_device(generator, valid.device), device=valid.device)
             terminated = valid & (uniform < prediction.terminated)
             reward = th.where(valid, prediction.reward, 0.0)
@@ -75,12 +80,13 @@ class BranchedRollouts(Imagination):
             running = valid & ~terminated
             state, obs = next_state, next_obs
         obs, action, next_obs, reward, done, discount, mask = (_stack(column) for column in zip(*steps, strict=True))
-        started = len(steps) * len(running)
-        valid_rows = mask.sum().clamp(min=1)
+        valid_rows = mask.sum()
+        tried = (valid_rows + nonfinite).clamp(min=1)
+        valid_rows = valid_rows.clamp(min=1)
         info = {
             "reward": float((reward * mask).sum() / valid_rows),
             "terminated": float(done.sum() / valid_rows),
-            "dropped": float(nonfinite) / max(started, 1),
+            "dropped": float(nonfinite / tried),
         }
         return Imagined(obs, action, next_obs, reward, done, discount, mask, info)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,16 @@ class HorizonSchedule:
     def parse(cls, horizon: "int | Sequence[int] | HorizonSchedule") -> "HorizonSchedule":
         """
         :param horizon: a number, ``[start_step, end_step, start, end]``, or a schedule
+        :raises ValueError: for anything else, fractions among them
         """
         if isinstance(horizon, cls):
             return horizon
-        if isinstance(horizon, int):
-            return cls(0, 0, horizon, horizon)
-        try:
-            return cls(*(int(value) for value in horizon))  # type: ignore[union-attr]
-        except TypeError as error:
-            raise ValueError(f"horizon={horizon!r}: give a number, or [start_step, end_step, start, end]") from error
+        given = [0, 0, horizon, horizon] if isinstance(horizon, Real) else list(horizon) if _is_sequence(horizon) else []
+        # Whole floats pass: a file of settings may say 20e3.
+        if len(given) != 4 or not all(isinstance(value, Real) and value == int(value) for value in given):
+            raise ValueError(f"horizon={horizon!r}: give a whole number, or four: [start_step, end_step, start, end]")
+        return cls(*(int(value) for value in given))
+
+
+def _is_sequence(value: object) -> bool:
+    return hasattr(value, "__iter__") and not isinstance(value, (str, bytes))

@@ -256,7 +256,7 @@ def test_a_checkpoint_ends_the_last_transition_by_a_time_limit_and_restores_the_
     drawn = {}
 
     def stop(record):
-        if record["curve"][-1]["step"] == 20:
+        if record["curve"][-1]["step"] == 40:
             states = run.random_states()
             drawn["next"] = (np.random.rand(), th.rand(1).item())
             run.set_random_states(states)
@@ -268,8 +268,9 @@ def test_a_checkpoint_ends_the_last_transition_by_a_time_limit_and_restores_the_
     agent = run.load_checkpoint(run.MBPO, checkpoint, gym.make("Pendulum-v1"), "cpu")
     assert (np.random.rand(), th.rand(1).item()) == drawn["next"]
     buffer = agent.replay_buffer
-    assert buffer.pos == agent.num_timesteps == 20  # the latest transition is there
-    assert buffer.dones[:20, 0].tolist() == buffer.timeouts[:20, 0].tolist() == [0.0] * 19 + [1.0]
+    assert buffer.pos == agent.num_timesteps == 40  # the latest transition is there
+    # Step 30 is the end of an episode, by its time limit.
+    assert buffer.dones[:40, 0].nonzero()[0].tolist() == buffer.timeouts[:40, 0].nonzero()[0].tolist() == [29, 39]
 
 
 def test_a_resumed_run_says_that_the_library_changed(tmp_path, monkeypatch):
