@@ -120,6 +120,8 @@ class Selection:
             part = factory(*args, **kwargs)
         except Exception as error:
             error.add_note(f"raised by {self}")
+            if isinstance(error, TypeError) and inspect.isclass(factory):
+                self._explain_keyword(factory, kwargs, error)
             raise
         if not isinstance(part, kind.product):
             raise PluginContractError(
@@ -127,6 +129,24 @@ class Selection:
                 f"[contract v{CONTRACT_VERSION}]"
             )
         return part
+
+    def _explain_keyword(self, factory: type, kwargs: dict[str, Any], error: TypeError) -> None:
+        """Better words for a misspelt keyword that ``**kwargs`` had carried to a base class."""
+        wrong = next((key for key in kwargs if f"unexpected keyword argument {key!r}" in str(error)), None)
+        if wrong is None:
+            return
+        signatures = (inspect.signature(vars(base)["__init__"]) for base in factory.__mro__ if "__init__" in vars(base))
+        parameters = [parameter for signature in signatures for parameter in signature.parameters.values()]
+        names = [
+            parameter.name
+            for parameter in parameters
+            if parameter.kind is parameter.KEYWORD_ONLY and not parameter.name.startswith("_")
+        ]
+        accepted = [name for name in dict.fromkeys(names) if name not in KINDS[self.kind].given]
+        raise PartArgumentError(
+            f"{self} does not take {wrong!r}.{did_you_mean(wrong, accepted)}\n"
+            f"  {self.kind}_kwargs: {', '.join(accepted) or 'none'}"
+        ) from error
 
     def _check_arguments(self, factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Done beforehand: a TypeError from inside the factory is its own and must not be taken for this one."""

@@ -1,0 +1,343 @@
+"""The figures of a model's quality against closed forms."""
+
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_mbrl.contracts import Prediction, Sequences, Transitions, WorldModel
+from sb3_mbrl.diagnostics import k_step_error, one_step_quality
+from sb3_mbrl.models.known import PendulumModel
+from sb3_mbrl.spaces import SpaceCodec
+from sb3_mbrl.testing import LinearToy
+
+ACTION = spaces.Box(-1, 1, (1,))
+N = 4000
+
+
+def box(n: int) -> spaces.Box:
+    return spaces.Box(-np.inf, np.inf, (n,))
+
+
+class Says(WorldModel):
+    """
+    Predicts what it is told to, as functions of the encoded observation.
+
+    :param mean: of a deterministic step
+    :param draw: of any other (default: the same)
+    """
+
+    fitted = True
+
+    def __init__(self, space, mean, draw=None, reward=0.0, terminated=0.0):
+        super().__init__(space, ACTION, device="cpu")
+        self.codec, self.reward, self.terminated = SpaceCodec(space), reward, terminated
+        self.mean, self.draw = mean, draw or (lambda state, generator: mean(state))
+
+    def initial(self, obs, snapshot=None):
+        return self.codec.encode(obs)
+
+    def step(self, state, action, *, deterministic=False, generator=None):
+        following = self.mean(state) if deterministic else self.draw(state, generator)
+        zero = th.zeros(len(state))
+        return Prediction(following, zero + self.reward, zero + self.terminated)
+
+    def decode(self, state):
+        return self.codec.decode(state)
+
+
+def rows(next_obs, obs=None, reward=None, terminated=None) -> Transitions:
+    n = len(next_obs)
+    zeros = th.zeros(n)
+    obs = th.zeros_like(next_obs) if obs is None else obs
+    return Transitions(obs, th.zeros(n, 1), next_obs, zeros if reward is None else reward, zeros if terminated is None else terminated)
+
+
+def judge(model: WorldModel, data: Transitions) -> dict[str, float]:
+    return one_step_quality(model, SpaceCodec(model.observation_space), data)
+
+
+def alternating(n: int = N, scale: float = 1.0) -> th.Tensor:
+    """``+scale, -scale, ...``: mean 0, variance ``scale^2``."""
+    return scale * (1 - 2.0 * (th.arange(n) % 2))
+
+
+def test_errors_of_the_trivial_predictors_in_closed_form():
+    # Column 0: truth has variance 4, the state is 1 off everywhere. Column 1: variance 9, the state is 6 off.
+    truth = th.stack([alternating(scale=2), alternating(scale=3)], 1)
+    obs = truth + th.tensor([1.0, -6.0])
+    figures = judge(Says(box(2), lambda x: x - th.tensor([0.5, 0.0])), rows(truth, obs))
+    assert figures["copy_error"] == pytest.approx(math.sqrt((1 / 4 + 36 / 9) / 2))
+    assert figures["mean_error"] == pytest.approx(1.0)
+    # The model is half off in column 0 and copies in column 1.
+    assert figures["error"] == pytest.approx(math.sqrt((0.25 / 4 + 36 / 9) / 2))
+    # Column 0 against the copy (1), column 1 against the mean (9), where 36 / 9 is cut to 2.
+    assert figures["vs_trivial"] == pytest.approx((0.25 / 1 + 2) / 2)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("scale", [1e-7, 1.0, 1e7])
+def test_figures_do_not_depend_on_units(scale, offset):
+    x = th.randn(N, 2, generator=th.Generator().manual_seed(0), dtype=th.float64)
+    truth, obs = x.float(), (x + 0.5).float()
+    plain = judge(Says(box(2), lambda o: o - 0.3), rows(truth, obs))
+    in_units = judge(Says(box(2), lambda o: o - 0.3 * scale), rows((truth + offset) * scale, (obs + offset) * scale))
+    assert in_units == pytest.approx(plain, rel=1e-2 if offset else 1e-4)
+
+
+@pytest.mark.parametrize("dim", [1, 4])
+def test_an_exact_model_is_better_than_trivial(dim):
+    model = LinearToy(box(dim), ACTION, device="cpu")
+    g = th.Generator().manual_seed(0)
+    obs, action = th.randn(N, dim, generator=g), th.rand(N, 1, generator=g)
+    step = model.step(obs, action)
+    data = Transitions(obs, action, step.state, step.reward, step.terminated)
+    figures = judge(model, data)
+    assert figures["vs_trivial"] == figures["error"] == figures["reward_error"] == figures["term_brier"] == 0.0
+
+
+def test_a_model_that_predicts_noise_is_not():
+    g = th.Generator().manual_seed(0)
+    truth = th.randn(N, 3, generator=g)
+    figures = judge(Says(box(3), lambda x: th.randn(x.shape, generator=g)), rows(truth))
+    # Error of one draw against another: the variance twice.
+    assert figures["vs_trivial"] == pytest.approx(2.0, abs=0.05)
+    assert figures["error"] == pytest.approx(math.sqrt(2), abs=0.05)
+
+
+def test_nothing_is_gained_by_predicting_trivially():
+    truth = th.randn(N, 3, generator=th.Generator().manual_seed(0)).cumsum(0)
+    obs = truth.roll(1, 0)
+    assert judge(Says(box(3), lambda x: x), rows(truth[1:], obs[1:]))["vs_trivial"] == pytest.approx(1.0)
+    mean = truth.mean(0)
+    assert judge(Says(box(3), lambda x: mean.expand_as(x)), rows(truth))["vs_trivial"] >= 1.0 - 1e-4
+
+
+def test_columns_that_never_change_are_skipped():
+    # A constant, and a goal that lasts an episode: copying is exact there.
+    truth = th.stack([alternating(), th.full((N,), 5.0), th.arange(N) // 100 * 1.0], 1)
+    obs = th.stack([truth[:, 0] + 1, truth[:, 1], truth[:, 2]], 1)
+    figures = judge(Says(box(3), lambda x: x + th.tensor([-0.5, 3.0, 0.7])), rows(truth, obs))
+    assert figures["vs_trivial"] == pytest.approx(0.25)
+    # The goal does vary over the data, so it is part of the error; the constant is not.
+    variance = float(truth[:, 2].var(correction=0))
+    assert figures["error"] == pytest.approx(math.sqrt((0.25 + 0.49 / variance) / 2), rel=1e-4)
+
+
+@pytest.mark.parametrize("dim", [3, 11])
+def test_one_impossible_column_does_not_veto(dim):
+    g = th.Generator().manual_seed(0)
+    truth = th.randn(N, dim, generator=g)
+    obs = truth.clone()
+    obs[:, 1:] += 1  # columns that the model knows well, and a first one where it is wrong by far
+    model = Says(box(dim), lambda x: th.cat([x[:, :1] + 100, x[:, 1:] - 0.9], 1))
+    figures = judge(model, rows(truth, th.cat([th.randn(N, 1, generator=g), obs[:, 1:]], 1)))
+    assert figures["vs_trivial"] == pytest.approx((2 + (dim - 1) * 0.01) / dim, rel=1e-3)
+    assert figures["vs_trivial"] < 1
+
+
+def test_noise_that_nobody_predicts_leaves_the_verdict_to_the_rest():
+    g = th.Generator().manual_seed(0)
+    noise, x = th.randn(N, 9, generator=g), th.randn(N, 1, generator=g)
+    data = rows(th.cat([noise, x], 1), th.cat([noise.roll(1, 0), x + 1], 1))
+    good = Says(box(10), lambda o: th.cat([th.zeros(len(o), 9), o[:, 9:] - 0.9], 1))
+    bad = Says(box(10), lambda o: th.cat([th.zeros(len(o), 9), o[:, 9:] - 3.0], 1))
+    assert judge(good, data)["vs_trivial"] == pytest.approx(0.9, abs=0.02)
+    assert judge(bad, data)["vs_trivial"] > 1
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("n_wrong", [1, N])
+def test_predictions_that_are_not_finite_count_as_bad(wrong, n_wrong):
+    truth = th.stack([alternating(), th.full((N,), 5.0)], 1)
+
+    def says(x):
+        x = x.clone()
+        x[:n_wrong] = wrong
+        return x
+
+    figures = judge(Says(box(2), says), rows(truth, truth + 0.1))
+    # Also in the column that does not vary.
+    assert figures["vs_trivial"] == 2.0
+    assert figures["error"] == math.inf
+
+
+def test_nothing_varies():
+    still = th.full((N, 2), 3.0)
+    assert judge(Says(box(2), lambda x: x + 1), rows(still, still))["vs_trivial"] == 0.0
+    assert judge(Says(box(2), lambda x: x * float("nan")), rows(still, still))["vs_trivial"] == 2.0
+
+
+def test_of_one_row_the_mean_is_no_prediction():
+    truth, obs = th.tensor([[1.0, 2.0]]), th.tensor([[0.0, 0.0]])
+    # Errors 0.25 and 4 against copies that are wrong by 1 and 4.
+    figures = judge(Says(box(2), lambda x: th.tensor([[0.5, 0.0]])), rows(truth, obs))
+    assert figures["vs_trivial"] == pytest.approx((0.25 + 1) / 2)
+
+
+# ---- categories and bits
+
+
+def wheel(place, generator):
+    """A wheel of 8 places: one step on, or two, or back to the first, each with a third."""
+    move = th.randint(3, place.shape, generator=generator)
+    return th.where(move == 2, 0, (place + move + 1) % 8)
+
+
+def one_hot(place):
+    return th.nn.functional.one_hot(place, 8).float()
+
+
+def test_the_true_probabilities_of_a_random_world_are_better_than_trivial():
+    g = th.Generator().manual_seed(7)  # not the judge's own
+    place = th.randint(8, (N,), generator=g)
+    data = rows(wheel(place, g)[:, None], place[:, None])
+    truth = Says(
+        spaces.Discrete(8), lambda x: one_hot((x.argmax(1) + 1) % 8), lambda x, generator: one_hot(wheel(x.argmax(1), generator))
+    )
+    # P(0) is 5/12 and P(any other place) 1/12, so predicting the mean has errors of 35/144 and 11/144. The true probability of
+    # place 0 is always 1/3 or 2/3, that of another is 1/3 from two places and 0 from six: errors of 2/9 and 2/8 * 2/9.
+    quality = judge(truth, data)["vs_trivial"]
+    assert quality == pytest.approx((2 / 9 / (35 / 144) + 7 * (1 / 18) / (11 / 144)) / 8, abs=0.03)
+    assert quality < 0.8
+    # Its mode alone is wrong two times in three, which is worse than the mean: that must not decide.
+    mode = Says(spaces.Discrete(8), truth.mean)
+    assert judge(mode, data)["vs_trivial"] > 1
+
+
+def test_a_model_that_draws_places_blindly_is_not():
+    g = th.Generator().manual_seed(0)
+    place = th.randint(8, (N,), generator=g)
+    blind = Says(spaces.Discrete(8), lambda x: x, lambda x, generator: one_hot(th.randint(8, (len(x),), generator=generator)))
+    assert judge(blind, rows(((place + 1) % 8)[:, None], place[:, None]))["vs_trivial"] >= 0.99
+
+
+def test_an_exact_model_of_bits_and_numbers():
+    space = spaces.Dict(bits=spaces.MultiBinary(2), x=box(1))
+    bits, x = (th.rand(N, 2, generator=th.Generator().manual_seed(0)) < 0.5).to(th.int8), alternating()[:, None]
+    model = Says(space, lambda s: th.stack([1 - s[:, 0], s[:, 0], s[:, 2] + 1], 1))
+    following = {"bits": th.stack([1 - bits[:, 0], bits[:, 0]], 1), "x": x + 1}
+    zeros = th.zeros(N)
+    figures = judge(model, Transitions({"bits": bits, "x": x}, zeros[:, None], following, zeros, zeros))
+    assert figures["vs_trivial"] == figures["error"] == 0.0
+
+
+def test_a_state_that_is_not_finite_counts_as_bad_although_it_decodes_to_some_category():
+    place = th.arange(N)[:, None] % 8
+    broken = Says(spaces.Discrete(8), lambda x: x * float("nan"))
+    assert judge(broken, rows((place + 1) % 8, place))["vs_trivial"] == 2.0
+
+
+def test_judging_leaves_the_global_random_stream_alone_and_repeats_itself():
+    g = th.Generator().manual_seed(0)
+    place = th.randint(8, (50,), generator=g)
+    data = rows(wheel(place, g)[:, None], place[:, None])
+    model = Says(spaces.Discrete(8), lambda x: x, lambda x, generator: one_hot(wheel(x.argmax(1), generator)))
+    before = th.get_rng_state()
+    assert judge(model, data) == judge(model, data)
+    assert th.equal(th.get_rng_state(), before)
+
+
+# ---- reward and termination
+
+
+@pytest.mark.parametrize(
+    ("reward", "said", "error"),
+    [
+        (alternating(scale=3), 0.0, 1.0),  # the mean
+        (alternating(scale=3) + 7, 7.0, 1.0),
+        (alternating(scale=3), 3.0, math.sqrt(2)),  # off by 0 and 6
+        (th.full((N,), 4.0), 4.0, 0.0),
+        (th.full((N,), 4.0), 3.0, 0.25),  # constant: relative to its size
+        (th.zeros(N), 0.5, 0.5),  # zero: absolute
+        (alternating(), float("nan"), math.inf),
+    ],
+)
+def test_reward_error(reward, said, error):
+    truth = alternating()[:, None]
+    figures = judge(Says(box(1), lambda x: x, reward=said), rows(truth, reward=reward))
+    assert figures["reward_error"] == pytest.approx(error)
+
+
+def test_termination_figures():
+    terminated = (th.arange(N) % 4 == 0).float()
+    figures = judge(Says(box(1), lambda x: x, terminated=0.9), rows(alternating()[:, None], terminated=terminated))
+    assert figures["term_brier"] == pytest.approx(0.25 * 0.1**2 + 0.75 * 0.9**2)
+    assert figures["term_recall"] == pytest.approx(0.9)
+    never = judge(Says(box(1), lambda x: x), rows(alternating()[:, None]))
+    assert never["term_brier"] == 0.0
+    assert "term_recall" not in never
+
+
+# ---- several steps
+
+
+def pendulum_windows(n: int, length: int) -> Sequences:
+    env = gym.make("Pendulum-v1")
+    env.action_space.seed(0)
+    columns = []
+    for i in range(n):
+        obs, _ = env.reset(seed=i)
+        steps = []
+        for _ in range(length):
+            action = env.action_space.sample()
+            following, reward, *_ = env.step(action)
+            steps.append((obs, action / 2, following, np.float32(reward), np.float32(0), np.bool_(False), np.bool_(False)))
+            obs = following
+        columns.append([np.stack(column) for column in zip(*steps, strict=True)])
+    return Sequences(*(th.as_tensor(np.stack(column)) for column in zip(*columns, strict=True)))
+
+
+@pytest.mark.parametrize("length", [1, 5, 15])
+def test_the_twin_of_pendulum_makes_no_error(length):
+    model, windows = PendulumModel(device="cpu"), pendulum_windows(20, length)
+    codec = SpaceCodec(model.observation_space)
+    error, copy = k_step_error(model, codec, windows)
+    assert error < 1e-4
+    # The copy's error, by hand.
+    start, end = windows.obs[:, 0], windows.next_obs[:, -1]
+    expected = ((end - start).square().mean(0) / end.var(0, correction=0)).mean().sqrt()
+    assert copy == pytest.approx(float(expected), rel=1e-4)
+    # A model that copies makes the same error, however often.
+    still = Says(model.observation_space, lambda x: x)
+    assert k_step_error(still, codec, windows)[0] == pytest.approx(copy)
+
+
+def test_errors_after_several_steps_in_closed_form():
+    # Truth moves by 1 per step, the model by 0.8: after 5 steps it is 1 behind, and the copy 5.
+    space = box(2)
+    start = th.randn(30, 1, 2)
+    obs = start + th.arange(5.0)[None, :, None]
+    flags = th.zeros(30, 5, dtype=th.bool)
+    windows = Sequences(obs, th.zeros(30, 5, 1), obs + 1, th.zeros(30, 5), th.zeros(30, 5), flags, flags)
+    variance = th.tensor([4.0, 16.0])
+    error, copy = k_step_error(Says(space, lambda x: x + 0.8), SpaceCodec(space), windows, variance)
+    assert error == pytest.approx(math.sqrt((1 / 4 + 1 / 16) / 2), rel=1e-5)
+    assert copy == pytest.approx(5 * error, rel=1e-5)
+
+
+def test_a_context_is_filtered_and_not_predicted():
+    class Filters(Says):
+        context = 3
+
+        def filter(self, obs, actions, is_first):
+            assert obs.shape[1] == 3
+            return self.codec.encode(obs[:, -1])
+
+    space = box(1)
+    obs = th.randn(30, 1, 1) + th.arange(5.0)[None, :, None]
+    flags = th.zeros(30, 5, dtype=th.bool)
+    windows = Sequences(obs, th.zeros(30, 5, 1), obs + 1, th.zeros(30, 5), th.zeros(30, 5), flags, flags)
+    # Columns 0 to 2 are the context; steps 2, 3 and 4 are predicted.
+    error, copy = k_step_error(Filters(space, lambda x: x + 0.5), SpaceCodec(space), windows, th.ones(1))
+    assert (error, copy) == pytest.approx((1.5, 3.0), rel=1e-5)
+
+
+def test_a_broken_model_has_an_infinite_error():
+    space = box(1)
+    obs, flags = th.randn(30, 2, 1), th.zeros(30, 2, dtype=th.bool)
+    windows = Sequences(obs, th.zeros(30, 2, 1), obs + 1, th.zeros(30, 2), th.zeros(30, 2), flags, flags)
+    assert k_step_error(Says(space, lambda x: x / 0), SpaceCodec(space), windows)[0] == math.inf

@@ -1,0 +1,519 @@
+"""The command line: what runs leave behind, Ctrl-C, going on, and one clear line for every mistake."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from hypothesis import given
+from hypothesis import strategies as st
+from stable_baselines3 import SAC
+
+from sb3_mbrl import MBPO
+from sb3_mbrl.cli import main
+from sb3_mbrl.cli.values import UserError, check_arguments, parse_pairs, parse_value
+from sb3_mbrl.models.ensemble import EnsembleModel
+from sb3_mbrl.plugins import loader, reset_registry
+
+SMALL = [
+    *("--env", "Pendulum-v1", "--no-progress", "--eval-episodes", "1", "--device", "cpu"),
+    *("--world-model-kwargs", "members=2", "elites=1", "hidden=[16]"),
+    *("--imagination-kwargs", "starts_per_step=5", "freq=10", "max_age=50"),
+]
+QUICK = ["--set", "gradient_steps=1", "learning_starts=50", "fit_freq=50", "buffer_size=500"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Every test in a folder of its own, which modules can be imported from, and with a fresh registry."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for variable in ("PLUGINS", "BLOCK", "TRACE", "STRICT"):
+        monkeypatch.delenv(f"SB3_MBRL_{variable}", raising=False)
+    reset_registry()
+    before = set(sys.modules)
+    yield tmp_path
+    reset_registry()
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def module(folder, name, source):
+    (folder / f"{name}.py").write_text(textwrap.dedent(source))
+    return name
+
+
+def train(*args):
+    return main(["train", *SMALL, *QUICK, *args])
+
+
+def rows(folder, name="progress.csv"):
+    with (folder / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+# ------------------------------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3e-4", 3e-4),
+        ("5", 5),
+        ("[64,64]", [64, 64]),
+        ("{'net_arch': [8]}", {"net_arch": [8]}),
+        ("true", True),
+        ("False", False),
+        ("none", None),
+        ("delta", "delta"),
+        ("1e6", 1e6),
+        ("'5'", "5"),
+        ("", ""),
+        ("a=b", "a=b"),
+    ],
+)
+def test_values_are_literals_or_strings(text, value):
+    parsed = parse_value(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@given(
+    st.one_of(
+        st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.lists(st.integers()), st.booleans(), st.none()
+    )
+)
+def test_what_python_prints_is_read_back(value):
+    assert parse_pairs("--set", [f"key={value!r}"]) == {"key": value}
+
+
+@pytest.mark.parametrize("pair", ["members", "=5", "a b=5", "1=2"])
+def test_pairs_need_a_name_and_a_value(pair):
+    with pytest.raises(UserError, match=r"--set .* write key=value"):
+        parse_pairs("--set", [pair])
+
+
+def test_integers_may_be_written_as_floats():
+    def f(buffer_size=1_000_000, learning_rate=3e-4, verbose=False):
+        pass
+
+    checked = check_arguments("--set", {"buffer_size": 1e4, "learning_rate": 1.0}, f)
+    assert (type(checked["buffer_size"]), type(checked["learning_rate"])) == (int, float)
+    assert check_arguments("--set", {"buffer_size": 0.5}, f) == {"buffer_size": 0.5}
+
+
+# --------------------------------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "plugins", "check"])
+def test_every_command_has_help_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert "examples:" in out
+    assert f"  sb3-mbrl {command}" in out
+
+
+def test_no_command_prints_the_help(capsys):
+    assert main([]) == 0
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_as_a_module():
+    result = subprocess.run(
+        [sys.executable, "-m", "sb3_mbrl", "evaluate", "nothing.zip", "--env", "Pendulum-v1"], capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines() == ["sb3-mbrl evaluate: there is no file nothing.zip"]
+
+
+# ----------------------------------------------------------------------------------------------------- train, evaluate, resume
+
+
+def test_train_saves_logs_and_evaluates(here, capsys):
+    assert train("--steps", "120", "--seed", "3", "--eval-every", "60") == 0
+    out = capsys.readouterr().out
+    folder = here / "runs" / "mbpo" / "Pendulum-v1_1"
+    assert "Using the preset of mbpo for Pendulum-v1" in out
+    assert "World model: ensemble (EnsembleModel)" in out
+    assert "World model on held-out rows: squared error" in out
+    assert "Pendulum-v1, 1 episodes: mean return -" in out
+
+    agent = MBPO.load(folder / "model.zip", device="cpu")
+    assert (agent.num_timesteps, agent.seed, agent.learning_rate, agent.gradient_steps) == (
+        120,
+        3,
+        1e-3,
+        1,
+    )  # 1e-3: the preset's
+    assert agent.policy_kwargs["net_arch"] == [64, 64]
+    assert agent.world_model.n_members == 2
+    agent.load_replay_buffer(folder / "replay_buffer.pkl")
+    assert agent.replay_buffer.size() == 120
+    # Logged although no episode ended: the last figures are not lost.
+    assert 0 < float([row["model/vs_trivial"] for row in rows(folder) if row["model/vs_trivial"]][-1]) <= 2
+    assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [60, 120]
+    assert (folder / "best_model.zip").is_file()
+    assert not [path for path in folder.iterdir() if ".new" in path.name]
+
+    # The folder says which environment it was, and evaluating is repeatable.
+    texts = []
+    for _ in range(2):
+        assert main(["evaluate", str(folder), "--episodes", "2", "--seed", "1"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert "Pendulum-v1, 2 episodes" in texts[0]
+
+
+def test_same_seed_same_run(here):
+    for name in ("a", "b"):
+        assert train("--steps", "70", "--output", name, "--eval-episodes", "0") == 0
+    a, b = (MBPO.load(here / name / "model.zip", device="cpu").policy.state_dict() for name in "ab")
+    assert all(th.equal(a[key], b[key]) for key in a)
+
+
+def test_the_command_line_comes_on_top_of_the_preset(here):
+    assert (
+        train("--steps", "10", "--world-model", "mlp", "--world-model-kwargs", "hidden=[8]", "--output", "run") == 2
+    )  # members=2
+    args = ["train", "--env", "Pendulum-v1", "--no-progress", "--eval-episodes", "0", "--steps", "10", "--output", "run"]
+    assert main([*args, "--world-model", "mlp", "--set", "buffer_size=1e2", "tau=0.5"]) == 0
+    agent = MBPO.load(here / "run" / "model.zip", device="cpu")
+    assert type(agent.world_model).__name__ == "MLPModel"
+    assert agent.world_model_kwargs == {}, "the preset's were for the ensemble"
+    assert (agent.buffer_size, agent.tau, agent.learning_rate) == (100, 0.5, 1e-3)
+    assert json.loads((here / "run" / "run.json").read_text())["arguments"]["tau"] == 0.5
+
+
+def test_no_preset_and_no_model(here, capsys):
+    assert main(["train", *SMALL, "--no-preset", "--world-model", "none", "--steps", "10", "--output", "run"]) == 0
+    assert "World model: off" in capsys.readouterr().out
+    agent = MBPO.load(here / "run" / "model.zip", device="cpu")
+    assert agent.world_model is None
+    assert agent.learning_rate == 3e-4
+
+
+def test_resume_goes_on_where_it_was(here, capsys):
+    assert train("--steps", "60") == 0
+    folder = here / "runs" / "mbpo" / "Pendulum-v1_1"
+    before = MBPO.load(folder / "model.zip", device="cpu")
+    assert main(["train", "--resume", "--env", "Pendulum-v1", "--steps", "110", "--no-progress", "--eval-episodes", "0"]) == 0
+    assert "50 real steps" in capsys.readouterr().out
+    after = MBPO.load(folder / "model.zip", device="cpu")
+    after.load_replay_buffer(folder / "replay_buffer.pkl")
+    assert (after.num_timesteps, after.replay_buffer.size()) == (110, 110)
+    assert after._n_updates == before._n_updates + 50
+    assert after.world_model.n_fits > before.world_model.n_fits
+    assert rows(folder), "the log of the first part is still there"
+    assert rows(folder, "progress_from_60.csv")
+    assert main(["train", "--resume", "--output", str(folder), "--no-progress"]) == 2
+    assert "has its 110 real steps already; give more with --steps" in capsys.readouterr().err
+
+
+INTERRUPT = """
+    from sb3_mbrl import hookimpl
+
+    fits = 0
+
+    @hookimpl
+    def sb3_mbrl_before_model_fit(agent):
+        global fits
+        fits += 1
+        if fits == 2:
+            {}
+"""
+
+
+@pytest.mark.parametrize("how", ["raise KeyboardInterrupt", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"])
+def test_stopping_loses_nothing(here, capsys, how):
+    plugin = module(here, "interrupting_" + how[:5], INTERRUPT.format(how))
+    before = signal.getsignal(signal.SIGTERM)
+    assert train("--steps", "120", "--plugin", plugin, "--output", "run with space") == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+    out = capsys.readouterr().out
+    # The first fit is at 51 (learning starts after 50 steps), the second at 100.
+    assert "Stopped after 100 real steps; all of them are saved" in out
+    assert "sb3-mbrl train --resume --output 'run with space'" in out
+    assert main(["train", "--resume", "--output", "run with space", "--no-progress", "--eval-episodes", "0"]) == 0
+    agent = MBPO.load("run with space/model.zip", device="cpu", plugins=[sys.modules[plugin]])
+    agent.load_replay_buffer("run with space/replay_buffer.pkl")
+    assert (agent.num_timesteps, agent.replay_buffer.size()) == (120, 120)
+
+
+def test_a_failing_environment_loses_nothing(here, capsys):
+    module(
+        here,
+        "failing_env",
+        """
+        import gymnasium as gym
+        from gymnasium.envs.classic_control import PendulumEnv
+
+        class Failing(PendulumEnv):
+            steps = 0
+
+            def step(self, action):
+                Failing.steps += 1
+                obs, *rest = super().step(action)
+                return (obs * float("nan") if Failing.steps == 80 else obs), *rest
+
+        gym.register("Failing-v0", Failing, max_episode_steps=200)
+        """,
+    )
+    with pytest.raises(ValueError, match="Environment 0 returned NaN or infinity in its observation"):
+        train("--env", "failing_env:Failing-v0", "--steps", "120", "--output", "run")
+    assert "Failed after 80 real steps" in capsys.readouterr().out
+    agent = MBPO.load("run/model.zip", device="cpu")
+    agent.load_replay_buffer("run/replay_buffer.pkl")
+    assert agent.replay_buffer.size() == 79, "the bad transition was not stored"
+
+
+def test_an_unfinished_save_leaves_the_old_one(here, monkeypatch):
+    assert train("--steps", "10", "--output", "run", "--eval-episodes", "0") == 0
+    old = (here / "run" / "model.zip").read_bytes()
+
+    def half(self, path, *args):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(MBPO, "save", half)
+    with pytest.raises(OSError, match="disk full"):
+        main(["train", "--resume", "--output", "run", "--steps", "20", "--no-progress", "--eval-episodes", "0"])
+    assert (here / "run" / "model.zip").read_bytes() == old
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_saved_transitions_fit_the_model_before_the_first_step(here, capsys):
+    recorder = SAC("MlpPolicy", "Pendulum-v1", buffer_size=200, learning_starts=1000, device="cpu", seed=0)
+    recorder.learn(150)
+    recorder.save_replay_buffer("data.pkl")
+    plugin = module(
+        here,
+        "noting_plugin",
+        """
+        from sb3_mbrl import hookimpl
+
+        fits = []
+
+        @hookimpl
+        def sb3_mbrl_after_model_fit(agent, metrics):
+            fits.append((agent.num_timesteps, metrics["rows"]))
+        """,
+    )
+    assert train("--steps", "20", "--load-replay-buffer", "data.pkl", "--plugin", plugin, "--output", "run") == 0
+    assert "Loaded 150 real transitions from data.pkl" in capsys.readouterr().out
+    assert sys.modules[plugin].fits[0] == (0, 150)
+
+
+def test_a_plugins_model_by_name(here, capsys):
+    plugin = module(
+        here,
+        "offering_plugin",
+        """
+        from sb3_mbrl import hookimpl
+        from sb3_mbrl.contracts import WorldModelSpec
+
+        @hookimpl
+        def sb3_mbrl_world_models():
+            return [WorldModelSpec(name="mine", factory="sb3_mbrl.models.ensemble:EnsembleModel", summary="of my own")]
+        """,
+    )
+    assert train("--steps", "10", "--plugin", plugin, "--world-model", "mine", "--output", "run") == 0
+    assert "World model: mine (EnsembleModel)" in capsys.readouterr().out
+    assert main(["evaluate", "run", "--episodes", "1"]) == 0, "run.json knows the plugin"
+    assert main(["plugins", "--plugin", plugin]) == 0
+    assert "mine " in (out := capsys.readouterr().out)
+    assert "of my own" in out
+
+
+def test_several_environments(here):
+    assert train("--steps", "80", "--n-envs", "4", "--output", "run") == 0
+    agent = MBPO.load("run/model.zip", device="cpu")
+    agent.load_replay_buffer("run/replay_buffer.pkl")
+    assert (agent.num_timesteps, agent.replay_buffer.n_envs, agent.replay_buffer.pos) == (80, 4, 20)
+
+
+# ----------------------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train"], "which environment? --env ID"),
+        (["train", "--env", "Pendulm-v1", "--steps", "10"], "Pendulm"),
+        (["train", "--env", "CartPole-v1", "--steps", "10"], "Discrete"),
+        (["train", "--env", "no_such_module:Env-v0", "--steps", "10"], "no_such_module"),
+        (
+            ["train", "--env", "MountainCarContinuous-v0"],
+            "how long? --steps N (there is no preset for MountainCarContinuous-v0)",
+        ),
+        (["train", "--env", "Pendulum-v1", "--steps", "0"], "--steps 0: give at least 1"),
+        (["train", "--env", "Pendulum-v1", "--algo", "mbp"], "Did you mean 'mbpo'?"),
+        (["train", "--env", "Pendulum-v1", "--world-model", "ensembel"], "Did you mean 'ensemble'?"),
+        (["train", "--env", "Pendulum-v1", "--world-model-kwargs", "member=5"], "'member'"),
+        (["train", "--env", "Pendulum-v1", "--world-model-kwargs", "members"], "write key=value"),
+        (["train", "--env", "Pendulum-v1", "--imagination-kwargs", "horizn=5"], "Did you mean 'horizon'?"),
+        (["train", "--env", "Pendulum-v1", "--imagination-kwargs", "freq=5000"], "max_age=1000 is shorter than freq=5000"),
+        (["train", "--env", "Pendulum-v1", "--set", "gradientsteps=5"], "Did you mean 'gradient_steps'?"),
+        (["train", "--env", "Pendulum-v1", "--set", "real_ratio=5"], "give the share of real rows"),
+        (["train", "--env", "Pendulum-v1", "--set", "seed=5"], "there is an option for it"),
+        (["train", "--env", "Pendulum-v1", "--env-kwargs", "gravity=5"], "gravity"),
+        (["train", "--env", "Pendulum-v1", "--plugin", "no_such_plugin"], "no module 'no_such_plugin'"),
+        (["train", "--env", "Acrobot-v1", "--preset", "--steps", "10"], "no preset of mbpo for 'Acrobot-v1'"),
+        (["train", "--env", "Pendulum-v1", "--load-replay-buffer", "gone.pkl"], "no replay buffer gone.pkl"),
+        (["train", "--env", "Pendulum-v1", "--eval-every", "5", "--eval-episodes", "0"], "--eval-episodes 0: give at least 1"),
+        (["train", "--resume"], "which run?"),
+        (["train", "--resume", "--env", "Pendulum-v1"], "no run of mbpo on Pendulum-v1"),
+        (["train", "--resume", "--output", "gone"], "not the folder of a run"),
+        (["train", "--resume", "--output", "gone", "--seed", "1"], "--seed was decided when the run began"),
+        (["train", "--resume", "--output", "gone", "--world-model-kwargs", "a=1"], "--world-model-kwargs was decided"),
+        (["evaluate", "gone.zip", "--env", "Pendulum-v1"], "no file gone.zip"),
+        (["evaluate", "gone.zip"], "which environment?"),
+        (["evaluate", "gone.zip", "--episodes", "0"], "give at least 1"),
+        (["check", "nothing"], "nothing"),
+        (["check", "mbpo"], "no world model, planner or imagination"),
+        (["check", "ensemble", "--env", "Pendulum-v1", "--kwargs", "members=1"], "elites=5 of members=1"),
+        (["check", "ensemble", "--env-kwargs", "g=1"], "--env-kwargs needs --env"),
+        (["check", "branched", "--env", "Pendulum-v1"], "leave it out"),
+        (["check", "ensemble", "--env", "Pendulm-v1"], "Pendulm"),
+    ],
+)
+def test_mistakes_get_one_line(argv, message, capsys):
+    assert main([*argv, *(["--no-progress"] if argv[0] == "train" else [])]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"sb3-mbrl {argv[0]}: ")
+    assert message in lines[0]
+
+
+def test_wrong_files_are_named(here, capsys):
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save("sac.zip")
+    (here / "text.zip").write_text("hello")
+    (here / "text.pkl").write_text("hello")
+    for path, message in (("sac.zip", "looks like a plain SAC file"), ("text.zip", "text.zip is not an agent that was saved")):
+        assert main(["evaluate", path, "--env", "Pendulum-v1"]) == 2
+        assert message in capsys.readouterr().err
+    assert train("--steps", "10", "--load-replay-buffer", "text.pkl") == 2
+    assert "text.pkl is not a replay buffer" in capsys.readouterr().err
+
+
+def test_a_buffer_from_elsewhere_is_refused(capsys):
+    other = SAC("MlpPolicy", "MountainCarContinuous-v0", buffer_size=10, device="cpu")
+    other.save_replay_buffer("other.pkl")
+    assert train("--steps", "10", "--load-replay-buffer", "other.pkl") == 2
+    assert "other.pkl was recorded with observation_space Box" in capsys.readouterr().err
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save_replay_buffer("single.pkl")
+    assert train("--steps", "10", "--load-replay-buffer", "single.pkl", "--n-envs", "2") == 2
+    assert "single.pkl was recorded with n_envs 1; this run has 2" in capsys.readouterr().err
+
+
+def test_a_run_is_not_overwritten(here, capsys):
+    assert train("--steps", "10", "--output", "run") == 0
+    before = (here / "run" / "model.zip").stat().st_mtime_ns
+    assert train("--steps", "10", "--output", "run") == 2
+    assert "run holds a run already: go on with it by --resume" in capsys.readouterr().err
+    assert (here / "run" / "model.zip").stat().st_mtime_ns == before
+
+
+def test_an_agent_is_not_evaluated_elsewhere(here, capsys):
+    assert train("--steps", "10", "--output", "run") == 0
+    assert main(["evaluate", "run", "--env", "MountainCarContinuous-v0"]) == 2
+    assert "the agent was not trained in MountainCarContinuous-v0" in capsys.readouterr().err
+
+
+def test_traceback_on_request():
+    with pytest.raises(gym.error.NameNotFound):
+        main(["train", "--env", "Pendulm-v1", "--steps", "10", "--traceback"])
+
+
+# ---------------------------------------------------------------------------------------------------------- plugins and check
+
+
+def test_plugins_says_what_is_broken(here, capsys, monkeypatch):
+    """A distribution whose module cannot be imported is a row with the reason, and costs the others nothing."""
+    module(here, "sb3_mbrl_bad", "import no_such_package_anywhere\n")
+    info = here / "sb3_mbrl_bad-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sb3-mbrl-bad\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text("[sb3_mbrl]\nbad = sb3_mbrl_bad\n")
+    real = loader.entry_points
+    monkeypatch.setattr(
+        loader, "entry_points", lambda group: [one for one in real(group=group) if one.dist.name == "sb3-mbrl-bad"]
+    )
+    assert main(["plugins", "--verbose"]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    bad = next(number for number, line in enumerate(lines) if line.startswith("bad "))
+    assert lines[bad].split() == ["bad", "plugin", "sb3-mbrl-bad", "2.0", "broken"]
+    assert "No module named 'no_such_package_anywhere'" in lines[bad + 1]
+    assert any(line.split()[:3] == ["ensemble", "world", "model"] for line in lines)
+    assert "Traceback" in captured.out, "--verbose shows where it broke"
+    assert "  sb3_mbrl_world_models" in lines
+    assert captured.err == ""
+
+
+def test_check_passes_a_good_part(capsys):
+    assert main(["check", "branched"]) == 0
+    out = capsys.readouterr().out
+    assert "ok       check_imagination_shapes" in out
+    assert "0 FAILED" in out
+
+
+def test_check_fails_a_bad_part(here, capsys):
+    module(
+        here,
+        "bad_model",
+        """
+        import torch as th
+        from sb3_mbrl.models.mlp import MLPModel
+
+        class WrongShape(MLPModel):
+            def step(self, *args, **kwargs):
+                prediction = super().step(*args, **kwargs)
+                return prediction._replace(reward=prediction.reward[:, None])
+        """,
+    )
+    argv = ["check", "bad_model:WrongShape", "--env", "Pendulum-v1", "--kwargs", "hidden=[8]"]
+    assert main(argv) == 1
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if " check_step_shapes " in line]
+    assert line.startswith("FAILED")
+    assert "reward" in line
+
+
+def test_check_knows_the_kind_of_a_class(capsys):
+    assert main(["check", "sb3_mbrl.imagination:BranchedRollouts"]) == 0
+    assert "check_imagination_ends" in capsys.readouterr().out
+
+
+def test_check_with_an_environment_takes_its_spaces(capsys, monkeypatch):
+    seen = []
+
+    def one_check(part):
+        seen.append(part)
+
+    monkeypatch.setattr("sb3_mbrl.testing.world_model_checks", lambda: (one_check,))
+    assert main(["check", "ensemble", "--env", "Pendulum-v1", "--kwargs", "members=2", "elites=2"]) == 0
+    (model,) = seen
+    assert isinstance(model, EnsembleModel)
+    assert (model.n_members, model.observation_space.shape) == (2, (3,))
+    assert main(["check", "ensemble", "--kwargs", "members=2", "elites=2"]) == 0
+    assert seen[1].home().name == "box"
+    assert seen[1].world_model().n_members == 2
+
+
+def test_ctrl_c_before_anything_began(monkeypatch):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sb3_mbrl.cli.training.train", interrupt)
+    assert main(["train", "--env", "Pendulum-v1"]) == 130
+    assert not os.path.exists("runs")

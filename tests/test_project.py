@@ -1,0 +1,271 @@
+"""The newcomer's side: what README, docs, Makefile, constraints and wheel promise is so."""
+
+import importlib.metadata
+import importlib.util
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from stable_baselines3.common.logger import KVWriter, Logger
+
+import sb3_mbrl
+from sb3_mbrl import MBPO
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+ACCELERATOR = ("nvidia-", "cuda-", "triton")
+"""What PyTorch brings along on a machine with a GPU; not part of the pinned set"""
+
+
+# ---------------------------------------------------------------------------------------------------------------- code blocks
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+
+
+def few_steps(code: str) -> str:
+    """The same with 205 steps, just over the 200 that go before the first update, and without a progress bar."""
+    return re.sub(r"\.learn\([\d_]+", ".learn(205", code).replace(", progress_bar=True", "")
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/mbpo.md", "docs/checkpoints.md"])
+def test_code_blocks_run(name, tmp_path, monkeypatch):
+    """One after the other, as a reader would paste them."""
+    monkeypatch.chdir(tmp_path)
+    blocks = python_blocks(ROOT / name)
+    assert blocks
+    agent = None
+    if name == "docs/checkpoints.md":
+        agent = MBPO("MlpPolicy", "Pendulum-v1", gradient_steps=1, world_model="mlp", device="cpu")
+        agent.learn(201)
+    names = {"agent": agent, "MBPO": MBPO}
+    for block in blocks:
+        exec(compile(few_steps(block), name, "exec"), names)
+    if name == "README.md":
+        assert (tmp_path / "pendulum.zip").is_file()
+        assert names["ppo"].num_timesteps >= 205
+        assert names["agent"].world_model.n_members == 3
+    if name == "docs/checkpoints.md":
+        assert names["agent"].num_timesteps == 201 + 205
+        assert names["agent"].replay_buffer.size() == 201 + 205
+
+
+def test_the_first_example_is_for_hasty_readers():
+    first = python_blocks(ROOT / "README.md")[0].strip().splitlines()
+    assert len(first) <= 6
+    assert first[0] == "from sb3_mbrl import MBPO"
+
+
+# ----------------------------------------------------------------------------------------------------------------------- docs
+
+
+class Keys(KVWriter):
+    def __init__(self):
+        self.seen = set()
+
+    def write(self, key_values, key_excluded, step=0):
+        self.seen.update(key_values)
+
+    def close(self):
+        pass
+
+
+def test_every_logged_key_is_explained():
+    """In both directions: no key without words, no words about a key that is not there."""
+    keys = Keys()
+    agent = MBPO(
+        "MlpPolicy",
+        "InvertedPendulum-v5",  # episodes end early, so that there are terminations
+        learning_starts=100,
+        gradient_steps=1,
+        fit_freq=50,
+        imagination_kwargs={"freq": 10, "starts_per_step": 5},
+        world_model_kwargs={"members": 2, "elites": 1, "hidden": [32]},
+        device="cpu",
+        seed=0,
+    )
+    agent.set_logger(Logger(None, [keys]))
+    agent.learn(300, log_interval=1)
+    ours = {key for key in keys.seen if key.startswith(("model/", "imagination/")) or re.fullmatch(r"time/\w+_s", key)}
+    text = (ROOT / "docs" / "mbpo.md").read_text()
+    section = text[text.index("## What is logged") : text.index("## When it does not work")]
+    explained = set(re.findall(r"`((?:model|imagination|time)/\w+)`", section)) - {
+        "model/holdout_loss"
+    }  # not of an ensemble's
+    assert ours == explained
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    generated = {ROOT / "examples" / "reproduce" / "results" / "README.md"}  # by the report of the learning benchmarks
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        if path.startswith("https:"):
+            continue
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists() or file in generated, f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), flags=re.M)
+            assert anchor in {re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-")) for heading in headings}, target
+
+
+def test_commands_in_the_docs_are_understood():
+    """Every `sb3-mbrl ...` line parses; a renamed option would fail here."""
+    from sb3_mbrl.cli.parser import build_parser
+
+    lines = [
+        line.split("#")[0].split()[1:]
+        for page in PAGES
+        for block in re.findall(r"^ *```sh\n(.*?)^ *```", page.read_text(), flags=re.S | re.M)
+        for line in block.splitlines()
+        if line.strip().startswith("sb3-mbrl ")
+    ]
+    assert len(lines) > 5
+    for line in lines:
+        args = build_parser().parse_args(line)
+        assert args.command == line[0]
+
+
+def test_make_targets_in_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z-]+)", "\n".join(page.read_text() for page in PAGES if page.name == "README.md")):
+        assert re.search(rf"^{target}:", makefile, flags=re.M), target
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_alone_lists_every_target():
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = set(re.findall(r"^  make ([a-z-]+)", listed, flags=re.M))
+    assert targets >= {"demo", "test", "test-slow", "lint", "format", "bench", "help"}
+
+
+def test_ci_runs_lint_and_test():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert {"make lint", "make test", "set -euo pipefail"} <= set(script.read_text().splitlines())
+
+
+# ------------------------------------------------------------------------------------------------------------------- packaging
+
+
+def test_versions_agree():
+    version = sb3_mbrl.__version__
+    entry = re.search(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
+    assert entry is not None
+    assert entry[1] == version
+    assert importlib.metadata.version("sb3-mbrl") == version
+
+
+def constraints() -> dict[str, Requirement]:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    pins = {canonicalize_name((requirement := Requirement(line)).name): requirement for line in lines}
+    assert len(pins) == len(lines), "a name stands twice"
+    return pins
+
+
+def test_constraints_pin_exactly_and_name_no_source():
+    for name, pin in constraints().items():
+        assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), f"{name}: {pin.specifier}"  # "+cpu" would exclude other builds
+        assert pin.url is None
+    assert str(constraints()["torch"].specifier) == "==2.13.0"
+
+
+def test_constraints_are_within_pyprojects_ranges():
+    pins = constraints()
+    extras = PYPROJECT["project"]["optional-dependencies"].values()
+    for text in itertools.chain(PYPROJECT["project"]["dependencies"], *extras):
+        requirement = Requirement(text)
+        if canonicalize_name(requirement.name) == "sb3-mbrl":
+            continue
+        pin = pins.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"{requirement.name} is not pinned"
+        (version,) = (one.version for one in pin.specifier)
+        assert requirement.specifier.contains(version), f"{requirement} does not allow {version}"
+
+
+def test_constraints_cover_everything_that_the_dev_extra_installs():
+    pins, missing = constraints(), set()
+    todo, done = [("sb3-mbrl", ("dev",))], set()
+    while todo:
+        name, extras = todo.pop()
+        if (name, extras) in done or name.startswith(ACCELERATOR):
+            continue
+        done.add((name, extras))
+        if name not in pins and name != "sb3-mbrl":
+            missing.add(name)
+        try:
+            required = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of another platform or Python version
+        for requirement in map(Requirement, required):
+            environments = [{"extra": extra} for extra in (*extras, "")]
+            if requirement.marker is None or any(requirement.marker.evaluate(one) for one in environments):
+                todo.append((canonicalize_name(requirement.name), tuple(sorted(requirement.extras))))
+    assert not missing
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> set[str]:
+    """The names in the wheel, built from a copy so that nothing is left in the source tree."""
+    folder = tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT / "sb3_mbrl", folder / "sb3_mbrl", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    build = "from setuptools import build_meta; build_meta.build_wheel('.')"
+    subprocess.run([sys.executable, "-c", build], cwd=folder, check=True, capture_output=True)
+    (path,) = folder.glob("sb3_mbrl-*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_has_presets_types_and_every_module(wheel):
+    assert {"sb3_mbrl/hyperparams/mbpo.yml", "sb3_mbrl/py.typed"} <= wheel
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sb3_mbrl").rglob("*.py")}
+    assert sources <= wheel
+    assert not [name for name in wheel if name.startswith(("tests", "examples", "plugins"))]
+
+
+def test_the_command_is_installed():
+    (entry,) = [one for one in importlib.metadata.entry_points(group="console_scripts") if one.name == "sb3-mbrl"]
+    from sb3_mbrl.cli import main
+
+    assert entry.load() is main
+
+
+# ------------------------------------------------------------------------------------------------------------------------ demo
+
+
+def test_the_demo_draws_both_agents(tmp_path, monkeypatch):
+    """Its parts without its processes: the real one takes minutes."""
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "examples" / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    said = []
+
+    class Box:
+        def put(self, report):
+            said.append(report)
+
+        def is_set(self):
+            return False
+
+    results = {name: demo.train(name, 12, 4, 0, Box(), Box()) for name in demo.AGENTS}
+    assert [step for step, _ in results["MBPO"].curve] == [4, 8, 12]
+    # Before the first update both are the same agent: the control differs in nothing but the model.
+    assert results["MBPO"].curve == results["SAC"].curve
+    assert [report.step for report in said if report.agent == "SAC"] == list(range(1, 13))
+    demo.draw(results, 0, tmp_path / "new" / "picture.png")
+    assert (tmp_path / "new" / "picture.png").read_bytes()[:4] == b"\x89PNG"
