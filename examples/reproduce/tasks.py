@@ -54,14 +54,12 @@ SMALL: dict[str, Any] = {
     "learning_rate": 1e-3,
     "learning_starts": 200,
     "gradient_steps": 20,
-    "tau": 0.02,
-    "gamma": 0.98,
     "policy_kwargs": {"net_arch": [64, 64]},
     "real_ratio": 0.5,
     "world_model_kwargs": {"members": 5, "elites": 5, "hidden": [128, 128]},
     "imagination_kwargs": {"freq": 10, "starts_per_step": 100, "max_age": 1000},
     "fit_freq": 50,
-    "fit_kwargs": {},
+    "fit_kwargs": {"max_batches": 500},
 }
 """For low-dimensional tasks that are over after some thousand steps."""
 
@@ -77,8 +75,8 @@ LOCOMOTION: dict[str, Any] = {
     "fit_kwargs": {"max_batches": 500},
 }
 """
-For MuJoCo bodies; the world model is the default ensemble (7 members, 5 elites, 4 layers of 200). Target entropies are those of
-MBPO's authors: with SB3's (minus the number of actions) and 10 updates a step the entropy is gone before the body has moved.
+For MuJoCo bodies; the world model is the default ensemble (7 members, 5 elites, 4 layers of 200). Target entropies are those
+of MBPO's authors: with SB3's (minus the number of actions) and 10 updates a step the entropy is gone before the body has moved.
 """
 
 _FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)
@@ -95,7 +93,17 @@ def preset_task(env_id: str) -> Task:
 TASKS = {
     task.name: task
     for task in (
-        Task("pendulum", "Pendulum-v1", 1_000, 100, 10, _FIVE, SMALL, threshold=-200.0, deadline=1_000),
+        Task(
+            "pendulum",
+            "Pendulum-v1",
+            1_000,
+            100,
+            10,
+            _FIVE,
+            SMALL | {"tau": 0.02, "gamma": 0.98},
+            threshold=-200.0,
+            deadline=1_000,
+        ),
         Task("inverted-pendulum", "InvertedPendulum-v5", 1_500, 100, 10, _FIVE, SMALL, threshold=950.0),
         Task("halfcheetah", "HalfCheetah-v5", 10_000, 1_000, 5, _THREE, LOCOMOTION | {"target_entropy": -3.0}),
         Task("hopper", "Hopper-v5", 20_000, 1_000, 5, _THREE, LOCOMOTION | {"target_entropy": -1.0}),

@@ -1,35 +1,43 @@
 """What a checkpoint holds, and what it does not.
 
-=========================  ===========================================================================================================
+=========================  =====================================================================================
 in the zip                 as
-=========================  ===========================================================================================================
+=========================  =====================================================================================
 policy, its optimisers     SB3's entries
 world model's weights,     ``world_model`` (the input and target normalisers are among its buffers)
 normalisers
 its optimiser              ``world_model.optimizer``
-what shapes do not tell    ``world_model_extra``: elites, fit counters, stored data (:meth:`~sb3_mbrl.contracts.WorldModel.extra_state`)
+what shapes do not tell    ``world_model_extra``: elites, fit counters, stored data
+                           (:meth:`~sb3_mbrl.contracts.WorldModel.extra_state`)
 how parts were chosen      ``part_references`` (name, class, distribution, version) and their keyword arguments
 known functions            pickled (``reward_fn``, ``termination_fn``, and those that were found for the environment)
 schedules, verdicts        when it was last fitted, on how many rows, whether the model is trusted
 random states              the model's own stream
 plugins                    what they put into the ``extra`` of ``sb3_mbrl_on_save``
-=========================  ===========================================================================================================
+=========================  =====================================================================================
 
-Not in the zip: the replay buffer (SB3's rule: ``save_replay_buffer``), plugin objects (give them again: ``load(..., plugins=[...])``), a world
-model given as an instance (give it again), snapshots of an oracle, and the imagined buffer. **The imagined buffer's rule:** its rows follow
-from model, policy and replay buffer, so it is imagined anew, as many rows as its age limit would have kept, at the first ``train`` that finds
-enough real rows. Until the replay buffer is loaded or refilled, training uses real rows alone.
+Not in the zip: the replay buffer (SB3's rule: ``save_replay_buffer``), plugin objects (give them again:
+``load(..., plugins=[...])``), a world model or an imagination given as an instance (give it again), snapshots of an oracle,
+and the imagined buffer.
+
+**The imagined buffer's rule:** its rows follow from model, policy and replay buffer, so it is imagined anew, as many rows as
+its age limit would have kept, at the first ``train`` that finds enough real rows (``learning_starts``). Until the replay
+buffer is loaded or refilled, training uses real rows alone. ``save(..., include=["imagined"])`` keeps the very rows.
 """
 
 import io
 import json
 import pathlib
 import zipfile
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Self
 
 import stable_baselines3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
+
+from sb3_mbrl.algorithms.parts import FUNCTIONS
+from sb3_mbrl.contracts import EnvFunctions
 
 NOT_SAVED = [
     "world_model",
@@ -73,8 +81,9 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
             self.plugin_extra = plugin_extra
             self.world_model_extra = None if self.world_model is None else self.world_model.extra_state()
             for kind, reference in self.part_references.items():
-                if reference["how"] == "instance":
-                    # Not stored; its reference says what it was.
+                # Instances are not stored, and classes not pickled: where one cannot be imported any more, the reference has
+                # better words for it than a failed unpickling.
+                if not (choices[f"{kind}_class"] is None or isinstance(choices[f"{kind}_class"], str)):
                     setattr(self, f"{kind}_class", reference["factory"])
             super().save(path, exclude=exclude, include=include)
         finally:
@@ -84,7 +93,7 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
                 self.__dict__.pop(name, None)
 
     @classmethod
-    def load(  # type: ignore[override]
+    def load(
         cls,
         path: str | pathlib.Path | io.BufferedIOBase,
         env: Any = None,
@@ -98,21 +107,33 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         As SB3's.
 
         :param path: of the zip
-        :param kwargs: attributes to change; ``plugins=[...]`` for plugins that are not installed, ``world_model=...`` for a model that
-            was given as an instance
+        :param kwargs: attributes to change; ``plugins=[...]`` for plugins that are not installed, ``world_model=...`` and
+            ``imagination=...`` for what was given as an instance, ``reward_fn=...`` and ``termination_fn=...`` for known
+            functions that cannot be unpickled here
         :raises ValueError: for a checkpoint of a model-free class, or of another world model
         :raises UnknownPartError: when a plugin is missing; the message says which to install
         """
         saved = saved_attributes(path)
         if "part_references" not in saved:
             raise ValueError(
-                f"{path} was not saved by a model-based class: it looks like a plain {_guess_class(saved)} file. Load it with the class it "
-                f"was saved with; to go on training with a world model, start a new {cls.__name__} and take over the policy's weights: "
-                f"agent.policy.load_state_dict(old.policy.state_dict())."
+                f"{path} was not saved by a model-based class: it looks like a plain {_guess_class(saved)} file. Load it with "
+                f"the class it was saved with; to go on training with a world model, start a new {cls.__name__} and take over "
+                f"the policy's weights: agent.policy.load_state_dict(old.policy.state_dict())."
             )
-        agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        functions = {name: kwargs[name] for name in FUNCTIONS if callable(kwargs.get(name))}
+        if functions and set(functions) == {name for name in FUNCTIONS if (saved.get("_known") or {}).get(name) is not None}:
+            # The saved ones are not even unpickled: that their module is missing may be why they are given again.
+            custom_objects = {"_known": EnvFunctions(**functions), **functions, **(custom_objects or {})}
+        try:
+            agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        except ImportError as error:
+            error.add_note(
+                f"{path} pickles an object of this module. Make it importable; if it is a known reward or termination "
+                "function, give what was known again instead: load(..., reward_fn=..., termination_fn=...)"
+            )
+            raise
         # SB3 has put the weights back by set_parameters(), but the saved verdict is about these very weights.
-        agent._judge_again = agent.__dict__.pop("_saved_judge_again")
+        agent._judge_again = saved.get("_judge_again", False)
         agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=agent.__dict__.pop("plugin_extra", {}))
         return agent
 
@@ -123,22 +144,22 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
 
     def _restore_extra(self) -> None:
         """Give the world model back what its parameters do not tell, before SB3 puts the parameters back."""
-        self._saved_judge_again = self._judge_again
         extra = self.__dict__.pop("world_model_extra", None)
         if extra is not None and self.world_model is not None:
             self.world_model.load_extra_state(extra)
 
 
-def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> set[str]:
+def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
     """
-    The names of the attributes in a checkpoint, without unpickling any.
+    The attributes in a checkpoint as SB3 writes them: JSON, and dictionaries that describe what is pickled. Nothing is
+    unpickled.
 
     :raises ValueError: when it is no zip file, or none of SB3's
     """
     file = open_path(path, "r", verbose=0, suffix="zip")
     try:
         with zipfile.ZipFile(file) as archive:
-            return set(json.loads(archive.read("data")))
+            return dict(json.loads(archive.read("data")))
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(f"{path} is not an agent that was saved with save(): {error}") from error
     finally:
@@ -148,7 +169,7 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> set[str]:
             file.seek(0)
 
 
-def _guess_class(saved: set[str]) -> str:
+def _guess_class(saved: Collection[str]) -> str:
     if "target_entropy" in saved:
         return "SAC"
     if "exploration_rate" in saved:

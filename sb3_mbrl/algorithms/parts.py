@@ -17,7 +17,7 @@ from sb3_mbrl.plugins import Registry, Selection, get_registry
 from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import ActionCodec
 
-_FUNCTIONS = ("reward_fn", "termination_fn")
+FUNCTIONS = ("reward_fn", "termination_fn")
 
 
 class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
@@ -30,6 +30,7 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
     """How the parts were chosen: what a checkpoint needs to build them again"""
     registry: Registry
     """Built-in and installed plugins, and those of this agent"""
+    real_ratio: float
     _random: RandomStream
 
     def _choose_parts(
@@ -44,10 +45,11 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         plugins: Iterable[Any] | None,
     ) -> None:
         """Keep the user's choices; nothing is built yet, since ``load`` has to put the saved ones in place first."""
-        for name, function in (("reward_fn", reward_fn), ("termination_fn", termination_fn)):
+        for name, function in zip(FUNCTIONS, (reward_fn, termination_fn), strict=True):
             if not (function is None or function == "auto" or callable(function)):
                 raise ValueError(
-                    f"{name}={function!r}: give a function, 'auto' (known for this environment, else learned) or None (learned)"
+                    f"{name}={function!r}: give a function, 'auto' (known for this environment, else learned) or None "
+                    "(learned)"
                 )
         self.world_model_class = world_model
         self.world_model_kwargs = dict(world_model_kwargs or {})
@@ -79,15 +81,15 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         assert self.imagination is not None
         if getattr(self.imagination, "observation", "decoded") != "decoded":
             raise ValueError(
-                f"imagination_kwargs={self.imagination_kwargs}: {type(self).__name__}'s policy acts on observations, so imagined rows must "
-                "be decoded ones. To train on features, use ModelVecEnv(..., observation='features')."
+                f"imagination_kwargs={self.imagination_kwargs}: {type(self).__name__}'s policy acts on observations, so "
+                "imagined rows must be decoded ones. To train on features, use ModelVecEnv(..., observation='features')."
             )
 
     # ---- choosing
 
     def _select_world_model(self) -> Selection | None:
         choice = self.world_model_class
-        if choice is None or self.real_ratio >= 1.0:  # type: ignore[attr-defined]
+        if choice is None or self.real_ratio >= 1.0:
             return None
         if isinstance(choice, str) and choice == "auto":
             auto = self.registry.auto_world_model(self.observation_space, self.action_space)
@@ -103,7 +105,8 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         if saved is None:
             if given.get("world_model") is not None:
                 raise ValueError(
-                    "This agent was saved with its world model off; load(..., world_model=...) cannot switch it on. Load it as it is."
+                    "This agent was saved with its world model off; load(..., world_model=...) cannot switch it on. Load it "
+                    "as it is."
                 )
             return None
         if "world_model" not in given:
@@ -111,8 +114,8 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         choice = given["world_model"]
         if choice is None:
             raise ValueError(
-                "load(..., world_model=None): the checkpoint holds a world model. Load it as it is; with load(..., real_ratio=1.0) "
-                "training uses real rows alone."
+                "load(..., world_model=None): the checkpoint holds a world model. Load it as it is; with "
+                "load(..., real_ratio=1.0) training uses real rows alone."
             )
         selection = self.registry.resolve("world_model", choice)
         # What a function builds is only known once it is built; there the names and shapes of the weights decide.
@@ -120,8 +123,8 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         if comparable and selection.reference["factory"] != saved["factory"]:
             raise ValueError(
                 f"This agent was saved with the world model {saved['name']!r} ({saved['factory']}), and load() was given "
-                f"{selection.reference['name']!r} ({selection.reference['factory']}). Weights of one do not fit the other: load it "
-                "without world_model=, and start a new agent for another model."
+                f"{selection.reference['name']!r} ({selection.reference['factory']}). Weights of one do not fit the other: "
+                "load it without world_model=, and start a new agent for another model."
             )
         self.world_model_class = choice
         if selection.instance is not None:
@@ -159,9 +162,14 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         for name in ("observation_space", "action_space"):
             own, its = getattr(self, name), getattr(model, name)
             if own != its:
-                raise ValueError(f"The world model was built for the {name} {its}, and this agent's is {own}: build it for that one")
+                raise ValueError(
+                    f"The world model was built for the {name} {its}, and this agent's is {own}: build it for that one"
+                )
         if model.device.type != self.device.type:
-            raise ValueError(f"The world model is on {model.device}, and this agent on {self.device}: build it with device={str(self.device)!r}")
+            raise ValueError(
+                f"The world model is on {model.device}, and this agent on {self.device}: build it with "
+                f"device={str(self.device)!r}"
+            )
 
     # ---- known functions
 
@@ -175,51 +183,59 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         if "auto" in (self.reward_fn, self.termination_fn) and self.env is not None:
             with _gym_env(self.env) as env:
                 # A VecEnvWrapper that stacks or cuts: the function would read the wrong columns.
-                same = env is not None and (env.observation_space, env.action_space) == (self.observation_space, self.action_space)
-                known = self.registry.env_functions(env) if env is not None and same else known
+                own = (self.observation_space, self.action_space)
+                if env is not None and (env.observation_space, env.action_space) == own:
+                    known = self.registry.env_functions(env)
         reward_fn = known.reward_fn if self.reward_fn == "auto" else self.reward_fn
         termination_fn = known.termination_fn if self.termination_fn == "auto" else self.termination_fn
         return EnvFunctions(reward_fn, termination_fn)
 
     def _functions_of_instance(self, model: WorldModel) -> EnvFunctions:
-        for name in _FUNCTIONS:
+        for name in FUNCTIONS:
             if callable(getattr(self, name)) and getattr(self, name) is not getattr(model, name):
                 raise ValueError(
-                    f"{name} was given to {type(self).__name__}, but the world model is an instance that was built without it: "
-                    f"give {name} to {type(model).__name__}(...), or the class instead of an instance"
+                    f"{name} was given to {type(self).__name__}, but the world model is an instance that was built without "
+                    f"it: give {name} to {type(model).__name__}(...), or the class instead of an instance"
                 )
         return EnvFunctions(model.reward_fn, model.termination_fn)
 
     def _saved_known_functions(self) -> EnvFunctions:
-        """Those of the checkpoint; one that was given to ``load`` may take the place of a known one, for which no head was learned."""
+        """
+        Those of the checkpoint; one that was given to ``load`` may take the place of a known one, for which no head was
+        learned.
+        """
         if self._world_model_selection is None:
             return EnvFunctions()
         if self._world_model_selection.instance is not None:
             return self._functions_of_instance(self._world_model_selection.instance)
-        choices = {name: getattr(self, name) for name in _FUNCTIONS}
+        choices = {name: getattr(self, name) for name in FUNCTIONS}
         functions = {name: choice for name, choice in choices.items() if callable(choice)}
         saved = self.__dict__.get("_known")
         if saved is None:
             if not functions:
                 raise ValueError(
-                    "The known reward or termination function of this checkpoint could not be unpickled (see the warning above). Make its "
-                    "module importable, or give it again: load(..., reward_fn=...) or load(..., termination_fn=...)."
+                    "The known reward or termination function of this checkpoint could not be unpickled (see the warning "
+                    "above). Give it again: load(..., reward_fn=...) or load(..., termination_fn=...)."
                 )
             return EnvFunctions(**functions)
         for name, choice in choices.items():
             known = getattr(saved, name)
             if callable(choice) and known is None:
-                raise ValueError(f"This agent was saved with a learned {name}: load(..., {name}=...) cannot replace it. Start a new agent.")
+                raise ValueError(
+                    f"This agent was saved with a learned {name}: load(..., {name}=...) cannot replace it. Start a new agent."
+                )
             if choice is None and known is not None:
-                raise ValueError(f"This agent was saved with a known {name}: load(..., {name}=None) cannot learn it. Start a new agent.")
+                raise ValueError(
+                    f"This agent was saved with a known {name}: load(..., {name}=None) cannot learn it. Start a new agent."
+                )
         return replace(saved, **functions)
 
     def _check_known_functions(self, rows: Transitions) -> WorldModel:
         """
         Hold known functions against real data.
 
-        A function found by ``"auto"`` that disagrees (a wrapper changed the task) is dropped and learned instead, with a line in the log; one
-        that the user gave is an error.
+        A function found by ``"auto"`` that disagrees (a wrapper changed the task) is dropped and learned instead, with a line
+        in the log; one that the user gave is an error.
 
         :return: the world model, which is another one then
         """
@@ -241,11 +257,12 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
             return self.world_model
         assert self._world_model_selection is not None
         for name, bad in wrong.items():
-            message = f"{name} disagrees with {int(bad.sum())} of {len(bad)} real transitions (the first: row {int(bad.nonzero()[0])})"
+            first = int(bad.nonzero()[0])
+            message = f"{name} disagrees with {int(bad.sum())} of {len(bad)} real transitions (the first: row {first})"
             if getattr(self, name) != "auto" or self._world_model_selection.instance is not None:
                 raise ValueError(
-                    f"{message}. It must return what the environment does, for observations as the agent sees them (after wrappers) "
-                    f"and actions in the environment's units. Mend it, or pass {name}=None to learn it."
+                    f"{message}. It must return what the environment does, for observations as the agent sees them (after "
+                    f"wrappers) and actions in the environment's units. Mend it, or pass {name}=None to learn it."
                 )
             if self.verbose >= 1:
                 print(f"{message}: it is learned instead")
@@ -260,7 +277,9 @@ def _call(name: str, function: Any, rows: Transitions, action: th.Tensor) -> th.
     try:
         value = function(rows.obs, action, rows.next_obs)
     except Exception as error:
-        error.add_note(f"raised by {name}(obs, action, next_obs) on {len(rows.reward)} real transitions; {name}=None learns it instead")
+        error.add_note(
+            f"raised by {name}(obs, action, next_obs) on {len(rows.reward)} real transitions; {name}=None learns it instead"
+        )
         raise
     if not isinstance(value, th.Tensor) or value.shape != rows.reward.shape:
         got = tuple(value.shape) if isinstance(value, th.Tensor) else type(value).__name__
@@ -283,7 +302,8 @@ def _gym_env(env: VecEnv) -> Iterator[gym.Env | None]:
         spec = env.get_attr("spec", indices=0)[0]
     except (AttributeError, NotImplementedError):  # a VecEnv that is not made of Gymnasium's environments
         spec = None
-    # Most wrappers cannot be made again from a specification (SB3's Monitor is one), but need not be where they change nothing.
+    # Most wrappers cannot be made again from a specification (SB3's Monitor is one), but need not be where they change
+    # nothing.
     if spec is None or not all(
         isinstance(wrapper, type) and is_neutral(wrapper)
         for wrapper in (load_env_creator(wrapper.entry_point) for wrapper in spec.additional_wrappers)

@@ -1,4 +1,4 @@
-"""``branched``: short rollouts of the policy in the world model, branched off real states (MBPO, Janner et al. 2019, algorithm 2)."""
+"""``branched``: short rollouts of the policy in the world model, from real states (MBPO, Janner et al. 2019, algorithm 2)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -13,9 +13,10 @@ from sb3_mbrl.states import State, finite_rows, state_map, state_where
 
 class BranchedRollouts(Imagination):
     """
-    Every start state is rolled out for ``horizon`` steps; all steps are kept. A rollout ends early where the model predicts termination (drawn
-    from its probability) or something that is not finite; the rows after that are masked. ``info`` has the mean ``reward``, the share of rows
-    that ``terminated``, and the share ``dropped`` of the steps that were tried because they were not finite.
+    Every start state is rolled out for ``horizon`` steps; all steps are kept. A rollout ends early where the model predicts
+    termination (drawn from its probability) or something that is not finite; the rows after that are masked. ``info`` has the
+    mean ``reward``, the share of rows that ``terminated``, and the share of the steps tried that was ``dropped``, not being
+    finite.
 
     :param horizon: a number, or ``[start_step, end_step, start, end]`` in real environment steps
     :param starts_per_step: start states per real environment step

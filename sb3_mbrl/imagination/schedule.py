@@ -1,7 +1,8 @@
 """How the horizon grows with real experience."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import trunc
 from numbers import Real
 
 
@@ -42,12 +43,10 @@ class HorizonSchedule:
         """
         if isinstance(horizon, cls):
             return horizon
-        given = [0, 0, horizon, horizon] if isinstance(horizon, Real) else list(horizon) if _is_sequence(horizon) else []
+        given = [0, 0, horizon, horizon] if isinstance(horizon, Real) else horizon
         # Whole floats pass: a file of settings may say 20e3.
-        if len(given) != 4 or not all(isinstance(value, Real) and value == int(value) for value in given):
+        items = list(given) if isinstance(given, Iterable) else []
+        numbers = [int(trunc(value)) for value in items if isinstance(value, Real) and float(value).is_integer()]
+        if not len(numbers) == len(items) == 4:
             raise ValueError(f"horizon={horizon!r}: give a whole number, or four: [start_step, end_step, start, end]")
-        return cls(*(int(value) for value in given))
-
-
-def _is_sequence(value: object) -> bool:
-    return hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
+        return cls(*numbers)

@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import sys
+import textwrap
 import types
 import zipfile
 
@@ -112,7 +114,16 @@ def test_everything_comes_back(agent, path):
     assert th.equal(new.standardiser.mean, old.standardiser.mean)
     assert th.equal(new.heads.standardiser.std, old.heads.standardiser.std)
     assert loaded._trusted
-    for name in ("_fit_at", "_fit_rows", "_imagined_at", "num_timesteps", "real_ratio", "fit_freq", "fit_budget", "_n_updates"):
+    for name in (
+        "_fit_at",
+        "_fit_rows",
+        "_imagined_at",
+        "num_timesteps",
+        "real_ratio",
+        "fit_freq",
+        "fit_budget",
+        "_n_updates",
+    ):
         assert getattr(loaded, name) == getattr(agent, name), name
     assert loaded.part_references == agent.part_references
     assert loaded.imagination.horizon(0) == 2
@@ -168,7 +179,7 @@ def test_parameters_are_what_sb3s_own_suite_asks_for(agent):
             assert all(value.is_floating_point() for value in values.values()), name
     params = agent.get_parameters()
     params.pop("world_model.optimizer")
-    with pytest.raises(ValueError, match="Names of parameters do not match"):
+    with pytest.raises(ValueError, match=r"Names of parameters do not match"):
         MBPO("MlpPolicy", "Pendulum-v1", **{**TINY, **LEARNED, "reward_fn": "auto"}).set_parameters(params)
 
 
@@ -219,7 +230,9 @@ def test_loading_with_another_number_of_environments(path):
 
 
 def test_custom_objects_and_changed_attributes(path):
-    loaded = MBPO.load(path, custom_objects={"learning_rate": 1e-5, "dummy": 1.0}, fit_freq=77, imagination_kwargs={"horizon": 5})
+    loaded = MBPO.load(
+        path, custom_objects={"learning_rate": 1e-5, "dummy": 1.0}, fit_freq=77, imagination_kwargs={"horizon": 5}
+    )
     assert loaded.learning_rate == 1e-5
     assert not hasattr(loaded, "dummy")
     assert loaded.fit_freq == 77
@@ -429,15 +442,18 @@ def test_saving_in_the_middle_of_learning(tmp_path):
 
 
 def test_a_world_model_given_as_an_instance(tmp_path):
-    model = EnsembleModel(PendulumModel.env_spaces[0], PendulumModel.env_spaces[1], members=2, elites=1, hidden=[16], device="cpu")
+    model = EnsembleModel(
+        PendulumModel.env_spaces[0], PendulumModel.env_spaces[1], members=2, elites=1, hidden=[16], device="cpu"
+    )
     agent = quick(world_model=model, world_model_kwargs=None).learn(30)
     agent.save(tmp_path / "agent")
     assert agent.world_model_class is model
     with pytest.raises(
-        UnknownPartError, match=r"was given as an instance of sb3_mbrl.models.ensemble:EnsembleModel, which is not stored. Give it"
+        UnknownPartError,
+        match=r"was given as an instance of sb3_mbrl.models.ensemble:EnsembleModel, which is not stored. Give it",
     ):
         MBPO.load(tmp_path / "agent")
-    with pytest.raises(ValueError, match="was saved with the world model 'EnsembleModel' .* and load.. was given 'pendulum'"):
+    with pytest.raises(ValueError, match=r"was saved with the world model 'EnsembleModel' .* and load.. was given 'pendulum'"):
         MBPO.load(tmp_path / "agent", world_model="pendulum")
     fresh = EnsembleModel(model.observation_space, model.action_space, members=2, elites=1, hidden=[16], device="cpu")
     loaded = MBPO.load(tmp_path / "agent", world_model=fresh, env=make_vec_env("Pendulum-v1"))
@@ -474,7 +490,9 @@ def test_an_imagination_given_as_an_instance(tmp_path):
     mine = BranchedRollouts(horizon=3, starts_per_step=1)
     agent = quick(imagination=mine, imagination_kwargs=None)
     agent.save(tmp_path / "agent")
-    with pytest.raises(UnknownPartError, match=r"imagination was given as an instance .* Give it again: load\(..., imagination=...\)"):
+    with pytest.raises(
+        UnknownPartError, match=r"imagination was given as an instance .* Give it again: load\(..., imagination=...\)"
+    ):
         MBPO.load(tmp_path / "agent")
     assert MBPO.load(tmp_path / "agent", imagination=mine).imagination is mine
 
@@ -502,7 +520,8 @@ def distribution(tmp_path, monkeypatch):
     info = folder / "sb3_mbrl_scaled-1.2.dist-info"
     info.mkdir(parents=True)
     (folder / "sb3_mbrl_scaled.py").write_text(
-        "from sb3_mbrl import hookimpl\nfrom sb3_mbrl.contracts import WorldModelSpec\n\n\n@hookimpl\ndef sb3_mbrl_world_models():\n"
+        "from sb3_mbrl import hookimpl\nfrom sb3_mbrl.contracts import WorldModelSpec\n\n\n"
+        "@hookimpl\ndef sb3_mbrl_world_models():\n"
         "    return [WorldModelSpec(name='scaled', factory='tests.algorithms.test_checkpoint:ScaledModel')]\n"
     )
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sb3-mbrl-scaled\nVersion: 1.2\n")
@@ -528,7 +547,8 @@ def test_a_checkpoint_names_the_distribution_that_is_missing(distribution, tmp_p
     with pytest.raises(UnknownPartError) as caught:
         MBPO.load(tmp_path / "agent")
     assert str(caught.value) == (
-        "the saved agent's world model 'scaled' needs sb3-mbrl-scaled 1.2, which is not installed. Run `pip install sb3-mbrl-scaled`."
+        "the saved agent's world model 'scaled' needs sb3-mbrl-scaled 1.2, which is not installed. "
+        "Run `pip install sb3-mbrl-scaled`."
     )
 
 
@@ -537,7 +557,9 @@ def test_a_checkpoint_names_the_distribution_that_is_missing(distribution, tmp_p
 
 def test_load_of_a_sac_file_says_what_to_do(tmp_path):
     SAC("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "sac")
-    with pytest.raises(ValueError, match=r"sac was not saved by a model-based class: it looks like a plain SAC file\. Load it with"):
+    with pytest.raises(
+        ValueError, match=r"sac was not saved by a model-based class: it looks like a plain SAC file\. Load it with"
+    ):
         MBPO.load(tmp_path / "sac")
 
 
@@ -556,16 +578,18 @@ def test_load_of_something_else(tmp_path, content):
 
 
 def test_load_with_another_world_model(path):
-    with pytest.raises(ValueError, match=r"saved with the world model 'ensemble' \(sb3_mbrl.models.ensemble:EnsembleModel\), and load\(\)"):
+    with pytest.raises(
+        ValueError, match=r"saved with the world model 'ensemble' \(sb3_mbrl.models.ensemble:EnsembleModel\), and load\(\)"
+    ):
         MBPO.load(path, world_model="mlp")
     assert type(MBPO.load(path, world_model="ensemble").world_model) is EnsembleModel
-    with pytest.raises(ValueError, match="the checkpoint holds a world model"):
+    with pytest.raises(ValueError, match=r"the checkpoint holds a world model"):
         MBPO.load(path, world_model=None)
 
 
 def test_load_with_the_model_off_cannot_switch_it_on(tmp_path):
     quick(world_model=None).save(tmp_path / "agent")
-    with pytest.raises(ValueError, match="was saved with its world model off"):
+    with pytest.raises(ValueError, match=r"was saved with its world model off"):
         MBPO.load(tmp_path / "agent", world_model="ensemble")
 
 
@@ -585,20 +609,72 @@ def test_load_cannot_replace_a_learned_reward(tmp_path):
         MBPO.load(tmp_path / "agent", reward_fn=PendulumReward(2.0))
 
 
-def test_a_known_function_that_cannot_be_unpickled_is_asked_for(tmp_path, monkeypatch):
+def vanishing(tmp_path, **kwargs) -> types.ModuleType:
+    """Save an agent some parts of which live in a module that is not there any more afterwards."""
     module = types.ModuleType("gone_tomorrow")
-    exec("import torch\ndef reward(obs, action, next_obs):\n    return torch.zeros(len(obs))", vars(module))
-    with monkeypatch.context() as patch:
-        patch.setitem(__import__("sys").modules, "gone_tomorrow", module)
-        quick(reward_fn=module.reward).save(tmp_path / "agent")
+    source = """
+        import torch
+        from sb3_mbrl.models.mlp import MLPModel
+
+        class Model(MLPModel):
+            pass
+
+        def reward(obs, action, next_obs):
+            return torch.zeros(len(obs))
+        """
+    exec(textwrap.dedent(source), vars(module))
+    sys.modules["gone_tomorrow"] = module
+    try:
+        quick(**{name: getattr(module, value) for name, value in kwargs.items()}, world_model_kwargs={"hidden": [8]}).save(
+            tmp_path / "x"
+        )
+    finally:
+        del sys.modules["gone_tomorrow"]
+    return module
+
+
+def test_a_class_whose_module_is_gone(tmp_path):
+    module = vanishing(tmp_path, world_model="Model")
+    with pytest.raises(
+        UnknownPartError, match=r"there is no module 'gone_tomorrow'\)\. Give it again: load\(..., world_model=...\)"
+    ):
+        MBPO.load(tmp_path / "x")
+    assert type(MBPO.load(tmp_path / "x", world_model=module.Model).world_model) is module.Model
+
+
+def test_a_known_function_whose_module_is_gone(tmp_path):
+    module = vanishing(tmp_path, world_model="Model", reward_fn="reward")
+    with pytest.raises(ModuleNotFoundError, match=r"gone_tomorrow") as caught:
+        MBPO.load(tmp_path / "x", world_model=module.Model)
+    assert "give what was known again instead: load(..., reward_fn=..., termination_fn=...)" in caught.value.__notes__[0]
+
+    def never(obs, action, next_obs):
+        return th.zeros(len(obs), dtype=th.bool)
+
+    again = {"reward_fn": module.reward, "termination_fn": never}
+    loaded = MBPO.load(tmp_path / "x", world_model=module.Model, **again)
+    assert (loaded.world_model.reward_fn, loaded.world_model.termination_fn) == tuple(again.values())
+
+
+class Fragile:
+    """A function that cannot be read by another version of its library."""
+
+    def __call__(self, obs, action, next_obs):
+        return th.zeros(len(obs))
+
+    def __reduce__(self):
+        return int, ("not", "at", "all")
+
+
+def test_a_known_function_that_cannot_be_unpickled_is_asked_for(tmp_path):
+    quick(reward_fn=Fragile(), termination_fn=None).save(tmp_path / "agent")
     with (
-        pytest.warns(UserWarning, match="Could not deserialize object"),
-        pytest.raises(ValueError, match=r"known reward or termination function of this checkpoint could not be unpickled"),
+        pytest.warns(UserWarning, match=r"Could not deserialize object"),
+        pytest.raises(ValueError, match=r"could not be unpickled .* Give it again: load\(..., reward_fn=...\)"),
     ):
         MBPO.load(tmp_path / "agent")
-    with pytest.warns(UserWarning, match="Could not deserialize object"):
-        loaded = MBPO.load(tmp_path / "agent", reward_fn=module.reward, termination_fn=lambda obs, action, next_obs: obs[:, 0] > 9)
-    assert loaded.world_model.reward_fn is module.reward
+    mine = Fragile()
+    assert MBPO.load(tmp_path / "agent", reward_fn=mine).world_model.reward_fn is mine
 
 
 def test_the_version_is_in_the_reference(agent):

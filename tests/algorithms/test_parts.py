@@ -87,24 +87,26 @@ def test_an_instance_is_used_as_it_is():
 
 def test_an_instance_of_other_spaces_is_refused():
     model = PendulumModel(device="cpu")
-    with pytest.raises(ValueError, match=r"The world model was built for the observation_space Box.*, and this agent's is Box"):
+    with pytest.raises(
+        ValueError, match=r"The world model was built for the observation_space Box.*, and this agent's is Box"
+    ):
         learned("MountainCarContinuous-v0", world_model=model, world_model_kwargs=None)
 
 
 def test_keywords_for_an_instance_come_too_late():
-    with pytest.raises(PartArgumentError, match="is an instance: world_model_kwargs .* come too late"):
+    with pytest.raises(PartArgumentError, match=r"is an instance: world_model_kwargs .* come too late"):
         tiny(world_model=PendulumModel(device="cpu"), world_model_kwargs={"g": 9.0})
 
 
 def test_a_misspelt_keyword_is_recognised():
     with pytest.raises(PartArgumentError, match=r"does not take 'member'\. Did you mean 'members'\?"):
         learned(world_model_kwargs={"member": 3})
-    with pytest.raises(PartArgumentError, match="does not take 'horizn'. Did you mean 'horizon'?"):
+    with pytest.raises(PartArgumentError, match=r"does not take 'horizn'. Did you mean 'horizon'?"):
         learned(imagination_kwargs={"horizn": 3})
 
 
 def test_a_misspelt_name_is_recognised():
-    with pytest.raises(UnknownPartError, match="Did you mean 'ensemble'?"):
+    with pytest.raises(UnknownPartError, match=r"Did you mean 'ensemble'?"):
         learned(world_model="ensembel")
 
 
@@ -141,7 +143,7 @@ def test_ways_to_choose_an_imagination():
 
 
 def test_features_are_no_observations_of_the_policy():
-    with pytest.raises(ValueError, match="MBPO's policy acts on observations, so imagined rows must be decoded ones"):
+    with pytest.raises(ValueError, match=r"MBPO's policy acts on observations, so imagined rows must be decoded ones"):
         tiny(imagination_kwargs={"observation": "features"})
 
 
@@ -149,7 +151,8 @@ def test_features_are_no_observations_of_the_policy():
 
 
 @pytest.mark.parametrize(
-    ("env_id", "kind"), [("InvertedPendulum-v5", InvertedPendulumTermination), ("Hopper-v5", Unhealthy), ("Pendulum-v1", Never)]
+    ("env_id", "kind"),
+    [("InvertedPendulum-v5", InvertedPendulumTermination), ("Hopper-v5", Unhealthy), ("Pendulum-v1", Never)],
 )
 def test_known_terminations_are_found(env_id, kind):
     agent = learned(env_id)
@@ -272,9 +275,15 @@ def nan_reward(obs, action, next_obs):
 @pytest.mark.parametrize(
     ("functions", "words"),
     [
-        ({"reward_fn": zero_reward}, r"reward_fn disagrees with 2\d of 2\d real transitions \(the first: row 0\)\. It must return what"),
+        (
+            {"reward_fn": zero_reward},
+            r"reward_fn disagrees with 2\d of 2\d real transitions \(the first: row 0\)\. It must return what",
+        ),
         ({"reward_fn": nan_reward}, r"reward_fn disagrees with 2\d of 2\d"),
-        ({"termination_fn": always}, r"termination_fn disagrees with 2\d of 2\d real transitions .* pass termination_fn=None to learn"),
+        (
+            {"termination_fn": always},
+            r"termination_fn disagrees with 2\d of 2\d real transitions .* pass termination_fn=None to learn",
+        ),
     ],
 )
 def test_functions_of_the_user_that_are_wrong_are_an_error(functions, words):
@@ -286,7 +295,12 @@ def test_functions_of_the_user_that_are_wrong_are_an_error(functions, words):
 
 @pytest.mark.parametrize(
     ("value", "got"),
-    [(lambda n: th.zeros(n, 1), r"\(2\d, 1\)"), (lambda n: th.zeros(()), r"\(\)"), (lambda n: np.zeros(n), "ndarray"), (lambda n: 0.0, "float")],
+    [
+        (lambda n: th.zeros(n, 1), r"\(2\d, 1\)"),
+        (lambda n: th.zeros(()), r"\(\)"),
+        (lambda n: np.zeros(n), "ndarray"),
+        (lambda n: 0.0, "float"),
+    ],
 )
 @pytest.mark.parametrize("name", ["reward_fn", "termination_fn"])
 def test_functions_of_the_user_of_another_shape_are_an_error(name, value, got):
@@ -328,7 +342,9 @@ def test_what_was_found_and_disagrees_later_does_not_end_the_run(monkeypatch):
 
 def test_functions_given_to_the_agent_and_not_to_the_instance_contradict_each_other():
     model = PendulumModel(device="cpu")
-    with pytest.raises(ValueError, match="reward_fn was given to MBPO, but the world model is an instance that was built without it"):
+    with pytest.raises(
+        ValueError, match=r"reward_fn was given to MBPO, but the world model is an instance that was built without it"
+    ):
         tiny(world_model=model, reward_fn=zero_reward)
     mine = PendulumModel(device="cpu", reward_fn=PendulumReward(2.0))
     assert tiny(world_model=mine, reward_fn=mine.reward_fn).world_model is mine

@@ -53,7 +53,9 @@ def rows(next_obs, obs=None, reward=None, terminated=None) -> Transitions:
     n = len(next_obs)
     zeros = th.zeros(n)
     obs = th.zeros_like(next_obs) if obs is None else obs
-    return Transitions(obs, th.zeros(n, 1), next_obs, zeros if reward is None else reward, zeros if terminated is None else terminated)
+    return Transitions(
+        obs, th.zeros(n, 1), next_obs, zeros if reward is None else reward, zeros if terminated is None else terminated
+    )
 
 
 def judge(model: WorldModel, data: Transitions) -> dict[str, float]:
@@ -196,7 +198,9 @@ def test_the_true_probabilities_of_a_random_world_are_better_than_trivial():
     place = th.randint(8, (N,), generator=g)
     data = rows(wheel(place, g)[:, None], place[:, None])
     truth = Says(
-        spaces.Discrete(8), lambda x: one_hot((x.argmax(1) + 1) % 8), lambda x, generator: one_hot(wheel(x.argmax(1), generator))
+        spaces.Discrete(8),
+        lambda x: one_hot((x.argmax(1) + 1) % 8),
+        lambda x, generator: one_hot(wheel(x.argmax(1), generator)),
     )
     # P(0) is 5/12 and P(any other place) 1/12, so predicting the mean has errors of 35/144 and 11/144. The true probability of
     # place 0 is always 1/3 or 2/3, that of another is 1/3 from two places and 0 from six: errors of 2/9 and 2/8 * 2/9.

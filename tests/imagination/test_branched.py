@@ -176,7 +176,9 @@ def test_a_model_without_decode_says_so():
 def test_discounts_are_kept(generator):
     model = TwoPlayerToy(spaces.Discrete(11), spaces.Discrete(2), gamma=0.9, device="cpu")
     state = model.initial(th.tensor([[3], [10]]))
-    imagined = BranchedRollouts().imagine(model, state, lambda obs: th.zeros(len(obs), 1, dtype=th.long), 4, generator=generator)
+    imagined = BranchedRollouts().imagine(
+        model, state, lambda obs: th.zeros(len(obs), 1, dtype=th.long), 4, generator=generator
+    )
     # One stone at a time: the pile of three is gone after three steps.
     assert imagined.valid.T.tolist() == [[True, True, True, False], [True] * 4]
     assert imagined.obs[:, 1, 0].tolist() == [10, 9, 8, 7]
@@ -206,5 +208,3 @@ def test_no_gradient_is_recorded():
 def test_wrong_options_are_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         BranchedRollouts(**wrong)
-
-

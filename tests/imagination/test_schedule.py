@@ -60,7 +60,9 @@ def test_it_may_shrink():
     assert [schedule(step) for step in (0, 1, 5, 6, 10, 11)] == [3, 2, 2, 1, 1, 1]
 
 
-@pytest.mark.parametrize("given", [4, 4.0, np.int64(4), [0, 0, 4, 4], (0, 0, 4, 4), np.array([0, 0, 4, 4]), HorizonSchedule(0, 0, 4, 4)])
+@pytest.mark.parametrize(
+    "given", [4, 4.0, np.int64(4), [0, 0, 4, 4], (0, 0, 4, 4), np.array([0, 0, 4, 4]), HorizonSchedule(0, 0, 4, 4)]
+)
 def test_ways_to_write_a_constant(given):
     schedule = BranchedRollouts(horizon=given).schedule
     assert schedule == HorizonSchedule(0, 0, 4, 4)
