@@ -4,8 +4,7 @@ The loop, from the outside in::
 
     learn                                           SB3's
       collect_rollouts                              SB3's: steps of the real environment
-        _store_transition                           checks that real data is finite; keeps what the replay buffer has no
-        place for
+        _store_transition                           refuses data that is not finite
       train                                         once per collect_rollouts
         fit the world model        (every fit_freq real steps, or when the data has doubled; then judge it on held-out rows)
         imagine                    (every imagination.freq real steps, unless the model is worse than a trivial predictor)
@@ -15,18 +14,15 @@ The loop, from the outside in::
 
 **The seam.** Every off-policy ``train`` reads data through ``self.replay_buffer.sample``. While ``super().train`` runs, a
 :class:`~sb3_mbrl.buffers.MixedSampler` stands in the buffer's place; afterwards, also after an exception, the same buffer is
-    back. No SB3 code
-is copied, and the user's buffer (Dict, n-step, HER) is never replaced.
+back. No SB3 code is copied, and the user's buffer (Dict, n-step, HER) is never replaced.
 
 **Randomness.** Everything of the model's draws from a stream of its own (:class:`~sb3_mbrl.rng.RandomStream`), so that an
 agent whose model is off is bit-identical to its base class.
 """
 
-import time
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -36,20 +32,10 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_mbrl.algorithms.checkpoint import CheckpointMixin
 from sb3_mbrl.algorithms.guards import nonfinite_fault
-from sb3_mbrl.algorithms.parts import PartsMixin
-from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, ReplayData, SideStore
-from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Obs, Transitions
-from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error, one_step_quality
-from sb3_mbrl.fitting import holdout_mask, index_transitions
-from sb3_mbrl.imagination import buffer_starts
-from sb3_mbrl.plugins import PluginContractError
+from sb3_mbrl.algorithms.model_phase import ModelPhaseMixin
+from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, SideStore
+from sb3_mbrl.contracts import FitBudget, Obs
 from sb3_mbrl.rng import RandomStream
-from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
-from sb3_mbrl.states import State, describe, state_map
-from sb3_mbrl.testing.validate import validate_prediction
-
-WARN_AFTER_ROWS = 500
-"""A model that is worse than trivial on fewer real rows is only young."""
 
 
 @contextmanager
@@ -69,7 +55,7 @@ def augmented_replay(agent: OffPolicyAlgorithm, sampler: MixedSampler | None) ->
         agent.replay_buffer = real
 
 
-class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
+class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
     """
     Left of an off-policy class of SB3: ``class MBPO(ModelBasedMixin, SAC)``. See :class:`~sb3_mbrl.MBPO` for the parameters.
     """
@@ -146,11 +132,6 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         if seed is not None:
             self._random = RandomStream(seed)
 
-    @property
-    def model_data(self) -> ReplayData:
-        """The world model's view on the replay buffer."""
-        return ReplayData(self.replay_buffer, self._side)
-
     def _setup_learn(
         self,
         total_timesteps: int,
@@ -178,17 +159,6 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         children = result.callbacks if isinstance(result, CallbackList) else [result]
         self._progress_bar = next((child for child in children if isinstance(child, ProgressBarCallback)), None)
         return result
-
-    def _record(self, key: str, value: Any) -> None:
-        """Log a figure, where there is a logger (SB3 makes it in ``learn``)."""
-        if getattr(self, "_logger", None) is not None:
-            self.logger.record(key, value)
-
-    def _tell(self, what: str) -> None:
-        """Say in the progress bar what is going on (the bar itself moves with real steps only)."""
-        bar = getattr(self._progress_bar, "pbar", None)
-        if bar is not None:
-            bar.set_description(what)
 
     # ------------------------------------------------------------------------------------------------ real data
 
@@ -249,125 +219,6 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         assert self.replay_buffer is not None
         return MixedSampler(self.replay_buffer, self.imagined, self.real_ratio, self.gamma, self._random.generator)
 
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.phase_seconds[name] += time.perf_counter() - start
-            self._record(f"time/{name}_s", self.phase_seconds[name])
-
-    # ------------------------------------------------------------------------------------------------ fitting
-
-    def _fit_due(self) -> bool:
-        """
-        Every ``fit_freq`` real steps (counted by crossings, since steps come ``n_envs`` at a time), and whenever the data
-        has doubled. Not while there is less than half the data of the last fit: after ``load`` without the replay buffer, a
-        refit on a few new rows would make the model forget what it knew.
-        """
-        assert self.world_model is not None
-        rows = len(self.model_data)
-        if rows == 0 or 2 * rows < self._fit_rows or (self._fit_at >= 0 and not self.world_model.learns):
-            return False
-        crossed = self._fit_at < 0 or self.num_timesteps // self.fit_freq > self._fit_at // self.fit_freq
-        return crossed or rows >= 2 * self._fit_rows
-
-    def fit_world_model(self, budget: FitBudget | None = None) -> dict[str, float]:
-        """
-        Fit the world model on the replay buffer now, and judge it. ``learn`` calls this by itself.
-
-        :param budget: instead of ``fit_kwargs``
-        :return: what is logged under ``model/``
-        :raises ValueError: when the model is off, or there is no data
-        """
-        if self.world_model is None:
-            raise ValueError(
-                f"This {type(self).__name__} has no world model (world_model={self.world_model_class!r}): nothing to fit"
-            )
-        data, budget = self.model_data, budget or self.fit_budget
-        rows = data.transitions()
-        model = self._check_known_functions(rows)
-        self.registry.hook.sb3_mbrl_before_model_fit(agent=self)
-        with self._phase("fit"), self._random.scope(self.device) as generator:
-            metrics = self._k_step_metrics(rows, generator)
-            self._tell("fitting the world model")
-            model.on_progress = self._tell
-            try:
-                if model.learns:
-                    metrics.update(model.fit(data, budget, generator=generator))
-            finally:
-                model.on_progress = None
-                self._tell("")
-            model.eval()
-            if not self._validated:
-                state = self._start_states(2, generator)
-                action = rows.action[:1].repeat(2, *[1] * (rows.action.dim() - 1)).to(model.device)
-                prediction = model.step(state, action, generator=generator)
-                validate_prediction(model, state, action, prediction)
-                got = describe(model.decode(prediction.state))
-                wanted = describe(state_map(lambda leaf: leaf[:1].expand(2, *leaf.shape[1:]), rows.obs))
-                if got != wanted:
-                    raise PluginContractError(
-                        f"{type(model).__name__}.decode returned {got}, expected {wanted}. "
-                        f"[contract v{CONTRACT_VERSION}, check_decode]"
-                    )
-                self._validated = True
-            metrics.update(self._judge(rows, data))
-        self._fit_at, self._fit_rows = self.num_timesteps, len(rows.reward)
-        self.registry.hook.sb3_mbrl_after_model_fit(agent=self, metrics=metrics)
-        self._record_model(metrics)
-        return metrics
-
-    def _record_model(self, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
-            self._record(f"model/{name}", value)
-
-    def _judge(self, rows: Transitions, data: ReplayData) -> dict[str, float]:
-        """Held-out figures, and whether imagination may run."""
-        model = self.world_model
-        assert model is not None
-        self._judge_again = False
-        enough = len(rows.reward) >= 2
-        judged_elsewhere = model.context > 1 or self._side is not None or unsupported_by_vectors(self.observation_space)
-        if judged_elsewhere or not enough:
-            self._trusted = enough
-            return {}
-        held = holdout_mask(data.row_ids(), self.fit_budget)
-        if bool(held.any()):
-            rows = index_transitions(rows, held.nonzero().flatten())
-        figures = one_step_quality(model, SpaceCodec(self.observation_space), rows)
-        self._trusted = figures["vs_trivial"] < 1.0
-        if not self._trusted and len(data) >= WARN_AFTER_ROWS and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"After {len(data)} real transitions the world model predicts worse than a trivial predictor: its squared error "
-                f"relative to the better of copying the state and predicting the mean is {figures['vs_trivial']:.2f} (below 1 is "
-                "better). Imagination waits until it is better; until then training uses real data alone. See model/ in the log.",
-                ModelQualityWarning,
-                stacklevel=3,
-            )
-        return figures
-
-    def _k_step_metrics(self, rows: Transitions, generator: th.Generator) -> dict[str, float]:
-        """Open-loop errors on steps that came after the last fit: the model has not seen them in any way."""
-        model = self.world_model
-        assert model is not None and self.imagination is not None
-        fresh = (self.num_timesteps - self._fit_at) // self.n_envs
-        unseen = self._fit_at >= 0 and model.fitted and fresh >= 1
-        if not unseen or self._side is not None or unsupported_by_vectors(self.observation_space):
-            return {}
-        codec = SpaceCodec(self.observation_space)
-        variance = codec.encode(rows.next_obs).var(0, correction=0).to(model.device)
-        horizon = self.imagination.horizon(self.num_timesteps)
-        metrics = {}
-        for name, steps in (("1", 1), ("5", 5), ("h", horizon)):
-            windows = self.model_data.newest(256, model.context - 1 + steps, within=fresh, generator=generator)
-            if windows is not None:
-                error, copy = k_step_error(model, codec, windows, variance)
-                metrics[f"error_{name}"], metrics[f"copy_error_{name}"] = error, copy
-        return metrics
-
     # ------------------------------------------------------------------------------------------------ imagination
 
     def _enough_data(self) -> bool:
@@ -388,7 +239,8 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         does not bring it back) as much as ``max_age`` would have kept.
         """
         model, imagination = self.world_model, self.imagination
-        assert model is not None and imagination is not None
+        assert model is not None
+        assert imagination is not None
         fresh = self.imagined is None or len(self.imagined) == 0
         elapsed = len(self.model_data) if fresh else self.num_timesteps - self._imagined_at
         n_starts = max(1, int(imagination.starts_per_step * min(elapsed, imagination.max_age)))
@@ -410,14 +262,6 @@ class ModelBasedMixin(PartsMixin, CheckpointMixin, OffPolicyAlgorithm if TYPE_CH
         for name, value in imagined.info.items():
             self._record(f"imagination/{name}", value)
         self.registry.hook.sb3_mbrl_after_imagination(agent=self, imagined=imagined)
-
-    def _start_states(self, n: int, generator: th.Generator) -> State:
-        model, data = self.world_model, self.model_data
-        assert model is not None
-        if self._side is None:
-            return buffer_starts(model, data)(n, generator)
-        rows, envs = data.draw(n, generator)
-        return model.initial(data.contexts_at(rows, envs, 1).obs[:, 0], self._side.get("snapshot", rows, envs))  # type: ignore[index]
 
     def _imagination_policy(self, obs: Obs) -> th.Tensor:
         """

@@ -17,8 +17,8 @@ from sb3_mbrl.presets import load_preset
 
 class MBPO(ModelBasedMixin, SAC):
     """
-    Model-Based Policy Optimisation: SAC whose batches mix real transitions with short rollouts of the policy in a learned world model,
-    branched off real states.
+    Model-Based Policy Optimisation: SAC whose batches mix real transitions with short rollouts of the policy in a learned
+    world model, branched off real states.
 
     Paper: https://arxiv.org/abs/1906.08253. Every argument of :class:`stable_baselines3.SAC` is there, in its order, with
     its meaning; two defaults differ: ``learning_starts`` and ``gradient_steps``. The settings of the paper, per environment,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import trunc
 from numbers import Real
 
 
@@ -46,7 +45,7 @@ class HorizonSchedule:
         given = [0, 0, horizon, horizon] if isinstance(horizon, Real) else horizon
         # Whole floats pass: a file of settings may say 20e3.
         items = list(given) if isinstance(given, Iterable) else []
-        numbers = [int(trunc(value)) for value in items if isinstance(value, Real) and float(value).is_integer()]
+        numbers = [int(float(value)) for value in items if isinstance(value, Real) and float(value).is_integer()]
         if not len(numbers) == len(items) == 4:
             raise ValueError(f"horizon={horizon!r}: give a whole number, or four: [start_step, end_step, start, end]")
         return cls(*numbers)

@@ -231,8 +231,6 @@ def test_a_vector_environment_that_is_not_made_of_gymnasium_environments():
     class Simulator(DummyVecEnv):
         """As those on a GPU are: one thing, that is not asked for its specification."""
 
-        render_mode = None
-
         def __init__(self):
             super().__init__([lambda: gym.make("InvertedPendulum-v5")])
             self.simulated, self.envs = self.envs, []
@@ -240,7 +238,7 @@ def test_a_vector_environment_that_is_not_made_of_gymnasium_environments():
         def get_attr(self, attr_name, indices=None):
             if attr_name == "spec":
                 raise NotImplementedError
-            return [getattr(env, attr_name) for env in self.simulated]
+            return [getattr(env, attr_name) for env in self.__dict__.get("simulated") or self.envs]
 
     agent = learned(Simulator())
     assert agent._known.termination_fn is None

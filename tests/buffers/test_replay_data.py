@@ -1,4 +1,6 @@
-"""Training data from SB3's own buffers. Observations count time, so that every row says where it belongs: obs = 100 * env + t."""
+"""
+Training data from SB3's own buffers. Observations count time, so that every row says where it belongs: obs = 100 * env + t.
+"""
 
 import numpy as np
 import pytest
@@ -32,9 +34,8 @@ def filled(
         done = count == episode
         truncated = done and number % truncate_every == 1
         infos = [{"TimeLimit.truncated": truncated} for _ in range(n_envs)]
-        buffer.add(envs + time, envs + time + 1, np.full((n_envs, 1), 0.5), np.full(n_envs, time), np.full(n_envs, done), infos)
-        time += 11 if done else 1
-        if done:
+        buffer.add(envs + time, envs + time + 1, np.full((n_envs, 1), 0.5), np.full(n_envs, time), np.full(n_envs, done),
+        infos) time += 11 if done else 1 if done:
             count, number = 0, number + 1
     return buffer
 
@@ -48,7 +49,9 @@ def test_a_time_limit_is_not_a_termination():
 @pytest.mark.parametrize("steps", [10, 50, 73])
 @pytest.mark.parametrize("memory", [False, True])
 def test_no_row_pairs_an_observation_with_another_episode(n_envs, steps, memory):
-    """SB3 issue 934: with optimize_memory_usage the successor of an episode's last row is the next episode's first observation."""
+    """
+    SB3 issue 934: with optimize_memory_usage the successor of an episode's last row is the next episode's first observation.
+    """
     kwargs = {"optimize_memory_usage": True, "handle_timeout_termination": False} if memory else {}
     data = ReplayData(filled(steps, n_envs=n_envs, **kwargs))
     rows = data.transitions()

@@ -1,4 +1,7 @@
-"""Small learning tests (``make test-slow``). Published results, with all seeds and the controls, are made by examples/reproduce."""
+"""
+Small learning tests (``make test-slow``). Published results, with all seeds and the controls, are made by
+examples/reproduce.
+"""
 
 import gymnasium as gym
 import numpy as np

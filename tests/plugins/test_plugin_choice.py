@@ -246,7 +246,9 @@ def test_type_error_from_inside_the_factory_is_its_own(install):
 def test_factory_with_open_keyword_arguments_is_not_second_guessed(install):
     selection = get_registry().resolve("world_model", "ensemble")
     assert selection.build(VECTOR, ACTION, speed=2.0, device="cpu").speed == 2.0
-    with pytest.raises(PartArgumentError, match=r"does not take 'sped'. Did you mean 'speed'\?\n  .*: speed, members") as caught:
+    with pytest.raises(
+        PartArgumentError, match=r"does not take 'sped'. Did you mean 'speed'\?\n  .*: speed, members"
+    ) as caught:
         selection.build(VECTOR, ACTION, sped=2.0)
     assert isinstance(caught.value.__cause__, TypeError)
 
