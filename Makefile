@@ -43,7 +43,7 @@ format: $(INSTALLED) ## let ruff mend what it can
 	$(BIN)/ruff format
 
 bench: $(INSTALLED) ## measure speed (tests/benchmarks); leave the machine alone meanwhile
-	$(BIN)/python -m pytest tests/benchmarks -s
+	$(BIN)/python -m tests.benchmarks
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -156,8 +156,8 @@ class FitBudget:
 
     :param max_epochs: passes over the training data (``None``: until ``patience`` is used up)
     :param max_batches: gradient steps (``None``: no limit, as in MBPO's code, where a fit may take thousands)
-    :param patience: stop after more than this many rounds in which no member improved on the holdout data; a round is an epoch,
-        or as many as make 32 gradient steps
+    :param patience: stop after more than this many rounds in which no member improved on the holdout data; a round is an
+        epoch, or as many as make 32 gradient steps
     :param min_improvement: the relative fall of the holdout error that counts as an improvement
     :param batch_size: rows per gradient step (per member)
     :param holdout_ratio: share of the data held out to stop early and to choose members

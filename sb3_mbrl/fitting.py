@@ -4,8 +4,8 @@ Differences from the loop of MBPO's code, each on purpose:
 
 * A row is held out by a hash of where it is stored, so a held-out row stays held out from fit to fit. (Splitting anew each
   time while keeping the weights, as the reference does, judges a model on rows that it was trained on.)
-* Patience counts rounds: an epoch, or as many as make 32 gradient steps. On 300 rows five epochs are ten steps, after which the
-  error can still fall tenfold.
+* Patience counts rounds: an epoch, or as many as make 32 gradient steps. On 300 rows five epochs are ten steps, after which
+  the error can still fall tenfold.
 * Weights are compared with those before the fit, and the best on the holdout data are kept per member, whether the fit ends
   by itself, by its budget or by Ctrl-C.
 """

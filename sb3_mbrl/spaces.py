@@ -5,6 +5,7 @@ always gives a valid member of the space, in the layout of SB3's replay buffer (
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -98,7 +99,7 @@ class _LeafCodec:
             self.kind, self.shape, sizes = "categorical", (len(nvec),), nvec
             self.first = th.as_tensor(np.atleast_1d(space.start), dtype=th.int64)  # type: ignore[attr-defined]
         edges = np.cumsum([start, *sizes]).tolist()
-        self.groups = [Group(key, self.kind, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        self.groups = [Group(key, self.kind, a, b) for a, b in pairwise(edges)]
         self.stop = edges[-1]
 
     def encode(self, value: th.Tensor) -> th.Tensor:

@@ -76,7 +76,7 @@ LOCOMOTION: dict[str, Any] = {
 }
 """
 For MuJoCo bodies; the world model is the default ensemble (7 members, 5 elites, 4 layers of 200). Target entropies are those
-of MBPO's authors: with SB3's (minus the number of actions) and 10 updates a step the entropy is gone before the body has moved.
+of MBPO's authors: with SB3's (minus the number of actions) and 10 updates a step, exploration is over before the body moves.
 """
 
 _FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)

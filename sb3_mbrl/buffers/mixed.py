@@ -13,8 +13,8 @@ from sb3_mbrl.states import state_map
 
 class MixedSampler:
     """
-    Answers ``sample`` like a replay buffer: ``int(batch_size * real_ratio)`` real rows, the rest imagined (MBPO's code, unlike mbrl-lib's coin
-    flip per batch). Every other attribute is the real buffer's.
+    Answers ``sample`` like a replay buffer: ``int(batch_size * real_ratio)`` real rows, the rest imagined (MBPO's code,
+    unlike mbrl-lib's coin flip per batch). Every other attribute is the real buffer's.
 
     :param real: the agent's own replay buffer
     :param imagined: not empty
@@ -60,6 +60,8 @@ class MixedSampler:
 
 
 def _join(real: th.Tensor, imagined: th.Tensor) -> th.Tensor:
-    """Floats meet in float32 (SB3 buffers of float64 spaces are float64, and policies cast); integers in the real rows' type."""
+    """
+    Floats meet in float32 (SB3 buffers of float64 spaces are float64, and policies cast); integers in the real rows' type.
+    """
     dtype = th.float32 if real.is_floating_point() else real.dtype
     return th.cat([real.to(dtype), imagined.to(dtype)])

@@ -42,8 +42,8 @@ class SideStore:
         """``(N, ...)``: what was stored with these rows."""
         if name not in self.arrays:
             raise ValueError(
-                f"The replay buffer has no {name!r} stored with its rows: it was filled by another agent or loaded from a file. "
-                "Start with an empty buffer, or choose a world model that needs observations only."
+                f"The replay buffer has no {name!r} stored with its rows: it was filled by another agent or loaded from a "
+                "file. Start with an empty buffer, or choose a world model that needs observations only."
             )
         return th.as_tensor(self.arrays[name][rows, envs])
 

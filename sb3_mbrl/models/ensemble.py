@@ -1,4 +1,7 @@
-"""``ensemble``: bootstrapped Gaussian MLPs in one batched matrix product (PETS, Chua et al. 2018; as MBPO uses it, Janner et al. 2019)."""
+"""
+``ensemble``: bootstrapped Gaussian MLPs in one batched matrix product (PETS, Chua et al. 2018; as MBPO uses it, Janner et
+al. 2019).
+"""
 
 from collections.abc import Mapping
 from typing import Any

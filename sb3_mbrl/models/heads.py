@@ -10,7 +10,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_mbrl.models.networks import Standardiser
+from sb3_mbrl.models.networks import Standardiser, take
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import Group, SpaceCodec
 
@@ -28,7 +28,8 @@ class Targets(NamedTuple):
     """``(N,)``"""
 
     def rows(self, index: th.Tensor) -> "Targets":
-        return Targets(self.numbers[index], self.labels[index], self.terminated[index])
+        """Rows by an index of any shape, which becomes the leading axes."""
+        return Targets(take(self.numbers, index), take(self.labels, index), take(self.terminated, index))
 
 
 class Outcome(NamedTuple):
@@ -86,11 +87,15 @@ class Heads(nn.Module):
 
     # ---- data
 
+    def _continuous(self, obs: th.Tensor) -> th.Tensor:
+        """The continuous columns of encoded observations; no copy where there are no others."""
+        return obs[..., self.number_columns] if self.label_groups else obs
+
     def targets(self, obs: th.Tensor, next_obs: th.Tensor, reward: th.Tensor, terminated: th.Tensor) -> Targets:
         """Raw (not yet standardised) targets of ``N`` rows of encoded observations."""
-        numbers = next_obs[:, self.number_columns]
+        numbers = self._continuous(next_obs)
         if self.target == "delta":
-            numbers = numbers - obs[:, self.number_columns]
+            numbers = numbers - self._continuous(obs)
         if self.learn_reward:
             numbers = th.cat([numbers, reward[:, None]], dim=1)
         return Targets(numbers, next_obs[:, self.label_columns], terminated)
@@ -114,7 +119,9 @@ class Heads(nn.Module):
         start = n
         if self.probabilistic:
             upper, lower = self.max_logvar, self.min_logvar
-            if member is not None:
+            if isinstance(member, th.Tensor):
+                upper, lower = (bound.flatten(1).index_select(0, member) for bound in (upper, lower))
+            elif member is not None:
                 upper, lower = upper[member].squeeze(-2), lower[member].squeeze(-2)
             logvar = upper - F.softplus(upper - raw[..., n : 2 * n])
             logvar = lower + F.softplus(logvar - lower)
@@ -127,8 +134,8 @@ class Heads(nn.Module):
         """
         The training loss, summed over members.
 
-        Gaussian part as in MBPO's code: ``mean((mu - y)^2 / var) + mean(log var)`` over rows and columns, plus 0.01 times the spread of the
-        log-variance bounds.
+        Gaussian part as in MBPO's code: ``mean((mu - y)^2 / var) + mean(log var)`` over rows and columns, plus 0.01 times
+        the spread of the log-variance bounds.
 
         :param raw: ``(E, B, out)``
         :param targets: ``(E, B, ...)``
@@ -149,7 +156,8 @@ class Heads(nn.Module):
 
     def score(self, raw: th.Tensor, targets: Targets) -> th.Tensor:
         """
-        ``(E,)``: the holdout error of every member: mean squared error of the standardised numbers plus the cross-entropy of the labels.
+        ``(E,)``: the holdout error of every member: mean squared error of the standardised numbers plus the cross-entropy of
+        the labels.
 
         :param raw: ``(E, B, out)``
         :param targets: ``(B, ...)``, the same for all
@@ -198,12 +206,12 @@ class Heads(nn.Module):
         generator = on_device(generator, raw.device)
         if logvar is not None and not deterministic:
             noise = th.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-            mean = mean + (0.5 * logvar).exp() * noise
+            mean = th.addcmul(mean, (0.5 * logvar).exp(), noise)
         numbers = self.standardiser.inverse(mean)
         reward = numbers[..., -1] if self.learn_reward else numbers.new_zeros(numbers.shape[:-1])
         columns = numbers[..., : len(self.number_columns)]
         if self.target == "delta":
-            columns = obs[..., self.number_columns] + columns
+            columns = self._continuous(obs) + columns
         if not self.label_groups:
             next_obs = columns
         else:
@@ -236,7 +244,7 @@ class Heads(nn.Module):
         in_units = self.standardiser.inverse(mean)[..., :n]
         next_mean = obs.new_zeros(*raw.shape[:-1], self.codec.dim)
         next_var = th.zeros_like(next_mean)
-        next_mean[..., self.number_columns] = in_units + (obs[..., self.number_columns] if self.target == "delta" else 0.0)
+        next_mean[..., self.number_columns] = in_units + (self._continuous(obs) if self.target == "delta" else 0.0)
         if logvar is not None:
             next_var[..., self.number_columns] = (logvar.exp() * self.standardiser.std.square())[..., :n]
         for group, columns in self.label_groups:

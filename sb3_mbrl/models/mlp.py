@@ -19,7 +19,7 @@ from sb3_mbrl.contracts import (
 )
 from sb3_mbrl.fitting import BestWeights, holdout_mask, row_ids, train_epochs
 from sb3_mbrl.models.heads import Heads, Outcome, Target, Targets
-from sb3_mbrl.models.networks import EnsembleMLP, Standardiser
+from sb3_mbrl.models.networks import EnsembleMLP, Standardiser, take
 from sb3_mbrl.spaces import ActionCodec, SpaceCodec, vector_spaces
 from sb3_mbrl.states import State
 
@@ -50,7 +50,8 @@ class MLPModel(WorldModel):
     """
     A multi-layer perceptron that predicts the next observation, the reward and the termination from observation and action.
 
-    The state is ``{"obs": (B, D)}``, an encoded observation. Inputs are standardised by the training data's mean and deviation.
+    The state is ``{"obs": (B, D)}``, an encoded observation. Inputs are standardised by the training data's mean and
+    deviation.
 
     :param observation_space: ``Box`` (vector), ``Discrete``, ``MultiDiscrete``, ``MultiBinary`` or a ``Dict`` of these
     :param action_space: any of SB3's
@@ -141,7 +142,8 @@ class MLPModel(WorldModel):
         """
         Fit on all data, warm-started; see :mod:`sb3_mbrl.fitting` for holdout and early stopping.
 
-        :return: ``loss``, ``epochs``, ``batches``, ``holdout_error`` (of the standardised targets, mean over the members in use), ``rows``
+        :return: ``loss``, ``epochs``, ``batches``, ``holdout_error`` (of the standardised targets, mean over the members in
+            use), ``rows``
         """
         if len(data) == 0:
             return {}
@@ -189,7 +191,7 @@ class MLPModel(WorldModel):
         order = th.rand(rows.shape, generator=generator).argsort(1).to(rows.device)
         for index in rows.gather(1, order).split(size, dim=1):
             self.optimizer.zero_grad()
-            loss = self.heads.loss(self.network(inputs[index]), targets.rows(index))
+            loss = self.heads.loss(self.network(take(inputs, index)), targets.rows(index))
             loss.backward()
             self.optimizer.step()
             yield float(loss.detach())

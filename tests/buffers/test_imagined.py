@@ -27,9 +27,8 @@ def stored(buffer: ImaginedBuffer) -> list[int]:
 @given(st.integers(1, 12), st.lists(st.tuples(st.sampled_from(["add", "age", "resize"]), st.integers(1, 15)), max_size=12))
 def test_it_holds_the_newest_rows_that_are_young_enough(capacity, actions):
     """Against the obvious model: a list of (value, birth)."""
-    buffer, expected, counter, clock = ImaginedBuffer(capacity), [], 0, 0
-    for action, number in actions:
-        clock += 1
+    buffer, expected, counter = ImaginedBuffer(capacity), [], 0
+    for clock, (action, number) in enumerate(actions, start=1):
         if action == "add":
             buffer.extend(rollout(counter, number), clock)
             expected = [*expected, *((value, clock) for value in range(counter, counter + number))]

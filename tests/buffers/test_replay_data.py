@@ -34,8 +34,10 @@ def filled(
         done = count == episode
         truncated = done and number % truncate_every == 1
         infos = [{"TimeLimit.truncated": truncated} for _ in range(n_envs)]
-        buffer.add(envs + time, envs + time + 1, np.full((n_envs, 1), 0.5), np.full(n_envs, time), np.full(n_envs, done),
-        infos) time += 11 if done else 1 if done:
+        action, reward = np.full((n_envs, 1), 0.5), np.full(n_envs, time)
+        buffer.add(envs + time, envs + time + 1, action, reward, np.full(n_envs, done), infos)
+        time += 11 if done else 1
+        if done:
             count, number = 0, number + 1
     return buffer
 

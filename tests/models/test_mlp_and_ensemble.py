@@ -176,5 +176,5 @@ def test_options_that_do_not_fit_are_refused():
         EnsembleModel(OBS, ACT, members=3, elites=4)
     with pytest.raises(ValueError, match="choose 'delta' or 'next'"):
         MLPModel(OBS, ACT, target="residual")
-    with pytest.raises(UnsupportedSpace, match="EnsembleModel does not take these spaces: observation space: .* is an image"):
+    with pytest.raises(UnsupportedSpace, match=r"EnsembleModel does not take these spaces: observation space: .* is an image"):
         EnsembleModel(spaces.Box(0, 255, (8, 8, 3), np.uint8), ACT)
