@@ -31,7 +31,12 @@ class RandomStream:
         """
         devices = [device] if device is not None and device.type == "cuda" else []
         with th.random.fork_rng(devices=devices):
-            th.manual_seed(int(th.randint(2**62, (1,), generator=self.generator)))
+            seed = int(th.randint(2**62, (1,), generator=self.generator))
+            # Not th.manual_seed, which seeds the generators of all devices, also of those that are not put back.
+            th.default_generator.manual_seed(seed)
+            for used in devices:
+                with th.cuda.device(used):
+                    th.cuda.manual_seed(seed)
             yield self.generator
 
     def __getstate__(self) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 import pickle
 
+import pytest
 import torch as th
 
 from sb3_mbrl.rng import RandomStream, on_device
@@ -44,3 +45,11 @@ def test_a_pickled_stream_goes_on_where_it_was():
 def test_on_device_keeps_a_generator_that_fits(generator):
     assert on_device(generator, th.device("cpu")) is generator
     assert on_device(None, th.device("cpu")) is None
+
+
+def test_a_scope_on_the_cpu_leaves_other_devices_alone(monkeypatch):
+    """torch.manual_seed seeds the generators of every device."""
+    monkeypatch.setattr(th.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded all devices"))
+    monkeypatch.setattr(th, "manual_seed", lambda seed: pytest.fail("seeded all devices"))
+    with RandomStream(0).scope():
+        th.rand(1)

@@ -60,9 +60,6 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
     Left of an off-policy class of SB3: ``class MBPO(ModelBasedMixin, SAC)``. See :class:`~sb3_mbrl.MBPO` for the parameters.
     """
 
-    imagined: ImaginedBuffer | None
-    """The imagined transitions (``None`` while there are none)"""
-
     def __init__(
         self,
         policy: Any,
@@ -205,7 +202,7 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
         if self._fit_due():
             self.fit_world_model()
         elif self._judge_again and self._enough_data():
-            self._record_model(self._judge(self.model_data.transitions(), self.model_data))
+            self._record_model(self._judge(self.model_data.transitions(), self.model_data, self.fit_budget))
         if self._imagination_due():
             self._imagine()
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
@@ -231,7 +228,8 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
         if not self._trusted or self.real_ratio >= 1.0 or not self._enough_data():
             return False
         freq = self.imagination.freq
-        return self.imagined is None or len(self.imagined) == 0 or self.num_timesteps // freq > self._imagined_at // freq
+        # Not "whenever it is empty": rollouts may all have been masked, and then the next are due in their turn.
+        return self.imagined is None or self._imagined_at < 0 or self.num_timesteps // freq > self._imagined_at // freq
 
     def _imagine(self) -> None:
         """
@@ -241,7 +239,7 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
         model, imagination = self.world_model, self.imagination
         assert model is not None
         assert imagination is not None
-        fresh = self.imagined is None or len(self.imagined) == 0
+        fresh = self.imagined is None or self._imagined_at < 0
         elapsed = len(self.model_data) if fresh else self.num_timesteps - self._imagined_at
         n_starts = max(1, int(imagination.starts_per_step * min(elapsed, imagination.max_age)))
         horizon = imagination.horizon(self.num_timesteps)
@@ -252,7 +250,7 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
             capacity = max(1, int(imagination.starts_per_step * imagination.max_age * horizon))
             if self.imagined is None:
                 self.imagined = ImaginedBuffer(capacity)
-            self.imagined.forget_before(self.num_timesteps - imagination.max_age)
+            self.imagined.forget_before(self.num_timesteps - imagination.max_age + 1)
             # A shrinking horizon keeps its rows until they age.
             self.imagined.resize(max(capacity, len(self.imagined)))
             self.imagined.extend(imagined, self.num_timesteps)

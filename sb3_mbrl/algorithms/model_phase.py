@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.callbacks import ProgressBarCallback
 
 from sb3_mbrl.algorithms.parts import PartsMixin
-from sb3_mbrl.buffers import ReplayData, SideStore
+from sb3_mbrl.buffers import ImaginedBuffer, ReplayData, SideStore
 from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Transitions, WorldModel
 from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error, one_step_quality
 from sb3_mbrl.fitting import holdout_mask, index_transitions
@@ -38,7 +38,10 @@ class ModelPhaseMixin(PartsMixin):
     """The verdict: whether imagination may run"""
     _judge_again: bool
     _warned: bool
+    _warned_of_lost_ends: bool = False
     _validated: bool
+    imagined: ImaginedBuffer | None
+    """The imagined transitions (``None`` while there are none)"""
     _side: SideStore | None
     _progress_bar: ProgressBarCallback | None
 
@@ -74,7 +77,14 @@ class ModelPhaseMixin(PartsMixin):
             )
         data, budget = self.model_data, budget or self.fit_budget
         rows = data.transitions()
+        before = self.world_model
         model = self._check_known_functions(rows)
+        if model is not before:
+            # Another model: neither the verdict nor the dreams of the one before hold.
+            self._trusted = False
+            if self.imagined is not None:
+                self.imagined.clear()
+        self._warn_of_lost_ends(model)
         self.registry.hook.sb3_mbrl_before_model_fit(agent=self)
         with self._phase("fit"), self._random.scope(self.device) as generator:
             metrics = self._k_step_metrics(rows, generator)
@@ -89,7 +99,7 @@ class ModelPhaseMixin(PartsMixin):
             model.eval()
             if not self._validated:
                 self._validate(model, rows, generator)
-            metrics.update(self._judge(rows, data))
+            metrics.update(self._judge(rows, data, budget))
         self._fit_at, self._fit_rows = self.num_timesteps, len(rows.reward)
         self.registry.hook.sb3_mbrl_after_model_fit(agent=self, metrics=metrics)
         self._record_model(metrics)
@@ -113,7 +123,21 @@ class ModelPhaseMixin(PartsMixin):
         for name, value in figures.items():
             self._record(f"model/{name}", value)
 
-    def _judge(self, rows: Transitions, data: ReplayData) -> dict[str, float]:
+    def _warn_of_lost_ends(self, model: WorldModel) -> None:
+        """With ``optimize_memory_usage`` the rows that end episodes are no training data (see :class:`ReplayData`)."""
+        buffer = self.replay_buffer
+        assert buffer is not None
+        learned = model.learns and self._known.termination_fn is None
+        if learned and buffer.optimize_memory_usage and buffer.dones.any() and not self._warned_of_lost_ends:
+            self._warned_of_lost_ends = True
+            warnings.warn(
+                "optimize_memory_usage=True keeps no last observations of episodes, so the world model cannot learn when they "
+                "end, and imagined ones never do. Pass termination_fn=..., or optimize_memory_usage=False if episodes terminate.",
+                ModelQualityWarning,
+                stacklevel=3,
+            )
+
+    def _judge(self, rows: Transitions, data: ReplayData, budget: FitBudget) -> dict[str, float]:
         """Held-out figures, and whether imagination may run."""
         model = self.world_model
         assert model is not None
@@ -123,7 +147,7 @@ class ModelPhaseMixin(PartsMixin):
         if judged_elsewhere or not enough:
             self._trusted = enough
             return {}
-        held = holdout_mask(data.row_ids(), self.fit_budget)
+        held = holdout_mask(data.row_ids(), budget)
         if bool(held.any()):
             rows = index_transitions(rows, held.nonzero().flatten())
         figures = one_step_quality(model, SpaceCodec(self.observation_space), rows)

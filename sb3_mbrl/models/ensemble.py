@@ -53,9 +53,7 @@ class EnsembleModel(MLPModel):
     def _error_in_use(self) -> float:
         return float(th.tensor(self.holdout_scores)[self.elites].mean())
 
-    def _outcome(
-        self, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None
-    ) -> Outcome:
+    def _outcome(self, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None) -> Outcome:
         elites = th.tensor(self.elites, device=inputs.device)
         if deterministic:
             raw = self.network(inputs.expand(self.n_members, -1, -1))

@@ -1,7 +1,7 @@
 """What a vector world model predicts, and how it is judged: next observation, reward and termination from one output vector.
 
-Continuous columns and the reward are Gaussian (or plain regressions), each target standardised on its own; categories are classified,
-bits and termination are Bernoulli. A raw output is ``[means | log-variances | category and bit logits | termination logit]``.
+Continuous columns and the reward are Gaussian (or plain regressions), each target standardised on its own; categories are
+classified, bits and termination are Bernoulli. A raw output is ``[means | log-variances | category and bit logits | termination logit]``.
 """
 
 from typing import Literal, NamedTuple
@@ -109,7 +109,9 @@ class Heads(nn.Module):
 
     # ---- raw outputs
 
-    def split(self, raw: th.Tensor, member: th.Tensor | int | None = None) -> tuple[th.Tensor, th.Tensor | None, th.Tensor, th.Tensor]:
+    def split(
+        self, raw: th.Tensor, member: th.Tensor | int | None = None
+    ) -> tuple[th.Tensor, th.Tensor | None, th.Tensor, th.Tensor]:
         """
         :param raw: ``(E, B, out)``, or ``(B, out)`` when ``member`` says whose rows they are
         :return: means, bounded log-variances (``None`` for regressions), label logits, termination logits
@@ -118,7 +120,8 @@ class Heads(nn.Module):
         mean, logvar = raw[..., :n], None
         start = n
         if self.probabilistic:
-            upper, lower = self.max_logvar, self.min_logvar
+            upper: th.Tensor = self.max_logvar
+            lower: th.Tensor = self.min_logvar
             if isinstance(member, th.Tensor):
                 upper, lower = (bound.flatten(1).index_select(0, member) for bound in (upper, lower))
             elif member is not None:
@@ -135,7 +138,9 @@ class Heads(nn.Module):
         The training loss, summed over members.
 
         Gaussian part as in MBPO's code: ``mean((mu - y)^2 / var) + mean(log var)`` over rows and columns, plus 0.01 times
-        the spread of the log-variance bounds.
+        the spread of the log-variance bounds. The spread is a mean over columns here, where the reference has a sum:
+        likelihoods are means over columns, and against many of them a sum drives the bounds past each other, to one constant
+        variance.
 
         :param raw: ``(E, B, out)``
         :param targets: ``(E, B, ...)``
@@ -146,7 +151,7 @@ class Heads(nn.Module):
             errors = (mean - targets.numbers).square()
             if logvar is not None:
                 errors = errors * (-logvar).exp() + logvar
-                loss = 0.01 * (self.max_logvar.sum() - self.min_logvar.sum())
+                loss = 0.01 * (self.max_logvar - self.min_logvar).mean(-1).sum()
             loss = loss + errors.mean((1, 2)).sum()
         if self.label_groups:
             loss = loss + self._label_loss(logits, targets.labels).mean(1).sum()
@@ -156,18 +161,21 @@ class Heads(nn.Module):
 
     def score(self, raw: th.Tensor, targets: Targets) -> th.Tensor:
         """
-        ``(E,)``: the holdout error of every member: mean squared error of the standardised numbers plus the cross-entropy of
-        the labels.
+        ``(E,)``: the holdout error of every member: mean squared error of the standardised numbers, plus the cross-entropies
+        of the labels and of a learned termination (without it, early stopping would throw away what only that head has
+        learned).
 
         :param raw: ``(E, B, out)``
         :param targets: ``(B, ...)``, the same for all
         """
-        mean, _, logits, _ = self.split(raw)
+        mean, _, logits, termination = self.split(raw)
         score = raw.new_zeros(raw.shape[0])
         if self.numbers:
             score = score + (mean - targets.numbers).square().mean((1, 2))
         if self.label_groups:
             score = score + self._label_loss(logits, targets.labels.expand_as(logits)).mean(1)
+        if self.learn_termination and self.can_terminate:
+            score = score + self._termination_loss(termination, targets).mean(1)
         return score
 
     def _label_loss(self, logits: th.Tensor, labels: th.Tensor) -> th.Tensor:
@@ -237,7 +245,9 @@ class Heads(nn.Module):
                 labels[..., columns] = (part.sigmoid() > (0.5 if deterministic else uniform)).to(part.dtype)
         return labels
 
-    def numbers_in_units(self, raw: th.Tensor, obs: th.Tensor, member: th.Tensor | int | None = None) -> tuple[th.Tensor, th.Tensor]:
+    def numbers_in_units(
+        self, raw: th.Tensor, obs: th.Tensor, member: th.Tensor | int | None = None
+    ) -> tuple[th.Tensor, th.Tensor]:
         """Mean and variance ``(..., D)`` of the next encoded observation; probabilities and their variance for labels."""
         mean, logvar, logits, _ = self.split(raw, member)
         n = len(self.number_columns)

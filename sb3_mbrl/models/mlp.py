@@ -84,9 +84,7 @@ class MLPModel(WorldModel):
         device: th.device | str = "auto",
         _members: int = 1,
     ) -> None:
-        super().__init__(
-            observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device
-        )
+        super().__init__(observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device)
         if reason := vector_spaces(observation_space, action_space):
             raise UnsupportedSpace(f"{type(self).__name__} does not take these spaces: {reason}")
         if target not in ("delta", "next"):
@@ -124,7 +122,8 @@ class MLPModel(WorldModel):
         obs = self.codec.encode(_to(rows.obs, self.device))
         next_obs = self.codec.encode(_to(rows.next_obs, self.device))
         action = self.action_codec.encode(rows.action.to(self.device))
-        targets = self.heads.targets(obs, next_obs, rows.reward.to(self.device).float(), rows.terminated.to(self.device).float())
+        reward, terminated = rows.reward.to(self.device).float(), rows.terminated.to(self.device).float()
+        targets = self.heads.targets(obs, next_obs, reward, terminated)
         return th.cat([obs, action], dim=1), targets
 
     def loss(self, batch: Transitions) -> tuple[th.Tensor, None, dict[str, float]]:  # type: ignore[override]
@@ -136,9 +135,7 @@ class MLPModel(WorldModel):
         loss = self.heads.loss(raw, everyone)
         return loss, None, {"loss": float(loss.detach())}
 
-    def fit(
-        self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None
-    ) -> dict[str, float]:
+    def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
         """
         Fit on all data, warm-started; see :mod:`sb3_mbrl.fitting` for holdout and early stopping.
 
@@ -215,9 +212,7 @@ class MLPModel(WorldModel):
         reward, terminated = self._known(obs, action, next_obs, outcome.reward, outcome.terminated)
         return Prediction({"obs": next_obs}, reward, terminated)
 
-    def _outcome(
-        self, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None
-    ) -> Outcome:
+    def _outcome(self, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None) -> Outcome:
         raw = self.network(inputs[None])[0]
         return self.heads.predict(raw, obs, member=0, deterministic=deterministic, generator=generator)
 

@@ -378,7 +378,7 @@ def test_an_interrupted_fit_leaves_an_agent_that_can_be_saved_and_goes_on(tmp_pa
     assert not agent.world_model.training
     assert agent.world_model.fitted
     # Held-out errors never got worse than at the start of the fit: the best weights are back.
-    figures = agent._judge(agent.model_data.transitions(), agent.model_data)
+    figures = agent._judge(agent.model_data.transitions(), agent.model_data, agent.fit_budget)
     assert figures["vs_trivial"] < 1
     agent.save(tmp_path / "agent")
     agent.save_replay_buffer(tmp_path / "buffer")

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_mbrl import MBPO
 from sb3_mbrl.algorithms.base import ModelBasedMixin
 from sb3_mbrl.diagnostics import ModelQualityWarning
+from sb3_mbrl.imagination import BranchedRollouts
 from tests.algorithms.common import TINY, BrokenEnv, DictEnv, NoiseEnv, learned, tiny
 
 SAC_ARGUMENTS = {key: value for key, value in TINY.items() if key not in ("imagination_kwargs", "fit_freq")}
@@ -36,7 +37,7 @@ def test_with_the_model_off_it_is_sac_to_the_last_bit(plain_sac, off):
 
 
 def test_a_model_that_is_fitted_but_not_trusted_does_not_disturb_the_random_stream(plain_sac, monkeypatch):
-    monkeypatch.setattr(ModelBasedMixin, "_judge", lambda self, rows, data: {})
+    monkeypatch.setattr(ModelBasedMixin, "_judge", lambda self, rows, data, budget: {})
     agent = learned().learn(300)
     assert agent.world_model.n_fits >= 3
     assert same(agent, plain_sac)
@@ -226,3 +227,30 @@ def test_phases_are_timed():
 def test_options_that_contradict_each_other_are_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         learned(**wrong)
+
+
+def test_no_imagined_row_is_used_beyond_its_age():
+    agent = tiny(imagination_kwargs={"freq": 50, "starts_per_step": 1, "max_age": 200}).learn(400)
+    # The oldest rows in store after the last imagination at 400; the buffer's own capacity must not be what drops them.
+    assert min(birth for birth, _ in agent.imagined._batches) == 250
+
+
+def test_rollouts_that_are_all_masked_are_not_repeated_at_every_step(monkeypatch):
+    calls = []
+
+    def nothing(self, model, starts, act, horizon, *, generator=None):
+        calls.append(len(starts["theta"]))
+        imagined = imagine(self, model, starts, act, horizon, generator=generator)
+        return imagined._replace(valid=th.zeros_like(imagined.valid))
+
+    imagine = BranchedRollouts.imagine
+    monkeypatch.setattr(BranchedRollouts, "imagine", nothing)
+    agent = tiny(imagination_kwargs={"freq": 50, "starts_per_step": 1, "max_age": 200}).learn(200)
+    assert len(calls) == 4
+    assert len(agent.imagined) == 0
+
+
+def test_ends_of_episodes_that_memory_optimisation_loses_are_told():
+    options = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    with pytest.warns(ModelQualityWarning, match="keeps no last observations of episodes"):
+        learned(NoiseEnv(), fit_kwargs={"max_epochs": 1}, learning_starts=100, **options).learn(150)

@@ -21,7 +21,7 @@ def heads(space=None, **kwargs) -> Heads:
 
 
 def test_gaussian_loss_against_the_formula():
-    """mean[(mu - y)^2 exp(-logvar)] + mean[logvar], summed over members, plus 0.01 (sum max - sum min), computed by hand."""
+    """mean[(mu - y)^2 exp(-logvar)] + mean[logvar] + 0.01 mean[max - min], summed over members, computed by hand."""
     part = heads()
     obs, next_obs = th.tensor([[1.0, 2.0]]), th.tensor([[1.5, 1.0]])
     targets = part.targets(obs, next_obs, th.tensor([3.0]), th.tensor([0.0]))
@@ -36,7 +36,7 @@ def test_gaussian_loss_against_the_formula():
 
     logvar = soft(0.0)
     squares = [0.25 + 1 + 9, 0 + 1 + 4]
-    expected = sum(total / 3 * math.exp(-logvar) + logvar for total in squares) + 0.01 * 6 * 10.5
+    expected = sum(total / 3 * math.exp(-logvar) + logvar for total in squares) + 0.01 * 2 * 10.5
     assert float(part.loss(raw, everyone)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -111,3 +111,36 @@ def test_without_a_single_termination_in_the_data_none_is_predicted():
     th.testing.assert_close(
         part.predict(raw, obs[:4], member=0, deterministic=True, generator=None).terminated, th.full((4,), 5.0).sigmoid()
     )
+
+
+def test_the_bounds_of_many_columns_do_not_drive_each_other_past():
+    """With a sum in the place of the mean, 46 columns end at one constant variance, 30 times too wide on quiet rows."""
+    generator = th.Generator().manual_seed(0)
+    part = heads(spaces.Box(-9, 9, (46,)), members=1, learn_reward=False)
+    logit = th.nn.Parameter(th.zeros(2, 46))
+    optimizer = th.optim.Adam([logit, part.max_logvar, part.min_logvar], lr=0.05)
+    quiet = th.arange(512) % 2
+    deviation = th.tensor([1.0, 0.01])[quiet][:, None]
+    for _ in range(800):
+        noise = deviation * th.randn(512, 46, generator=generator)
+        targets = part.targets(th.zeros(512, 46), noise, th.zeros(512), th.zeros(512))
+        raw = th.cat([th.zeros(512, 46), logit[quiet]], dim=1)[None]
+        optimizer.zero_grad()
+        part.loss(raw, type(targets)(*(value[None] for value in targets))).backward()
+        optimizer.step()
+    _, logvar, _, _ = part.split(th.cat([th.zeros(2, 46), logit.detach()], dim=1)[None])
+    assert (part.min_logvar < part.max_logvar).all()
+    th.testing.assert_close((0.5 * logvar[0].detach()).exp().mean(1), th.tensor([1.0, 0.01]), rtol=0.2, atol=0)
+
+
+def test_what_only_the_termination_head_learned_counts_on_the_holdout_data():
+    """Where noise dominates the squared error, early stopping without it put the untrained head back at every fit."""
+    part = heads(learn_termination=True, learn_reward=False, probabilistic=False)
+    obs = th.zeros(4, 2)
+    targets = part.targets(obs, obs, th.zeros(4), th.tensor([1.0, 1.0, 0.0, 0.0]))
+    part.fit_normaliser(targets, th.arange(4))
+    raw = th.zeros(2, 4, part.out_features)
+    raw[1, :, 2] = th.tensor([9.0, 9.0, -9.0, -9.0])
+    untrained, trained = part.score(raw, targets)
+    assert float(untrained) == pytest.approx(math.log(2))
+    assert float(trained) < 1e-3
