@@ -131,8 +131,9 @@ class ModelPhaseMixin(PartsMixin):
         if learned and buffer.optimize_memory_usage and buffer.dones.any() and not self._warned_of_lost_ends:
             self._warned_of_lost_ends = True
             warnings.warn(
-                "optimize_memory_usage=True keeps no last observations of episodes, so the world model cannot learn when they "
-                "end, and imagined ones never do. Pass termination_fn=..., or optimize_memory_usage=False if episodes terminate.",
+                "optimize_memory_usage=True keeps no last observations of episodes, so the world model cannot learn when "
+                "they end, and imagined ones never do. If episodes terminate, pass termination_fn=... or "
+                "optimize_memory_usage=False.",
                 ModelQualityWarning,
                 stacklevel=3,
             )

@@ -1,7 +1,8 @@
 """What a vector world model predicts, and how it is judged: next observation, reward and termination from one output vector.
 
 Continuous columns and the reward are Gaussian (or plain regressions), each target standardised on its own; categories are
-classified, bits and termination are Bernoulli. A raw output is ``[means | log-variances | category and bit logits | termination logit]``.
+classified, bits and termination are Bernoulli. A raw output is
+``[means | log-variances | category and bit logits | termination logit]``.
 """
 
 from typing import Literal, NamedTuple
