@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch as th
 from torch import nn
@@ -89,9 +90,9 @@ class EnsembleMLP(nn.Module):
 
     def _layers_of(self, member: int, inputs: th.Tensor) -> th.Tensor:
         inplace = not th.is_grad_enabled()
-        for layer in self.layers[:-1]:
+        *hidden, last = (cast(EnsembleLinear, layer) for layer in self.layers)
+        for layer in hidden:
             inputs = F.silu(th.addmm(layer.bias[member], inputs, layer.weight[member]), inplace=inplace)
-        last = self.layers[-1]
         return th.addmm(last.bias[member], inputs, last.weight[member])
 
 

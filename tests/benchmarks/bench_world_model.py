@@ -136,7 +136,7 @@ SIDES = {"sb3_mbrl": our_step, "mbrl": their_step}
 
 
 def extra_megabytes(side: str, rows: int) -> float:
-    """Growth of the peak memory of a fresh process by one step: measured when the model, the data and a small step are there."""
+    """Growth of a fresh process's peak memory by one step, from when the model, the data and a small step are there."""
     command = [sys.executable, "-m", "tests.benchmarks.bench_world_model", side, str(rows)]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
