@@ -18,17 +18,22 @@ def nonfinite_fault(
     :return: what is not finite (with its key) and in which environment; ``None`` when all is well
     """
     for name, value in [*_named("observation", new_obs), ("reward", reward)]:
-        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-            finite = np.isfinite(value.reshape(len(value), -1)).all(1)
-            return name, int(np.argmin(finite))
+        if np.issubdtype(value.dtype, np.floating) and not _finite(value).all():
+            return name, int(np.argmin(_finite(value.reshape(len(value), -1)).all(1)))
     for env in np.flatnonzero(dones):
         terminal = infos[env].get("terminal_observation")
         if terminal is None:
             continue
         for name, value in _named("terminal observation", terminal):
-            if not np.isfinite(np.asarray(value, dtype=np.float64)).all():
+            if not _finite(np.asarray(value)).all():
                 return name, int(env)
     return None
+
+
+def _finite(value: np.ndarray) -> np.ndarray:
+    """Finite in float32, as which networks will see it."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(value.astype(np.float32))
 
 
 def _named(name: str, obs: Any) -> list[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from sb3_mbrl.fitting import holdout_mask, index_transitions
 from sb3_mbrl.imagination import buffer_starts
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
-from sb3_mbrl.states import State, describe, state_map
+from sb3_mbrl.states import State, describe, leaves, state_map
 from sb3_mbrl.testing.validate import validate_prediction
 
 WARN_AFTER_ROWS = 500
@@ -39,6 +39,7 @@ class ModelPhaseMixin(PartsMixin):
     _judge_again: bool
     _warned: bool
     _warned_of_lost_ends: bool = False
+    _warned_of_bounds: bool = False
     _validated: bool
     imagined: ImaginedBuffer | None
     """The imagined transitions (``None`` while there are none)"""
@@ -85,6 +86,7 @@ class ModelPhaseMixin(PartsMixin):
             if self.imagined is not None:
                 self.imagined.clear()
         self._warn_of_lost_ends(model)
+        self._warn_of_wrong_bounds(rows)
         self.registry.hook.sb3_mbrl_before_model_fit(agent=self)
         with self._phase("fit"), self._random.scope(self.device) as generator:
             metrics = self._k_step_metrics(rows, generator)
@@ -92,7 +94,7 @@ class ModelPhaseMixin(PartsMixin):
             model.on_progress = self._tell
             try:
                 if model.learns:
-                    metrics.update(model.fit(data, budget, generator=generator))
+                    metrics.update(model.fit(data, budget, generator=generator) or {})
             finally:
                 model.on_progress = None
                 self._tell("")
@@ -110,8 +112,9 @@ class ModelPhaseMixin(PartsMixin):
         state, action = self._start_states(2, generator), rows.action[:1].expand(2, -1).to(model.device)
         prediction = model.step(state, action, generator=generator)
         validate_prediction(model, state, action, prediction)
-        got = describe(model.decode(prediction.state))
-        wanted = describe(state_map(lambda leaf: leaf[:1].expand(2, *leaf.shape[1:]), rows.obs))
+        decoded = model.decode(prediction.state)
+        like = state_map(lambda leaf: leaf[:1].expand(2, *leaf.shape[1:]), rows.obs)
+        got, wanted = (f"{describe(obs)} of {[str(leaf.dtype) for leaf in leaves(obs)]}" for obs in (decoded, like))
         if got != wanted:
             raise PluginContractError(
                 f"{type(model).__name__}.decode returned {got}, expected {wanted}. "
@@ -134,6 +137,26 @@ class ModelPhaseMixin(PartsMixin):
                 "optimize_memory_usage=True keeps no last observations of episodes, so the world model cannot learn when "
                 "they end, and imagined ones never do. If episodes terminate, pass termination_fn=... or "
                 "optimize_memory_usage=False.",
+                ModelQualityWarning,
+                stacklevel=3,
+            )
+
+    def _warn_of_wrong_bounds(self, rows: Transitions) -> None:
+        """Imagined observations are members of the space; where real ones are not, no prediction can be right."""
+        if self._warned_of_bounds or unsupported_by_vectors(self.observation_space):
+            return
+        codec = SpaceCodec(self.observation_space)
+        seen = codec.encode(rows.next_obs)
+        off = (seen - codec.project(seen)).abs()
+        worst = int(off.max(0).values.argmax())
+        row = int(off[:, worst].argmax())
+        # Simulators overstep by rounding errors.
+        if float(off[row, worst]) > 1e-3 * (1 + float(seen[row, worst].abs())):
+            self._warned_of_bounds = True
+            warnings.warn(
+                f"The environment leaves its observation space: {codec.names[worst]} was {float(seen[row, worst]):.4g}. "
+                "Imagined observations are clipped to the space, so the world model cannot predict such states: correct the "
+                "bounds.",
                 ModelQualityWarning,
                 stacklevel=3,
             )
@@ -190,7 +213,7 @@ class ModelPhaseMixin(PartsMixin):
         assert model is not None
         if self._side is None:
             return buffer_starts(model, data)(n, generator)
-        rows, envs = data.draw(n, generator)
+        rows, envs = data.draw(n, generator, stored="snapshot")
         return model.initial(data.contexts_at(rows, envs, 1).obs[:, 0], self._side.get("snapshot", rows, envs))  # type: ignore[index]
 
     def _record(self, key: str, value: Any) -> None:

@@ -25,8 +25,9 @@ class SideStore:
     """
 
     def __init__(self, buffer: ReplayBuffer) -> None:
-        self._shape = (buffer.buffer_size, buffer.n_envs)
+        self.buffer = buffer
         self.arrays: dict[str, np.ndarray] = {}
+        self._written: dict[str, np.ndarray] = {}
 
     def put(self, name: str, pos: int, value: np.ndarray) -> None:
         """
@@ -35,15 +36,22 @@ class SideStore:
         :param value: ``(n_envs, ...)``
         """
         if name not in self.arrays:
-            self.arrays[name] = np.zeros((*self._shape, *value.shape[1:]), dtype=value.dtype)
+            shape = (self.buffer.buffer_size, self.buffer.n_envs)
+            self.arrays[name] = np.zeros((*shape, *value.shape[1:]), dtype=value.dtype)
+            self._written[name] = np.zeros(self.buffer.buffer_size, dtype=bool)
         self.arrays[name][pos] = value
+        self._written[name][pos] = True
+
+    def written(self, name: str) -> np.ndarray:
+        """``(buffer_size,)`` booleans: the rows with which something was stored."""
+        return self._written.get(name, np.zeros(self.buffer.buffer_size, dtype=bool))
 
     def get(self, name: str, rows: np.ndarray, envs: np.ndarray) -> th.Tensor:
         """``(N, ...)``: what was stored with these rows."""
-        if name not in self.arrays:
+        if not self.written(name)[rows].all() or not len(rows):
             raise ValueError(
-                f"The replay buffer has no {name!r} stored with its rows: it was filled by another agent or loaded from a "
-                "file. Start with an empty buffer, or choose a world model that needs observations only."
+                f"The replay buffer has no {name!r} stored with some of its rows: they were collected by another agent or "
+                "loaded from a file. Start with an empty buffer, or choose a world model that needs observations only."
             )
         return th.as_tensor(self.arrays[name][rows, envs])
 
@@ -91,9 +99,17 @@ class ReplayData:
         rows, envs = self._usable()
         return th.as_tensor(rows * self.buffer.n_envs + envs)
 
-    def draw(self, n: int, generator: th.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and environments of ``n`` real observations to start from, uniformly with replacement."""
+    def draw(
+        self, n: int, generator: th.Generator | None = None, *, stored: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Rows and environments of ``n`` real observations to start from, uniformly with replacement.
+
+        :param stored: only rows with which the side store has this
+        """
         positions = self._positions()
+        if stored is not None and self.side is not None:
+            positions = positions[self.side.written(stored)[positions]]
         self._refuse_empty(len(positions))
         index = th.randint(len(positions) * self.buffer.n_envs, (n,), generator=generator).numpy()
         return positions[index // self.buffer.n_envs], index % self.buffer.n_envs

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -254,3 +255,31 @@ def test_ends_of_episodes_that_memory_optimisation_loses_are_told():
     options = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
     with pytest.warns(ModelQualityWarning, match="keeps no last observations of episodes"):
         learned(NoiseEnv(), fit_kwargs={"max_epochs": 1}, learning_starts=100, **options).learn(150)
+
+
+@pytest.mark.parametrize("what", ["reward", "terminal"])
+def test_going_on_after_refused_data_joins_no_two_episodes(what):
+    """The environment is a step ahead of the buffer then: the row that would join both sides is not a transition."""
+    agent = tiny(BrokenEnv(gym.make("Pendulum-v1"), 70, what))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        agent.learn(100)
+    agent.learn(30, reset_num_timesteps=False)
+    rows = agent.model_data.transitions()
+    predicted = agent.world_model.decode(agent.world_model.step(agent.world_model.initial(rows.obs), rows.action).state)
+    assert (predicted - rows.next_obs).abs().max() < 1e-3
+    assert agent.replay_buffer.dones[68, 0] == agent.replay_buffer.timeouts[68, 0] == 1
+
+
+def test_infinity_is_refused_also_where_vec_normalize_clips_it():
+    env = VecNormalize(make_vec_env(lambda: BrokenEnv(gym.make("Pendulum-v1"), 70, "observation")), training=False)
+    agent = tiny(env)
+    with pytest.raises(ValueError, match="NaN or infinity in its observation at real step 70"):
+        agent.learn(100)
+
+
+def test_an_environment_that_leaves_its_space_is_told():
+    class Wide(NoiseEnv):
+        observation_space = spaces.Box(-1, 1, (3,))
+
+    with pytest.warns(ModelQualityWarning, match=r"leaves its observation space: obs\[\d\] was -?[12]\."):
+        learned(Wide(), fit_kwargs={"max_epochs": 1}).learn(60)

@@ -160,5 +160,17 @@ def test_side_values_stay_with_their_rows():
     data = ReplayData(buffer, side)
     rows, envs = data.draw(20)
     assert th.equal(side.get("time", rows, envs), th.as_tensor(buffer.observations[rows, envs]))
-    with pytest.raises(ValueError, match="has no 'snapshot' stored with its rows"):
+    with pytest.raises(ValueError, match="has no 'snapshot' stored with some of its rows"):
         side.get("snapshot", rows, envs)
+
+
+def test_rows_without_a_side_value_are_not_drawn():
+    """An oracle was given snapshots of zeros for rows that another agent had collected."""
+    buffer = filled(30)
+    side = SideStore(buffer)
+    for pos in (3, 7):
+        side.put("time", pos, buffer.observations[pos])
+    rows, envs = ReplayData(buffer, side).draw(50, stored="time")
+    assert set(rows) == {3, 7}
+    with pytest.raises(ValueError, match="stored with some of its rows"):
+        side.get("time", np.array([3, 4]), envs[:2])

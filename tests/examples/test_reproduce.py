@@ -125,7 +125,7 @@ def test_a_half_written_file_is_named(tmp_path):
 def test_the_control_is_the_same_call_with_the_model_off(task):
     mbpo, control = (tasks.constructor_settings(task, variant) for variant in ("mbpo", "model-off"))
     assert control.pop("world_model", "missing") is None
-    assert "world_model" not in mbpo
+    assert mbpo.pop("world_model", "ensemble") == "ensemble"  # presets name it
     assert control == mbpo
 
 
