@@ -102,7 +102,7 @@ def train_epochs(
     :param evaluate: ``(E,)`` holdout errors, asked for after every round
     :param best: keeps the weights
     :param budget: when to stop
-    :param progress: told in words how far the fit is, after every round
+    :param progress: told how far the fit is, after every round: batches and mean holdout error, short enough for a bar
     :return: ``epochs``, ``batches``, ``loss`` (mean of the last round)
     """
     best.update(evaluate())
@@ -126,7 +126,7 @@ def train_epochs(
             loss = sum(losses) / len(losses)
             stale = 0 if best.update(evaluate()) else stale + 1
             if progress is not None:
-                progress(f"fitting the world model: epoch {epochs}, {batches} batches, error {best.scores.mean():.3g}")
+                progress(f"fit {batches}: {best.scores.mean():.2g}")
     finally:
         best.restore()
     return {"epochs": float(epochs), "batches": float(batches), "loss": loss}

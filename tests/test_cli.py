@@ -278,7 +278,7 @@ def test_a_failing_environment_loses_nothing(here, capsys):
 
 def test_an_unfinished_save_leaves_the_old_one(here, monkeypatch):
     assert train("--steps", "10", "--output", "run", "--eval-episodes", "0") == 0
-    old = (here / "run" / "model.zip").read_bytes()
+    old, before = (here / "run" / "model.zip").read_bytes(), signal.getsignal(signal.SIGINT)
 
     def half(self, path, *args):
         path.write_bytes(b"half")
@@ -288,7 +288,7 @@ def test_an_unfinished_save_leaves_the_old_one(here, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         main(["train", "--resume", "--output", "run", "--steps", "20", "--no-progress", "--eval-episodes", "0"])
     assert (here / "run" / "model.zip").read_bytes() == old
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_saved_transitions_fit_the_model_before_the_first_step(here, capsys):
@@ -517,3 +517,18 @@ def test_ctrl_c_before_anything_began(monkeypatch):
     monkeypatch.setattr("sb3_mbrl.cli.training.train", interrupt)
     assert main(["train", "--env", "Pendulum-v1"]) == 130
     assert not os.path.exists("runs")
+
+
+def test_paths_and_devices_that_do_not_exist(here, capsys):
+    (here / "file").write_text("")
+    for argv, words in (
+        (["train", *SMALL, *QUICK, "--steps", "5", "--output", "file"], "--output file: this is a file"),
+        (["train", *SMALL, *QUICK, "--steps", "5", "--output", "/proc/run"], "--output /proc/run: it cannot be written to"),
+        (["train", *SMALL, "--device", "foo"], "--device foo: "),
+        (["check", "os:path"], "'os:path' was imported, but "),
+        (["evaluate", "/nonexistent"], "there is no file /nonexistent"),
+    ):
+        assert main(argv) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert len(error.splitlines()) == 1

@@ -34,8 +34,9 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from sb3_mbrl.algorithms.checkpoint import CheckpointMixin
 from sb3_mbrl.algorithms.guards import nonfinite_fault
 from sb3_mbrl.algorithms.model_phase import ModelPhaseMixin
+from sb3_mbrl.algorithms.parts import make_budget
 from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, SideStore
-from sb3_mbrl.contracts import FitBudget, Obs
+from sb3_mbrl.contracts import Obs
 from sb3_mbrl.rng import RandomStream
 
 
@@ -70,7 +71,7 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
         world_model_kwargs: dict[str, Any] | None = None,
         imagination: Any = "branched",
         imagination_kwargs: dict[str, Any] | None = None,
-        real_ratio: float = 0.05,
+        real_ratio: float = 0.5,
         fit_freq: int = 250,
         fit_kwargs: dict[str, Any] | None = None,
         reward_fn: Any = None,
@@ -89,15 +90,9 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
             termination_fn=termination_fn,
             plugins=plugins,
         )
-        if not 0.0 <= real_ratio <= 1.0:
-            raise ValueError(
-                f"real_ratio={real_ratio}: give the share of real rows in a batch, from 0 to 1 (1: the model is off)"
-            )
-        if fit_freq < 1:
-            raise ValueError(f"fit_freq={fit_freq}: give the real environment steps between two fits, at least 1")
         self.real_ratio = real_ratio
         self.fit_freq = fit_freq
-        self.fit_budget = FitBudget(**(fit_kwargs or {}))
+        self.fit_budget = make_budget(fit_kwargs)
         # Schedule and verdicts; saved.
         self._fit_at, self._fit_rows = -1, 0
         self._imagined_at = -1

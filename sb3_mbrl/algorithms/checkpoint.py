@@ -27,11 +27,13 @@ buffer is loaded or refilled, training uses real rows alone. ``save(..., include
 
 import io
 import json
+import os
 import pathlib
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Self
 
+import cloudpickle
 import stable_baselines3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
@@ -54,6 +56,9 @@ NOT_SAVED = [
 EXTRA = ("world_model_extra", "plugin_extra")
 """In the zip, not on the agent"""
 
+REQUIRED = ("part_references", "world_model_kwargs", "_known", *EXTRA)
+"""Without them the saved weights find no model to go into"""
+
 
 class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
     """``save`` and ``load`` of a model-based agent."""
@@ -73,7 +78,16 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         return state_dicts, variables
 
     def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
-        """As SB3's; see :mod:`sb3_mbrl.algorithms.checkpoint` for what is saved."""
+        """
+        As SB3's; see :mod:`sb3_mbrl.algorithms.checkpoint` for what is saved. A file of this name stays whole until the new
+        one is.
+
+        :raises ValueError: when ``exclude`` names what ``load`` cannot do without
+        """
+        exclude = list(exclude or ())
+        for name in REQUIRED:
+            if name in exclude:
+                raise ValueError(f"save(exclude=[{name!r}]): the agent could not be loaded again; leave it out of exclude")
         plugin_extra: dict[str, Any] = {}
         self.registry.hook.sb3_mbrl_on_save(agent=self, extra=plugin_extra)
         choices = {f"{kind}_class": getattr(self, f"{kind}_class") for kind in self.part_references}
@@ -85,12 +99,27 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
                 # better words for it than a failed unpickling.
                 if not (choices[f"{kind}_class"] is None or isinstance(choices[f"{kind}_class"], str)):
                     setattr(self, f"{kind}_class", reference["factory"])
+            if isinstance(path, (str, pathlib.Path)):
+                target = pathlib.Path(path)
+                if target.suffix == "":  # SB3's rule
+                    target = pathlib.Path(f"{path}.zip")
+                if target.is_file() or not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    write_beside(target, lambda beside: self._write(beside, exclude, include))
+                    return
             super().save(path, exclude=exclude, include=include)
+        except Exception as error:
+            _name_what_cannot_be_pickled(error, {name: getattr(self, name) for name in EXTRA if hasattr(self, name)})
+            raise
         finally:
             self.__dict__.update(choices)
             # Stored data may be large: it is not kept twice.
             for name in EXTRA:
                 self.__dict__.pop(name, None)
+
+    def _write(self, path: pathlib.Path, exclude: Any, include: Any) -> None:
+        with path.open("wb") as file:  # SB3 leaves its own open when it fails
+            super().save(file, exclude=exclude, include=include)
 
     @classmethod
     def load(
@@ -119,6 +148,12 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
                 f"{path} was not saved by a model-based class: it looks like a plain {_guess_class(saved)} file. Load it with "
                 f"the class it was saved with; to go on training with a world model, start a new {cls.__name__} and take over "
                 f"the policy's weights: agent.policy.load_state_dict(old.policy.state_dict())."
+            )
+        if "world_model_kwargs" in kwargs and not _same_json(kwargs["world_model_kwargs"], saved.get("world_model_kwargs")):
+            raise ValueError(
+                f"load(..., world_model_kwargs={kwargs['world_model_kwargs']!r}): the saved weights belong to a "
+                "world model that was built with its own world_model_kwargs. Leave them out, and start a new agent for "
+                "another model."
             )
         functions = {name: kwargs[name] for name in FUNCTIONS if callable(kwargs.get(name))}
         if functions and set(functions) == {name for name in FUNCTIONS if (saved.get("_known") or {}).get(name) is not None}:
@@ -159,14 +194,51 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, 
     file = open_path(path, "r", verbose=0, suffix="zip")
     try:
         with zipfile.ZipFile(file) as archive:
-            return dict(json.loads(archive.read("data")))
-    except (zipfile.BadZipFile, KeyError) as error:
+            attributes = json.loads(archive.read("data"))
+        if not isinstance(attributes, dict):
+            raise ValueError(f"its 'data' is a JSON {type(attributes).__name__}, not an object")
+        return attributes
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:  # JSON's and Unicode's errors are ValueErrors
         raise ValueError(f"{path} is not an agent that was saved with save(): {error}") from error
     finally:
         if isinstance(path, (str, pathlib.Path)):
             file.close()
         else:
             file.seek(0)
+
+
+def write_beside(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
+    """
+    Write beside, then rename: the old file stays whole until the new one is.
+
+    :param path: the file in the end; a link stays one
+    :param write: writes the file that it is given
+    """
+    path = pathlib.Path(os.path.realpath(path))
+    beside = path.with_name(f".{path.stem}.new{path.suffix}")
+    try:
+        write(beside)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _name_what_cannot_be_pickled(error: Exception, extras: dict[str, Any]) -> None:
+    for name, extra in extras.items():
+        parts = {f"{name}[{key!r}]": value for key, value in extra.items()} if isinstance(extra, dict) else {name: extra}
+        for part, value in parts.items():
+            try:
+                cloudpickle.dumps(value)
+            except Exception as cause:  # whatever an object's own pickling raises
+                error.add_note(f"{part} ({type(value).__name__}) cannot be pickled: {type(cause).__name__}: {cause}")
+
+
+def _same_json(given: Any, saved: Any) -> bool:
+    try:
+        return bool(json.loads(json.dumps(given or {})) == (saved or {}))
+    except TypeError:  # saved as a pickle, whose content is not known here
+        return False
 
 
 def _guess_class(saved: Collection[str]) -> str:

@@ -90,7 +90,7 @@ class ModelPhaseMixin(PartsMixin):
         self.registry.hook.sb3_mbrl_before_model_fit(agent=self)
         with self._phase("fit"), self._random.scope(self.device) as generator:
             metrics = self._k_step_metrics(rows, generator)
-            self._tell("fitting the world model")
+            self._tell("fit")
             model.on_progress = self._tell
             try:
                 if model.learns:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
+from numbers import Integral, Real
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -11,9 +13,11 @@ from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mbrl.contracts import EnvFunctions, Imagination, Transitions, WorldModel
+from sb3_mbrl.contracts import EnvFunctions, FitBudget, Imagination, Transitions, WorldModel
 from sb3_mbrl.envs.functions.common import is_neutral
 from sb3_mbrl.plugins import Registry, Selection, get_registry
+from sb3_mbrl.plugins.errors import did_you_mean
+from sb3_mbrl.plugins.records import KINDS
 from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import ActionCodec
 
@@ -26,11 +30,17 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
     world_model: WorldModel | None
     """The world model; ``None``: the class is its base class"""
     imagination: Imagination | None
+    world_model_kwargs: Any
+    imagination_kwargs: Any
+    """Dictionaries, once they are checked"""
+    plugins: Any
     part_references: dict[str, dict[str, str]]
     """How the parts were chosen: what a checkpoint needs to build them again"""
     registry: Registry
     """Built-in and installed plugins, and those of this agent"""
     real_ratio: float
+    fit_freq: int
+    fit_budget: FitBudget
     _random: RandomStream
 
     def _choose_parts(
@@ -45,22 +55,46 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         plugins: Iterable[Any] | None,
     ) -> None:
         """Keep the user's choices; nothing is built yet, since ``load`` has to put the saved ones in place first."""
-        for name, function in zip(FUNCTIONS, (reward_fn, termination_fn), strict=True):
-            if not (function is None or function == "auto" or callable(function)):
+        self.world_model_class, self.world_model_kwargs = world_model, world_model_kwargs
+        self.imagination_class, self.imagination_kwargs = imagination, imagination_kwargs
+        self.reward_fn, self.termination_fn = reward_fn, termination_fn
+        self.plugins = plugins
+
+    def _check_choices(self) -> None:
+        """Done when parts are built, and not in a constructor, since ``load`` sets attributes behind its back."""
+        ratio, freq = self.real_ratio, self.fit_freq
+        if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 0.0 <= ratio <= 1.0:
+            raise ValueError(
+                f"real_ratio={ratio!r}: give the share of real rows in a batch, from 0 to 1 (1: the model is off)"
+            )
+        if not isinstance(freq, Integral) or isinstance(freq, bool) or freq < 1:
+            raise ValueError(f"fit_freq={freq!r}: give the real environment steps between two fits, a whole number from 1")
+        if "fit_kwargs" in self.__dict__:  # of load()
+            self.fit_budget = make_budget(self.__dict__.pop("fit_kwargs"))
+        for name in FUNCTIONS:
+            function = getattr(self, name)
+            if not (function is None or callable(function) or (isinstance(function, str) and function == "auto")):
                 raise ValueError(
                     f"{name}={function!r}: give a function, 'auto' (known for this environment, else learned) or None "
                     "(learned)"
                 )
-        self.world_model_class = world_model
-        self.world_model_kwargs = dict(world_model_kwargs or {})
-        self.imagination_class = imagination
-        self.imagination_kwargs = dict(imagination_kwargs or {})
-        self.reward_fn, self.termination_fn = reward_fn, termination_fn
-        self.plugins = list(plugins or ())
+        self.world_model_kwargs = _keywords("world_model_kwargs", self.world_model_kwargs)
+        self.imagination_kwargs = _keywords("imagination_kwargs", self.imagination_kwargs)
+        own = type(self).__name__
+        for name in KINDS["world_model"].given:
+            if name in self.world_model_kwargs:
+                remedy = "that is the environment's" if name.endswith("_space") else f"give {name} to {own}"
+                raise ValueError(f"world_model_kwargs has {name!r}, which every world model is given by {own}: {remedy}")
+        given = self.plugins
+        if given is not None and (isinstance(given, (str, ModuleType)) or not isinstance(given, Iterable)):
+            raise TypeError(f"plugins={given!r}: give a list: plugins=[...]")
+        self.plugins = list(given or ())
 
     def _setup_parts(self) -> None:
         """Build everything from the choices; with those of a checkpoint already in place, from these."""
+        self._check_choices()
         self.registry = get_registry().with_plugins(self.plugins)
+        self.plugins = []  # the registry has them; a list of modules would keep an agent from being deep-copied
         kinds = ("world_model", "imagination")
         given: dict[str, Any] = {kind: self.__dict__.pop(kind) for kind in kinds if kind in self.__dict__}
         if "part_references" not in self.__dict__:
@@ -76,7 +110,7 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
             random = RandomStream(0)
         chosen = {"imagination": imagination, "world_model": self._world_model_selection}
         self.part_references = {kind: dict(part.reference) for kind, part in chosen.items() if part is not None}
-        self.world_model = self._build_world_model(random)
+        self.world_model = self._build_world_model(random, self._known)
         self.imagination = imagination.build(**self.imagination_kwargs)
         assert self.imagination is not None
         if getattr(self.imagination, "observation", "decoded") != "decoded":
@@ -140,7 +174,7 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
             self.imagination_kwargs = {}
         return selection
 
-    def _build_world_model(self, random: RandomStream) -> WorldModel | None:
+    def _build_world_model(self, random: RandomStream, known: EnvFunctions) -> WorldModel | None:
         selection = self._world_model_selection
         if selection is None:
             return None
@@ -148,8 +182,8 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
             model = selection.build(
                 self.observation_space,
                 self.action_space,
-                reward_fn=self._known.reward_fn,
-                termination_fn=self._known.termination_fn,
+                reward_fn=known.reward_fn,
+                termination_fn=known.termination_fn,
                 device=self.device,
                 **self.world_model_kwargs,
             )
@@ -244,12 +278,12 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         wrong = {}
         if self._known.termination_fn is not None:
             said = _call("termination_fn", self._known.termination_fn, rows, action).float()
-            bad = ~said.isfinite() | ((said > 0.5) != (rows.terminated > 0.5))
+            bad = said != rows.terminated  # also where it is not a boolean
             # A few rows may lie on a threshold, where the data's float32 and the simulator's float64 part ways.
             if int(bad.sum()) > max(2, 0.1 * float(rows.terminated.sum())):
                 wrong["termination_fn"] = bad
         if self._known.reward_fn is not None:
-            said = _call("reward_fn", self._known.reward_fn, rows, action)
+            said = _call("reward_fn", self._known.reward_fn, rows, action).float()
             bad = ~((said - rows.reward).abs() <= 1e-3 * (1 + rows.reward.abs()))
             if int(bad.sum()) > max(2, 0.01 * len(bad)):
                 wrong["reward_fn"] = bad
@@ -266,11 +300,38 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
                 )
             if self.verbose >= 1:
                 print(f"{message}: it is learned instead")
-        self._known = replace(self._known, **dict.fromkeys(wrong))
-        # Heads are part of the network, so the model starts anew: on all the data there is, since a fit is under way.
-        self.world_model = self._build_world_model(self._random)
-        assert self.world_model is not None
-        return self.world_model
+        # Heads are part of the network, so the model starts anew: on all the data there is, since a fit is under way. Built
+        # before anything is assigned: interrupted here, functions and heads would no longer fit each other.
+        known = replace(self._known, **dict.fromkeys(wrong))
+        model = self._build_world_model(self._random, known)
+        assert model is not None
+        self._known, self.world_model = known, model
+        return model
+
+
+def make_budget(fit_kwargs: Any) -> FitBudget:
+    """
+    :param fit_kwargs: of :class:`~sb3_mbrl.contracts.FitBudget`, or ``None``
+    :raises TypeError: for a name or a type that it does not take
+    :raises ValueError: for a value that makes no sense
+    """
+    given = _keywords("fit_kwargs", fit_kwargs)
+    accepted = [field.name for field in fields(FitBudget)]
+    for name, value in given.items():
+        if name not in accepted:
+            raise TypeError(
+                f"fit_kwargs does not take {name!r}.{did_you_mean(name, accepted)}\n  fit_kwargs: {', '.join(accepted)}"
+            )
+        optional = name in ("max_epochs", "max_batches") and value is None
+        if not optional and (not isinstance(value, Real) or isinstance(value, bool)):
+            raise TypeError(f"fit_kwargs: {name}={value!r} is not a number")
+    return FitBudget(**given)
+
+
+def _keywords(name: str, given: Any) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{name}={given!r}: give a dictionary of keyword arguments")
+    return dict(given or {})
 
 
 def _call(name: str, function: Any, rows: Transitions, action: th.Tensor) -> th.Tensor:

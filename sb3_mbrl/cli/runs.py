@@ -1,16 +1,15 @@
 """The folder of a run: what is kept in it, finding it again, and saving so that nothing is ever half written."""
 
 import json
-import os
 import re
 import signal
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_mbrl.algorithms.checkpoint import write_beside
 from sb3_mbrl.cli.values import UserError
 
 MODEL, REPLAY_BUFFER, RECORD = "model.zip", "replay_buffer.pkl", "run.json"
@@ -43,7 +42,7 @@ class Run:
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self), indent=2, default=str)
-        _replace(folder / RECORD, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        write_beside(folder / RECORD, lambda path: path.write_text(text + "\n", encoding="utf-8"))
 
     @classmethod
     def read(cls, folder: Path) -> "Run | None":
@@ -57,19 +56,12 @@ class Run:
             raise UserError(f"{path} is not the record of a run: {error}") from error
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside, then rename: the old file stays whole until the new one is."""
-    beside = path.with_name(f".{path.stem}.new{path.suffix}")
-    write(beside)
-    os.replace(beside, path)
-
-
 def save(agent: OffPolicyAlgorithm, folder: Path) -> None:
     """Save agent and replay buffer. A second Ctrl-C waits until that is done."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        _replace(folder / MODEL, agent.save)
-        _replace(folder / REPLAY_BUFFER, agent.save_replay_buffer)
+        write_beside(folder / MODEL, agent.save)
+        write_beside(folder / REPLAY_BUFFER, agent.save_replay_buffer)
     finally:
         signal.signal(signal.SIGINT, before)
 

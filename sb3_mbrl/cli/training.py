@@ -11,13 +11,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, ProgressBarCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger, make_output_format
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.utils import check_for_correct_spaces, get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mbrl.cli import runs
@@ -52,8 +53,12 @@ def train(args: argparse.Namespace) -> int:
         raise UserError(f"--eval-episodes {args.eval_episodes}: give at least 1 (0 without --eval-every: no evaluation)")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard: TensorBoard is not installed. Run `pip install tensorboard`.")
+    _check_device(args.device)
     agent, run, folder = _resumed(args) if args.resume else _new(args)
-    run.write(folder)
+    try:
+        run.write(folder)
+    except OSError as error:
+        raise UserError(f"--output {folder}: it cannot be written to ({error.strerror})") from error
     left = run.steps - agent.num_timesteps
     print(f"Training {run.algo} on {run.env_id}: {left} real steps, seed {run.seed}. Output: {folder}")
     print(f"World model: {_describe_model(agent)}")
@@ -92,6 +97,8 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
     env_kwargs = {**(preset.env_kwargs if preset else {}), **parse_pairs("--env-kwargs", args.env_kwargs)}
     run = Run(algo, args.env, steps, args.seed or 0, args.n_envs or 1, env_kwargs, args.plugin or [], arguments)
     folder = Path(args.output) if args.output else runs.new_folder(algo, args.env)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder}: this is a file; name a folder")
     if (folder / MODEL).exists():
         raise UserError(f"{folder} holds a run already: go on with it by --resume, or choose another --output")
     env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
@@ -139,6 +146,13 @@ def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
         )
     _load_replay_buffer(agent, folder / REPLAY_BUFFER)
     return agent, run, folder
+
+
+def _check_device(name: str) -> None:
+    try:
+        th.zeros(1, device=get_device(name))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name}: {str(error).strip().splitlines()[0]}") from error
 
 
 def _given(plugins: list[Any]) -> dict[str, Any]:
@@ -322,6 +336,9 @@ def evaluate(args: argparse.Namespace) -> int:
     path = Path(args.model)
     if path.is_dir():
         path = path / MODEL
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    _check_device(args.device)
     run = Run.read(path.parent)
     env_id = args.env or (run.env_id if run else None)
     if env_id is None:

@@ -1,8 +1,10 @@
 """``branched``: short rollouts of the policy in the world model, from real states (MBPO, Janner et al. 2019, algorithm 2)."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch as th
 
 from sb3_mbrl.contracts import Imagination, Imagined, Obs, WorldModel
@@ -33,6 +35,9 @@ class BranchedRollouts(Imagination):
         max_age: int = 1000,
         observation: Literal["decoded", "features"] = "decoded",
     ) -> None:
+        freq, max_age = _whole("freq", freq), _whole("max_age", max_age)
+        if not isinstance(starts_per_step, (int, float, np.number)) or not math.isfinite(starts_per_step):
+            raise ValueError(f"starts_per_step={starts_per_step!r}: give a finite number")
         if freq < 1 or max_age < 1 or starts_per_step <= 0:
             raise ValueError(f"freq={freq}, max_age={max_age}, starts_per_step={starts_per_step}: all must be positive")
         if max_age < freq:
@@ -90,6 +95,13 @@ class BranchedRollouts(Imagination):
             "dropped": float(nonfinite / tried),
         }
         return Imagined(obs, action, next_obs, reward, done, discount, mask, info)
+
+
+def _whole(name: str, value: Any) -> int:
+    # Whole floats pass: a file of settings may say 1e3.
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool) or not float(value).is_integer():
+        raise ValueError(f"{name}={value!r}: give a whole number of real environment steps")
+    return int(value)
 
 
 def _stack(column: tuple[Any, ...]) -> Any:

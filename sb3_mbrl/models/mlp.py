@@ -1,6 +1,7 @@
 """``mlp``: one network for transition, reward and termination, deterministic or Gaussian."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch as th
@@ -89,6 +90,8 @@ class MLPModel(WorldModel):
             raise UnsupportedSpace(f"{type(self).__name__} does not take these spaces: {reason}")
         if target not in ("delta", "next"):
             raise ValueError(f"target={target!r}: choose 'delta' or 'next'")
+        if not isinstance(hidden, Sequence) or not all(isinstance(units, Integral) and units >= 1 for units in hidden):
+            raise ValueError(f"hidden={hidden!r}: give the units of each hidden layer as a list, e.g. [200, 200]")
         self.codec, self.action_codec = SpaceCodec(observation_space), ActionCodec(action_space)
         self.n_members = _members
         inputs = self.codec.dim + self.action_codec.dim

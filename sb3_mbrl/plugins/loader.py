@@ -144,6 +144,9 @@ def _check_spec(kind: Kind, spec: Any) -> None:
         raise PluginContractError(
             f"{kind.hook}: the factory of {spec.name!r} is {spec.factory!r}, not callable or 'module:attribute'"
         )
+    rank = getattr(spec, "auto_rank", None)
+    if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool)):
+        raise PluginContractError(f"{kind.hook}: the auto_rank of {spec.name!r} is {rank!r}, not a whole number or None")
 
 
 def version_problem(origin: Origin, spec: PartSpec) -> str | None:

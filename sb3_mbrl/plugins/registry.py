@@ -119,6 +119,10 @@ class Registry:
             if plugins[index].error is not None:
                 raise broken_error(plugins[index]) from plugins[index].error
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Registry":
+        """Itself: it is immutable, and its modules cannot be copied. So an agent can be."""
+        return self
+
     # ---- records
 
     def records(self, kind: str) -> list[Record]:
@@ -194,7 +198,10 @@ class Registry:
             if any(plugin.origin.is_called(qualifier) for plugin in self.plugins):
                 raise unknown_part(kind, name, self.in_effect(kind), self.plugins) from error
             raise
-        selection = self.resolve(kind, found)
+        try:
+            selection = self.resolve(kind, found)
+        except TypeError as error:
+            raise UnknownPartError(f"{name!r} was imported, but {error}") from error
         return replace(selection, reference={**selection.reference, "how": "import", "name": name, "factory": name})
 
     # ---- loading

@@ -91,12 +91,13 @@ def refusal(record: Record, observation_space: spaces.Space, action_space: space
 
     :raises PluginContractError: when it does not say so as it should
     """
+    whose = f"{KINDS[record.spec.kind].label} {record.spec.name!r} of {record.origin.title}"
     try:
         reason = record.spec.supports(observation_space, action_space)
     except Exception as error:
-        raise PluginContractError(f"{record}: its supports() raised {error_line(error)}.") from error
+        raise PluginContractError(f"{whose}: its supports() raised {error_line(error)}.") from error
     if reason is not None and not isinstance(reason, str):
-        raise PluginContractError(f"{record}: its supports() returned {reason!r}, not None or a reason in words.")
+        raise PluginContractError(f"{whose}: its supports() returned {reason!r}, not None or a reason in words.")
     return reason
 
 

@@ -245,6 +245,9 @@ def test_an_outdated_plugin():
     ("wrong", "words"),
     [
         ({"real_ratio": -0.1}, "real_ratio=-0.1: give the share of real rows"),
+        ({"real_ratio": "0.5"}, "real_ratio='0.5'"),
+        ({"fit_freq": "250"}, "fit_freq='250'"),
+        ({"fit_freq": None}, "fit_freq=None"),
         ({"fit_freq": -1}, "fit_freq=-1: give the real environment steps between two fits"),
         ({"reward_fn": "known"}, "reward_fn='known': give a function, 'auto'"),
         ({"imagination_kwargs": {"horizon": "5"}}, "horizon='5': give a whole number"),
@@ -253,11 +256,25 @@ def test_an_outdated_plugin():
         ({"world_model_kwargs": {"hidden": [8], "weight_decay": [0.1]}}, "weight_decay has 1 entries, but the network has 2"),
         ({"world_model_kwargs": {"target": "both"}}, "target='both': choose 'delta' or 'next'"),
         ({"fit_kwargs": {"holdout_ratio": 1.0}}, "Not a budget"),
+        ({"world_model_kwargs": {"hidden": 64}}, "hidden=64: give the units of each hidden layer"),
+        ({"world_model_kwargs": {"hidden": [0]}}, r"hidden=\[0\]: give the units"),
+        ({"world_model_kwargs": {"reward_fn": print}}, "give reward_fn to MBPO"),
+        ({"world_model_kwargs": {"device": "cpu"}}, "give device to MBPO"),
+        ({"imagination_kwargs": {"starts_per_step": float("nan")}}, "starts_per_step=nan: give a finite number"),
+        ({"imagination_kwargs": {"starts_per_step": float("inf")}}, "starts_per_step=inf: give a finite number"),
+        ({"imagination_kwargs": {"max_age": float("inf")}}, "max_age=inf: give a whole number"),
+        ({"imagination_kwargs": {"freq": 2.5}}, "freq=2.5: give a whole number"),
     ],
 )
 def test_options_that_contradict_each_other(wrong, words):
     with pytest.raises(ValueError, match=words):
         quick(**wrong)
+
+
+@pytest.mark.parametrize("plugins", ["my_plugin", types, 5])
+def test_plugins_are_a_list(plugins):
+    with pytest.raises(TypeError, match=r"plugins=.*: give a list: plugins=\[...\]"):
+        quick(plugins=plugins)
 
 
 # ---- checkpoints

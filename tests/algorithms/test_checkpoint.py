@@ -19,7 +19,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 import sb3_mbrl
 from sb3_mbrl import MBPO, hookimpl
-from sb3_mbrl.contracts import WorldModelSpec
+from sb3_mbrl.contracts import FitBudget, WorldModelSpec
 from sb3_mbrl.envs.functions.classic_control import PendulumReward
 from sb3_mbrl.imagination import BranchedRollouts
 from sb3_mbrl.models.ensemble import EnsembleModel
@@ -679,3 +679,78 @@ def test_a_known_function_that_cannot_be_unpickled_is_asked_for(tmp_path):
 
 def test_the_version_is_in_the_reference(agent):
     assert agent.part_references["world_model"]["version"] == sb3_mbrl.__version__
+
+
+# ---- a save that fails, and files that are damaged
+
+
+class NoPickle:
+    def __reduce__(self):
+        raise TypeError("not this one")
+
+
+class Leaves:
+    """A plugin that puts something into the checkpoint."""
+
+    @hookimpl
+    def sb3_mbrl_on_save(self, agent, extra):
+        extra["mine"] = agent.left
+
+
+def test_a_save_that_fails_leaves_the_file_that_was_there(tmp_path):
+    agent = tiny(plugins=[Leaves()])
+    agent.left = NoPickle()
+    (tmp_path / "agent.zip").write_bytes(b"the old one")
+    with pytest.raises(TypeError, match="not this one") as caught:
+        agent.save(tmp_path / "agent", exclude=["left"])
+    assert "plugin_extra['mine'] (NoPickle) cannot be pickled" in caught.value.__notes__[0]
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("agent.zip", b"the old one")]
+    agent.left = 5
+    for name, file in (("agent", "agent.zip"), ("new/b.pt", "new/b.pt")):
+        agent.save(str(tmp_path / name))
+        assert zipfile.is_zipfile(tmp_path / file)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["agent.zip", "new"]
+
+
+@pytest.mark.parametrize("name", ["part_references", "world_model_kwargs"])
+def test_what_load_needs_cannot_be_excluded(agent, tmp_path, name):
+    with pytest.raises(ValueError, match=rf"exclude=\['{name}'\]\): the agent could not be loaded again"):
+        agent.save(tmp_path / "agent", exclude=[name])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("data", [b"{no json", b"[1, 2]", b"\xff\xfe\xfa"])
+def test_a_zip_with_damaged_attributes(tmp_path, data):
+    with zipfile.ZipFile(tmp_path / "agent.zip", "w") as archive:
+        archive.writestr("data", data)
+    with pytest.raises(ValueError, match=r"agent.zip is not an agent that was saved with save\(\): "):
+        MBPO.load(tmp_path / "agent.zip")
+
+
+# ---- attributes given to load
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"real_ratio": 5.0}, "real_ratio=5.0: give the share"),
+        ({"real_ratio": "0.5"}, "real_ratio='0.5': give the share"),
+        ({"fit_freq": 0}, "fit_freq=0: give the real"),
+        ({"fit_freq": None}, "fit_freq=None: give the real"),
+        ({"fit_kwargs": {"patience": -1}}, "Not a budget"),
+        ({"fit_kwargs": {"max_epoch": 1}}, "does not take 'max_epoch'. Did you mean 'max_epochs'"),
+        ({"fit_kwargs": {"max_batches": "5"}}, "max_batches='5' is not a number"),
+        ({"termination_fn": True}, "termination_fn=True: give a function"),
+        ({"reward_fn": "zzz"}, "reward_fn='zzz': give a function"),
+        ({"world_model_kwargs": {"members": 3}}, "world_model_kwargs=.*start a new agent for another model"),
+    ],
+)
+def test_what_load_is_given_is_checked(path, given, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        MBPO.load(path, **given)
+
+
+def test_fit_kwargs_given_to_load_become_the_budget(agent, path):
+    loaded = MBPO.load(path, fit_kwargs={"max_batches": 7}, world_model_kwargs=agent.world_model_kwargs)
+    assert loaded.fit_budget == FitBudget(max_batches=7)
+    assert "fit_kwargs" not in vars(loaded)

@@ -1,5 +1,8 @@
 """From what a user writes to the parts of an agent."""
 
+import copy
+import types
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
-from sb3_mbrl import MBPO
+from sb3_mbrl import MBPO, hookimpl
 from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.envs.functions.classic_control import PendulumReward
 from sb3_mbrl.envs.functions.common import Never
@@ -355,3 +358,16 @@ def test_without_an_environment_nothing_is_looked_up(tmp_path):
     assert loaded.env is None
     assert loaded._known.termination_fn == agent._known.termination_fn
     assert not loaded.world_model.heads.learn_termination
+
+
+def test_a_deep_copy_is_an_agent_of_its_own():
+    module = types.ModuleType("given")
+    module.sb3_mbrl_on_setup = hookimpl(lambda agent: None, specname="sb3_mbrl_on_setup")
+    agent = learned(plugins=[module])
+    copied = copy.deepcopy(agent)
+    assert copied.registry is agent.registry
+    assert copied.world_model is not agent.world_model
+    weights, before = next(agent.world_model.parameters()), next(copied.world_model.parameters()).clone()
+    with th.no_grad():
+        weights += 1
+    assert th.equal(next(copied.world_model.parameters()), before)

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import pytest
 import torch as th
+from gymnasium import spaces
 
 from sb3_mbrl.contracts import (
     EnvFunctions,
@@ -11,6 +12,7 @@ from sb3_mbrl.contracts import (
 )
 from sb3_mbrl.hookspecs import hookimpl
 from sb3_mbrl.plugins import (
+    BrokenPluginError,
     PluginConflictError,
     PluginContractError,
     PluginWarning,
@@ -48,7 +50,7 @@ def test_auto_passes_over_a_faulty_candidate(install, supports):
             return [WorldModelSpec(name="faulty", factory=Still, supports=supports, auto_rank=99)]
 
     registry = get_registry().with_plugins([Faulty])
-    with pytest.warns(PluginWarning, match=r"world model 'faulty' \(given to this agent\): its supports\(\) r.* passed over"):
+    with pytest.warns(PluginWarning, match=r"'faulty' of .* \(given to this agent\): its supports\(\) r.* passed over"):
         assert registry.auto_world_model(VECTOR, ACTION).selection.name == "ensemble"
     with pytest.raises(PluginContractError, match=r"its supports\(\) r"):
         registry.check_supports(registry.resolve("world_model", "faulty"), VECTOR, ACTION)
@@ -163,3 +165,28 @@ def test_report(install, monkeypatch):
     assert rows[7].hooks == ("sb3_mbrl_on_setup",)
     assert (rows[8].version, rows[8].summary, rows[8].hooks) == ("1.0", "a good one", ("sb3_mbrl_world_models",))
     assert all("\n" not in row.error for row in rows)
+
+
+class Offering:
+    def __init__(self, **record):
+        self.spec = WorldModelSpec(name="odd", factory=Still, **record)
+
+    @hookimpl
+    def sb3_mbrl_world_models(self):
+        return [self.spec]
+
+
+@pytest.mark.parametrize("rank", ["high", True, 1.5])
+def test_an_auto_rank_that_is_no_whole_number(rank):
+    with pytest.raises(BrokenPluginError, match=r"plugin 'Offering' .*the auto_rank of 'odd' is .*not a whole number"):
+        get_registry().with_plugins([Offering(auto_rank=rank)])
+
+
+@pytest.mark.parametrize(
+    ("supports", "words"), [(lambda space: None, "raised TypeError"), (lambda *spaces: True, "returned True")]
+)
+def test_supports_that_breaks_the_contract_names_its_plugin(supports, words):
+    registry = get_registry().with_plugins([Offering(supports=supports)])
+    space = spaces.Box(-1, 1, (2,))
+    with pytest.raises(PluginContractError, match=rf"'odd' of Offering \(given to this agent\): its supports.* {words}"):
+        registry.check_supports(registry.resolve("world_model", "odd"), space, space)
