@@ -114,7 +114,9 @@ class ModelPhaseMixin(PartsMixin):
         validate_prediction(model, state, action, prediction)
         decoded = model.decode(prediction.state)
         like = state_map(lambda leaf: leaf[:1].expand(2, *leaf.shape[1:]), rows.obs)
-        got, wanted = (f"{describe(obs)} of {[str(leaf.dtype) for leaf in leaves(obs)]}" for obs in (decoded, like))
+        got, wanted = describe(decoded), describe(like)
+        if got == wanted:
+            got, wanted = (", ".join(str(leaf.dtype) for leaf in leaves(obs)) for obs in (decoded, like))
         if got != wanted:
             raise PluginContractError(
                 f"{type(model).__name__}.decode returned {got}, expected {wanted}. "

@@ -146,6 +146,7 @@ class Wrong(LinearToy):
         ({"change": lambda p: p._replace(state=p.state[:, :2])}, r"turned a state \(2, 3\) into \(2, 2\); shapes must stay"),
         ({"change": lambda p: (p.state, p.reward)}, r"Wrong.step returned tuple, expected sb3_mbrl.contracts.Prediction"),
         ({"decoded": lambda obs: obs[:, :2]}, r"Wrong.decode returned \(2, 2\), expected \(2, 3\)"),
+        ({"decoded": lambda obs: obs.long()}, r"Wrong.decode returned torch.int64, expected torch.float32"),
         ({"decoded": lambda obs: {"x": obs}}, r"Wrong.decode returned {x: \(2, 3\)}, expected \(2, 3\)"),
     ],
 )
