@@ -1,0 +1,41 @@
+"""``python -m tests.benchmarks``: every speed benchmark, interleaved in one process on two threads (``results.json``)."""
+
+import argparse
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch as th
+
+from tests.benchmarks import bench_mbpo, bench_world_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few repeats")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
+    arguments = parser.parse_args()
+    th.set_num_threads(2)
+    packages = ("torch", "stable-baselines3", "gymnasium", "numpy", "sb3-mbrl", "mbrl")
+    results = {
+        "quick": arguments.quick,
+        "threads": 2,
+        "processor": _processor(),
+        "versions": {name: metadata.version(name) for name in packages},
+        **bench_mbpo.run(arguments.quick),
+    }
+    results.update(bench_world_model.run(arguments.quick))
+    arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({key: value for key, value in results.items() if key != "versions"}, indent=1))
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
