@@ -376,7 +376,7 @@ def test_several_environments(here):
         (["train", "--resume", "--output", "gone", "--seed", "1"], "--seed was decided when the run began"),
         (["train", "--resume", "--output", "gone", "--world-model-kwargs", "a=1"], "--world-model-kwargs was decided"),
         (["evaluate", "gone.zip", "--env", "Pendulum-v1"], "no file gone.zip"),
-        (["evaluate", "gone.zip"], "which environment?"),
+        (["evaluate", "gone.zip"], "there is no file gone.zip"),
         (["evaluate", "gone.zip", "--episodes", "0"], "give at least 1"),
         (["check", "nothing"], "nothing"),
         (["check", "mbpo"], "no world model, planner or imagination"),

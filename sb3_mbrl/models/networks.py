@@ -9,7 +9,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-CHUNK = 512
+CHUNK = 2048
 """
 Rows of one member evaluated at a time when no gradient is needed: hidden activations then stay in a processor core's own
 cache.
@@ -85,15 +85,18 @@ class EnsembleMLP(nn.Module):
 
     def _one_member(self, member: int, inputs: th.Tensor) -> list[th.Tensor]:
         """The outputs of one member, in order, in as many parts as they were computed in."""
+        layers = [(layer.weight[member], layer.bias[member]) for layer in self.layers]
         parts = inputs.split(CHUNK) if _in_chunks(inputs) else (inputs,)
-        return [self._layers_of(member, rows) for rows in parts]
+        return [_forward(layers, rows) for rows in parts]
 
-    def _layers_of(self, member: int, inputs: th.Tensor) -> th.Tensor:
-        inplace = not th.is_grad_enabled()
-        *hidden, last = (cast(EnsembleLinear, layer) for layer in self.layers)
-        for layer in hidden:
-            inputs = F.silu(th.addmm(layer.bias[member], inputs, layer.weight[member]), inplace=inplace)
-        return th.addmm(last.bias[member], inputs, last.weight[member])
+
+def _forward(layers: list[tuple[th.Tensor, th.Tensor]], inputs: th.Tensor) -> th.Tensor:
+    """One network, given as weights and biases."""
+    inplace = not th.is_grad_enabled()
+    for weight, bias in layers[:-1]:
+        inputs = F.silu(th.addmm(bias, inputs, weight), inplace=inplace)
+    weight, bias = layers[-1]
+    return th.addmm(bias, inputs, weight)
 
 
 def _in_chunks(inputs: th.Tensor) -> bool:
