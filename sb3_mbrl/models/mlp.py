@@ -20,7 +20,7 @@ from sb3_mbrl.contracts import (
 )
 from sb3_mbrl.fitting import BestWeights, holdout_mask, row_ids, train_epochs
 from sb3_mbrl.models.heads import Heads, Outcome, Target, Targets
-from sb3_mbrl.models.networks import EnsembleMLP, Standardiser, take
+from sb3_mbrl.models.networks import EnsembleMLP, Standardiser, keep_freed_memory, take
 from sb3_mbrl.spaces import ActionCodec, SpaceCodec, vector_spaces
 from sb3_mbrl.states import State
 
@@ -156,12 +156,14 @@ class MLPModel(WorldModel):
         self.standardiser.fit(inputs[train])
         inputs, targets = self.standardiser(inputs), self.heads.fit_normaliser(targets, train)
         best = BestWeights(self.parameters(), self.n_members, budget.min_improvement)
+        judge_inputs, judge_targets = take(inputs, held_out), targets.rows(held_out)
+        keep_freed_memory()
 
         def steps() -> Iterator[float]:
             yield from self._epoch(inputs, targets, self._training_rows(train, generator), budget.batch_size, generator)
 
         def evaluate() -> th.Tensor:
-            return self._holdout_scores(inputs[held_out], targets.rows(held_out))
+            return self._holdout_scores(judge_inputs, judge_targets)
 
         self.train()
         try:

@@ -3,22 +3,30 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch as th
 from torch import nn
 from torch.nn import functional as F
 
 CHUNK = 2048
-"""
-Rows of one member evaluated at a time when no gradient is needed: hidden activations then stay in a processor core's own
-cache.
-"""
+"""Rows evaluated at a time when no gradient is needed: hidden activations then stay in the processor's cache."""
 
 
 def take(rows: th.Tensor, index: th.Tensor) -> th.Tensor:
     """``rows[index]`` for an index of any shape; on processors several times faster than that."""
     return rows.index_select(0, index.flatten()).view(*index.shape, *rows.shape[1:])
+
+
+def keep_freed_memory() -> None:
+    """
+    Make the C library's allocator keep up to 64 MB of freed memory for later.
+
+    Otherwise glibc returns the activations of every batch to the system, and the next batch pays for them page by page: a
+    tenth of the time of a fit. It stops doing so once a block of just under 32 MB was freed (``mallopt(3)``,
+    ``M_MMAP_THRESHOLD``); elsewhere this does nothing.
+    """
+    th.empty(31 * 2**20, dtype=th.uint8)
 
 
 class EnsembleLinear(nn.Module):
@@ -61,8 +69,8 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """Every member on its own rows: ``(E, B, in)`` to ``(E, B, out)``."""
-        if _in_chunks(inputs) and inputs.shape[1] > CHUNK:
-            return th.stack([th.cat(self._one_member(member, rows)) for member, rows in enumerate(inputs)])
+        if _in_chunks(inputs) and inputs.shape[0] * inputs.shape[1] > CHUNK:
+            return th.stack([th.cat(network(rows)) for network, rows in zip(self._networks(), inputs, strict=True)])
         for layer in self.layers[:-1]:
             inputs = F.silu(layer(inputs))
         return self.layers[-1](inputs)
@@ -78,25 +86,34 @@ class EnsembleMLP(nn.Module):
         counts = th.bincount(member, minlength=self.members).tolist()
         order = member.argsort(stable=True)
         grouped = inputs.index_select(0, order).split(counts)
-        outputs = th.cat([part for e, rows in enumerate(grouped) if len(rows) for part in self._one_member(e, rows)])
+        outputs = th.cat([part for network, rows in zip(self._networks(), grouped, strict=True) for part in network(rows)])
         place = th.empty_like(order)
         place[order] = th.arange(len(order), device=order.device)
         return outputs.index_select(0, place)
 
-    def _one_member(self, member: int, inputs: th.Tensor) -> list[th.Tensor]:
-        """The outputs of one member, in order, in as many parts as they were computed in."""
-        layers = [(layer.weight[member], layer.bias[member]) for layer in self.layers]
-        parts = inputs.split(CHUNK) if _in_chunks(inputs) else (inputs,)
-        return [_forward(layers, rows) for rows in parts]
+    def _networks(self) -> list["_Network"]:
+        """Every member on its own."""
+        layers = [cast(EnsembleLinear, layer) for layer in self.layers]
+        weights = zip(*(layer.weight.unbind() for layer in layers), strict=True)
+        biases = zip(*(layer.bias.unbind() for layer in layers), strict=True)
+        return [_Network(*parameters) for parameters in zip(weights, biases, strict=True)]
 
 
-def _forward(layers: list[tuple[th.Tensor, th.Tensor]], inputs: th.Tensor) -> th.Tensor:
-    """One network, given as weights and biases."""
-    inplace = not th.is_grad_enabled()
-    for weight, bias in layers[:-1]:
-        inputs = F.silu(th.addmm(bias, inputs, weight), inplace=inplace)
-    weight, bias = layers[-1]
-    return th.addmm(bias, inputs, weight)
+class _Network(NamedTuple):
+    """The layers of one member."""
+
+    weights: tuple[th.Tensor, ...]
+    biases: tuple[th.Tensor, ...]
+
+    def __call__(self, inputs: th.Tensor) -> list[th.Tensor]:
+        """Outputs in order, in as many parts as they were computed in."""
+        return [self._part(rows) for rows in (inputs.split(CHUNK) if _in_chunks(inputs) else (inputs,))]
+
+    def _part(self, rows: th.Tensor) -> th.Tensor:
+        inplace = not th.is_grad_enabled()
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            rows = F.silu(th.addmm(bias, rows, weight), inplace=inplace)
+        return th.addmm(self.biases[-1], rows, self.weights[-1])
 
 
 def _in_chunks(inputs: th.Tensor) -> bool:

@@ -15,11 +15,11 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.contracts import FitBudget
 from sb3_mbrl.models.ensemble import EnsembleModel
-from tests.benchmarks.measure import THREADS, Worker, interleave, ratio
+from tests.benchmarks.measure import interleave, ratio
 
 OBS, ACT = gym.spaces.Box(-np.inf, np.inf, (17,)), gym.spaces.Box(-1, 1, (6,))
 ROWS, BATCH, HOLDOUT, MEMBERS, ELITES, HIDDEN = 10_000, 256, 0.2, 7, 5, [200] * 4
-EPOCHS = 3
+EPOCHS = 2
 
 
 def never(obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
@@ -161,10 +161,10 @@ def run(quick: bool = False) -> dict[str, Any]:
     """
     th.manual_seed(0)
     rounds = 3 if quick else 15
-    fit = interleave(rounds, {"sb3_mbrl": Worker(our_fit), "mbrl": Worker(their_fit)})
+    fit = interleave(rounds, {"sb3_mbrl": our_fit(), "mbrl": their_fit()})
     results: dict[str, Any] = {"fit": {**fit, "unit": "batches", "ratio": ratio(fit, "sb3_mbrl", "mbrl"), "required": 1.5}}
     for rows in (10_000, 100_000):
-        step = interleave(rounds, {side: Worker(make, rows) for side, make in SIDES.items()})
+        step = interleave(rounds, {side: make(rows) for side, make in SIDES.items()})
         results[f"step_{rows}"] = {**step, "unit": "transitions", "ratio": ratio(step, "sb3_mbrl", "mbrl"), "required": 2.0}
     megabytes = {side: round(extra_megabytes(side, 100_000), 1) for side in SIDES}
     results["step_memory_100000"] = {**megabytes, "unit": "MB of extra peak memory", "required_below": 1000}
@@ -172,5 +172,5 @@ def run(quick: bool = False) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    th.set_num_threads(THREADS)
+    th.set_num_threads(2)
     print(json.dumps(_measure_memory(sys.argv[1], int(sys.argv[2]))))
