@@ -105,6 +105,7 @@ class MLPModel(WorldModel):
             learn_reward=reward_fn is None,
             learn_termination=termination_fn is None,
         )
+        keep_freed_memory()
         self.network = EnsembleMLP(_members, inputs, hidden, self.heads.out_features)
         self.to(self.device)
         decays = layer_weight_decay(weight_decay, len(self.network.layers))
@@ -157,7 +158,6 @@ class MLPModel(WorldModel):
         inputs, targets = self.standardiser(inputs), self.heads.fit_normaliser(targets, train)
         best = BestWeights(self.parameters(), self.n_members, budget.min_improvement)
         judge_inputs, judge_targets = take(inputs, held_out), targets.rows(held_out)
-        keep_freed_memory()
 
         def steps() -> Iterator[float]:
             yield from self._epoch(inputs, targets, self._training_rows(train, generator), budget.batch_size, generator)

@@ -22,8 +22,8 @@ def keep_freed_memory() -> None:
     """
     Make the C library's allocator keep up to 64 MB of freed memory for later.
 
-    Otherwise glibc returns the activations of every batch to the system, and the next batch pays for them page by page: a
-    tenth of the time of a fit. It stops doing so once a block of just under 32 MB was freed (``mallopt(3)``,
+    Otherwise glibc returns the activations of every batch or rollout step to the system, and the next one pays for them page
+    by page: a tenth of the time. It stops doing so once a block of just under 32 MB was freed (``mallopt(3)``,
     ``M_MMAP_THRESHOLD``); elsewhere this does nothing.
     """
     th.empty(31 * 2**20, dtype=th.uint8)
