@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks``: every speed benchmark, interleaved in one process on two threads (``results.json``)."""
+"""``python -m tests.benchmarks``: every speed benchmark, candidates in turns, on two threads (``results.json``)."""
 
 import argparse
 import json

@@ -50,7 +50,7 @@ def gradient_steps(rounds: int) -> dict[str, Any]:
         return STEPS
 
     results: dict[str, Any] = interleave(rounds, {name: lambda a=agent: turn(a) for name, agent in agents.items()})
-    for name in list(results):
+    for name in agents:
         if name != "sac":
             results[f"cost_of_{name}"] = round(1 / ratio(results, name, "sac"), 3)
     return {**results, "unit": "gradient steps", "required_cost_at_most": 1.05}

@@ -1,9 +1,14 @@
-"""Fitting and stepping the ensemble, next to mbrl-lib (``mbrl==0.2.0``): HalfCheetah's sizes, 7 members of 4 x 200, SiLU."""
+"""
+Fitting and stepping the ensemble, next to mbrl-lib (``mbrl==0.2.0``) and to the bare matrix products: HalfCheetah's sizes, 7
+members of 4 x 200, SiLU.
+"""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +20,12 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.contracts import FitBudget
 from sb3_mbrl.models.ensemble import EnsembleModel
-from tests.benchmarks.measure import interleave, ratio
+from sb3_mbrl.models.networks import CHUNK
+from tests.benchmarks.measure import THREADS, Work, Worker, interleave, ratio
 
 OBS, ACT = gym.spaces.Box(-np.inf, np.inf, (17,)), gym.spaces.Box(-1, 1, (6,))
 ROWS, BATCH, HOLDOUT, MEMBERS, ELITES, HIDDEN = 10_000, 256, 0.2, 7, 5, [200] * 4
-EPOCHS = 2
+EPOCHS = 3
 
 
 def never(obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
@@ -69,14 +75,14 @@ def their_model() -> Any:
 # ---- fit
 
 
-def our_fit() -> Callable[[], float]:
+def our_fit() -> Work:
     model, data = our_model(), our_data()
     budget = FitBudget(max_epochs=EPOCHS, patience=EPOCHS, batch_size=BATCH, holdout_ratio=HOLDOUT)
     generator = th.Generator().manual_seed(0)
     return lambda: model.fit(data, budget, generator=generator)["batches"]
 
 
-def their_fit() -> Callable[[], float]:
+def their_fit() -> Work:
     """What ``mbrl.util.common.train_model_and_save_model_and_data`` does, without the files."""
     from mbrl.models import ModelTrainer
     from mbrl.util import ReplayBuffer as TheirBuffer
@@ -101,20 +107,19 @@ def their_fit() -> Callable[[], float]:
 # ---- step
 
 
-def our_step(rows: int) -> Callable[[], float]:
+def our_step(rows: int) -> Callable[[], None]:
     model, generator = our_model(), th.Generator().manual_seed(0)
     obs, action, _, _ = transitions(rows)
     state, actions = model.initial(th.as_tensor(obs)), th.as_tensor(action)
 
     @th.no_grad()
-    def step() -> float:
+    def step() -> None:
         model.step(state, actions, generator=generator)
-        return float(rows)
 
     return step
 
 
-def their_step(rows: int) -> Callable[[], float]:
+def their_step(rows: int) -> Callable[[], None]:
     """``ModelEnv.step`` on tensors, its faster way; every member takes the same number of rows."""
     from mbrl.models import ModelEnv
 
@@ -124,15 +129,71 @@ def their_step(rows: int) -> Callable[[], float]:
     obs, action, _, _ = transitions(rows)
     actions = th.as_tensor(action)
 
-    def step() -> float:
+    def step() -> None:
         state = model_env.reset(obs, return_as_np=False)
         model_env.step(actions, state, sample=True)
-        return float(rows)
 
     return step
 
 
+# ---- the limit: the matrix products of these networks and nothing else
+
+
+def _layers(rows: int) -> list[tuple[th.Tensor, th.Tensor, th.Tensor]]:
+    """Inputs, weights and outputs of every layer of every member; 23 numbers in, 18 means and 18 log-variances out."""
+    sizes = [23, *HIDDEN, 36]
+    return [
+        (th.randn(MEMBERS, rows, fan_in), th.randn(MEMBERS, fan_in, fan_out), th.randn(MEMBERS, rows, fan_out))
+        for fan_in, fan_out in pairwise(sizes)
+    ]
+
+
+def bare_fit() -> Work:
+    """Forward and backward products of as many batches as the fits have, without their looks at the holdout data."""
+    layers = _layers(BATCH)
+    batches = EPOCHS * math.ceil(ROWS * (1 - HOLDOUT) / BATCH)
+
+    @th.no_grad()
+    def products() -> float:
+        for _ in range(batches):
+            for i, (inputs, weights, outputs) in enumerate(layers):
+                th.bmm(inputs, weights)
+                th.bmm(inputs.transpose(1, 2), outputs)
+                if i:
+                    th.bmm(outputs, weights.transpose(1, 2))
+        return float(batches)
+
+    return products
+
+
+def bare_step(rows: int) -> Callable[[], None]:
+    """Forward products, every row by one member, in pieces that suit the processor's cache."""
+    layers = _layers(CHUNK)
+
+    @th.no_grad()
+    def products() -> None:
+        for i in range(math.ceil(rows / CHUNK)):
+            size = min(CHUNK, rows - i * CHUNK)
+            for inputs, weights, _ in layers:
+                th.mm(inputs[i % MEMBERS, :size], weights[i % MEMBERS])
+
+    return products
+
+
 SIDES = {"sb3_mbrl": our_step, "mbrl": their_step}
+TURN = 100_000
+"""Rows of a turn: as many steps as that takes"""
+
+
+def steps(side: str, rows: int) -> Work:
+    step = {**SIDES, "limit": bare_step}[side](rows)
+
+    def turn() -> float:
+        for _ in range(TURN // rows):
+            step()
+        return float(TURN)
+
+    return turn
 
 
 def extra_megabytes(side: str, rows: int) -> float:
@@ -161,10 +222,10 @@ def run(quick: bool = False) -> dict[str, Any]:
     """
     th.manual_seed(0)
     rounds = 3 if quick else 15
-    fit = interleave(rounds, {"sb3_mbrl": our_fit(), "mbrl": their_fit()})
+    fit = interleave(rounds, {"sb3_mbrl": Worker(our_fit), "mbrl": Worker(their_fit), "limit": Worker(bare_fit)})
     results: dict[str, Any] = {"fit": {**fit, "unit": "batches", "ratio": ratio(fit, "sb3_mbrl", "mbrl"), "required": 1.5}}
     for rows in (10_000, 100_000):
-        step = interleave(rounds, {side: make(rows) for side, make in SIDES.items()})
+        step = interleave(rounds, {side: Worker(steps, side, rows) for side in (*SIDES, "limit")})
         results[f"step_{rows}"] = {**step, "unit": "transitions", "ratio": ratio(step, "sb3_mbrl", "mbrl"), "required": 2.0}
     megabytes = {side: round(extra_megabytes(side, 100_000), 1) for side in SIDES}
     results["step_memory_100000"] = {**megabytes, "unit": "MB of extra peak memory", "required_below": 1000}
@@ -172,5 +233,5 @@ def run(quick: bool = False) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    th.set_num_threads(2)
+    th.set_num_threads(THREADS)
     print(json.dumps(_measure_memory(sys.argv[1], int(sys.argv[2]))))
