@@ -489,6 +489,19 @@ def test_check_fails_a_bad_part(here, capsys):
     assert "reward" in line
 
 
+def test_check_knows_the_arguments_that_a_class_passes_on(capsys):
+    """``EnsembleModel(**kwargs)`` hands them to ``MLPModel``, which has no such argument."""
+    assert main(["check", "ensemble", "--kwargs", "hiden=[8]"]) == 2
+    assert "EnsembleModel has no argument 'hiden'. Did you mean 'hidden'?" in capsys.readouterr().err
+    assert check_arguments("--kwargs", {"hidden": [8], "members": 3.0}, EnsembleModel) == {"hidden": [8], "members": 3}
+
+
+@pytest.mark.parametrize("pair", ["gradient_steps=abc", "tau=small"])
+def test_a_word_where_a_number_belongs(pair, capsys):
+    assert main(["train", "--env", "Pendulum-v1", "--set", pair]) == 2
+    assert f"--set {pair}: give a number (the default is " in capsys.readouterr().err
+
+
 def test_check_knows_the_kind_of_a_class(capsys):
     assert main(["check", "sb3_mbrl.imagination:BranchedRollouts"]) == 0
     assert "check_imagination_ends" in capsys.readouterr().out

@@ -7,7 +7,7 @@ policy, its optimisers     SB3's entries
 world model's weights,     ``world_model`` (the input and target normalisers are among its buffers)
 normalisers
 its optimiser              ``world_model.optimizer``
-what shapes do not tell    ``world_model_extra``: elites, fit counters, stored data
+what shapes do not tell    ``world_model_extra``: fit counters, stored data
                            (:meth:`~sb3_mbrl.contracts.WorldModel.extra_state`)
 how parts were chosen      ``part_references`` (name, class, distribution, version) and their keyword arguments
 known functions            pickled (``reward_fn``, ``termination_fn``, and those that were found for the environment)

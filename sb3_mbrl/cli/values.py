@@ -55,8 +55,7 @@ def check_arguments(option: str, given: Mapping[str, Any], factory: Callable[...
     :return: the same, with ``1e6`` as an integer where an integer is meant
     :raises UserError: for a name that the factory does not take
     """
-    parameters = inspect.signature(factory).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    parameters, takes_any = _parameters(factory)
     result = dict(given)
     for key, value in given.items():
         if key not in parameters:
@@ -64,9 +63,26 @@ def check_arguments(option: str, given: Mapping[str, Any], factory: Callable[...
                 continue
             name = getattr(factory, "__name__", factory)
             raise UserError(f"{option} {key}=...: {name} has no argument {key!r}.{did_you_mean(key, parameters)}")
-        if type(parameters[key].default) is int and isinstance(value, float) and value.is_integer():
+        default = parameters[key].default
+        if type(default) is int and isinstance(value, float) and value.is_integer():
             result[key] = int(value)
+        elif type(default) in (int, float) and isinstance(value, str):
+            raise UserError(f"{option} {key}={value}: give a number (the default is {default})")
     return result
+
+
+def _parameters(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """By name, for a class those that its ``**kwargs`` pass on to its bases too; and whether it takes any other."""
+    functions: list[Callable[..., Any]] = [factory]
+    if isinstance(factory, type):
+        functions = [vars(cls)["__init__"] for cls in factory.__mro__ if "__init__" in vars(cls)]
+    found: dict[str, inspect.Parameter] = {}
+    for function in functions:
+        parameters = inspect.signature(function).parameters
+        found = {**parameters, **found}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return found, False
+    return found, True
 
 
 def load_plugins(names: Sequence[str] | None) -> tuple[list[Any], Registry]:

@@ -3,7 +3,7 @@
 al. 2019).
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -34,8 +34,20 @@ class EnsembleModel(MLPModel):
             raise ValueError(f"elites={elites} of members={members}: give 1 <= elites <= members")
         super().__init__(observation_space, action_space, _members=members, **kwargs)
         self.n_elites = elites
-        self.elites = list(range(elites))
-        """The members in use"""
+        # A buffer, so that whoever takes the weights over takes the choice among them too; of floats, since SB3's users (its
+        # own tests among them) fill all parameters alike.
+        self.register_buffer("_elites", th.arange(float(elites), device=self.device))
+
+    _elites: th.Tensor
+
+    @property
+    def elites(self) -> list[int]:
+        """The members in use, the best first."""
+        return self._elites.long().tolist()
+
+    @elites.setter
+    def elites(self, members: Sequence[int]) -> None:
+        self._elites.copy_(th.tensor(members))
 
     def _training_rows(self, train: th.Tensor, generator: th.Generator | None) -> th.Tensor:
         if self._bootstrap is None or self._bootstrap.shape[1] != len(train):
@@ -54,7 +66,7 @@ class EnsembleModel(MLPModel):
         return float(th.tensor(self.holdout_scores)[self.elites].mean())
 
     def _outcome(self, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None) -> Outcome:
-        elites = th.tensor(self.elites, device=inputs.device)
+        elites = self._elites.long()
         if deterministic:
             raw = self.network(inputs.expand(self.n_members, -1, -1))
             everyone = [self.heads.predict(raw[e], obs, member=e, deterministic=True, generator=None) for e in self.elites]
@@ -89,10 +101,3 @@ class EnsembleModel(MLPModel):
         squared = (target - prediction.mean[..., columns]).square() / variance
         per_member = -0.5 * (squared + variance.log() + th.log(th.tensor(2 * th.pi))).sum(-1)
         return per_member.logsumexp(0) - th.log(th.tensor(float(len(self.elites))))
-
-    def extra_state(self) -> dict[str, Any]:
-        return {**super().extra_state(), "elites": self.elites}
-
-    def load_extra_state(self, extra: Mapping[str, Any]) -> None:
-        super().load_extra_state(extra)
-        self.elites = list(extra["elites"])

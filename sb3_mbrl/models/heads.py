@@ -83,8 +83,15 @@ class Heads(nn.Module):
             # Soft bounds on the log-variance, PETS appendix A.1; initial values as in MBPO's code.
             self.max_logvar = nn.Parameter(th.full((members, 1, self.numbers), 0.5))
             self.min_logvar = nn.Parameter(th.full((members, 1, self.numbers), -10.0))
-        self.can_terminate = True
-        """False once fitted on data without a single termination: the head then has nothing to go by."""
+        # Of the data of the last fit; a buffer, so that it goes with the weights.
+        self.register_buffer("saw_termination", th.tensor(1.0))
+
+    saw_termination: th.Tensor
+
+    @property
+    def can_terminate(self) -> bool:
+        """Without a single termination in the data, the learned head has nothing to go by."""
+        return self.learn_termination and bool(self.saw_termination)
 
     # ---- data
 
@@ -105,7 +112,7 @@ class Heads(nn.Module):
         """Take the scale from the rows ``index`` (training data only) and return all rows standardised."""
         if self.normalize_targets and self.numbers:
             self.standardiser.fit(targets.numbers[index])
-        self.can_terminate = bool(targets.terminated[index].any())
+        self.saw_termination.fill_(float(targets.terminated[index].any()))
         return targets._replace(numbers=self.standardiser(targets.numbers))
 
     # ---- raw outputs
@@ -175,7 +182,7 @@ class Heads(nn.Module):
             score = score + (mean - targets.numbers).square().mean((1, 2))
         if self.label_groups:
             score = score + self._label_loss(logits, targets.labels.expand_as(logits)).mean(1)
-        if self.learn_termination and self.can_terminate:
+        if self.can_terminate:
             score = score + self._termination_loss(termination, targets).mean(1)
         return score
 
@@ -230,7 +237,7 @@ class Heads(nn.Module):
         return Outcome(next_obs, reward, self.termination_probability(termination))
 
     def termination_probability(self, logits: th.Tensor) -> th.Tensor:
-        return logits.sigmoid() if self.learn_termination and self.can_terminate else th.zeros_like(logits)
+        return logits.sigmoid() if self.can_terminate else th.zeros_like(logits)
 
     def _labels(self, logits: th.Tensor, deterministic: bool, generator: th.Generator | None) -> th.Tensor:
         labels = th.empty_like(logits)

@@ -247,14 +247,12 @@ class MLPModel(WorldModel):
             **super().extra_state(),
             "n_fits": self.n_fits,
             "holdout_scores": self.holdout_scores,
-            "can_terminate": self.heads.can_terminate,
         }
 
     def load_extra_state(self, extra: Mapping[str, Any]) -> None:
         super().load_extra_state(extra)
         self.n_fits = extra["n_fits"]
         self.holdout_scores = list(extra["holdout_scores"])
-        self.heads.can_terminate = extra["can_terminate"]
 
 
 def _to(obs: Obs, device: th.device) -> Obs:

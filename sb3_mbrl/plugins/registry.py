@@ -307,8 +307,11 @@ class Registry:
         for record in self.in_effect(selection.kind):
             if record is selection.record or version_problem(record.origin, record.spec):
                 continue
-            if refusal(record, observation_space, action_space) is None:
-                others.append(record.spec.name)
+            try:
+                if refusal(record, observation_space, action_space) is None:
+                    others.append(record.spec.name)
+            except PluginContractError as error:  # of a plugin that is only mentioned here
+                complain(f"{error} It was passed over.", error)
         label = KINDS[selection.kind].label
         others_do = f"These do: {', '.join(others)}." if others else f"No registered {label} does."
         raise UnsupportedSpace(

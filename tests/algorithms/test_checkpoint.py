@@ -189,6 +189,20 @@ def test_parameters_of_one_agent_in_another(agent):
     same_parameters(agent, other)
 
 
+def test_parameters_bring_the_choice_of_elites(tmp_path):
+    """The weights of one agent with the elites of another: members that nobody chose would be rolled out."""
+    model = {"world_model_kwargs": {"members": 3, "elites": 2, "hidden": [8]}}
+    old, new, third = (quick(**model, seed=seed) for seed in (0, 1, 2))
+    old.world_model.elites = [2, 0]
+    old.world_model.heads.saw_termination.fill_(0.0)
+    old.save(tmp_path / "old")
+    new.set_parameters(old.get_parameters())
+    third.set_parameters(tmp_path / "old.zip")
+    for agent in (new, third):
+        assert agent.world_model.elites == [2, 0]
+        assert not agent.world_model.heads.can_terminate
+
+
 def randomised(agent: MBPO) -> dict:
     g = th.Generator().manual_seed(1)
     return {

@@ -56,6 +56,22 @@ def test_auto_passes_over_a_faulty_candidate(install, supports):
         registry.check_supports(registry.resolve("world_model", "faulty"), VECTOR, ACTION)
 
 
+def test_a_refusal_is_told_although_another_plugin_is_faulty(install):
+    """The list of models that would do must not be cut off by one that cannot say whether it would."""
+
+    class Faulty:
+        @hookimpl
+        def sb3_mbrl_world_models(self):
+            return [WorldModelSpec(name="faulty", factory=Still, supports=lambda *_: 1 / 0)]
+
+    registry = get_registry().with_plugins([Faulty])
+    with (
+        pytest.warns(PluginWarning, match="'faulty'"),
+        pytest.raises(UnsupportedSpace, match="only Box observations"),
+    ):
+        registry.check_supports(registry.resolve("world_model", "ensemble"), DICT, ACTION)
+
+
 def test_auto_passes_over_another_contract(install):
     class Old:
         @hookimpl
