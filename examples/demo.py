@@ -140,6 +140,9 @@ def _show_next(reports: Any, progress: Progress, bars: dict[str, TaskID], warm_u
     if report.mean_return is not None:
         note["note"] = f"mean return {report.mean_return:.0f}"
     progress.update(bars[report.agent], completed=max(0, report.step - warm_up), step=report.step, **note)
+    if note and not progress.console.is_terminal:
+        # Bars need a terminal; in a file or a CI log, a line per evaluation tells that it is alive.
+        progress.console.print(f"{AGENTS[report.agent]}: {report.step} steps, {note['note']}")
 
 
 def show_table(results: dict[str, Result], console: Console) -> None:

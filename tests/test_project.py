@@ -18,7 +18,9 @@ from packaging.utils import canonicalize_name
 from stable_baselines3.common.logger import KVWriter, Logger
 
 import sb3_mbrl
-from sb3_mbrl import MBPO
+from sb3_mbrl import MBPO, hookimpl
+from sb3_mbrl.contracts import WorldModelSpec
+from sb3_mbrl.models.mlp import MLPModel
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -39,7 +41,13 @@ def few_steps(code: str) -> str:
     return re.sub(r"\.learn\([\d_]+", ".learn(205", code).replace(", progress_bar=True", "")
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/mbpo.md", "docs/checkpoints.md"])
+class SomebodysPlugin:
+    @hookimpl
+    def sb3_mbrl_world_models(self):
+        return [WorldModelSpec(name="my_model", factory=MLPModel)]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/mbpo.md", "docs/checkpoints.md", "docs/plugins.md"])
 def test_code_blocks_run(name, tmp_path, monkeypatch):
     """One after the other, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)
@@ -49,13 +57,16 @@ def test_code_blocks_run(name, tmp_path, monkeypatch):
     if name == "docs/checkpoints.md":
         agent = MBPO("MlpPolicy", "Pendulum-v1", gradient_steps=1, world_model="mlp", device="cpu")
         agent.learn(201)
-    names = {"agent": agent, "MBPO": MBPO}
+    names = {"agent": agent, "MBPO": MBPO, "env": "Pendulum-v1", "my_module": SomebodysPlugin}
     for block in blocks:
         exec(compile(few_steps(block), name, "exec"), names)
     if name == "README.md":
         assert (tmp_path / "pendulum.zip").is_file()
         assert names["ppo"].num_timesteps >= 205
         assert names["agent"].world_model.n_members == 3
+    if name == "docs/plugins.md":
+        assert names["agent"].num_timesteps == 205
+        assert names["agent"].world_model.weights.any()
     if name == "docs/checkpoints.md":
         assert names["agent"].num_timesteps == 201 + 205
         assert names["agent"].replay_buffer.size() == 201 + 205

@@ -18,7 +18,7 @@ from sb3_mbrl.imagination import buffer_starts
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
 from sb3_mbrl.states import State, describe, leaves, state_map
-from sb3_mbrl.testing.validate import validate_prediction
+from sb3_mbrl.validation import validate_metrics, validate_prediction
 
 WARN_AFTER_ROWS = 500
 """A model that is worse than trivial on fewer real rows is only young."""
@@ -94,7 +94,10 @@ class ModelPhaseMixin(PartsMixin):
             model.on_progress = self._tell
             try:
                 if model.learns:
-                    metrics.update(model.fit(data, budget, generator=generator) or {})
+                    fitted = model.fit(data, budget, generator=generator)
+                    if fitted is not None:
+                        validate_metrics(model, fitted)
+                        metrics.update(fitted)
             finally:
                 model.on_progress = None
                 self._tell("")

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from sb3_mbrl.contracts import MemberPrediction, Obs
 from sb3_mbrl.models.heads import Outcome
-from sb3_mbrl.models.mlp import MLPModel, _to
+from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.states import State
 
 
@@ -79,12 +79,12 @@ class EnsembleModel(MLPModel):
     def members(self, state: State, action: th.Tensor) -> MemberPrediction:
         """Every elite's Gaussian. Observations are not clipped to their bounds here."""
         obs, action = state["obs"], action.to(self.device)
-        inputs = self.standardiser(th.cat([obs, self.action_codec.encode(action)], dim=1))
+        inputs = self.standardiser(self.inputs(obs, action))
         raw = self.network(inputs.expand(self.n_members, -1, -1))[self.elites]
         means, variances, rewards, terminations = [], [], [], []
         for row, e in zip(raw, self.elites, strict=True):
             outcome = self.heads.predict(row, obs, member=e, deterministic=True, generator=None)
-            reward, terminated = self._known(obs, action, self.codec.project(outcome.obs), outcome.reward, outcome.terminated)
+            reward, terminated = self.known(obs, action, self.codec.project(outcome.obs), outcome.reward, outcome.terminated)
             mean, variance = self.heads.numbers_in_units(row, obs, e)
             means.append(mean)
             variances.append(variance)
@@ -95,7 +95,7 @@ class EnsembleModel(MLPModel):
     def log_prob(self, state: State, action: th.Tensor, next_obs: Obs) -> th.Tensor:
         """Of the numbers of the next observation under the equal mixture of the elites' Gaussians."""
         columns = self.heads.number_columns
-        target = self.codec.encode(_to(next_obs, self.device))[:, columns]
+        target = self.codec.encode(self.to_device(next_obs))[:, columns]
         prediction = self.members(state, action)
         variance = prediction.variance[..., columns].clamp(min=1e-12)
         squared = (target - prediction.mean[..., columns]).square() / variance

@@ -10,18 +10,15 @@ from gymnasium import spaces
 from sb3_mbrl.contracts import (
     Data,
     FitBudget,
-    Obs,
     Prediction,
     RewardFn,
     TerminationFn,
     Transitions,
-    UnsupportedSpace,
-    WorldModel,
 )
 from sb3_mbrl.fitting import BestWeights, holdout_mask, row_ids, train_epochs
 from sb3_mbrl.models.heads import Heads, Outcome, Target, Targets
 from sb3_mbrl.models.networks import EnsembleMLP, Standardiser, keep_freed_memory, take
-from sb3_mbrl.spaces import ActionCodec, SpaceCodec, vector_spaces
+from sb3_mbrl.models.vector import VectorModel
 from sb3_mbrl.states import State
 
 PAPER_WEIGHT_DECAY = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
@@ -47,7 +44,7 @@ def layer_weight_decay(weight_decay: float | Sequence[float] | None, layers: int
     return [float(value) for value in weight_decay]
 
 
-class MLPModel(WorldModel):
+class MLPModel(VectorModel):
     """
     A multi-layer perceptron that predicts the next observation, the reward and the termination from observation and action.
 
@@ -86,13 +83,10 @@ class MLPModel(WorldModel):
         _members: int = 1,
     ) -> None:
         super().__init__(observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device)
-        if reason := vector_spaces(observation_space, action_space):
-            raise UnsupportedSpace(f"{type(self).__name__} does not take these spaces: {reason}")
         if target not in ("delta", "next"):
             raise ValueError(f"target={target!r}: choose 'delta' or 'next'")
         if not isinstance(hidden, Sequence) or not all(isinstance(units, Integral) and units >= 1 for units in hidden):
             raise ValueError(f"hidden={hidden!r}: give the units of each hidden layer as a list, e.g. [200, 200]")
-        self.codec, self.action_codec = SpaceCodec(observation_space), ActionCodec(action_space)
         self.n_members = _members
         inputs = self.codec.dim + self.action_codec.dim
         self.standardiser = Standardiser(inputs)
@@ -123,12 +117,11 @@ class MLPModel(WorldModel):
 
     def encode_rows(self, rows: Transitions) -> tuple[th.Tensor, Targets]:
         """Raw inputs ``(N, D + A)`` and raw targets of real transitions, on the model's device."""
-        obs = self.codec.encode(_to(rows.obs, self.device))
-        next_obs = self.codec.encode(_to(rows.next_obs, self.device))
-        action = self.action_codec.encode(rows.action.to(self.device))
+        obs = self.codec.encode(self.to_device(rows.obs))
+        next_obs = self.codec.encode(self.to_device(rows.next_obs))
         reward, terminated = rows.reward.to(self.device).float(), rows.terminated.to(self.device).float()
         targets = self.heads.targets(obs, next_obs, reward, terminated)
-        return th.cat([obs, action], dim=1), targets
+        return self.inputs(obs, rows.action), targets
 
     def loss(self, batch: Transitions) -> tuple[th.Tensor, None, dict[str, float]]:  # type: ignore[override]
         """The loss of the same batch for every member, summed over members (see :meth:`Heads.loss`)."""
@@ -204,41 +197,19 @@ class MLPModel(WorldModel):
 
     # ---- rollouts
 
-    def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
-        return {"obs": self.codec.encode(_to(obs, self.device))}
-
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
     ) -> Prediction:
         obs, action = state["obs"], action.to(self.device)
-        inputs = self.standardiser(th.cat([obs, self.action_codec.encode(action)], dim=1))
+        inputs = self.standardiser(self.inputs(obs, action))
         outcome = self._outcome(inputs, obs, deterministic, generator)
         next_obs = self.codec.project(outcome.obs)
-        reward, terminated = self._known(obs, action, next_obs, outcome.reward, outcome.terminated)
+        reward, terminated = self.known(obs, action, next_obs, outcome.reward, outcome.terminated)
         return Prediction({"obs": next_obs}, reward, terminated)
 
     def _outcome(self, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None) -> Outcome:
         raw = self.network(inputs[None])[0]
         return self.heads.predict(raw, obs, member=0, deterministic=deterministic, generator=generator)
-
-    def _known(
-        self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor, reward: th.Tensor, terminated: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """Known functions replace the heads."""
-        if self.reward_fn is None and self.termination_fn is None:
-            return reward, terminated
-        in_units = (self.codec.decode(obs), self.action_codec.to_env(action), self.codec.decode(next_obs))
-        if self.reward_fn is not None:
-            reward = self.reward_fn(*in_units).to(reward.dtype)
-        if self.termination_fn is not None:
-            terminated = self.termination_fn(*in_units).to(reward.dtype)
-        return reward, terminated
-
-    def decode(self, state: State) -> Obs:
-        return self.codec.decode(state["obs"])
-
-    def features(self, state: State) -> th.Tensor:
-        return state["obs"]
 
     # ---- saving
 
@@ -253,7 +224,3 @@ class MLPModel(WorldModel):
         super().load_extra_state(extra)
         self.n_fits = extra["n_fits"]
         self.holdout_scores = list(extra["holdout_scores"])
-
-
-def _to(obs: Obs, device: th.device) -> Obs:
-    return {key: value.to(device) for key, value in obs.items()} if isinstance(obs, dict) else obs.to(device)

@@ -24,7 +24,7 @@ from sb3_mbrl.testing.checks import (
 )
 from sb3_mbrl.testing.data import CASES, Case, ToyData, ToySystem
 from sb3_mbrl.testing.toys import LinearToy, NeighbourToy, RecurrentToy, TwoPlayerToy
-from sb3_mbrl.testing.validate import validate_prediction
+from sb3_mbrl.validation import validate_prediction
 
 __all__ = [
     "CASES",

@@ -25,7 +25,7 @@ from sb3_mbrl.testing.kit import (
     start_states,
     to_device,
 )
-from sb3_mbrl.testing.validate import prediction_fault
+from sb3_mbrl.validation import metrics_fault, prediction_fault
 
 LEARNING_BUDGET = FitBudget(max_batches=500, batch_size=64)
 
@@ -39,13 +39,6 @@ def _answers(model: WorldModel, data: ToyData) -> list[Any]:
     """What the model says about some fixed questions, sampled and deterministic."""
     state, action = start_states(model, data, 16), some_actions(model, data, 16)
     return [predict(model, state, action, deterministic=True), predict(model, state, action, seed=4)]
-
-
-def _metrics_fault(metrics: object) -> str | None:
-    if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
-        return f".fit returned {type(metrics).__name__}, expected a dictionary of figures by name"
-    wrong = {name: value for name, value in metrics.items() if not isinstance(value, (int, float))}
-    return f".fit returned figures that are no plain numbers: {wrong}" if wrong else None
 
 
 @contract_check("world_model")
@@ -67,7 +60,7 @@ def _fit_little(subject: Subject, data: ToyData, what: str) -> None:
         metrics = fit_shortly(model, data)
     except Exception as error:
         raise Violation(f".fit raised {type(error).__name__} on {what}: {error}") from error
-    if fault := _metrics_fault(metrics):
+    if fault := metrics_fault(metrics):
         raise Violation(fault)
     # A model may say that it is not fitted yet; then nobody uses it.
     if model.fitted and not all(finite_rows(answer).all() for answer in _answers(model, data)):
@@ -83,7 +76,7 @@ def check_fit_learns(subject: Subject) -> None:
     model = subject.world_model()
     metrics = model.fit(subject.data(steps=200), LEARNING_BUDGET, generator=rng(0))
     model.eval()
-    if fault := _metrics_fault(metrics):
+    if fault := metrics_fault(metrics):
         raise Violation(fault)
     unseen = subject.data(steps=50, seed=1)
     window = unseen.contexts(200, model.context, generator=rng(0))
@@ -221,7 +214,7 @@ def check_fit_after_load(subject: Subject) -> None:
     _skip_known(subject)
     model, _ = subject.fitted()
     fresh, more = _loaded(subject, model), subject.data(seed=1)
-    if fault := _metrics_fault(fit_shortly(fresh, more, seed=1)):
+    if fault := metrics_fault(fit_shortly(fresh, more, seed=1)):
         raise Violation(fault)
     if not all(finite_rows(answer).all() for answer in _answers(fresh, more)):
         raise Violation(".step is not finite after a loaded model was fitted further")

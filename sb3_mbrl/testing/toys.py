@@ -16,40 +16,12 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_mbrl.contracts import Data, FitBudget, Obs, Prediction, Sequences, Transitions, UnsupportedSpace, WorldModel
+from sb3_mbrl.models.vector import VectorModel
 from sb3_mbrl.rng import on_device
-from sb3_mbrl.spaces import ActionCodec, SpaceCodec, vector_spaces
 from sb3_mbrl.states import State, state_map
 
 
-class _VectorToy(WorldModel):
-    """What the toys share: codecs, and known functions in place of predictions."""
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, **kwargs: Any) -> None:
-        super().__init__(observation_space, action_space, **kwargs)
-        if reason := vector_spaces(observation_space, action_space):
-            raise UnsupportedSpace(
-                f"{type(self).__name__} does not take these spaces: {reason}. NeighbourToy takes any vector."
-            )
-        self.codec, self.action_codec = SpaceCodec(observation_space), ActionCodec(action_space)
-
-    def _known(
-        self, flat: th.Tensor, action: th.Tensor, next_flat: th.Tensor, reward: th.Tensor, terminated: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """Known functions replace predictions; they see observations of the space and actions in the environment's units."""
-        if self.reward_fn is None and self.termination_fn is None:
-            return reward, terminated
-        arguments = self.codec.decode(flat), self.action_codec.to_env(action), self.codec.decode(next_flat)
-        if self.reward_fn is not None:
-            reward = self.reward_fn(*arguments).to(reward)
-        if self.termination_fn is not None:
-            terminated = self.termination_fn(*arguments).to(terminated)
-        return reward, terminated
-
-    def _to_device(self, value: State) -> State:
-        return state_map(lambda leaf: leaf.to(self.device), value)
-
-
-class LinearToy(_VectorToy):
+class LinearToy(VectorModel):
     """
     ``x' = decay * x + B a + noise * e``, reward ``sum(x')``, no termination unless one is given. The state is ``x``.
 
@@ -86,7 +58,7 @@ class LinearToy(_VectorToy):
         self.to(self.device)
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
-        return self.codec.encode(self._to_device(obs))
+        return self.codec.encode(self.to_device(obs))
 
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
@@ -95,7 +67,7 @@ class LinearToy(_VectorToy):
         if self.noise and not deterministic:
             draw = th.randn(following.shape, generator=on_device(generator, following.device), device=following.device)
             following = following + self.noise * draw
-        reward, terminated = self._known(state, action, following, following.sum(1), th.zeros_like(following[:, 0]))
+        reward, terminated = self.known(state, action, following, following.sum(1), th.zeros_like(following[:, 0]))
         return Prediction(following, reward, terminated)
 
     def decode(self, state: State) -> Obs:
@@ -131,7 +103,7 @@ class LinearToy(_VectorToy):
         return th.stack([self.mean(state, best, steps).sum(1) for steps in range(1, horizon + 1)]).sum(0)
 
 
-class TwoPlayerToy(_VectorToy):
+class TwoPlayerToy(VectorModel):
     """
     Nim: players take turns to remove 1 to ``k`` stones; who takes the last one wins. The state is the number of
     stones, ``(B, 1)``.
@@ -156,7 +128,7 @@ class TwoPlayerToy(_VectorToy):
         self.gamma = gamma
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
-        return self._to_device(obs).reshape(-1, 1).long()
+        return self.to_device(obs).reshape(-1, 1).long()
 
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
@@ -164,7 +136,7 @@ class TwoPlayerToy(_VectorToy):
         following = (state - (action.to(state.device).reshape(-1, 1) + 1)).clamp(min=0)
         over = (following == 0).squeeze(1).float()
         won = over * (state > 0).squeeze(1)
-        reward, terminated = self._known(*(self.codec.encode(state), action, self.codec.encode(following)), won, over)
+        reward, terminated = self.known(*(self.codec.encode(state), action, self.codec.encode(following)), won, over)
         return Prediction(following, reward, terminated, -self.gamma * (1 - terminated))
 
     def decode(self, state: State) -> Obs:
@@ -186,7 +158,7 @@ class TwoPlayerToy(_VectorToy):
         return th.where(stones == 0, 0.0, th.where(rest > 0, won, lost))
 
 
-class NeighbourToy(_VectorToy):
+class NeighbourToy(VectorModel):
     """
     The mean change over the ``k`` nearest stored transitions (or that of one of them, drawn). The state is ``{"obs": (B,
     D)}``.
@@ -210,16 +182,13 @@ class NeighbourToy(_VectorToy):
 
     def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
         """Keep the newest transitions."""
-        rows = self._to_device(data.transitions())
+        rows = self.to_device(data.transitions())
         obs = self.codec.encode(rows.obs)
         outputs = [self.codec.encode(rows.next_obs) - obs, rows.reward[:, None], rows.terminated[:, None]]
         self._inputs = th.cat([obs, self.action_codec.encode(rows.action)], dim=1)[-self.capacity :]
         self._outputs = th.cat(outputs, dim=1).float()[-self.capacity :]
         self.fitted = True
         return {"rows": float(len(self._inputs))}
-
-    def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
-        return {"obs": self.codec.encode(self._to_device(obs))}
 
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
@@ -234,11 +203,8 @@ class NeighbourToy(_VectorToy):
             nearest = nearest.gather(1, (draw * nearest.shape[1]).long())
         outcome = self._outputs[nearest].mean(1)
         following = self.codec.project(obs + outcome[:, :-2])
-        reward, terminated = self._known(obs, action, following, outcome[:, -2], outcome[:, -1])
+        reward, terminated = self.known(obs, action, following, outcome[:, -2], outcome[:, -1])
         return Prediction({"obs": following}, reward, terminated)
-
-    def decode(self, state: State) -> Obs:
-        return self.codec.decode(state["obs"])
 
     def extra_state(self) -> dict[str, Any]:
         return {**super().extra_state(), "inputs": self._inputs.cpu(), "outputs": self._outputs.cpu()}
@@ -248,7 +214,7 @@ class NeighbourToy(_VectorToy):
         self._inputs, self._outputs = extra["inputs"].to(self.device), extra["outputs"].to(self.device)
 
 
-class RecurrentToy(_VectorToy):
+class RecurrentToy(VectorModel):
     """
     A GRU that reads observations and previous actions; in imagination it reads the observations that it predicts.
 
@@ -262,6 +228,7 @@ class RecurrentToy(_VectorToy):
     """
 
     context = 4
+    decode = WorldModel.decode
 
     def __init__(
         self,
@@ -288,7 +255,7 @@ class RecurrentToy(_VectorToy):
         """Squared errors of the next observation and the reward, cross-entropy of the termination, one step ahead."""
         if not isinstance(batch, Sequences):
             raise ValueError("RecurrentToy learns from sequences: data.sequences(n, length)")
-        batch = Sequences(*self._to_device(batch))
+        batch = Sequences(*self.to_device(batch))
         shape = batch.reward.shape
         obs = self._encode_windows(batch.obs)
         next_obs = self._encode_windows(batch.next_obs)
@@ -328,12 +295,12 @@ class RecurrentToy(_VectorToy):
     # ---- states
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
-        flat = self.codec.encode(self._to_device(obs))
+        flat = self.codec.encode(self.to_device(obs))
         belief, action = flat.new_zeros(len(flat), self.hidden), flat.new_zeros(len(flat), self.action_codec.dim)
         return {"belief": (self._update(belief, action, flat, flat.new_ones(len(flat), dtype=th.bool)), flat)}
 
     def filter(self, obs: Obs, actions: th.Tensor, is_first: th.Tensor) -> State:
-        obs, actions, is_first = self._to_device((obs, actions, is_first))
+        obs, actions, is_first = self.to_device((obs, actions, is_first))
         flat = self._encode_windows(obs)
         # The last action is not known yet: any valid one stands in, and is not read.
         encoded = self.action_codec.encode(actions[:, :-1].flatten(0, 1)).view(len(flat), flat.shape[1] - 1, -1)
@@ -341,8 +308,8 @@ class RecurrentToy(_VectorToy):
         return {"belief": (self._read(flat, encoded, is_first)[:, -1], flat[:, -1])}
 
     def observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
-        flat = self.codec.encode(self._to_device(obs))
-        action, is_first = self._to_device((action, is_first))
+        flat = self.codec.encode(self.to_device(obs))
+        action, is_first = self.to_device((action, is_first))
         return {"belief": (self._update(state["belief"][0], self.action_codec.encode(action), flat, is_first), flat)}
 
     def step(

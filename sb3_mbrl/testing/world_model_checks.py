@@ -24,7 +24,7 @@ from sb3_mbrl.testing.kit import (
     to_device,
     untouched_rng,
 )
-from sb3_mbrl.testing.validate import prediction_fault
+from sb3_mbrl.validation import prediction_fault
 
 
 def _decode(model: WorldModel, state: State) -> Obs:

@@ -27,7 +27,7 @@ from sb3_mbrl.plugins import (
     reset_registry,
 )
 from sb3_mbrl.plugins.errors import PluginVersionError
-from sb3_mbrl.testing import LinearToy, RecurrentToy
+from sb3_mbrl.testing import LinearToy, NeighbourToy, RecurrentToy
 from tests.algorithms.common import TINY, BrokenEnv, DictEnv, learned, tiny
 
 QUICK = {
@@ -165,6 +165,32 @@ def test_a_world_model_without_decode():
     # For its kind of learner it must decode; the words say what else it is good for.
     with pytest.raises(TypeError, match=r"RecurrentToy does not decode observations\. Use it where features are enough"):
         quick(world_model=RecurrentToy, world_model_kwargs={"hidden": 8}, termination_fn=None).learn(30)
+
+
+class Talkative(NeighbourToy):
+    """Returns something else than figures from ``fit``."""
+
+    def __init__(self, *args, told=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.told = told
+
+    def fit(self, data, budget=None, *, generator=None):
+        super().fit(data, budget, generator=generator)
+        return self.told
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (0.3, r"Talkative.fit returned float, expected a dictionary of figures by name"),
+        ({"loss": th.zeros(1)}, r"Talkative.fit returned figures that are no plain numbers: {'loss'"),
+    ],
+)
+def test_a_fit_that_returns_no_figures(told, words):
+    agent = quick(world_model=Talkative, world_model_kwargs={"told": told})
+    with pytest.raises(PluginContractError, match=words):
+        agent.learn(30)
+    assert agent.world_model.fitted
 
 
 def test_a_world_model_that_fails_in_a_fit(tmp_path):

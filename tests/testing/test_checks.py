@@ -135,7 +135,7 @@ class FragileFar(NeighbourToy):
 
 
 class ScaledActions(NeighbourToy):
-    def _known(self, flat, action, next_flat, reward, terminated):
+    def known(self, flat, action, next_flat, reward, terminated):
         if self.reward_fn is None:
             return reward, terminated
         arguments = self.codec.decode(flat), action, self.codec.decode(next_flat)
@@ -143,7 +143,7 @@ class ScaledActions(NeighbourToy):
 
 
 class IgnoresKnown(NeighbourToy):
-    def _known(self, flat, action, next_flat, reward, terminated):
+    def known(self, flat, action, next_flat, reward, terminated):
         return reward, terminated
 
 

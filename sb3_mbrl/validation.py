@@ -1,4 +1,4 @@
-"""Whether a prediction is what the contract says. Cheap: the agent asks once after the first fit, the kit all the time."""
+"""Whether what a model returns is what the contract says. Cheap: the agent asks once, the kit all the time."""
 
 import torch as th
 
@@ -66,3 +66,20 @@ def validate_prediction(model: WorldModel, state: State, action: th.Tensor, pred
     """
     if fault := prediction_fault(model, state, action, prediction):
         raise PluginContractError(f"{type(model).__name__}{fault}. [contract v{CONTRACT_VERSION}, check_step_shapes]")
+
+
+def metrics_fault(metrics: object) -> str | None:
+    """What is wrong with what :meth:`~sb3_mbrl.contracts.WorldModel.fit` returned, likewise."""
+    if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
+        return f".fit returned {type(metrics).__name__}, expected a dictionary of figures by name"
+    wrong = {name: value for name, value in metrics.items() if not isinstance(value, (int, float))}
+    return f".fit returned figures that are no plain numbers: {wrong}" if wrong else None
+
+
+def validate_metrics(model: WorldModel, metrics: object) -> None:
+    """
+    :param metrics: what :meth:`~sb3_mbrl.contracts.WorldModel.fit` returned
+    :raises PluginContractError: says in one sentence what is wrong
+    """
+    if fault := metrics_fault(metrics):
+        raise PluginContractError(f"{type(model).__name__}{fault}. [contract v{CONTRACT_VERSION}, check_fit_one_row]")

@@ -1,0 +1,86 @@
+"""What world models of vectors share: codecs, the state, and known functions in the place of learned heads."""
+
+import torch as th
+from gymnasium import spaces
+
+from sb3_mbrl.contracts import Obs, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
+from sb3_mbrl.spaces import ActionCodec, SpaceCodec, vector_spaces
+from sb3_mbrl.states import State, state_map
+
+
+class VectorModel(WorldModel):
+    """
+    A world model that sees observations and actions as vectors of numbers, categories one-hot. A subclass writes ``fit`` (or
+    ``loss``) and ``step``.
+
+    The state is ``{"obs": (B, D)}``, an encoded observation; a subclass with another one writes :meth:`initial`
+    and :meth:`decode` too.
+
+    :param observation_space: ``Box`` (vector), ``Discrete``, ``MultiDiscrete``, ``MultiBinary`` or a ``Dict`` of these
+    :param action_space: any of SB3's
+    :param reward_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
+    :param termination_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
+    :param device: as in SB3
+    :raises UnsupportedSpace: for other spaces, images among them
+    """
+
+    codec: SpaceCodec
+    """Between observations and vectors ``(B, D)``"""
+    action_codec: ActionCodec
+    """Between scaled actions, those in the environment's units, and vectors ``(B, A)``"""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        reward_fn: RewardFn | None = None,
+        termination_fn: TerminationFn | None = None,
+        device: th.device | str = "auto",
+    ) -> None:
+        super().__init__(observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device)
+        if reason := vector_spaces(observation_space, action_space):
+            raise UnsupportedSpace(f"{type(self).__name__} does not take these spaces: {reason}")
+        self.codec, self.action_codec = SpaceCodec(observation_space), ActionCodec(action_space)
+
+    def to_device(self, value: State) -> State:
+        """Tensors, or nested ones, where the model is."""
+        return state_map(lambda leaf: leaf.to(self.device), value)
+
+    def inputs(self, obs: th.Tensor, action: th.Tensor) -> th.Tensor:
+        """
+        What a network sees.
+
+        :param obs: encoded, ``(B, D)``
+        :param action: scaled
+        :return: ``(B, D + A)``
+        """
+        return th.cat([obs, self.action_codec.encode(action.to(obs.device))], dim=1)
+
+    def known(
+        self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor, reward: th.Tensor, terminated: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Reward and termination probability, by the known functions where there are any. These see observations of the space
+        and actions in the environment's units.
+
+        :param obs: encoded, ``(B, D)``
+        :param action: scaled
+        :param next_obs: encoded
+        :param reward: ``(B,)``, as predicted
+        :param terminated: ``(B,)``, as predicted
+        """
+        if self.reward_fn is None and self.termination_fn is None:
+            return reward, terminated
+        in_units = (self.codec.decode(obs), self.action_codec.to_env(action), self.codec.decode(next_obs))
+        if self.reward_fn is not None:
+            reward = self.reward_fn(*in_units).to(reward)
+        if self.termination_fn is not None:
+            terminated = self.termination_fn(*in_units).to(terminated)
+        return reward, terminated
+
+    def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
+        return {"obs": self.codec.encode(self.to_device(obs))}
+
+    def decode(self, state: State) -> Obs:
+        return self.codec.decode(state["obs"])
