@@ -57,7 +57,7 @@ SMALL: dict[str, Any] = {
     "policy_kwargs": {"net_arch": [64, 64]},
     "real_ratio": 0.5,
     "world_model_kwargs": {"members": 5, "elites": 5, "hidden": [128, 128]},
-    "imagination_kwargs": {"freq": 10, "starts_per_step": 100, "max_age": 1000},
+    "imagination_kwargs": {"freq": 10, "horizon": 10, "starts_per_step": 20, "max_age": 200},
     "fit_freq": 50,
     "fit_kwargs": {"max_batches": 500},
 }
