@@ -409,10 +409,12 @@ def test_a_buffer_from_elsewhere_is_refused(capsys):
     other = SAC("MlpPolicy", "MountainCarContinuous-v0", buffer_size=10, device="cpu")
     other.save_replay_buffer("other.pkl")
     assert train("--steps", "10", "--load-replay-buffer", "other.pkl") == 2
-    assert "other.pkl was recorded with observation_space Box" in capsys.readouterr().err
+    assert (
+        "other.pkl does not fit this run: The replay buffer was recorded with observation_space Box" in capsys.readouterr().err
+    )
     SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save_replay_buffer("single.pkl")
     assert train("--steps", "10", "--load-replay-buffer", "single.pkl", "--n-envs", "2") == 2
-    assert "single.pkl was recorded with n_envs 1; this run has 2" in capsys.readouterr().err
+    assert "recorded with n_envs 1; this agent has 2" in capsys.readouterr().err
 
 
 def test_a_run_is_not_overwritten(here, capsys):

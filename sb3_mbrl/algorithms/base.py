@@ -22,7 +22,7 @@ agent whose model is off is bit-identical to its base class.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -31,12 +31,14 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Progr
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from sb3_mbrl.algorithms.checkpoint import CheckpointMixin
+from sb3_mbrl.algorithms.acting import act_in_imagination
 from sb3_mbrl.algorithms.guards import nonfinite_fault
 from sb3_mbrl.algorithms.model_phase import ModelPhaseMixin
 from sb3_mbrl.algorithms.parts import make_budget
+from sb3_mbrl.algorithms.upgrade import UpgradeMixin
 from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, SideStore
 from sb3_mbrl.contracts import Obs
+from sb3_mbrl.presets import load_preset
 from sb3_mbrl.rng import RandomStream
 
 
@@ -57,10 +59,13 @@ def augmented_replay(agent: OffPolicyAlgorithm, sampler: MixedSampler | None) ->
         agent.replay_buffer = real
 
 
-class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
+class ModelBasedMixin(ModelPhaseMixin, UpgradeMixin):
     """
     Left of an off-policy class of SB3: ``class MBPO(ModelBasedMixin, SAC)``. See :class:`~sb3_mbrl.MBPO` for the parameters.
     """
+
+    _preset_name: ClassVar[str | None] = None
+    """The file of presets, where there is one"""
 
     def __init__(
         self,
@@ -80,6 +85,8 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get("policy_kwargs") is not None:
+            kwargs["policy_kwargs"] = dict(kwargs["policy_kwargs"])  # SB3 writes into it
         super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)
         self._choose_parts(
             world_model=world_model,
@@ -103,6 +110,18 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
         """Wall time spent in each phase so far"""
         if _init_setup_model:
             self._setup_model()
+
+    @classmethod
+    def preset(cls, env_id: str) -> dict[str, Any]:
+        """
+        The settings for an environment, as keyword arguments: ``MBPO("MlpPolicy", "Hopper-v5", **MBPO.preset("Hopper-v5"))``.
+
+        :param env_id: a Gymnasium id
+        :raises KeyError: when there is none for it; the message names those there are
+        """
+        if cls._preset_name is None:
+            raise KeyError(f"There are no presets of {cls.__name__}")
+        return load_preset(cls._preset_name, env_id).kwargs
 
     # ------------------------------------------------------------------------------------------------ setup
 
@@ -171,6 +190,7 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
     def _take_snapshot(self) -> None:
         """Keep the true environments' states, for an oracle."""
         if self.world_model is not None and self.world_model.needs_snapshot and self.env is not None:
+            assert self.replay_buffer is not None
             if self._side is None or self._side.buffer is not self.replay_buffer:
                 self._side = SideStore(self.replay_buffer)
             self._snapshot = self.world_model.capture_vec(self.env).numpy()  # type: ignore[operator]
@@ -246,11 +266,6 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
 
     # ------------------------------------------------------------------------------------------------ imagination
 
-    def _enough_data(self) -> bool:
-        """Fewer rows than ``learning_starts``: after ``load`` without the replay buffer, or in a buffer that holds no more."""
-        assert self.replay_buffer is not None
-        return self.replay_buffer.full or len(self.model_data) >= self.learning_starts
-
     def _imagination_due(self) -> bool:
         assert self.imagination is not None
         if not self._trusted or self.real_ratio >= 1.0 or not self._enough_data():
@@ -291,7 +306,7 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
 
     def _imagination_policy(self, obs: Obs) -> th.Tensor:
         """
-        The actions of the current policy, sampled as they are in the real environment.
+        Actions for a batch of imagined rows (:func:`~sb3_mbrl.algorithms.acting.act_in_imagination`).
 
         :param obs: raw, ``(B, ...)``
         :return: scaled, ``(B, A)``
@@ -299,4 +314,5 @@ class ModelBasedMixin(ModelPhaseMixin, CheckpointMixin):
         if self._vec_normalize_env is not None:
             arrays = {key: value.cpu().numpy() for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
             obs, _ = self.policy.obs_to_tensor(self._vec_normalize_env.normalize_obs(arrays))
-        return self.policy._predict(obs, deterministic=False)
+        # Inside the agent's own random scope, which torch's global generators continue.
+        return act_in_imagination(self, obs, None)

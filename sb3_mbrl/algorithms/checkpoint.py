@@ -31,10 +31,13 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, Self
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import cloudpickle
 import stable_baselines3
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 
@@ -53,8 +56,36 @@ NOT_SAVED = [
     "_progress_bar",
 ]
 
-EXTRA = ("world_model_extra", "plugin_extra")
+EXTRA = ("world_model_extra", "plugin_extra", "saved_by", "_guard")
 """In the zip, not on the agent"""
+
+_reading: ContextVar[bool] = ContextVar("reading a checkpoint", default=False)
+"""Whether a model-based class is loading"""
+
+
+class Guard:
+    """
+    Stops a model-free class that opens a model-based checkpoint. SB3 would fail too, but with the words ``KeyError:
+    'policy.optimizer'``.
+
+    :param saved_by: the name of the class
+    """
+
+    def __init__(self, saved_by: str) -> None:
+        self.saved_by = saved_by
+
+    def __reduce__(self) -> Any:
+        return _unpickle_guard, (self.saved_by,)
+
+
+def _unpickle_guard(saved_by: str) -> Guard:
+    if not _reading.get():
+        raise ValueError(
+            f"This checkpoint was saved by {saved_by}. Load it with {saved_by}.load(path); without its world model: "
+            f"{saved_by}.load(path).to_model_free()"
+        )
+    return Guard(saved_by)
+
 
 REQUIRED = ("part_references", "world_model_kwargs", "_known", *EXTRA)
 """Without them the saved weights find no model to go into"""
@@ -63,6 +94,9 @@ REQUIRED = ("part_references", "world_model_kwargs", "_known", *EXTRA)
 class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
     """``save`` and ``load`` of a model-based agent."""
 
+    _model_free_class: ClassVar[type[OffPolicyAlgorithm]]
+    """The base class without a model"""
+    replay_buffer: ReplayBuffer | None
     _judge_again: bool = False
     """The world model's weights were changed from outside since it was judged"""
 
@@ -93,6 +127,8 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         choices = {f"{kind}_class": getattr(self, f"{kind}_class") for kind in self.part_references}
         try:
             self.plugin_extra = plugin_extra
+            self.saved_by = {"class": type(self).__name__, "base": self._model_free_class.__name__}
+            self._guard = Guard(type(self).__name__)
             self.world_model_extra = None if self.world_model is None else self.world_model.extra_state()
             for kind, reference in self.part_references.items():
                 # Instances are not stored, and classes not pickled: where one cannot be imported any more, the reference has
@@ -146,9 +182,12 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         if "part_references" not in saved:
             raise ValueError(
                 f"{path} was not saved by a model-based class: it looks like a plain {_guess_class(saved)} file. Load it with "
-                f"the class it was saved with; to go on training with a world model, start a new {cls.__name__} and take over "
-                f"the policy's weights: agent.policy.load_state_dict(old.policy.state_dict())."
+                f"the class it was saved with; to go on training with a world model: {cls.__name__}.from_model_free(old)."
             )
+        saved_by = saved.get("saved_by") or {}
+        if saved_by.get("base") != cls._model_free_class.__name__:
+            right = saved_by.get("class")
+            raise ValueError(f"{path} was saved by {right}, not by {cls.__name__}: load it with {right}.load(path)")
         if "world_model_kwargs" in kwargs and not _same_json(kwargs["world_model_kwargs"], saved.get("world_model_kwargs")):
             raise ValueError(
                 f"load(..., world_model_kwargs={kwargs['world_model_kwargs']!r}): the saved weights belong to a "
@@ -159,6 +198,7 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         if functions and set(functions) == {name for name in FUNCTIONS if (saved.get("_known") or {}).get(name) is not None}:
             # The saved ones are not even unpickled: that their module is missing may be why they are given again.
             custom_objects = {"_known": EnvFunctions(**functions), **functions, **(custom_objects or {})}
+        reading = _reading.set(True)
         try:
             agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         except ImportError as error:
@@ -167,6 +207,10 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
                 "function, give what was known again instead: load(..., reward_fn=..., termination_fn=...)"
             )
             raise
+        finally:
+            _reading.reset(reading)
+        for name in ("saved_by", "_guard"):
+            agent.__dict__.pop(name, None)
         # SB3 has put the weights back by set_parameters(), but the saved verdict is about these very weights.
         agent._judge_again = saved.get("_judge_again", False)
         agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=agent.__dict__.pop("plugin_extra", {}))
@@ -174,8 +218,41 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
         """As SB3's. Before the next imagination the world model is judged anew, since its weights may be others now."""
+        if self.__dict__.pop("_without_model", False):
+            # The parameters of a model-free agent: the world model is new.
+            own = {name: value for name, value in self.get_parameters().items() if name.startswith("world_model")}
+            load_path_or_dict = {**load_path_or_dict, **own}
         super().set_parameters(load_path_or_dict, exact_match, device)
         self._judge_again = True
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """
+        As SB3's. A buffer that does not fit leaves the one there is in place.
+
+        :raises ValueError: for a file that holds no replay buffer, or one of other spaces or another number of environments
+        """
+        before = self.replay_buffer
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+            found = self.replay_buffer
+        except AssertionError as error:  # SB3's word for a file of something else
+            raise ValueError(f"{path}: {error}") from error
+        finally:
+            self.replay_buffer = before
+        self._take_replay_buffer(found)
+
+    def _take_replay_buffer(self, buffer: Any) -> None:
+        """Go on with a buffer, if it fits."""
+        own = {"observation_space": self.observation_space, "action_space": self.action_space, "n_envs": self.n_envs}
+        for what, value in own.items():
+            if getattr(buffer, what) != value:
+                raise ValueError(f"The replay buffer was recorded with {what} {getattr(buffer, what)}; this agent has {value}")
+        dictionaries = isinstance(self.observation_space, spaces.Dict)
+        if isinstance(buffer, DictReplayBuffer) != dictionaries:
+            wanted = "DictReplayBuffer" if dictionaries else "ReplayBuffer"
+            raise ValueError(f"This agent needs a {wanted} (or a subclass), not a {type(buffer).__name__}")
+        buffer.device = self.device
+        self.replay_buffer = buffer
 
     def _restore_extra(self) -> None:
         """Give the world model back what its parameters do not tell, before SB3 puts the parameters back."""

@@ -12,7 +12,6 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_mbrl.algorithms.base import ModelBasedMixin
 from sb3_mbrl.contracts import Imagination, RewardFn, TerminationFn, WorldModel
-from sb3_mbrl.presets import load_preset
 
 
 class MBPO(ModelBasedMixin, SAC):
@@ -138,7 +137,7 @@ class MBPO(ModelBasedMixin, SAC):
             use_sde_at_warmup=use_sde_at_warmup,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            policy_kwargs=dict(policy_kwargs) if policy_kwargs is not None else None,
+            policy_kwargs=policy_kwargs,
             verbose=verbose,
             seed=seed,
             device=device,
@@ -167,14 +166,5 @@ class MBPO(ModelBasedMixin, SAC):
         """As SAC's. Only steps of the real environment count."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
-    _preset_name: ClassVar[str] = "mbpo"
-
-    @classmethod
-    def preset(cls, env_id: str) -> dict[str, Any]:
-        """
-        The settings for an environment, as keyword arguments: ``MBPO("MlpPolicy", "Hopper-v5", **MBPO.preset("Hopper-v5"))``.
-
-        :param env_id: a Gymnasium id
-        :raises KeyError: when there is none for it; the message names those there are
-        """
-        return load_preset(cls._preset_name, env_id).kwargs
+    _preset_name: ClassVar[str | None] = "mbpo"
+    _model_free_class = SAC

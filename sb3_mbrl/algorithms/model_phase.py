@@ -51,17 +51,24 @@ class ModelPhaseMixin(PartsMixin):
         """The world model's view on the replay buffer."""
         return ReplayData(self.replay_buffer, self._side)
 
+    def _enough_data(self) -> bool:
+        """Fewer rows than ``learning_starts``: after ``load`` without the replay buffer, or in a buffer that holds no more."""
+        assert self.replay_buffer is not None
+        return self.replay_buffer.full or len(self.model_data) >= self.learning_starts
+
     def _fit_due(self) -> bool:
         """
-        Every ``fit_freq`` real steps (counted by crossings, since steps come ``n_envs`` at a time), and whenever the data
-        has doubled. Not while there is less than half the data of the last fit: after ``load`` without the replay buffer, a
-        refit on a few new rows would make the model forget what it knew.
+        First when there are ``learning_starts`` rows, then every ``fit_freq`` real steps (counted by crossings, since steps
+        come ``n_envs`` at a time) and whenever the data has doubled. Not while there is less than half the data of the last
+        fit: after ``load`` without the replay buffer, a refit on a few new rows would make the model forget what it knew.
         """
         assert self.world_model is not None
         rows = len(self.model_data)
         if rows == 0 or 2 * rows < self._fit_rows or (self._fit_at >= 0 and not self.world_model.learns):
             return False
-        crossed = self._fit_at < 0 or self.num_timesteps // self.fit_freq > self._fit_at // self.fit_freq
+        if self._fit_at < 0:
+            return self._enough_data()
+        crossed = self.num_timesteps // self.fit_freq > self._fit_at // self.fit_freq
         return crossed or rows >= 2 * self._fit_rows
 
     def fit_world_model(self, budget: FitBudget | None = None) -> dict[str, float]:

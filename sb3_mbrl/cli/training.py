@@ -220,13 +220,12 @@ def _load_replay_buffer(agent: OffPolicyAlgorithm, path: Path) -> None:
         raise UserError(f"there is no replay buffer {path}")
     try:
         agent.load_replay_buffer(path)
+    except ValueError as error:
+        raise UserError(f"{path} does not fit this run: {error}") from error
     except Exception as error:  # whatever a damaged or foreign pickle raises
         raise UserError(f"{path} is not a replay buffer of Stable-Baselines3: {type(error).__name__}: {error}") from error
     buffer = agent.replay_buffer
     assert buffer is not None
-    for what in ("observation_space", "action_space", "n_envs"):
-        if getattr(buffer, what) != getattr(agent, what):
-            raise UserError(f"{path} was recorded with {what} {getattr(buffer, what)}; this run has {getattr(agent, what)}")
     print(f"Loaded {buffer.size() * buffer.n_envs} real transitions from {path}")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch as th
 
 from sb3_mbrl.contracts import Imagination, Imagined, Obs, WorldModel
+from sb3_mbrl.imagination.exploration import explore
 from sb3_mbrl.imagination.schedule import HorizonSchedule
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.states import State, finite_rows, state_map, state_where
@@ -24,6 +25,8 @@ class BranchedRollouts(Imagination):
     :param starts_per_step: start states per real environment step
     :param freq: real environment steps between two calls
     :param max_age: imagined rows are forgotten after this many real environment steps
+    :param exploration: the probability with which a row takes a uniformly random action in the place of the policy's, at every
+        step
     :param observation: what the policy sees and what is stored: ``"decoded"`` observations, or the model's ``"features"``
     """
 
@@ -33,6 +36,7 @@ class BranchedRollouts(Imagination):
         starts_per_step: float = 400,
         freq: int = 250,
         max_age: int = 1000,
+        exploration: float = 0.0,
         observation: Literal["decoded", "features"] = "decoded",
     ) -> None:
         freq, max_age = _whole("freq", freq), _whole("max_age", max_age)
@@ -42,11 +46,13 @@ class BranchedRollouts(Imagination):
             raise ValueError(f"freq={freq}, max_age={max_age}, starts_per_step={starts_per_step}: all must be positive")
         if max_age < freq:
             raise ValueError(f"max_age={max_age} is shorter than freq={freq}: the imagined buffer would run empty in between")
+        if not isinstance(exploration, (int, float, np.number)) or not 0.0 <= exploration <= 1.0:
+            raise ValueError(f"exploration={exploration!r}: give the share of random actions, from 0 to 1")
         if observation not in ("decoded", "features"):
             raise ValueError(f"observation={observation!r}: choose 'decoded' or 'features'")
         self.schedule = HorizonSchedule.parse(horizon)
         self.starts_per_step, self.freq, self.max_age = starts_per_step, freq, max_age
-        self.observation = observation
+        self.exploration, self.observation = exploration, observation
 
     def horizon(self, num_timesteps: int) -> int:
         return self.schedule(num_timesteps)
@@ -70,7 +76,7 @@ class BranchedRollouts(Imagination):
         steps: list[tuple[Any, ...]] = []
         nonfinite = (~running).sum()
         for _ in range(horizon):
-            action = act(obs)
+            action = explore(act(obs), self.exploration, world_model.action_space, generator)
             prediction = world_model.step(state, action, generator=generator)
             finite = finite_rows((prediction.state, prediction.reward, prediction.terminated, prediction.discount))
             next_state = state_where(running & finite, prediction.state, state)

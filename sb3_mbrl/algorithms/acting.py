@@ -1,0 +1,37 @@
+"""How an agent acts in imagination: as it does in the real environment, every row on its own."""
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_mbrl.imagination.exploration import explore
+from sb3_mbrl.rng import on_device
+
+
+def act_in_imagination(agent: OffPolicyAlgorithm, obs: Any, generator: th.Generator | None) -> th.Tensor:
+    """
+    Draw an action for every row.
+
+    Policies of the Q-learning family (those of an agent with an ``exploration_rate``) explore per row, where SB3's ``predict``
+    tosses one coin for the whole batch; deterministic actors get the agent's Gaussian action noise, where it has one. Noise of
+    other kinds is correlated over the steps of an episode, which rows of imagination do not have: it is left out.
+
+    :param obs: as the policy's networks take it
+    :param generator: of exploration and noise
+    :return: ``(B, A)``, as SB3's replay buffer stores them
+    """
+    action = agent.policy._predict(obs, deterministic=False)
+    action = action.reshape(len(action), -1)
+    rate = getattr(agent, "exploration_rate", 0.0)
+    if rate > 0.0:
+        return explore(action, rate, agent.action_space, generator)
+    noise = agent.action_noise
+    if isinstance(noise, VectorizedActionNoise):
+        noise = noise.noises[0]
+    if not isinstance(noise, NormalActionNoise):
+        return action
+    draw = th.randn(action.shape, generator=on_device(generator, action.device), device=action.device)
+    mean, std = (th.as_tensor(value, dtype=action.dtype, device=action.device) for value in (noise._mu, noise._sigma))
+    return (action + mean + std * draw).clamp(-1.0, 1.0)

@@ -1,0 +1,131 @@
+"""``model_based``: any off-policy class of Stable-Baselines3 or sb3-contrib, with a world model."""
+
+import inspect
+import types
+from importlib import import_module
+from typing import Any
+
+from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from sb3_mbrl.algorithms.base import ModelBasedMixin
+from sb3_mbrl.algorithms.dyna import Dyna
+from sb3_mbrl.algorithms.mbpo import MBPO
+
+_PREFIX = "ModelBased"
+_CLASSES: dict[type, type[Any]] = {SAC: MBPO, DQN: Dyna}
+"""By base class"""
+_KNOWN_BASES = {"TD3": "stable_baselines3", "DDPG": "stable_baselines3", "TQC": "sb3_contrib", "CrossQ": "sb3_contrib"} | {
+    "QRDQN": "sb3_contrib"
+}
+"""Where a generated class is looked for by its name, when something pickled refers to it"""
+
+_DOCSTRING = """\
+:class:`{base}` whose batches mix real transitions with rollouts of the policy in a learned world model.
+
+All arguments of {base} are there, with its meaning and its defaults (its docstring follows). After them, by keyword:
+``world_model``, ``world_model_kwargs``, ``imagination``, ``imagination_kwargs``, ``real_ratio``, ``fit_freq``, ``fit_kwargs``,
+``reward_fn``, ``termination_fn`` and ``plugins``, as :class:`~sb3_mbrl.MBPO` explains them. ``gradient_steps`` alone sets the
+number of updates; a model makes more of them worthwhile than {base}'s default of {gradient_steps}.
+
+{docstring}
+"""
+
+
+def model_based(cls: type[OffPolicyAlgorithm]) -> type[Any]:
+    """
+    The model-based version of a class: ``model_based(TQC)("MlpPolicy", env).learn(10_000)``.
+
+    The same class every time; ``model_based(SAC) is MBPO``, ``model_based(DQN) is Dyna``. The class is a subclass of ``cls``
+    and takes its arguments and those of :class:`~sb3_mbrl.MBPO` that concern the model. Its instances can be saved and
+    loaded; the class itself can be pickled.
+
+    :param cls: any off-policy class of Stable-Baselines3 or sb3-contrib, or of your own that reads its data through
+        ``self.replay_buffer.sample`` as theirs do
+    :raises TypeError: for anything else; on-policy classes have no replay buffer to mix into, and train in
+        :class:`~sb3_mbrl.ModelVecEnv` instead
+    """
+    if not isinstance(cls, type):
+        raise TypeError(f"model_based({cls!r}): give a class, e.g. model_based(TQC), and call what it returns")
+    if issubclass(cls, ModelBasedMixin):
+        return cls
+    if issubclass(cls, OnPolicyAlgorithm):
+        raise TypeError(
+            f"model_based({cls.__name__}): on-policy classes learn from their own rollouts and have no replay buffer to mix "
+            f"imagined transitions into. Train {cls.__name__} in a learned model instead: "
+            f'{cls.__name__}("MlpPolicy", ModelVecEnv(world_model, starts, n_envs=..., horizon=...)).'
+        )
+    if not issubclass(cls, OffPolicyAlgorithm) or cls is OffPolicyAlgorithm:
+        raise TypeError(
+            f"model_based({cls.__name__}): it is no off-policy algorithm class of Stable-Baselines3 or sb3-contrib, such as "
+            "SAC, TD3, DDPG, DQN, TQC, CrossQ or QRDQN"
+        )
+    if cls not in _CLASSES:
+        _CLASSES[cls] = _generate(cls)
+    return _CLASSES[cls]
+
+
+def _generate(base: type[OffPolicyAlgorithm]) -> type[Any]:
+    name = f"{_PREFIX}{base.__name__}"
+    signature = _joint_signature(base)
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        ModelBasedMixin.__init__(self, *args, **kwargs)
+
+    def learn(
+        self: Any,
+        total_timesteps: int,
+        callback: Any = None,
+        log_interval: int = 4,
+        tb_log_name: str = name,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Any:
+        """As the base class's. Only steps of the real environment count."""
+        return super(cls, self).learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    steps = signature.parameters.get("gradient_steps")
+    doc = _DOCSTRING.format(
+        base=base.__name__,
+        gradient_steps=steps.default if steps is not None else 1,
+        docstring=inspect.cleandoc(base.__doc__ or ""),
+    )
+    init.__name__ = "__init__"
+    own = {
+        "__init__": init,
+        "learn": learn,
+        "__doc__": doc,
+        "__module__": __name__,
+        "__qualname__": name,
+        "_model_free_class": base,
+    }
+    cls: type[Any] = types.new_class(name, (ModelBasedMixin, base), exec_body=lambda namespace: namespace.update(own))
+    vars(init)["__signature__"] = inspect.Signature(
+        [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), *signature.parameters.values()]
+    )
+    # Pickle looks classes up by their name in their module.
+    globals().setdefault(name, cls)
+    return cls
+
+
+def _joint_signature(base: type) -> inspect.Signature:
+    """The base class's arguments, then the keyword-only ones of the mixin."""
+    given = list(inspect.signature(base).parameters.values())
+    taken = {parameter.name for parameter in given}
+    mixin = inspect.signature(ModelBasedMixin).parameters.values()
+    extra = [p for p in mixin if p.kind is p.KEYWORD_ONLY and p.name not in taken]
+    variable = [p for p in given if p.kind is p.VAR_KEYWORD]
+    return inspect.Signature([*(p for p in given if p.kind is not p.VAR_KEYWORD), *extra, *variable])
+
+
+def __getattr__(name: str) -> Any:
+    """A generated class by its name, in a process that has not generated it yet (unpickling)."""
+    base = name.removeprefix(_PREFIX)
+    if base == name or name == _PREFIX:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if base not in _KNOWN_BASES:
+        raise AttributeError(
+            f"{name} is a class that model_based() made of {base}: call model_based({base}) before unpickling"
+        )
+    return model_based(getattr(import_module(_KNOWN_BASES[base]), base))
