@@ -2,7 +2,7 @@
 
 from sb3_mbrl.contracts import AlgorithmSpec, EnvFunctionsSpec, ImaginationSpec, WorldModelSpec
 from sb3_mbrl.hookspecs import hookimpl
-from sb3_mbrl.spaces import vector_spaces
+from sb3_mbrl.spaces import discrete_spaces, vector_spaces
 
 
 @hookimpl
@@ -17,6 +17,11 @@ def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
             name="dyna",
             factory="sb3_mbrl.algorithms.dyna:Dyna",
             summary="DQN on real and imagined transitions (after Sutton 1991)",
+        ),
+        AlgorithmSpec(
+            name="dyna_q",
+            factory="sb3_mbrl.algorithms.dyna_q:DynaQ",
+            summary="tabular Q-learning with planning: Dyna-Q, Dyna-Q+, prioritised sweeping, value iteration",
         ),
     ]
 
@@ -36,6 +41,12 @@ def sb3_mbrl_world_models() -> list[WorldModelSpec]:
             factory="sb3_mbrl.models.mlp:MLPModel",
             summary="one MLP, deterministic or Gaussian",
             supports=vector_spaces,
+        ),
+        WorldModelSpec(
+            name="tabular",
+            factory="sb3_mbrl.models.tabular:TabularModel",
+            summary="counted outcomes of Discrete observations and actions",
+            supports=discrete_spaces,
         ),
         WorldModelSpec(
             name="oracle",

@@ -63,6 +63,14 @@ def vector_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
     return f"action space: {reason}" if reason else None
 
 
+def discrete_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
+    """``supports`` of tabular models: why the spaces do not fit, or ``None``."""
+    for what, space in (("observations", observation_space), ("actions", action_space)):
+        if not isinstance(space, spaces.Discrete):
+            return f"it takes Discrete {what}, not {space}"
+    return None
+
+
 def _float32_bounds(space: spaces.Box) -> tuple[th.Tensor, th.Tensor]:
     """Bounds in float32, rounded inwards so that a clipped value is a member also where the space is float64."""
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)

@@ -1,0 +1,1 @@
+"""Finite states and actions: counted transitions, and planning on them."""

@@ -1,0 +1,254 @@
+"""``DynaQ``: the book's figures, and an SB3 class like any other."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from sb3_mbrl import DynaQ
+from sb3_mbrl.envs.mazes import DYNA_MAZE, Maze
+
+
+class Episodes(BaseCallback):
+    """Steps per episode, until there are enough."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n, self.lengths, self.last = n, [], 0
+
+    def _on_step(self) -> bool:
+        if self.locals["dones"][0]:
+            self.lengths.append(self.num_timesteps - self.last)
+            self.last = self.num_timesteps
+        return len(self.lengths) < self.n
+
+
+def lengths(n: int, runs: int, episodes: int) -> np.ndarray:
+    """``(runs, episodes)``"""
+    found = []
+    for seed in range(runs):
+        callback = Episodes(episodes)
+        DynaQ("QTablePolicy", "DynaMaze-v0", gradient_steps=n, seed=seed).learn(10**6, callback=callback)
+        found.append(callback.lengths)
+    return np.array(found)
+
+
+def test_the_maze_with_50_planning_updates():
+    """Second and third episode, and the shortest way (Sutton and Barto 2018, figure 8.2); intervals: reference study, 6.1."""
+    steps = lengths(50, 10, 15)
+    assert 30 <= steps[:, 1].mean() <= 50
+    assert steps[:, 2].mean() < 22
+    assert steps[:, 5:].mean() < 18.5
+
+
+def test_planning_beats_learning():
+    steps = {n: lengths(n, 3, 4)[:, 1:].sum() for n in (0, 5)}
+    assert steps[0] > 3 * steps[5]
+
+
+@pytest.mark.parametrize("planning", ["dyna_q", "dyna_q_plus", "prioritized_sweeping", "value_iteration"])
+def test_every_way_of_planning_finds_the_shortest_way(planning):
+    """14 steps."""
+    # Much exploration: what was never tried, no plan takes.
+    settings = {"exploration_rate": 0.5, "kappa": 1e-4, "gradient_steps": 30}
+    agent = DynaQ("QTablePolicy", "DynaMaze-v0", planning=planning, seed=0, **settings)
+    agent.learn(4_000)
+    mean, _ = evaluate_policy(agent, gym.make("DynaMaze-v0", max_episode_steps=100), n_eval_episodes=1, warn=False)
+    assert mean == 1.0
+    env = gym.make("DynaMaze-v0")
+    obs, _ = env.reset()
+    over, step = False, 0
+    while not over and step < 20:
+        step += 1
+        action, _ = agent.predict(obs, deterministic=True)
+        obs, _, over, _, _ = env.step(action)
+    assert step == 14
+
+
+def test_value_iteration_has_the_exact_values():
+    settings = {"exploration_rate": 1.0, "train_freq": 500, "gradient_steps": 1_000, "theta": 1e-13}
+    agent = DynaQ("QTablePolicy", "DynaMaze-v0", planning="value_iteration", seed=0, **settings)
+    agent.learn(10_000)
+    assert (agent.world_model.tables.n_tried > 0).sum() == 54 - 7 - 1, "everywhere but in walls and at the goal"
+    # Beside the goal a step is worth 1, and every step further away gamma.
+    assert agent.policy.table()[2 * 9].max() == pytest.approx(0.95**13, abs=1e-9)
+
+
+def test_no_planning_is_q_learning():
+    """Without a model, or without planning updates: the same to the last bit."""
+    off = DynaQ("QTablePolicy", "DynaMaze-v0", world_model=None, gradient_steps=50, seed=3).learn(3_000)
+    zero = DynaQ("QTablePolicy", "DynaMaze-v0", gradient_steps=0, seed=3).learn(3_000)
+    assert np.array_equal(off.policy.table(), zero.policy.table())
+    assert off.world_model is None
+    assert zero.world_model.tables.total.sum() == 3_000
+
+
+def test_terminal_states_and_time_limits():
+    """A time limit is no end: the next state's value counts. A terminal state's does not, whatever the table says."""
+    env = gym.make("DynaMaze-v0", max_episode_steps=1)
+    agent = DynaQ("QTablePolicy", env, gradient_steps=0, learning_rate=0.5, policy_kwargs={"initial_value": 2.0}, seed=0)
+    agent.learn(1)
+    changed = agent.policy.table()[18]
+    assert changed[changed != 2.0].tolist() == [0.5 * 2.0 + 0.5 * 0.95 * 2.0]
+    assert agent.world_model.tables.terminal.sum() == 0
+
+    one_step = Maze(("SG",))
+    agent = DynaQ("QTablePolicy", one_step, gradient_steps=0, learning_rate=0.5, policy_kwargs={"initial_value": 2.0}, seed=0)
+    agent.learn(400)
+    visits = agent.world_model.tables.total[0, 3]
+    assert visits > 5
+    assert agent.policy.table()[0, 3] == 1.0 + 0.5**visits, "halfway from 2 to 1 at every visit"
+
+
+def test_dyna_q_plus_finds_the_shortcut_and_dyna_q_does_not():
+    returns = {}
+    for planning in ("dyna_q", "dyna_q_plus"):
+        gains = []
+        for seed in range(3):
+            agent = DynaQ(
+                "QTablePolicy",
+                "ShortcutMaze-v0",
+                learning_rate=1.0,
+                gradient_steps=50,
+                planning=planning,
+                kappa=1e-3,
+                world_model_kwargs={"memory": 0.0},
+                seed=seed,
+            )
+            counter = Episodes(10**6)
+            agent.learn(6_000, callback=counter)
+            gains.append(len(counter.lengths))
+        returns[planning] = np.mean(gains)
+    assert returns["dyna_q_plus"] > returns["dyna_q"]
+
+
+@pytest.mark.parametrize("env_id", ["FrozenLake-v1", "Taxi-v4", "CliffWalking-v1"])
+def test_gymnasiums_tables(env_id, tmp_path):
+    if env_id not in gym.registry:
+        pytest.skip(f"this Gymnasium has no {env_id}")
+    agent = DynaQ("QTablePolicy", env_id, gradient_steps=10, seed=0)
+    agent.learn(500)
+    assert agent.world_model.tables.total.sum() == 500
+    agent.save(tmp_path / "agent")
+    loaded = DynaQ.load(tmp_path / "agent", env=gym.make(env_id))
+    assert np.array_equal(loaded.policy.table(), agent.policy.table())
+    loaded.learn(50, reset_num_timesteps=False)
+    assert loaded.world_model.tables.total.sum() == 550
+
+
+def test_save_load_goes_on_as_if_nothing_had_been(tmp_path):
+    """Model, queue and random stream come back: both continuations are the same to the last bit."""
+    agent = DynaQ("QTablePolicy", "DynaMaze-v0", planning="prioritized_sweeping", gradient_steps=5, seed=0)
+    agent.learn(3_000)
+    agent.save(tmp_path / "agent")
+    first, second = (DynaQ.load(tmp_path / "agent", env=gym.make("DynaMaze-v0")) for _ in range(2))
+    assert np.array_equal(first._queue.heap, agent._queue.heap)
+    for loaded in (first, second):
+        loaded.learn(1_000, reset_num_timesteps=False)
+    assert np.array_equal(first.policy.table(), second.policy.table())
+    assert not np.array_equal(first.policy.table(), agent.policy.table())
+
+
+def test_several_environments_callbacks_and_the_progress_bar(tmp_path):
+    env = make_vec_env("DynaMaze-v0", n_envs=3, seed=0)
+    agent = DynaQ("QTablePolicy", env, gradient_steps=20, seed=0)
+    evaluations = EvalCallback(gym.make("DynaMaze-v0", max_episode_steps=60), eval_freq=200, n_eval_episodes=1, verbose=0)
+    checkpoints = CheckpointCallback(300, str(tmp_path), save_replay_buffer=True)
+    agent.learn(3_000, callback=[evaluations, checkpoints])
+    assert evaluations.best_mean_reward == 1.0
+    assert len(list(tmp_path.glob("*.zip"))) == 3
+    assert agent.world_model.tables.total.sum() == 3_000
+
+
+def test_the_same_seed_gives_the_same_table():
+    tables = []
+    for _ in range(2):
+        agent = DynaQ("QTablePolicy", "DynaMaze-v0", seed=7)
+        agent.learn(700)
+        tables.append(agent.policy.table().copy())
+    assert np.array_equal(*tables)
+
+
+def test_epsilon_is_per_row_and_ties_are_random():
+    agent = DynaQ("QTablePolicy", "DynaMaze-v0", exploration_rate=0.0, seed=0)
+    obs = np.full(4_000, 18)
+    actions, _ = agent.predict(obs)
+    assert np.bincount(actions, minlength=4).min() > 850
+    assert (agent.predict(obs, deterministic=True)[0] == 0).all()
+    agent.policy.table()[18, 2] = 1.0
+    assert (agent.predict(obs)[0] == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"planning": "best"}, "planning='best': choose one of dyna_q"),
+        ({"gradient_steps": -1}, "gradient_steps=-1: give the planning updates"),
+        ({"exploration_rate": 2.0}, "exploration_rate=2.0: give a probability"),
+        ({"theta": 0.0}, "theta must be positive"),
+        ({"world_model": "ensemble"}, "DynaQ plans on 'tabular', or not at all"),
+        ({"world_model_kwargs": {"memory": -1}}, "memory=-1: give a number from 0"),
+    ],
+)
+def test_bad_settings(settings, words):
+    with pytest.raises(ValueError, match=words):
+        DynaQ("QTablePolicy", "DynaMaze-v0", **settings)
+
+
+def test_other_spaces_are_pointed_to_dyna():
+    with pytest.raises(ValueError, match=r"it takes Discrete observations, not Box.*there is Dyna"):
+        DynaQ("QTablePolicy", "CartPole-v1")
+
+
+# ----------------------------------------------------------------------------------------------------------------------- mazes
+
+
+@pytest.mark.parametrize("env_id", ["DynaMaze-v0", "BlockingMaze-v0", "ShortcutMaze-v0"])
+def test_mazes_pass_the_checks(env_id):
+    check_env(gym.make(env_id).unwrapped)
+
+
+def shortest(layout) -> int:
+    maze = Maze(layout)
+    reached, frontier, steps = {maze.start}, [maze.start], 0
+    while maze.goal not in reached:
+        steps += 1
+        following = []
+        for place in frontier:
+            for action in range(4):
+                maze.place = place
+                maze.step(action)
+                if maze.place not in reached:
+                    reached.add(maze.place)
+                    following.append(maze.place)
+        frontier = following
+    return steps
+
+
+def test_shortest_ways():
+    """Reference study, 6.1 and 6.2."""
+    blocking, shortcut = gym.make("BlockingMaze-v0").unwrapped, gym.make("ShortcutMaze-v0").unwrapped
+    assert shortest(DYNA_MAZE) == 14
+    assert (shortest(blocking.layout), shortest(blocking.changes[0][1])) == (10, 16)
+    assert (shortest(shortcut.layout), shortest(shortcut.changes[0][1])) == (16, 10)
+
+
+def test_the_maze_changes_in_time():
+    env = Maze(("S.G",), changes=((2, ("S#G",)),))
+    env.reset()
+    assert env.step(3)[0] == 1
+    env.reset()
+    assert env.step(3)[0] == 1, "the second step is before the change"
+    env.reset()
+    assert env.step(3)[0] == 0
+    assert Maze(("S.G",), render_mode="ansi").render() == "o.G"
+    picture = Maze(("S.G",), render_mode="rgb_array").render()
+    assert picture.shape == (16, 48, 3)
+    assert picture[0, 0].tolist() == [220, 90, 60]
+    with pytest.raises(ValueError, match="all rows must be of the same length"):
+        Maze(("S.", "G"))
+    with pytest.raises(ValueError, match="every layout must have 1 rows of 3"):
+        Maze(("S.G",), changes=((1, ("SG",)),))
