@@ -47,7 +47,9 @@ class SomebodysPlugin:
         return [WorldModelSpec(name="my_model", factory=MLPModel)]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/mbpo.md", "docs/checkpoints.md", "docs/plugins.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/mbpo.md", "docs/checkpoints.md", "docs/plugins.md", "docs/migration.md", "docs/dyna.md"]
+)
 def test_code_blocks_run(name, tmp_path, monkeypatch):
     """One after the other, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)
