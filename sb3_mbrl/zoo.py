@@ -1,0 +1,141 @@
+"""
+rl-zoo3 with model-based algorithms: ``python -m sb3_mbrl.zoo train --algo mbpo --env Pendulum-v1``.
+
+Everything after ``train``, ``enjoy`` and the zoo's other commands is the zoo's own; our algorithms are added to its tables,
+their settings are ``sb3_mbrl/hyperparams/*.yml``. Needs ``pip install "sb3-mbrl[zoo]"``.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib import resources
+from itertools import pairwise
+from typing import Any
+
+from sb3_mbrl.algorithms.factory import model_based
+from sb3_mbrl.plugins import get_registry
+
+CONTRIB = ("TQC", "CrossQ", "QRDQN")
+FREE = ("TD3", "DDPG")
+
+
+def algorithms() -> dict[str, Any]:
+    """By the zoo's names: ours, plugins', and ``mb_td3`` and so on for the classes of SB3 and sb3-contrib."""
+    import sb3_contrib
+    import stable_baselines3
+
+    registry = get_registry()
+    found = {spec.name: registry.resolve("algorithm", spec.name).factory for spec in registry.specs("algorithm")}
+    bases = [getattr(stable_baselines3, name) for name in FREE] + [getattr(sb3_contrib, name) for name in CONTRIB]
+    return {**found, **{f"mb_{base.__name__.lower()}": model_based(base) for base in bases}}
+
+
+def sampler(base: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """
+    Optuna's search space of a model-based class: that of its base, and the model's.
+
+    :param base: the zoo's sampler
+    """
+
+    def sample(trial: Any, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+        hyperparams = base(trial, n_actions, n_envs, additional_args)
+        horizon = trial.suggest_int("imagination_horizon", 1, 10)
+        exploration = trial.suggest_categorical("imagination_exploration", [0.0, 0.2, 0.5])
+        hyperparams["gradient_steps"] = trial.suggest_categorical("updates_per_step", [1, 5, 10, 20])
+        hyperparams["real_ratio"] = trial.suggest_categorical("real_ratio", [0.05, 0.2, 0.5, 0.8])
+        hyperparams["fit_freq"] = trial.suggest_categorical("fit_freq", [50, 125, 250, 500])
+        # As many rows whatever the horizon.
+        hyperparams["imagination_kwargs"] = {
+            "horizon": horizon,
+            "starts_per_step": max(1, 200 // horizon),
+            "exploration": exploration,
+        }
+        return hyperparams
+
+    return sample
+
+
+def converter(base: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """
+    The parameters of a finished trial as the constructor's arguments: what :func:`sampler` does, the other way.
+
+    :param base: the zoo's converter
+    """
+
+    def convert(params: dict[str, Any]) -> dict[str, Any]:
+        rest = dict(params)
+        horizon, exploration = rest.pop("imagination_horizon"), rest.pop("imagination_exploration")
+        steps = rest.pop("updates_per_step")
+        hyperparams = base(rest)
+        hyperparams["gradient_steps"] = steps
+        hyperparams["imagination_kwargs"] = {
+            "horizon": horizon,
+            "starts_per_step": max(1, 200 // horizon),
+            "exploration": exploration,
+        }
+        return hyperparams
+
+    return convert
+
+
+BASE_SAMPLERS = {"mbpo": "sac", "dyna": "dqn", "mb_td3": "td3", "mb_ddpg": "ddpg", "mb_tqc": "tqc", "mb_qrdqn": "qrdqn"}
+
+
+def register() -> None:
+    """Add our algorithms and search spaces to the zoo's tables."""
+    from rl_zoo3 import hyperparams_opt
+    from rl_zoo3.utils import ALGOS
+
+    ALGOS.update(algorithms())
+    for name, base in BASE_SAMPLERS.items():
+        hyperparams_opt.HYPERPARAMS_SAMPLER[name] = sampler(hyperparams_opt.HYPERPARAMS_SAMPLER[base])
+        hyperparams_opt.HYPERPARAMS_CONVERTER[name] = converter(hyperparams_opt.HYPERPARAMS_CONVERTER[base])
+
+
+def with_settings(arguments: Sequence[str]) -> list[str]:
+    """The zoo's arguments with our file of settings, where the algorithm is ours and no other was asked for."""
+    result = list(arguments)
+    if not result or result[0] != "train" or any(word.split("=")[0] in ("-conf", "--conf-file") for word in result):
+        return result
+    algo = next((after for word, after in pairwise(result) if word == "--algo"), "")
+    algo = next((word.partition("=")[2] for word in result if word.startswith("--algo=")), algo)
+    file = resources.files("sb3_mbrl") / "hyperparams" / f"{algo}.yml"
+    return [*result, "--conf-file", str(file)] if algo and file.is_file() else result
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """
+    The zoo's command line.
+
+    :param argv: its arguments (``None``: those of the process)
+    """
+    if importlib.util.find_spec("rl_zoo3") is None:
+        raise SystemExit('rl-zoo3 is not installed: run `pip install "sb3-mbrl[zoo]"`')
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return
+    register()
+    before = sys.argv
+    try:
+        sys.argv = ["sb3_mbrl.zoo", *with_settings(arguments)[1:]]
+        _command(arguments[0])()
+    finally:
+        sys.argv = before
+
+
+def _command(name: str) -> Callable[[], Any]:
+    # Not by rl_zoo3.cli, which imports its plots, and with them packages that training does not need.
+    if name == "train":
+        from rl_zoo3.train import train
+
+        return train
+    if name == "enjoy":
+        from rl_zoo3.enjoy import enjoy
+
+        return enjoy
+    raise SystemExit(f"{name!r}: there are train and enjoy; for the zoo's other commands: python -m rl_zoo3.cli {name}")
+
+
+if __name__ == "__main__":
+    main()

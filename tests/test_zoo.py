@@ -1,0 +1,74 @@
+"""rl-zoo3's command line with our algorithms."""
+
+import sys
+
+import pytest
+
+from sb3_mbrl import MBPO, Dyna, DynaQ, model_based, zoo
+
+
+def test_our_file_of_settings_is_the_default():
+    given = ["train", "--algo", "mbpo", "--env", "Pendulum-v1"]
+    assert zoo.with_settings(given)[:-1] == [*given, "--conf-file"]
+    assert zoo.with_settings(given)[-1].endswith("sb3_mbrl/hyperparams/mbpo.yml")
+    assert zoo.with_settings(["train", "--algo=mbpo"])[-1].endswith("mbpo.yml")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["train", "--algo", "sac"], ["train", "--algo", "mbpo", "-conf", "own.yml"], ["enjoy", "--algo", "mbpo"], ["train"], []],
+)
+def test_everything_else_is_left_to_the_zoo(given):
+    assert zoo.with_settings(given) == given
+
+
+def test_our_algorithms_by_name():
+    from sb3_contrib import TQC
+
+    found = zoo.algorithms()
+    assert (found["mbpo"], found["dyna"], found["dyna_q"]) == (MBPO, Dyna, DynaQ)
+    assert found["mb_tqc"] is model_based(TQC)
+    assert {"mb_td3", "mb_ddpg", "mb_crossq", "mb_qrdqn"} < set(found)
+
+
+class Trial:
+    """Optuna's, as far as a sampler needs it: the first choice, the lowest number."""
+
+    def __init__(self) -> None:
+        self.params = {}
+
+    def suggest_int(self, name, low, high):
+        return self.params.setdefault(name, high)
+
+    def suggest_categorical(self, name, choices):
+        return self.params.setdefault(name, choices[0])
+
+
+def test_a_trial_and_what_is_made_of_it_later_are_the_same():
+    """The zoo samples with one table and rebuilds a finished trial's arguments with another."""
+    trial = Trial()
+    sampled = zoo.sampler(lambda *_: {"tau": 0.1})(trial, 1, 1, {})
+    rebuilt = zoo.converter(lambda rest: {"tau": 0.1, **rest})(trial.params)
+    assert sampled == rebuilt
+    assert sampled["imagination_kwargs"] == {"horizon": 10, "starts_per_step": 20, "exploration": 0.0}
+    MBPO("MlpPolicy", "Pendulum-v1", device="cpu", **sampled)
+
+
+def test_without_the_zoo_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(zoo.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r'pip install "sb3-mbrl\[zoo\]"'):
+        zoo.main(["train"])
+
+
+def test_train_and_enjoy(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("rl_zoo3")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.argv)
+    common = ["--algo", "mbpo", "--env", "Pendulum-v1", "-f", str(tmp_path)]
+    small = ["-params", "learning_starts:50", "gradient_steps:1", "world_model_kwargs:dict(members=2,elites=1,hidden=[8])"]
+    zoo.main(["train", *common, "-n", "60", "--eval-freq", "-1", *small])
+    assert (tmp_path / "mbpo" / "Pendulum-v1_1" / "Pendulum-v1.zip").is_file()
+    zoo.main(["enjoy", *common, "-n", "20", "--no-render"])
+    assert sys.argv == before
+    with pytest.raises(SystemExit, match="there are train and enjoy"):
+        zoo.main(["plot_train"])
