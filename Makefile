@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench clean
+.PHONY: help install demo test test-slow conformance lint format bench clean
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ test: $(INSTALLED) ## the tests without the learning tests, under 15 minutes
 
 test-slow: $(INSTALLED) ## small learning tests
 	$(BIN)/python -m pytest -m slow -n $(WORKERS)
+
+conformance: $(INSTALLED) ## SB3's and sb3-contrib's own tests on our classes
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev,conformance]"
+	$(BIN)/python -m tests.conformance --workers $(WORKERS)
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check

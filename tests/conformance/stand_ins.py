@@ -16,8 +16,10 @@ def stand_in(base):
     cls = model_based(base)
 
     def init(self, *args, **kwargs):
-        # Ten updates a step, the default of some of our classes, would only make the suite slow.
+        # Ten updates a step, the default of some of our classes, and long fits would only make the suite slow: it asks whether
+        # everything works as in the base class, not how good the model is.
         kwargs.setdefault("gradient_steps", 1)
+        kwargs.setdefault("fit_kwargs", {"max_batches": 5})
         cls.__init__(self, *args, **kwargs)
 
     return type(cls)(base.__name__, (cls,), {"__init__": init, "__module__": base.__module__, "__doc__": cls.__doc__})
