@@ -16,9 +16,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from records import RESULTS, Record, read_record, write_text
 from run_all import duration
-from tasks import TASKS, VARIANTS
+from tasks import BASES, MODEL_OFF, TASKS, VARIANTS
 
-COLOURS = {"mbpo": "#1f6fb4", "model-off": "#d9721f", "sac": "#7f7f7f"}
+COLOURS = {
+    **{variant: "#1f6fb4" for variant in BASES},
+    MODEL_OFF: "#d9721f",
+    **{variant: "#7f7f7f" for variant in BASES.values()},
+}
 LAST = 3
 """Evaluations at the end of a run that its final value is the mean of."""
 
@@ -171,8 +175,9 @@ def _inconsistencies(records: Sequence[Record]) -> list[str]:
         settings = {key: value for key, value in record["settings"].items() if key != "world_model"}
         kinds.setdefault(record["variant"], set()).add(json.dumps(settings, sort_keys=True))
     warnings += [f"The seeds of {variant} have different settings." for variant, own in kinds.items() if len(own) > 1]
-    if "mbpo" in kinds and "model-off" in kinds and kinds["mbpo"] != kinds["model-off"]:
-        warnings.append("The settings of mbpo and model-off differ in more than the world model.")
+    for variant in BASES.keys() & kinds.keys():
+        if kinds.get(MODEL_OFF, kinds[variant]) != kinds[variant]:
+            warnings.append(f"The settings of {variant} and {MODEL_OFF} differ in more than the world model.")
     return warnings
 
 
@@ -273,7 +278,7 @@ def write_report(results: Path) -> list[str]:
     head = (
         "# Results of the learning benchmarks\n\n"
         "Written by `examples/reproduce/report.py` from the JSON files in this folder; do not edit. `model-off` is the same "
-        "call as `mbpo` with `world_model=None`; `sac` is Stable-Baselines3's SAC at its defaults. Every seed is listed; a "
+        "call with `world_model=None`; `sac`, `dqn` and so on are the base classes at their defaults. Every seed is listed; a "
         "threshold that was not reached counts as infinitely late in the median.\n\n"
     )
     write_text(results / "README.md", head + "\n\n".join(sections) + "\n")

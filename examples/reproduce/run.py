@@ -28,14 +28,13 @@ import numpy as np
 import stable_baselines3
 import torch
 from records import CHECKPOINTS, RESULTS, Record, clean_label, reached_at, read_record, run_name, write_record
-from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from tasks import TASKS, VARIANTS, Task, conditions, constructor_settings, override, parse_overrides
+from tasks import BASES, TASKS, VARIANTS, Task, conditions, constructor_settings, override, parse_overrides
 
 import sb3_mbrl
-from sb3_mbrl import MBPO
+from sb3_mbrl.zoo import algorithms
 
 EVALUATION_SEED = 10_000
 """Evaluation episodes start from the reset seeds 10000, 10001, ... in every run."""
@@ -338,6 +337,12 @@ def _start_or_resume(run: Run, fresh: bool) -> tuple[Record, Path | None]:
     return run.conditions() | measured | {"reached_at": None, "finished": False, "resumed_at": [], "curve": []}, None
 
 
+def algorithm(task: Task, variant: str) -> type[OffPolicyAlgorithm]:
+    """The class of a variant."""
+    cls = algorithms()[task.algo]
+    return cls._model_free_class if variant == BASES[task.algo] else cls
+
+
 def execute(run: Run, fresh: bool = False, on_evaluation: Callable[[Record], None] | None = None) -> Record:
     """
     Do the run, or what is left of it.
@@ -349,7 +354,7 @@ def execute(run: Run, fresh: bool = False, on_evaluation: Callable[[Record], Non
     record, checkpoint = _start_or_resume(run, fresh)
     if record["finished"]:
         return record
-    cls = SAC if run.variant == "sac" else MBPO
+    cls = algorithm(run.task, run.variant)
     env = gym.make(run.task.env_id, **run.task.env_kwargs)
     if checkpoint is None:
         agent: OffPolicyAlgorithm = cls("MlpPolicy", env, seed=run.seed, device=run.device, **run.settings)
@@ -379,7 +384,7 @@ def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=sorted(TASKS))
-    parser.add_argument("--variant", choices=VARIANTS, default="mbpo")
+    parser.add_argument("--variant", choices=VARIANTS, help="default: the task's algorithm")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
@@ -395,7 +400,11 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     torch.set_num_threads(args.threads)
     folders = {"results": args.results, "checkpoints": args.checkpoints, "device": args.device}
-    run = make_run(TASKS[args.task], args.variant, args.seed, parse_overrides(args.set), args.label, **folders)
+    task = TASKS[args.task]
+    variant = args.variant or task.algo
+    if variant not in task.variants:
+        parser.error(f"--variant {variant}: {task.name} has {', '.join(task.variants)}")
+    run = make_run(task, variant, args.seed, parse_overrides(args.set), args.label, **folders)
     try:
         record = execute(run, args.fresh, _print_progress)
     except SettingsChangedError as error:

@@ -44,7 +44,7 @@ class Job:
 
 def plan_jobs(
     tasks: Sequence[Task],
-    variants: Sequence[str],
+    variants: Sequence[str] | None,
     results: Path,
     seeds: Sequence[int] | None = None,
     label: str | None = None,
@@ -53,6 +53,7 @@ def plan_jobs(
     """
     Every run, in order: seeds outermost, variants innermost.
 
+    :param variants: of those that a task has; ``None``: all
     :param seeds: instead of each task's own
     :param label: of a tuning run
     :param overrides: of a tuning run
@@ -62,7 +63,7 @@ def plan_jobs(
     rounds = zip_longest(*([(task, seed) for seed in seeds or task.seeds] for task in tasks))
     jobs = []
     for task, seed in filter(None, chain.from_iterable(rounds)):
-        for variant in variants:
+        for variant in task.variants if variants is None else (one for one in variants if one in task.variants):
             told = conditions(task, variant, seed, constructor_settings(task, variant, overrides), label)
             path = results / task.name / f"{run_name(variant, seed, label)}.json"
             jobs.append(Job(task.name, variant, seed, path, task.total_steps, told))
@@ -206,7 +207,7 @@ def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="+", choices=sorted(TASKS), metavar="TASK", help=", ".join(TASKS))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: all of each task")
     parser.add_argument("--seeds", nargs="+", type=int, help="instead of the task's own")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time; each uses one thread")
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -1,8 +1,8 @@
 """The learning benchmarks: which environments, how long, which seeds, with which settings.
 
-Seeds and thresholds are fixed here before any run. ``model-off`` is the control: the same call as ``mbpo`` with
-``world_model=None``, so that a difference is the model's and not that of the number of updates. ``sac`` is SB3's SAC at its
-defaults.
+Seeds and thresholds are fixed here before any run. Every task has three variants: its algorithm (``mbpo``); the control
+``model-off``, the same call with ``world_model=None``, so that a difference is the model's and not that of the number of
+updates; and the algorithm's base class at its defaults (``sac``).
 """
 
 import ast
@@ -14,7 +14,12 @@ from typing import Any
 
 from sb3_mbrl.presets import load_preset
 
-VARIANTS = ("mbpo", "model-off", "sac")
+MODEL_OFF = "model-off"
+BASES = {"mbpo": "sac", "dyna": "dqn", "mb_td3": "td3", "mb_tqc": "tqc", "mb_crossq": "crossq"}
+"""Algorithms by the names that rl-zoo3's command line has for them, and their base classes"""
+
+VARIANTS = (*BASES, MODEL_OFF, *BASES.values())
+"""All there are, in the order of tables"""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Task:
     :param threshold: "reached" is two evaluations in a row with a mean at or above it; ``None``: none
     :param deadline: real steps within which the threshold has to be reached; ``None``: ``total_steps``
     :param seeds: of the runs
-    :param settings: constructor arguments of ``mbpo`` and ``model-off``
+    :param settings: constructor arguments of the algorithm and of ``model-off``
+    :param algo: the algorithm
     """
 
     name: str
@@ -42,6 +48,12 @@ class Task:
     threshold: float | None = None
     deadline: int | None = None
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    algo: str = "mbpo"
+
+    @property
+    def variants(self) -> tuple[str, str, str]:
+        """The algorithm, its control, and its base class at its defaults."""
+        return self.algo, MODEL_OFF, BASES[self.algo]
 
     def __post_init__(self) -> None:
         if self.eval_every < 1 or self.total_steps % self.eval_every:
@@ -111,7 +123,7 @@ TASKS = {
     )
 }
 
-_TASK_FIELDS = {item.name for item in fields(Task)} - {"name", "settings"}
+_TASK_FIELDS = {item.name for item in fields(Task)} - {"name", "settings", "algo"}
 
 
 def override(task: Task, overrides: Mapping[str, Any]) -> Task:
@@ -142,18 +154,17 @@ def constructor_settings(task: Task, variant: str, overrides: Mapping[str, Any] 
     The exact keyword arguments of a variant's constructor (without policy, environment, seed and device).
 
     :param task: with its overrides applied
-    :param overrides: those constructor arguments that ``sac``, otherwise at its defaults, takes too
+    :param overrides: those constructor arguments that the base class, otherwise at its defaults, takes too
     """
     # The buffer holds the whole run, as SB3's default of a million rows would; a checkpoint need not carry the empty rest.
     common = {"buffer_size": task.total_steps}
-    if variant == "sac":
+    if variant not in task.variants:
+        raise ValueError(f"{task.name} has no variant {variant!r}; there are {', '.join(task.variants)}")
+    if variant == BASES[task.algo]:
         given = {key: value for key, value in (overrides or {}).items() if key not in _TASK_FIELDS}
         return common | dict(override(replace(task, settings={}), given).settings)
-    if variant == "mbpo":
-        return common | deepcopy(dict(task.settings))
-    if variant == "model-off":
-        return common | deepcopy(dict(task.settings)) | {"world_model": None}
-    raise ValueError(f"Unknown variant {variant!r}; there are {', '.join(VARIANTS)}")
+    off = {"world_model": None} if variant == MODEL_OFF else {}
+    return common | deepcopy(dict(task.settings)) | off
 
 
 def conditions(

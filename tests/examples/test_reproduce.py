@@ -203,7 +203,23 @@ def interrupted_after(step):
     return stop
 
 
-@pytest.mark.parametrize("variant", tasks.VARIANTS)
+def test_every_algorithm_has_its_control_and_its_base():
+    from sb3_contrib import TQC
+    from stable_baselines3 import DQN
+
+    from sb3_mbrl import Dyna, model_based
+
+    cartpole, tqc = replace(TINY, algo="dyna"), replace(TINY, algo="mb_tqc")
+    assert cartpole.variants == ("dyna", "model-off", "dqn")
+    assert [run.algorithm(cartpole, variant) for variant in cartpole.variants] == [Dyna, Dyna, DQN]
+    assert [run.algorithm(tqc, variant) for variant in tqc.variants] == [model_based(TQC), model_based(TQC), TQC]
+    with pytest.raises(ValueError, match=r"tiny has no variant 'sac'; there are dyna, model-off, dqn"):
+        tasks.constructor_settings(cartpole, "sac")
+    jobs = run_all.plan_jobs([TINY, cartpole], None, Path("nowhere"), seeds=[0])
+    assert [job.variant for job in jobs] == [*TINY.variants, *cartpole.variants]
+
+
+@pytest.mark.parametrize("variant", TINY.variants)
 def test_an_interrupted_run_resumes_and_ends_with_a_complete_curve(tmp_path, variant):
     one = tiny_run(tmp_path, variant)
     with pytest.raises(InterruptedRunError):
@@ -265,7 +281,7 @@ def test_a_checkpoint_ends_the_last_transition_by_a_time_limit_and_restores_the_
     with pytest.raises(InterruptedRunError):
         run.execute(one, on_evaluation=stop)
     checkpoint = run.newest_checkpoint(one.checkpoint_dir)
-    agent = run.load_checkpoint(run.MBPO, checkpoint, gym.make("Pendulum-v1"), "cpu")
+    agent = run.load_checkpoint(run.algorithm(TINY, "mbpo"), checkpoint, gym.make("Pendulum-v1"), "cpu")
     assert (np.random.rand(), th.rand(1).item()) == drawn["next"]
     buffer = agent.replay_buffer
     assert buffer.pos == agent.num_timesteps == 40  # the latest transition is there
