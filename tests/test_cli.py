@@ -361,7 +361,7 @@ def test_several_environments(here):
         (["train", "--env", "Pendulum-v1", "--world-model-kwargs", "member=5"], "'member'"),
         (["train", "--env", "Pendulum-v1", "--world-model-kwargs", "members"], "write key=value"),
         (["train", "--env", "Pendulum-v1", "--imagination-kwargs", "horizn=5"], "Did you mean 'horizon'?"),
-        (["train", "--env", "Pendulum-v1", "--imagination-kwargs", "freq=5000"], "max_age=1000 is shorter than freq=5000"),
+        (["train", "--env", "Pendulum-v1", "--imagination-kwargs", "freq=5000"], "max_age=200 is shorter than freq=5000"),
         (["train", "--env", "Pendulum-v1", "--set", "gradientsteps=5"], "Did you mean 'gradient_steps'?"),
         (["train", "--env", "Pendulum-v1", "--set", "real_ratio=5"], "give the share of real rows"),
         (["train", "--env", "Pendulum-v1", "--set", "seed=5"], "there is an option for it"),
