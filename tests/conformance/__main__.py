@@ -65,7 +65,9 @@ def run(folder: Path, which: str, tests: list[str], workers: int) -> dict[str, s
     """
     report = CACHE / f"{folder.name}-{which}.xml"
     environment = {**os.environ, "SB3_MBRL_CONFORMANCE": which, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(workers), f"--junitxml={report}"]
+    # Without our own pytest settings, which the folders above would bring in.
+    alone = ["-c", os.devnull, f"--rootdir={folder}", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", *alone, "-n", str(workers), f"--junitxml={report}"]
     report.unlink(missing_ok=True)
     subprocess.run([*command, *tests], cwd=folder, env=environment, check=False)
     if not report.exists():
