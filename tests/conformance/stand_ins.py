@@ -22,7 +22,12 @@ def stand_in(base):
         kwargs.setdefault("fit_kwargs", {"max_batches": 5})
         cls.__init__(self, *args, **kwargs)
 
-    return type(cls)(base.__name__, (cls,), {"__init__": init, "__module__": base.__module__, "__doc__": cls.__doc__})
+    def learn(self, total_timesteps, callback=None, log_interval=4, tb_log_name=base.__name__, *args, **kwargs):
+        # Logs lie in a folder that is called after the class.
+        return cls.learn(self, total_timesteps, callback, log_interval, tb_log_name, *args, **kwargs)
+
+    own = {"__init__": init, "learn": learn, "__module__": base.__module__, "__doc__": cls.__doc__}
+    return type(cls)(base.__name__, (cls,), own)
 
 
 if os.environ.get("SB3_MBRL_CONFORMANCE") == "model-based":
