@@ -8,26 +8,22 @@ their settings are ``sb3_mbrl/hyperparams/*.yml``. Needs ``pip install "sb3-mbrl
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from importlib import resources
+from importlib import import_module, resources
 from itertools import pairwise
 from typing import Any
 
-from sb3_mbrl.algorithms.factory import model_based
+from sb3_mbrl.algorithms.factory import KNOWN_BASES, model_based
 from sb3_mbrl.plugins import get_registry
-
-CONTRIB = ("TQC", "CrossQ", "QRDQN")
-FREE = ("TD3", "DDPG")
 
 
 def algorithms() -> dict[str, Any]:
     """By the zoo's names: ours, plugins', and ``mb_td3`` and so on for the classes of SB3 and sb3-contrib."""
-    import sb3_contrib
-    import stable_baselines3
-
     registry = get_registry()
     found = {spec.name: registry.resolve("algorithm", spec.name).factory for spec in registry.specs("algorithm")}
-    bases = [getattr(stable_baselines3, name) for name in FREE] + [getattr(sb3_contrib, name) for name in CONTRIB]
-    return {**found, **{f"mb_{base.__name__.lower()}": model_based(base) for base in bases}}
+    generated = {
+        f"mb_{name.lower()}": model_based(getattr(import_module(package), name)) for name, package in KNOWN_BASES.items()
+    }
+    return {**found, **generated}
 
 
 def sampler(base: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -39,17 +35,12 @@ def sampler(base: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
 
     def sample(trial: Any, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
         hyperparams = base(trial, n_actions, n_envs, additional_args)
-        horizon = trial.suggest_int("imagination_horizon", 1, 10)
-        exploration = trial.suggest_categorical("imagination_exploration", [0.0, 0.2, 0.5])
-        hyperparams["gradient_steps"] = trial.suggest_categorical("updates_per_step", [1, 5, 10, 20])
-        hyperparams["real_ratio"] = trial.suggest_categorical("real_ratio", [0.05, 0.2, 0.5, 0.8])
-        hyperparams["fit_freq"] = trial.suggest_categorical("fit_freq", [50, 125, 250, 500])
-        # As many rows whatever the horizon.
-        hyperparams["imagination_kwargs"] = {
-            "horizon": horizon,
-            "starts_per_step": max(1, 200 // horizon),
-            "exploration": exploration,
-        }
+        trial.suggest_int("imagination_horizon", 1, 10)
+        trial.suggest_categorical("imagination_exploration", [0.0, 0.2, 0.5])
+        trial.suggest_categorical("updates_per_step", [1, 5, 10, 20])
+        trial.suggest_categorical("real_ratio", [0.05, 0.2, 0.5, 0.8])
+        trial.suggest_categorical("fit_freq", [50, 125, 250, 500])
+        hyperparams.update(_of_the_model(dict(trial.params)))
         return hyperparams
 
     return sample
@@ -64,18 +55,25 @@ def converter(base: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, An
 
     def convert(params: dict[str, Any]) -> dict[str, Any]:
         rest = dict(params)
-        horizon, exploration = rest.pop("imagination_horizon"), rest.pop("imagination_exploration")
-        steps = rest.pop("updates_per_step")
-        hyperparams = base(rest)
-        hyperparams["gradient_steps"] = steps
-        hyperparams["imagination_kwargs"] = {
-            "horizon": horizon,
-            "starts_per_step": max(1, 200 // horizon),
-            "exploration": exploration,
-        }
-        return hyperparams
+        own = _of_the_model(rest)
+        return {**base(rest), **own}
 
     return convert
+
+
+def _of_the_model(params: dict[str, Any]) -> dict[str, Any]:
+    """The model's arguments out of a trial's parameters, which lose them."""
+    horizon = params.pop("imagination_horizon")
+    return {
+        "gradient_steps": params.pop("updates_per_step"),
+        "real_ratio": params.pop("real_ratio"),
+        "fit_freq": params.pop("fit_freq"),
+        "imagination_kwargs": {
+            "horizon": horizon,
+            "starts_per_step": max(1, 200 // horizon),  # as many rows whatever the horizon
+            "exploration": params.pop("imagination_exploration"),
+        },
+    }
 
 
 BASE_SAMPLERS = {"mbpo": "sac", "dyna": "dqn", "mb_td3": "td3", "mb_ddpg": "ddpg", "mb_tqc": "tqc", "mb_qrdqn": "qrdqn"}

@@ -184,9 +184,9 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
                 f"{path} was not saved by a model-based class: it looks like a plain {_guess_class(saved)} file. Load it with "
                 f"the class it was saved with; to go on training with a world model: {cls.__name__}.from_model_free(old)."
             )
-        saved_by = saved.get("saved_by") or {}
-        if saved_by.get("base") != cls._model_free_class.__name__:
-            right = saved_by.get("class")
+        saved_by = saved.get("saved_by")
+        if saved_by is not None and saved_by["base"] != cls._model_free_class.__name__:
+            right = saved_by["class"]
             raise ValueError(f"{path} was saved by {right}, not by {cls.__name__}: load it with {right}.load(path)")
         if "world_model_kwargs" in kwargs and not _same_json(kwargs["world_model_kwargs"], saved.get("world_model_kwargs")):
             raise ValueError(

@@ -1,7 +1,7 @@
 """``Dyna``: DQN on real and imagined transitions."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch as th
 from stable_baselines3 import DQN
@@ -153,5 +153,4 @@ class Dyna(ModelBasedMixin, DQN):
         """As DQN's. Only steps of the real environment count."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
-    _preset_name: ClassVar[str | None] = "dyna"
     _model_free_class = DQN

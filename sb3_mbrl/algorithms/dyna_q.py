@@ -268,7 +268,7 @@ class DynaQ(OffPolicyAlgorithm):
         self.logger.record("train/learning_rate", alpha)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("imagination/updates", self._n_backups)
-        self.logger.record("model/pairs", int((tables.total > 0).sum()))
+        self.logger.record("model/pairs", int(tables.n_tried.sum()))
 
     def learn(
         self,

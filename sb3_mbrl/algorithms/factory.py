@@ -16,10 +16,14 @@ from sb3_mbrl.algorithms.mbpo import MBPO
 _PREFIX = "ModelBased"
 _CLASSES: dict[type, type[Any]] = {SAC: MBPO, DQN: Dyna}
 """By base class"""
-_KNOWN_BASES = {"TD3": "stable_baselines3", "DDPG": "stable_baselines3", "TQC": "sb3_contrib", "CrossQ": "sb3_contrib"} | {
-    "QRDQN": "sb3_contrib"
+KNOWN_BASES = {
+    "TD3": "stable_baselines3",
+    "DDPG": "stable_baselines3",
+    "TQC": "sb3_contrib",
+    "CrossQ": "sb3_contrib",
+    "QRDQN": "sb3_contrib",
 }
-"""Where a generated class is looked for by its name, when something pickled refers to it"""
+"""The classes without a named subclass of ours, and where they are"""
 
 _DOCSTRING = """\
 :class:`{base}` whose batches mix real transitions with rollouts of the policy in a learned world model.
@@ -124,8 +128,8 @@ def __getattr__(name: str) -> Any:
     base = name.removeprefix(_PREFIX)
     if base == name or name == _PREFIX:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if base not in _KNOWN_BASES:
+    if base not in KNOWN_BASES:
         raise AttributeError(
             f"{name} is a class that model_based() made of {base}: call model_based({base}) before unpickling"
         )
-    return model_based(getattr(import_module(_KNOWN_BASES[base]), base))
+    return model_based(getattr(import_module(KNOWN_BASES[base]), base))

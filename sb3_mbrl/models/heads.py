@@ -237,7 +237,8 @@ class Heads(nn.Module):
         return Outcome(next_obs, reward, self.termination_probability(termination))
 
     def termination_probability(self, logits: th.Tensor) -> th.Tensor:
-        return logits.sigmoid() if self.can_terminate else th.zeros_like(logits)
+        # By a product and not by a question, for which an accelerator would have to be waited for.
+        return logits.sigmoid() * self.saw_termination if self.learn_termination else th.zeros_like(logits)
 
     def _labels(self, logits: th.Tensor, deterministic: bool, generator: th.Generator | None) -> th.Tensor:
         labels = th.empty_like(logits)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.models.tabular import TabularModel
-from sb3_mbrl.tabular import planning
+from sb3_mbrl.tabular import jit, planning
 from sb3_mbrl.tabular.counts import draw, heaviest, new_tables, record, with_room
 
 GAMMA = 0.9
@@ -142,6 +142,16 @@ def test_dyna_q_converges_to_the_same_values():
     q = np.zeros((4, 2))
     planning.dyna_q(q, chain(), np.random.default_rng(0).random((5_000, 3)), 0.5, GAMMA)
     assert q == pytest.approx(CHAIN, abs=1e-6)
+
+
+@pytest.mark.skipif(not jit.COMPILED, reason="numba is not installed")
+def test_compiled_and_plain_are_the_same_to_the_last_bit():
+    tables, uniforms = chain(), np.random.default_rng(0).random((500, 3))
+    compiled, plain = np.zeros((4, 2)), np.zeros((4, 2))
+    planning.dyna_q(compiled, tables, uniforms, 0.3, GAMMA)
+    planning.dyna_q.py_func(plain, tables, uniforms, 0.3, GAMMA)
+    assert np.array_equal(compiled, plain)
+    assert compiled.any()
 
 
 def test_one_planning_update_by_hand():
