@@ -405,6 +405,13 @@ def test_wrong_files_are_named(here, capsys):
     assert "text.pkl is not a replay buffer" in capsys.readouterr().err
 
 
+def test_a_tabular_agent_trains_with_its_own_policy(here, capsys):
+    """``MlpPolicy``, the guess for other classes, is none of DynaQ's."""
+    argv = ["train", "--algo", "dyna_q", "--env", "DynaMaze-v0", "--steps", "60", "--no-progress", "--eval-episodes", "0"]
+    assert main([*argv, "--output", "maze"]) == 0
+    assert (here / "maze" / "model.zip").is_file()
+
+
 def test_a_buffer_from_elsewhere_is_refused(capsys):
     other = SAC("MlpPolicy", "MountainCarContinuous-v0", buffer_size=10, device="cpu")
     other.save_replay_buffer("other.pkl")

@@ -102,7 +102,7 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
     if (folder / MODEL).exists():
         raise UserError(f"{folder} holds a run already: go on with it by --resume, or choose another --output")
     env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
-    policy = arguments.pop("policy", None) or (preset.policy if preset else _default_policy(env.observation_space))
+    policy = arguments.pop("policy", None) or (preset.policy if preset else _default_policy(cls, env.observation_space))
     try:
         agent = cls(policy, env, seed=run.seed, device=args.device, **arguments, **_given(plugins))
     except (ValueError, TypeError, AssertionError, ImportError, NotImplementedError) as error:
@@ -205,7 +205,9 @@ def _arguments(args: argparse.Namespace, preset: Preset | None, cls: type) -> di
     return {**checked, **check_arguments("--set", chosen_by_set, cls)}
 
 
-def _default_policy(space: gym.Space) -> str:
+def _default_policy(cls: type[OffPolicyAlgorithm], space: gym.Space) -> str:
+    if len(cls.policy_aliases) == 1:
+        return next(iter(cls.policy_aliases))
     if isinstance(space, gym.spaces.Dict):
         return "MultiInputPolicy"
     return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
@@ -236,8 +238,8 @@ def _describe_model(agent: Any) -> str:
     model = getattr(agent, "world_model", None)
     if model is None:
         return "off"
-    reference = agent.part_references["world_model"]
-    return f"{reference['name']} ({type(model).__name__})"
+    reference = getattr(agent, "part_references", {}).get("world_model")
+    return f"{reference['name']} ({type(model).__name__})" if reference else type(model).__name__
 
 
 def _callbacks(args: argparse.Namespace, run: Run, folder: Path) -> list[BaseCallback]:
