@@ -148,6 +148,12 @@ class Data(Protocol):
         ``is_first``).
         """
 
+    def row_ids(self) -> th.Tensor:
+        """``(len,)`` integers: where each row of :meth:`transitions` is stored, oldest first."""
+
+    def episode_starts(self) -> th.Tensor:
+        """Those of :meth:`row_ids` that begin an episode, oldest first."""
+
 
 @dataclass(frozen=True)
 class FitBudget:
@@ -451,6 +457,17 @@ class Imagination(ABC):
     @abstractmethod
     def horizon(self, num_timesteps: int) -> int:
         """The number of steps to imagine after ``num_timesteps`` real environment steps."""
+
+    def choose_starts(self, data: Data, n: int, *, generator: th.Generator | None = None) -> th.Tensor | None:
+        """
+        Which real observations to start from.
+
+        :param data: the real data
+        :param n: the number of start states
+        :param generator: the source of randomness
+        :return: ``(n,)`` integers out of ``data.row_ids()``, repeated ones allowed; ``None``: uniformly from all there are
+        """
+        return None
 
     @abstractmethod
     def imagine(

@@ -14,7 +14,8 @@ from sb3_mbrl.buffers import ImaginedBuffer, ReplayData, SideStore
 from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Transitions, WorldModel
 from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error, one_step_quality
 from sb3_mbrl.fitting import holdout_mask, index_transitions
-from sb3_mbrl.imagination import buffer_starts
+from sb3_mbrl.imagination.choice import check_choice
+from sb3_mbrl.imagination.starts import filter_contexts
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
 from sb3_mbrl.states import State, describe, leaves, state_map
@@ -223,10 +224,16 @@ class ModelPhaseMixin(PartsMixin):
     def _start_states(self, n: int, generator: th.Generator) -> State:
         model, data = self.world_model, self.model_data
         assert model is not None
+        assert self.imagination is not None
+        chosen = self.imagination.choose_starts(data, n, generator=generator)
+        if chosen is None:
+            rows, envs = data.draw(n, generator, stored=None if self._side is None else "snapshot")
+        else:
+            rows, envs = data.places(check_choice(chosen, n, data, f"{type(self.imagination).__name__}.choose_starts"))
         if self._side is None:
-            return buffer_starts(model, data)(n, generator)
-        rows, envs = data.draw(n, generator, stored="snapshot")
-        return model.initial(data.contexts_at(rows, envs, 1).obs[:, 0], self._side.get("snapshot", rows, envs))  # type: ignore[index]
+            return filter_contexts(model, data.contexts_at(rows, envs, model.context))
+        obs = state_map(lambda leaf: leaf[:, 0], data.contexts_at(rows, envs, 1).obs)
+        return model.initial(obs, self._side.get("snapshot", rows, envs))
 
     def _record(self, key: str, value: Any) -> None:
         """Log a figure, where there is a logger (SB3 makes it in ``learn``)."""

@@ -99,6 +99,24 @@ class ReplayData:
         rows, envs = self._usable()
         return th.as_tensor(rows * self.buffer.n_envs + envs)
 
+    def episode_starts(self) -> th.Tensor:
+        """Those of :meth:`row_ids` that begin an episode, oldest first."""
+        positions = self._positions()
+        first = np.ones((len(positions), self.buffer.n_envs), dtype=bool)
+        first[1:] = self.buffer.dones[positions[:-1]] > 0
+        if self.buffer.full:
+            # Its beginning may have been overwritten.
+            first[:1] = False
+        if self.buffer.optimize_memory_usage:
+            first &= self.buffer.dones[positions] == 0
+        offsets, envs = first.nonzero()
+        return th.as_tensor(positions[offsets] * self.buffer.n_envs + envs)
+
+    def places(self, row_ids: th.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and environments of ids."""
+        ids = row_ids.cpu().numpy()
+        return ids // self.buffer.n_envs, ids % self.buffer.n_envs
+
     def draw(
         self, n: int, generator: th.Generator | None = None, *, stored: str | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import torch as th
 
-from sb3_mbrl.contracts import Imagination, Imagined, Obs, WorldModel
+from sb3_mbrl.contracts import Data, Imagination, Imagined, Obs, WorldModel
+from sb3_mbrl.imagination.choice import StartRule, parse_rule
 from sb3_mbrl.imagination.exploration import explore
 from sb3_mbrl.imagination.schedule import HorizonSchedule
 from sb3_mbrl.rng import on_device
@@ -27,6 +28,9 @@ class BranchedRollouts(Imagination):
     :param max_age: imagined rows are forgotten after this many real environment steps
     :param exploration: the probability with which a row takes a uniformly random action in the place of the policy's, at every
         step
+    :param starts: the real observations to start from: ``"uniform"``, all alike (MBPO); ``"recent"``, the newest ``max_age``
+        alone, where the present policy goes; ``"initial"``, those that began an episode; or a function
+        ``(data, n, generator)`` that returns ``n`` of ``data.row_ids()`` (:class:`~sb3_mbrl.contracts.Data`)
     :param observation: what the policy sees and what is stored: ``"decoded"`` observations, or the model's ``"features"``
     """
 
@@ -38,6 +42,7 @@ class BranchedRollouts(Imagination):
         max_age: int = 1000,
         exploration: float = 0.0,
         observation: Literal["decoded", "features"] = "decoded",
+        starts: Literal["uniform", "recent", "initial"] | StartRule = "uniform",
     ) -> None:
         freq, max_age = _whole("freq", freq), _whole("max_age", max_age)
         if not isinstance(starts_per_step, (int, float, np.number)) or not math.isfinite(starts_per_step):
@@ -53,6 +58,10 @@ class BranchedRollouts(Imagination):
         self.schedule = HorizonSchedule.parse(horizon)
         self.starts_per_step, self.freq, self.max_age = starts_per_step, freq, max_age
         self.exploration, self.observation = exploration, observation
+        self._rule = parse_rule(starts, max_age)
+
+    def choose_starts(self, data: Data, n: int, *, generator: th.Generator | None = None) -> th.Tensor | None:
+        return None if self._rule is None else self._rule(data, n, generator)
 
     def horizon(self, num_timesteps: int) -> int:
         return self.schedule(num_timesteps)

@@ -8,7 +8,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
-from sb3_mbrl.contracts import Data, Obs, WorldModel
+from sb3_mbrl.contracts import Data, Obs, Sequences, WorldModel
 from sb3_mbrl.spaces import torch_dtype
 from sb3_mbrl.states import State, state_index, state_map
 
@@ -34,13 +34,15 @@ def buffer_starts(world_model: WorldModel, data: Data) -> StartStates:
     """
 
     def draw(n: int, generator: th.Generator | None) -> State:
-        context = data.contexts(n, world_model.context, generator=generator)
-        obs, action, is_first = state_map(
-            lambda leaf: leaf.to(world_model.device), (context.obs, context.action, context.is_first)
-        )
-        return world_model.filter(obs, action, is_first)
+        return filter_contexts(world_model, data.contexts(n, world_model.context, generator=generator))
 
     return draw
+
+
+def filter_contexts(world_model: WorldModel, contexts: Sequences) -> State:
+    """The states in which windows of real data end."""
+    given = (contexts.obs, contexts.action, contexts.is_first)
+    return world_model.filter(*state_map(lambda leaf: leaf.to(world_model.device), given))
 
 
 def observation_starts(

@@ -154,6 +154,10 @@ def _render(space: spaces.Space, value: th.Tensor) -> th.Tensor:
     return (value.reshape(-1, *space.shape) if isinstance(space, spaces.MultiBinary) else value).to(dtype)
 
 
+_FIRST_ID = 10_000
+"""Ids of rows are not their indices, so that who confuses them is found out"""
+
+
 class ToyData:
     """
     Real data in memory that implements :class:`~sb3_mbrl.contracts.Data`: a :class:`ToySystem` under random actions.
@@ -221,6 +225,12 @@ class ToyData:
         steps = end[:, None] + th.arange(1 - length, 1)
         window = self._windows(steps.clamp(min=first), env)
         return window._replace(is_first=window.is_first | (steps <= first))
+
+    def row_ids(self) -> th.Tensor:
+        return _FIRST_ID + th.arange(len(self))
+
+    def episode_starts(self) -> th.Tensor:
+        return self.row_ids()[self._rows.is_first.flatten()]
 
     def _windows(self, steps: th.Tensor, env: th.Tensor) -> Sequences:
         window: State = state_map(lambda leaf: leaf[steps, env[:, None]], self._rows)

@@ -7,7 +7,9 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.contracts import Imagination, Imagined, Obs, Prediction
+from sb3_mbrl.imagination.choice import check_choice
 from sb3_mbrl.states import State, finite_rows, leaves, state_map
+from sb3_mbrl.testing.data import ToyData
 from sb3_mbrl.testing.kit import Subject, Violation, contract_check, rng, same_values, untouched_rng
 from sb3_mbrl.testing.toys import LinearToy
 
@@ -140,6 +142,22 @@ def check_imagination_determinism(subject: Subject) -> None:
         raise Violation(".imagine changed the start states that it was given")
 
 
+@contract_check("imagination")
+def check_imagination_starts(subject: Subject) -> None:
+    """``choose_starts`` returns as many rows of the data as it was asked for, or ``None``, and the generator decides which."""
+    data, n = ToyData(*_SPACES, steps=40), 64
+    with untouched_rng(".choose_starts"):
+        choices = [subject.factory().choose_starts(data, n, generator=rng(1)) for _ in range(2)]
+    if choices[0] is None:
+        return
+    try:
+        check_choice(choices[0], n, data, ".choose_starts")
+    except ValueError as error:
+        raise Violation(str(error)) from error
+    if not same_values(choices[0], choices[1]):
+        raise Violation(".choose_starts gives different rows for generators of the same seed")
+
+
 IMAGINATION_CHECKS = (
     check_imagination_settings,
     check_imagination_shapes,
@@ -148,4 +166,5 @@ IMAGINATION_CHECKS = (
     check_imagination_continuity,
     check_imagination_nonfinite,
     check_imagination_determinism,
+    check_imagination_starts,
 )

@@ -174,3 +174,21 @@ def test_rows_without_a_side_value_are_not_drawn():
     assert set(rows) == {3, 7}
     with pytest.raises(ValueError, match="stored with some of its rows"):
         side.get("time", np.array([3, 4]), envs[:2])
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("steps", [10, 50, 73])
+@pytest.mark.parametrize("memory", [False, True])
+def test_episode_starts_are_rows_after_a_reset(n_envs, steps, memory):
+    """Time jumps at a reset; the oldest row of a full buffer may lie in the middle of its episode and does not count."""
+    kwargs = {"optimize_memory_usage": True, "handle_timeout_termination": False} if memory else {}
+    data = ReplayData(filled(steps, n_envs=n_envs, **kwargs))
+    ids, rows = data.row_ids(), data.transitions()
+    time = (rows.obs[:, 0] % 1000).long()
+    first = th.tensor([t % 17 == 0 for t in time.tolist()])  # seven steps and a jump of ten
+    if data.buffer.full:
+        first &= time > time.min()
+    assert data.episode_starts().tolist() == ids[first].tolist()
+    assert len(data.episode_starts()) > 0
+    envs = data.places(data.episode_starts())[1]
+    assert set(envs) == set(range(n_envs))

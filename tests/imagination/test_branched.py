@@ -201,6 +201,7 @@ def test_no_gradient_is_recorded():
         ({"max_age": 0}, "all must be positive"),
         ({"starts_per_step": 0}, "all must be positive"),
         ({"freq": 100, "max_age": 99}, "max_age=99 is shorter than freq=100"),
+        ({"starts": "newest"}, "starts='newest': choose one of 'uniform', 'recent', 'initial', or give a function"),
         ({"observation": "pixels"}, "observation='pixels': choose 'decoded' or 'features'"),
         ({"horizon": 0}, "horizons must be at least 1"),
     ],
