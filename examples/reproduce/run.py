@@ -30,6 +30,7 @@ import torch
 from records import CHECKPOINTS, RESULTS, Record, clean_label, reached_at, read_record, run_name, write_record
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from tasks import BASES, TASKS, VARIANTS, Task, conditions, constructor_settings, override, parse_overrides
 
@@ -343,6 +344,18 @@ def algorithm(task: Task, variant: str) -> type[OffPolicyAlgorithm]:
     return cls._model_free_class if variant == BASES[task.algo] else cls
 
 
+def with_noise(settings: Mapping[str, Any], space: gym.Space) -> dict[str, Any]:
+    """Action noise in the words of rl-zoo3 (``noise_type`` and ``noise_std``) as SB3's object."""
+    arguments = dict(settings)
+    kind = arguments.pop("noise_type", None)
+    if kind is not None:
+        if kind != "normal" or not isinstance(space, gym.spaces.Box):
+            raise ValueError(f"noise_type={kind!r} for {space}: 'normal' for Box actions is what there is")
+        size = np.zeros(space.shape)
+        arguments["action_noise"] = NormalActionNoise(size, size + arguments.pop("noise_std"))
+    return arguments
+
+
 def execute(run: Run, fresh: bool = False, on_evaluation: Callable[[Record], None] | None = None) -> Record:
     """
     Do the run, or what is left of it.
@@ -357,7 +370,8 @@ def execute(run: Run, fresh: bool = False, on_evaluation: Callable[[Record], Non
     cls = algorithm(run.task, run.variant)
     env = gym.make(run.task.env_id, **run.task.env_kwargs)
     if checkpoint is None:
-        agent: OffPolicyAlgorithm = cls("MlpPolicy", env, seed=run.seed, device=run.device, **run.settings)
+        settings = with_noise(run.settings, env.action_space)
+        agent: OffPolicyAlgorithm = cls("MlpPolicy", env, seed=run.seed, device=run.device, **settings)
     else:
         agent = load_checkpoint(cls, checkpoint, env, run.device)
     # No log folder, and never dumped, so that the latest figures can be read at any time.

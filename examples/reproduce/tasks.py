@@ -91,6 +91,28 @@ For MuJoCo bodies; the world model is the default ensemble (7 members, 5 elites,
 of MBPO's authors: with SB3's (minus the number of actions) and 10 updates a step, exploration is over before the body moves.
 """
 
+CARTPOLE: dict[str, Any] = {
+    "learning_rate": 2.3e-3,
+    "buffer_size": 100_000,
+    "learning_starts": 1000,
+    "batch_size": 64,
+    "gamma": 0.99,
+    "train_freq": 256,
+    "gradient_steps": 128,
+    "target_update_interval": 10,
+    "exploration_fraction": 0.16,
+    "exploration_final_eps": 0.04,
+    "policy_kwargs": {"net_arch": [256, 256]},
+    "world_model_kwargs": {"members": 5, "elites": 5, "hidden": [128, 128]},
+    "imagination_kwargs": {"freq": 256, "horizon": 5, "starts_per_step": 4, "max_age": 5_120},
+    "fit_freq": 1_000,
+    "fit_kwargs": {"max_batches": 500},
+}
+"""
+DQN's part is that of rl-baselines3-zoo (https://github.com/DLR-RM/rl-baselines3-zoo, hyperparams/dqn.yml, CartPole-v1), with
+the thousand steps of ``learning_starts`` there.
+"""
+
 _FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)
 
 
@@ -102,23 +124,40 @@ def preset_task(env_id: str) -> Task:
     return Task(name, env_id, steps, 1_000, 1, (0,), preset.kwargs, env_kwargs=preset.env_kwargs)
 
 
+PENDULUM = Task(
+    "pendulum", "Pendulum-v1", 1_000, 100, 10, _FIVE, SMALL | {"tau": 0.02, "gamma": 0.98}, threshold=-200.0, deadline=1_000
+)
+INVERTED_PENDULUM = Task("inverted-pendulum", "InvertedPendulum-v5", 1_500, 100, 10, _FIVE, SMALL, threshold=950.0)
+
+
+def small_tasks(algo: str, without: Sequence[str] = (), **more: Any) -> list[Task]:
+    """
+    Both pendulums, with MBPO's settings.
+
+    :param algo: name of the algorithm
+    :param without: settings that it does not have
+    :param more: settings of its own
+    """
+    short = algo.removeprefix("mb_")
+    tasks = []
+    for task in (PENDULUM, INVERTED_PENDULUM):
+        settings = {key: value for key, value in task.settings.items() if key not in without}
+        tasks.append(replace(task, name=f"{short}-{task.name}", algo=algo, seeds=_THREE, settings=settings | more))
+    return tasks
+
+
 TASKS = {
     task.name: task
     for task in (
-        Task(
-            "pendulum",
-            "Pendulum-v1",
-            1_000,
-            100,
-            10,
-            _FIVE,
-            SMALL | {"tau": 0.02, "gamma": 0.98},
-            threshold=-200.0,
-            deadline=1_000,
-        ),
-        Task("inverted-pendulum", "InvertedPendulum-v5", 1_500, 100, 10, _FIVE, SMALL, threshold=950.0),
+        PENDULUM,
+        INVERTED_PENDULUM,
         Task("halfcheetah", "HalfCheetah-v5", 10_000, 1_000, 5, _THREE, LOCOMOTION | {"target_entropy": -3.0}),
         Task("hopper", "Hopper-v5", 20_000, 1_000, 5, _THREE, LOCOMOTION | {"target_entropy": -1.0}),
+        Task("dyna-cartpole", "CartPole-v1", 50_000, 1_000, 10, _FIVE, CARTPOLE, threshold=475.0, algo="dyna"),
+        # SB3's TD3 has no action noise unless it is given; without any, nothing new is tried.
+        *small_tasks("mb_td3", noise_type="normal", noise_std=0.1),
+        *small_tasks("mb_tqc"),
+        *small_tasks("mb_crossq", without=["tau"]),
         *(preset_task(f"{body}-v5") for body in ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid")),
     )
 }
@@ -157,7 +196,7 @@ def constructor_settings(task: Task, variant: str, overrides: Mapping[str, Any] 
     :param overrides: those constructor arguments that the base class, otherwise at its defaults, takes too
     """
     # The buffer holds the whole run, as SB3's default of a million rows would; a checkpoint need not carry the empty rest.
-    common = {"buffer_size": task.total_steps}
+    common: dict[str, Any] = {"buffer_size": task.total_steps}
     if variant not in task.variants:
         raise ValueError(f"{task.name} has no variant {variant!r}; there are {', '.join(task.variants)}")
     if variant == BASES[task.algo]:

@@ -10,7 +10,6 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import VecMonitor
@@ -437,49 +436,6 @@ def test_model_env_tells_truncation_from_termination():
 
 
 # --------------------------------------------------------------------------------------------------------- SB3 trains inside
-
-
-@pytest.mark.parametrize(
-    ("case", "policy"),
-    [(0, "MlpPolicy"), (1, "MlpPolicy"), (2, "MlpPolicy"), (5, "MultiInputPolicy")],
-    ids=lambda value: str(value),
-)
-def test_ppo_learns_in_any_space(case, policy):
-    model, data = fitted(NeighbourToy, CASES[case])
-    env = VecMonitor(ModelVecEnv(model, data, n_envs=2, horizon=4))
-    agent = PPO(policy, env, n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu", policy_kwargs={"net_arch": [8]})
-    agent.learn(64)
-    assert agent.num_timesteps == 64
-    assert len(agent.ep_info_buffer) >= 64 // 4
-    assert all(1 <= episode["l"] <= 4 for episode in agent.ep_info_buffer)
-
-
-def test_an_off_policy_agent_stores_time_limits_as_such():
-    env = ModelVecEnv(linear(spaces.Discrete(3)), ZERO, n_envs=1, horizon=5)
-    agent = DQN("MlpPolicy", env, learning_starts=1000, buffer_size=100, seed=0, device="cpu", policy_kwargs={"net_arch": [8]})
-    agent.learn(20)
-    assert agent.replay_buffer.dones[:20].sum() == 4
-    assert agent.replay_buffer.timeouts[:20].sum() == 4
-
-
-def test_ppo_finds_the_best_action_of_the_linear_system():
-    model = linear(noise=0.05)
-    horizon = 10
-    env = ModelVecEnv(model, ZERO, n_envs=16, horizon=horizon, seed=0)
-    agent = PPO(
-        "MlpPolicy", env, n_steps=20, batch_size=80, n_epochs=5, learning_rate=3e-3, gamma=0.9, seed=0, device="cpu",
-        policy_kwargs={"net_arch": [16]},
-    )  # fmt: skip
-    agent.learn(8_000)
-    judge = ModelVecEnv(model, ZERO, n_envs=32, horizon=horizon, deterministic=True)
-    obs, total = judge.reset(), np.zeros(32)
-    for _ in range(horizon):
-        obs, reward, _, _ = judge.step(agent.predict(obs, deterministic=True)[0])
-        total += reward
-    best = float(model.best_return(th.zeros(1, 3), horizon))
-    # With decay 0.9 and gain 2: 2 * sum_{t=1..10} (1 - 0.9^t) / 0.1
-    assert best == pytest.approx(sum(2 * (1 - 0.9**t) / 0.1 for t in range(1, 11)), rel=1e-5)
-    assert total.mean() > 0.9 * best
 
 
 def test_the_pendulum_twin_inside_shows_what_pendulum_shows():

@@ -123,10 +123,35 @@ def test_a_half_written_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("task", [*tasks.TASKS.values(), TINY], ids=lambda task: task.name)
 def test_the_control_is_the_same_call_with_the_model_off(task):
-    mbpo, control = (tasks.constructor_settings(task, variant) for variant in ("mbpo", "model-off"))
+    ours, control = (tasks.constructor_settings(task, variant) for variant in (task.algo, "model-off"))
     assert control.pop("world_model", "missing") is None
-    assert mbpo.pop("world_model", "ensemble") == "ensemble"  # presets name it
-    assert control == mbpo
+    assert ours.pop("world_model", "ensemble") == "ensemble"  # presets name it
+    assert control == ours
+
+
+SMALL_TASKS = [task for name, task in tasks.TASKS.items() if task.algo != "mbpo" or name.endswith("pendulum")]
+
+
+@pytest.mark.parametrize("task", SMALL_TASKS, ids=lambda task: task.name)
+def test_every_variant_takes_its_settings(task):
+    for variant in task.variants:
+        env = gym.make(task.env_id)
+        arguments = run.with_noise(tasks.constructor_settings(task, variant), env.action_space)
+        agent = run.algorithm(task, variant)("MlpPolicy", env, device="cpu", **arguments)
+        off = getattr(agent, "world_model", None) is None
+        assert off == (variant != task.algo)
+
+
+def test_action_noise_in_the_words_of_the_zoo():
+    space = gym.spaces.Box(-1.0, 1.0, (3,))
+    arguments = run.with_noise({"noise_type": "normal", "noise_std": 0.1, "gamma": 0.9}, space)
+    noise = arguments.pop("action_noise")
+    assert arguments == {"gamma": 0.9}
+    np.random.seed(0)
+    drawn = np.stack([noise() for _ in range(2_000)])
+    np.testing.assert_allclose([drawn.mean(), drawn.std()], [0.0, 0.1], atol=5e-3)
+    with pytest.raises(ValueError, match="noise_type='normal' for Discrete"):
+        run.with_noise({"noise_type": "normal", "noise_std": 0.1}, gym.spaces.Discrete(2))
 
 
 def test_sac_is_at_its_defaults_but_for_a_buffer_that_holds_the_run():
