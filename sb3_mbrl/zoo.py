@@ -26,6 +26,10 @@ def algorithms() -> dict[str, Any]:
     return {**found, **generated}
 
 
+OWN_PARAMETERS = ("imagination_horizon", "imagination_exploration", "update_factor", "real_ratio", "fit_freq")
+"""A trial's parameters that concern the model"""
+
+
 def sampler(base: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """
     Optuna's search space of a model-based class: that of its base, and the model's.
@@ -37,11 +41,10 @@ def sampler(base: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
         hyperparams = base(trial, n_actions, n_envs, additional_args)
         trial.suggest_int("imagination_horizon", 1, 10)
         trial.suggest_categorical("imagination_exploration", [0.0, 0.2, 0.5])
-        trial.suggest_categorical("updates_per_step", [1, 5, 10, 20])
+        trial.suggest_categorical("update_factor", [1, 5, 10, 20])
         trial.suggest_categorical("real_ratio", [0.05, 0.2, 0.5, 0.8])
         trial.suggest_categorical("fit_freq", [50, 125, 250, 500])
-        hyperparams.update(_of_the_model(dict(trial.params)))
-        return hyperparams
+        return _with_model(hyperparams, dict(trial.params))
 
     return sample
 
@@ -55,23 +58,27 @@ def converter(base: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, An
 
     def convert(params: dict[str, Any]) -> dict[str, Any]:
         rest = dict(params)
-        own = _of_the_model(rest)
-        return {**base(rest), **own}
+        own = {name: rest.pop(name) for name in OWN_PARAMETERS}
+        return _with_model(base(rest), own)
 
     return convert
 
 
-def _of_the_model(params: dict[str, Any]) -> dict[str, Any]:
-    """The model's arguments out of a trial's parameters, which lose them."""
-    horizon = params.pop("imagination_horizon")
+def _with_model(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param hyperparams: arguments of the base class, which the zoo lets make about one update per real step
+    :param params: of the trial
+    """
+    horizon = params["imagination_horizon"]
     return {
-        "gradient_steps": params.pop("updates_per_step"),
-        "real_ratio": params.pop("real_ratio"),
-        "fit_freq": params.pop("fit_freq"),
+        **hyperparams,
+        "gradient_steps": hyperparams.get("gradient_steps", 1) * params["update_factor"],
+        "real_ratio": params["real_ratio"],
+        "fit_freq": params["fit_freq"],
         "imagination_kwargs": {
             "horizon": horizon,
             "starts_per_step": max(1, 200 // horizon),  # as many rows whatever the horizon
-            "exploration": params.pop("imagination_exploration"),
+            "exploration": params["imagination_exploration"],
         },
     }
 

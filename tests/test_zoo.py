@@ -47,9 +47,11 @@ class Trial:
 def test_a_trial_and_what_is_made_of_it_later_are_the_same():
     """The zoo samples with one table and rebuilds a finished trial's arguments with another."""
     trial = Trial()
-    sampled = zoo.sampler(lambda *_: {"tau": 0.1})(trial, 1, 1, {})
-    rebuilt = zoo.converter(lambda rest: {"tau": 0.1, **rest})(trial.params)
+    sampled = zoo.sampler(lambda *_: {"tau": 0.1, "gradient_steps": 3})(trial, 1, 1, {})
+    rebuilt = zoo.converter(lambda rest: {"tau": 0.1, "gradient_steps": 3, **rest})(trial.params)
     assert sampled == rebuilt
+    assert set(trial.params) == set(zoo.OWN_PARAMETERS)
+    assert sampled["gradient_steps"] == 3  # three times the first choice of the factor
     assert sampled["imagination_kwargs"] == {"horizon": 10, "starts_per_step": 20, "exploration": 0.0}
     MBPO("MlpPolicy", "Pendulum-v1", device="cpu", **sampled)
 
@@ -72,3 +74,15 @@ def test_train_and_enjoy(tmp_path, monkeypatch, capsys):
     assert sys.argv == before
     with pytest.raises(SystemExit, match="there are train and enjoy"):
         zoo.main(["plot_train"])
+
+
+def test_optuna_searches_the_model_too(tmp_path, monkeypatch):
+    pytest.importorskip("rl_zoo3")
+    monkeypatch.chdir(tmp_path)
+    search = ["-optimize", "--n-trials", "2", "--n-startup-trials", "2", "--n-evaluations", "1", "--eval-episodes", "1"]
+    small = ["learning_starts:30", "world_model_kwargs:dict(members=2,elites=1,hidden=[8])", "fit_kwargs:dict(max_batches=2)"]
+    zoo.main(["train", "--algo", "mbpo", "--env", "Pendulum-v1", "-f", str(tmp_path), "-n", "40", *search, "-params", *small])
+    (report,) = (tmp_path / "mbpo").glob("report_Pendulum-v1_2-trials-*.csv")
+    rows = report.read_text().splitlines()
+    assert len(rows) == 1 + 2
+    assert all(f"params_{name}" in rows[0] for name in zoo.OWN_PARAMETERS)
