@@ -33,8 +33,9 @@ test: $(INSTALLED) ## the tests without the learning tests, under 15 minutes
 test-slow: $(INSTALLED) ## small learning tests
 	$(BIN)/python -m pytest -m slow -n $(WORKERS)
 
-conformance: $(INSTALLED) ## SB3's and sb3-contrib's own tests on our classes
+conformance: $(INSTALLED) ## SB3's and sb3-contrib's own tests on our classes, and rl-zoo3's commands
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev,conformance]"
+	$(BIN)/python -m pytest -q tests/test_zoo.py
 	$(BIN)/python -m tests.conformance --workers $(WORKERS)
 
 lint: $(INSTALLED) ## ruff and mypy
