@@ -1,8 +1,8 @@
 """What the library itself offers, registered through the same hooks as any plugin's parts."""
 
-from sb3_mbrl.contracts import AlgorithmSpec, EnvFunctionsSpec, ImaginationSpec, WorldModelSpec
+from sb3_mbrl.contracts import AlgorithmSpec, EnvFunctionsSpec, ImaginationSpec, PlannerSpec, WorldModelSpec
 from sb3_mbrl.hookspecs import hookimpl
-from sb3_mbrl.spaces import discrete_spaces, vector_spaces
+from sb3_mbrl.spaces import continuous_actions, discrete_spaces, vector_spaces
 
 
 @hookimpl
@@ -62,6 +62,44 @@ def sb3_mbrl_world_models() -> list[WorldModelSpec]:
             name="cartpole",
             factory="sb3_mbrl.models.known:CartPoleModel",
             summary="exact differentiable twin of CartPole-v1",
+        ),
+    ]
+
+
+@hookimpl
+def sb3_mbrl_planners() -> list[PlannerSpec]:
+    return [
+        PlannerSpec(
+            name="cem",
+            factory="sb3_mbrl.planners.cem:CEM",
+            summary="cross-entropy method, as in PETS",
+        ),
+        PlannerSpec(
+            name="icem",
+            factory="sb3_mbrl.planners.icem:ICEM",
+            summary="cross-entropy method with coloured noise and elites that are used again",
+        ),
+        PlannerSpec(
+            name="mppi",
+            factory="sb3_mbrl.planners.mppi:MPPI",
+            summary="path integral control: sequences weighted by the exponential of their return",
+        ),
+        PlannerSpec(
+            name="random",
+            factory="sb3_mbrl.planners.random_shooting:RandomShooting",
+            summary="the best of many random sequences",
+        ),
+        PlannerSpec(
+            name="gradient",
+            factory="sb3_mbrl.planners.gradient:GradientPlanner",
+            summary="gradient ascent through a differentiable model",
+            supports=continuous_actions,
+        ),
+        PlannerSpec(
+            name="ilqr",
+            factory="sb3_mbrl.planners.ilqr:ILQR",
+            summary="iterative linear-quadratic regulator, for differentiable models",
+            supports=continuous_actions,
         ),
     ]
 

@@ -330,6 +330,27 @@ class WorldModel(nn.Module, ABC):
         """Every member's prediction (moment matching, disagreement). Optional."""
         raise MissingCapability(f"{type(self).__name__} has no members; choose an ensemble")
 
+    @property
+    def n_choices(self) -> int:
+        """From how many members :meth:`step` chooses (1: there is nothing to choose)."""
+        return 1
+
+    def member_step(
+        self,
+        state: State,
+        action: th.Tensor,
+        member: th.Tensor,
+        *,
+        deterministic: bool = False,
+        generator: th.Generator | None = None,
+    ) -> Prediction:
+        """
+        :meth:`step` by given members (trajectory sampling TSinf). Optional.
+
+        :param member: ``(B,)`` integers below :attr:`n_choices`
+        """
+        raise MissingCapability(f"{type(self).__name__} has no members; choose an ensemble")
+
     def policy_value(self, state: State) -> tuple[th.Tensor, th.Tensor]:
         """Policy logits ``(B, n_actions)`` and value ``(B,)`` for tree search. Optional."""
         raise MissingCapability(f"{type(self).__name__} has no policy and value heads")

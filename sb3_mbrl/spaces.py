@@ -198,6 +198,11 @@ class SpaceCodec:
         return {str(key): leaf.decode(flat) for key, leaf in self._leaves.items()}
 
 
+def continuous_actions(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
+    """``supports`` of planners that follow gradients: why the spaces do not fit, or ``None``."""
+    return None if isinstance(action_space, spaces.Box) else f"action space: a gradient needs Box actions, not {action_space}"
+
+
 class ActionCodec:
     """
     Actions as SB3's replay buffer stores them, to what a network takes and to what the environment takes.

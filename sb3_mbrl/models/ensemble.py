@@ -9,7 +9,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.contracts import MemberPrediction, Obs
+from sb3_mbrl.contracts import MemberPrediction, Obs, Prediction
 from sb3_mbrl.models.heads import Outcome
 from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.states import State
@@ -66,15 +66,40 @@ class EnsembleModel(MLPModel):
         return float(th.tensor(self.holdout_scores)[self.elites].mean())
 
     def _outcome(self, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None) -> Outcome:
-        elites = self._elites.long()
         if deterministic:
             raw = self.network(inputs.expand(self.n_members, -1, -1))
             everyone = [self.heads.predict(raw[e], obs, member=e, deterministic=True, generator=None) for e in self.elites]
             return Outcome(*(th.stack(parts).mean(0) for parts in zip(*everyone, strict=True)))
-        draw = th.randint(len(elites), (len(inputs),), generator=generator, device=generator.device if generator else None)
-        member = elites[draw.to(elites.device)]
+        device = generator.device if generator else None
+        member = th.randint(self.n_choices, (len(inputs),), generator=generator, device=device)
+        return self._outcome_by(member, inputs, obs, False, generator)
+
+    def _outcome_by(
+        self, member: th.Tensor, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None
+    ) -> Outcome:
+        member = self._elites.long()[member.to(self.device)]
         raw = self.network.rows(inputs, member)
-        return self.heads.predict(raw, obs, member=member, deterministic=False, generator=generator)
+        return self.heads.predict(raw, obs, member=member, deterministic=deterministic, generator=generator)
+
+    @property
+    def n_choices(self) -> int:
+        return self.n_elites
+
+    def member_step(
+        self,
+        state: State,
+        action: th.Tensor,
+        member: th.Tensor,
+        *,
+        deterministic: bool = False,
+        generator: th.Generator | None = None,
+    ) -> Prediction:
+        """A step by given elites (0 is the best)."""
+
+        def outcome(inputs: th.Tensor, obs: th.Tensor) -> Outcome:
+            return self._outcome_by(member, inputs, obs, deterministic, generator)
+
+        return self._predict(state, action, outcome)
 
     def members(self, state: State, action: th.Tensor) -> MemberPrediction:
         """Every elite's Gaussian. Observations are not clipped to their bounds here."""

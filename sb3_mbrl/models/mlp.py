@@ -1,6 +1,6 @@
 """``mlp``: one network for transition, reward and termination, deterministic or Gaussian."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -200,9 +200,12 @@ class MLPModel(VectorModel):
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
     ) -> Prediction:
+        return self._predict(state, action, lambda inputs, obs: self._outcome(inputs, obs, deterministic, generator))
+
+    def _predict(self, state: State, action: th.Tensor, predict: Callable[[th.Tensor, th.Tensor], Outcome]) -> Prediction:
+        """:param predict: from standardised inputs and encoded observations to what follows"""
         obs, action = state["obs"], action.to(self.device)
-        inputs = self.standardiser(self.inputs(obs, action))
-        outcome = self._outcome(inputs, obs, deterministic, generator)
+        outcome = predict(self.standardiser(self.inputs(obs, action)), obs)
         next_obs = self.codec.project(outcome.obs)
         reward, terminated = self.known(obs, action, next_obs, outcome.reward, outcome.terminated)
         return Prediction({"obs": next_obs}, reward, terminated)

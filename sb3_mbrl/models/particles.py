@@ -1,0 +1,154 @@
+"""``Particles``: a world model's uncertainty carried through several steps (trajectory sampling, PETS, section 5)."""
+
+from typing import Any, Literal
+
+import torch as th
+from gymnasium import spaces
+
+from sb3_mbrl.contracts import MissingCapability, Obs, Prediction, UnsupportedSpace, WorldModel
+from sb3_mbrl.rng import on_device
+from sb3_mbrl.spaces import SpaceCodec
+from sb3_mbrl.states import State, batch_size, state_map, state_repeat, state_where
+
+Propagation = Literal["ts1", "tsinf", "mean", "moment"]
+
+
+class Particles(WorldModel):
+    """
+    A world model in which every state is a cloud of ``n`` states of another model.
+
+    A planner that rolls it out sees, step by step, the mean reward of the particles whose episode goes on, and the share of
+    these that end; so its return is the mean of the particles' returns, terminations included.
+
+    ``propagation`` (PETS, section 5):
+
+    * ``"ts1"``: every particle draws a member anew at every step;
+    * ``"tsinf"``: every particle keeps the member that it drew at the beginning; members are dealt out evenly;
+    * ``"mean"``: one particle follows the model's mean ("E" in PETS);
+    * ``"moment"``: after every step all particles are drawn anew from one Gaussian with independent columns, which has their
+      mean and their variance, that of each member's prediction included ("MM").
+
+    :param model: the world model; ``"tsinf"`` needs its :meth:`~sb3_mbrl.contracts.WorldModel.member_step`, ``"moment"`` and a
+        ``penalty`` its :meth:`~sb3_mbrl.contracts.WorldModel.members`
+    :param n: particles per state
+    :param propagation: how they go on
+    :param penalty: subtracted from every reward, times the members' disagreement: the standard deviation over members of the
+        mean next observation, as root mean square over columns, in the observation's units (pessimism: go where the model
+        knows its way)
+    """
+
+    def __init__(self, model: WorldModel, n: int = 20, propagation: Propagation = "tsinf", penalty: float = 0.0) -> None:
+        super().__init__(model.observation_space, model.action_space, device=model.device)
+        if propagation not in ("ts1", "tsinf", "mean", "moment"):
+            raise ValueError(f"propagation={propagation!r}: choose 'ts1', 'tsinf', 'mean' or 'moment'")
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"n={n!r}: give a whole number of particles from 1 on")
+        if not penalty >= 0.0:
+            raise ValueError(f"penalty={penalty!r}: give a number from 0 on")
+        self.model, self.propagation, self.penalty = model, propagation, float(penalty)
+        self.n = 1 if propagation == "mean" else n
+        if propagation == "tsinf" and type(model).member_step is WorldModel.member_step:
+            raise MissingCapability(
+                f"propagation='tsinf' needs members to keep to, which {type(model).__name__} has not: take 'ts1'"
+            )
+        if (propagation == "moment" or penalty) and type(model).members is WorldModel.members:
+            what = "propagation='moment'" if propagation == "moment" else f"penalty={penalty}"
+            raise MissingCapability(f"{what} needs several members, which {type(model).__name__} has not: choose an ensemble")
+        self._codec = _numbers_alone(model.observation_space) if propagation == "moment" else None
+        self.context, self.needs_snapshot = model.context, model.needs_snapshot  # type: ignore[misc]
+
+    @property
+    def fitted(self) -> bool:  # type: ignore[override]
+        return self.model.fitted
+
+    # ---- states: {"particles": (B, n, ...), "alive": (B, n), "member": (B, n)}
+
+    def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
+        return self.spread(self.model.initial(obs, snapshot))
+
+    def filter(self, obs: Obs, actions: th.Tensor, is_first: th.Tensor) -> State:
+        return self.spread(self.model.filter(obs, actions, is_first))
+
+    def observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
+        """What is observed is certain: the first particle's belief is updated, and spread anew."""
+        first = state_map(lambda leaf: leaf[:, 0], state["particles"])
+        return self.spread(self.model.observe(first, action, obs, is_first))
+
+    def spread(self, state: State) -> State:
+        """
+        :param state: of the model, ``(B, ...)``
+        :return: ``n`` particles at each
+        """
+        rows = batch_size(state)
+        member = th.arange(self.n, device=self.device).expand(rows, -1) % self.model.n_choices
+        particles = self._grouped(state_repeat(state, self.n))
+        return {"particles": particles, "alive": th.ones(rows, self.n, device=self.device), "member": member}
+
+    def decode(self, state: State) -> Obs:
+        """Of the first particle, which is as good as any."""
+        return self.model.decode(state_map(lambda leaf: leaf[:, 0], state["particles"]))
+
+    def features(self, state: State) -> th.Tensor:
+        """The mean over particles."""
+        return self.model.features(self._flat(state["particles"])).unflatten(0, (-1, self.n)).mean(1)
+
+    # ---- one step
+
+    def step(
+        self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
+    ) -> Prediction:
+        particles, alive = self._flat(state["particles"]), state["alive"]
+        actions = action.repeat_interleave(self.n, dim=0)
+        if self.propagation == "tsinf":
+            member = state["member"].flatten()
+            prediction = self.model.member_step(particles, actions, member, deterministic=deterministic, generator=generator)
+        else:
+            certain = deterministic or self.propagation == "mean"
+            prediction = self.model.step(particles, actions, deterministic=certain, generator=generator)
+        following, reward = prediction.state, prediction.reward
+        if self.propagation == "moment":
+            following = self._matched(particles, actions, alive.flatten(), generator)
+        if self.penalty:
+            reward = reward - self.penalty * self._disagreement(particles, actions)
+        # Particles whose episode has certainly ended stay where they were, so that what is not finite there harms nobody.
+        following = state_where(alive.flatten() > 0, following, particles)
+        reward, terminated = self._grouped(reward), self._grouped(prediction.terminated)
+        before = alive.sum(1)
+        mean_reward = th.where(alive > 0, alive * reward, 0.0).sum(1) / before.clamp(min=1e-12)
+        after = th.where(alive > 0, alive * (1 - terminated), 0.0)
+        ended = 1 - after.sum(1) / before.clamp(min=1e-12)
+        ended = th.where(before > 0, ended.clamp(0.0, 1.0), 1.0)
+        going_on = {"particles": self._grouped(following), "alive": after, "member": state["member"]}
+        return Prediction(going_on, mean_reward, ended)
+
+    def _matched(self, particles: State, actions: th.Tensor, alive: th.Tensor, generator: th.Generator | None) -> State:
+        """Particles drawn from the Gaussian that has the moments of all (the law of total variance)."""
+        assert self._codec is not None
+        found = self.model.members(particles, actions)
+        mean, variance = (part.unflatten(1, (-1, self.n)) for part in (found.mean, found.variance))
+        weight = alive.view(1, -1, self.n, 1)
+        weight = weight / weight.sum(2, keepdim=True).clamp(min=1e-12) / len(mean)
+        centre = (weight * mean).sum((0, 2), keepdim=True)
+        spread = (weight * (variance + (mean - centre).square())).sum((0, 2))
+        noise = th.randn(mean.shape[1:], generator=on_device(generator, mean.device), device=mean.device)
+        drawn = centre[0] + spread.sqrt()[:, None] * noise
+        return self.model.initial(self._codec.decode(drawn.flatten(0, 1)))
+
+    def _disagreement(self, particles: State, actions: th.Tensor) -> th.Tensor:
+        mean = self.model.members(particles, actions).mean
+        return mean.var(0, correction=0).mean(-1).sqrt()
+
+    def _flat(self, grouped: Any) -> Any:
+        return state_map(lambda leaf: leaf.flatten(0, 1), grouped)
+
+    def _grouped(self, flat: Any) -> Any:
+        return state_map(lambda leaf: leaf.unflatten(0, (-1, self.n)), flat)
+
+
+def _numbers_alone(space: spaces.Space) -> SpaceCodec:
+    codec = SpaceCodec(space)
+    if any(group.kind != "continuous" for group in codec.groups):
+        raise UnsupportedSpace(
+            f"propagation='moment' fits a Gaussian, and {space} has categories or bits: take 'ts1' or 'tsinf'"
+        )
+    return codec

@@ -1,0 +1,176 @@
+"""What planners that search sequences of actions share."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, NamedTuple
+
+import torch as th
+from gymnasium import spaces
+
+from sb3_mbrl.contracts import MissingCapability, Plan, Planner, WorldModel
+from sb3_mbrl.planners.rollout import Evaluation, Prior, StateValue, evaluate, follow
+from sb3_mbrl.planners.search import Search, make_search, mask_first, start
+from sb3_mbrl.states import State, batch_size
+
+
+class Task(NamedTuple):
+    """One call of :meth:`Planner.plan`, as the parts of a planner see it."""
+
+    model: WorldModel
+    state: State
+    rows: int
+    is_first: th.Tensor
+    carry: State | None
+    score: Callable[[th.Tensor], Evaluation]
+    """Of sequences ``(B, n, H, A)``"""
+    value: StateValue | None
+    suggested: th.Tensor | None
+    """``(B, n, H, A)``: what the prior would do"""
+    mask: th.Tensor | None
+    generator: th.Generator | None
+
+
+class SequencePlanner(Planner):
+    """
+    Plans a sequence of actions, of which the first is taken (model-predictive control).
+
+    :param action_space: the real environment's
+    :param horizon: steps that are looked ahead
+    :param population: sequences per iteration
+    :param gamma: discount per step
+    :param n_prior: sequences that follow the prior policy, where there is one
+    :param std: of scaled actions, before anything is known
+    """
+
+    differentiates = False
+    """Whether the planner needs gradients of the model"""
+
+    def __init__(
+        self,
+        action_space: spaces.Space,
+        *,
+        horizon: int = 25,
+        population: int = 400,
+        gamma: float = 1.0,
+        n_prior: int = 24,
+        std: float = 0.5,
+    ) -> None:
+        super().__init__(action_space)
+        self.horizon = whole("horizon", horizon, 1)
+        self.population = whole("population", population, 1)
+        self.gamma = number("gamma", gamma, 0.0, 1.0)
+        self.n_prior = whole("n_prior", n_prior, 0)
+        self.std = number("std", std, 0.0, 10.0, open_low=True)
+        self.search = self._make_search()
+
+    def _make_search(self) -> Search:
+        return make_search(self.action_space, self.horizon, self.std)
+
+    def plan(
+        self,
+        model: WorldModel,
+        state: State,
+        carry: State | None,
+        *,
+        is_first: th.Tensor,
+        action_mask: th.Tensor | None = None,
+        prior: Prior | None = None,
+        value: StateValue | None = None,
+        deterministic: bool = False,
+        generator: th.Generator | None = None,
+    ) -> Plan:
+        rows = batch_size(state)
+        mask = self._check_mask(action_mask, rows, model.device)
+        diverged, scored = [], [0]
+
+        def score(actions: th.Tensor) -> Evaluation:
+            if mask is not None:
+                actions = self._allowed(actions, mask)
+            found = evaluate(model, state, actions, gamma=self.gamma, value=value, generator=generator)
+            diverged.append(found.diverged.float().mean().detach())
+            scored[0] += actions.shape[1]
+            return found
+
+        with th.set_grad_enabled(self.differentiates):
+            suggested = None
+            if prior is not None and self.n_prior:
+                suggested = follow(model, state, prior, self.n_prior, self.horizon, generator)
+            task = Task(model, state, rows, is_first, carry, score, value, suggested, mask, generator)
+            sequence, carry, best = self._optimise(task, deterministic)
+        info = {"diverged": float(th.stack(diverged).mean()) if diverged else 0.0, "sequences": float(scored[0])}
+        sequence = sequence.detach()
+        if mask is not None:
+            sequence = self._allowed(sequence[:, None], mask)[:, 0]
+        return Plan(sequence[:, 0], carry, sequence, value=best, info=info)
+
+    @abstractmethod
+    def _optimise(self, task: Task, deterministic: bool) -> tuple[th.Tensor, State, th.Tensor]:
+        """
+        :return: the plan ``(B, H, A)``, what to carry, and what the plan is thought to be worth ``(B,)``
+        """
+
+    # ---- for subclasses
+
+    def _belief(self, task: Task) -> State:
+        belief = start(self.search, task.carry, task.is_first, task.rows, task.model.device)
+        return belief if task.mask is None else mask_first(belief, task.mask, self.search)
+
+    def _check_mask(self, mask: th.Tensor | None, rows: int, device: th.device) -> th.Tensor | None:
+        if mask is None:
+            return None
+        if not isinstance(self.action_space, spaces.Discrete):
+            raise MissingCapability(f"action_mask is for Discrete actions; {type(self).__name__} plans in {self.action_space}")
+        wanted = (rows, int(self.action_space.n))
+        mask = th.as_tensor(mask, device=device).bool()
+        if tuple(mask.shape) != wanted or not bool(mask.any(1).all()):
+            raise ValueError(
+                f"action_mask has the shape {tuple(mask.shape)}: give {wanted}, with an allowed action in every row"
+            )
+        return mask
+
+    def _allowed(self, actions: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """Sequences whose first action is forbidden begin with the first allowed one."""
+        assert isinstance(self.action_space, spaces.Discrete)
+        first = int(self.action_space.start)
+        chosen = actions[:, :, 0, 0] - first
+        fine = mask.gather(1, chosen)
+        replacement = mask.float().argmax(1)[:, None].expand_as(chosen)
+        actions = actions.clone()
+        actions[:, :, 0, 0] = th.where(fine, chosen, replacement) + first
+        return actions
+
+
+def best_of(actions: th.Tensor, returns: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """``(B, H, A)`` and ``(B,)``: the best of ``(B, n, H, A)`` by ``(B, n)``."""
+    value, index = returns.max(1)
+    return actions[th.arange(len(actions), device=actions.device), index], value
+
+
+def top(actions: th.Tensor, returns: th.Tensor, n: int) -> th.Tensor:
+    """``(B, n, H, A)``: the best, best first."""
+    index = returns.topk(min(n, returns.shape[1]), dim=1).indices
+    return actions.gather(1, index[:, :, None, None].expand(-1, -1, *actions.shape[2:]))
+
+
+def even(actions: th.Tensor) -> th.Tensor:
+    """``(B, n)``: the same weight for every sequence."""
+    return th.full(actions.shape[:2], 1 / actions.shape[1], device=actions.device)
+
+
+def whole(name: str, value: Any, low: int) -> int:
+    """A whole number from ``low`` on; whole floats pass, since a file of settings may say 1e3."""
+    if not _is_number(value) or not float(value).is_integer() or value < low:
+        raise ValueError(f"{name}={value!r}: give a whole number from {low} on")
+    return int(value)
+
+
+def number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
+    """A number from ``low`` to ``high``."""
+    if not _is_number(value) or not low <= value <= high or (open_low and value == low):
+        raise ValueError(f"{name}={value!r}: give a number {'above' if open_low else 'from'} {low:g} up to {high:g}")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

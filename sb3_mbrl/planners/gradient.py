@@ -1,0 +1,73 @@
+"""``gradient``: gradient ascent on the return of a sequence, through the model (back-propagation through time)."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+
+from sb3_mbrl.contracts import MissingCapability, UnsupportedSpace
+from sb3_mbrl.planners.base import SequencePlanner, Task, best_of, number, whole
+from sb3_mbrl.states import State
+
+
+class GradientPlanner(SequencePlanner):
+    """
+    Several sequences climb at once, each step of Adam followed by a projection onto the bounds; the best point that any of
+    them passed is the plan. The first begins at what was carried over, the others around it, with noise.
+
+    For continuous actions and models whose step is differentiable in the action.
+
+    :param action_space: the real environment's
+    :param population: sequences that climb
+    :param iterations: gradient steps
+    :param learning_rate: of Adam, on scaled actions
+    :param kwargs: of :class:`~sb3_mbrl.planners.base.SequencePlanner`
+    """
+
+    differentiates = True
+
+    def __init__(
+        self,
+        action_space: spaces.Space,
+        *,
+        population: int = 16,
+        iterations: int = 30,
+        learning_rate: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(action_space, spaces.Box):
+            raise UnsupportedSpace(f"A gradient needs continuous actions, not {action_space}: choose 'cem', 'icem' or 'mppi'")
+        super().__init__(action_space, population=population, **kwargs)
+        self.iterations = whole("iterations", iterations, 1)
+        self.learning_rate = number("learning_rate", learning_rate, 0.0, 10.0, open_low=True)
+
+    def _optimise(self, task: Task, deterministic: bool) -> tuple[th.Tensor, State, th.Tensor]:
+        belief = self._belief(task)
+        with th.no_grad():
+            actions = self.search.sample(belief, self.population, task.generator)
+            actions[:, 0] = self.search.mode(belief)
+            if task.suggested is not None:
+                actions = th.cat([actions, task.suggested], dim=1)
+        actions = actions.detach().requires_grad_()
+        optimizer = th.optim.Adam([actions], lr=self.learning_rate)
+        best, value = actions.detach()[:, 0].clone(), th.full((task.rows,), -th.inf, device=actions.device)
+        for i in range(self.iterations + 1):
+            returns = task.score(actions).returns
+            found, worth = best_of(actions.detach(), returns.detach())
+            better = worth > value
+            best, value = th.where(better[:, None, None], found, best), th.where(better, worth, value)
+            if i == self.iterations:
+                break
+            if not returns.requires_grad:
+                raise MissingCapability(
+                    f"{type(task.model).__name__} is not differentiable in the action: choose 'cem', 'icem' or 'mppi'"
+                )
+            optimizer.zero_grad()
+            total = returns.masked_fill(~returns.isfinite(), 0.0).sum()
+            # Of the actions alone: the model's parameters collect nothing.
+            (gradient,) = th.autograd.grad(-total, [actions], allow_unused=True)
+            actions.grad = th.zeros_like(actions) if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
+            optimizer.step()
+            with th.no_grad():
+                actions.clamp_(-1, 1)
+        return best, {"mean": best, "std": belief["std"]}, value

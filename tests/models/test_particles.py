@@ -1,0 +1,117 @@
+"""``Particles`` against the analytic moments of a linear Gaussian ensemble."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_mbrl.contracts import MissingCapability, Prediction, UnsupportedSpace
+from sb3_mbrl.models.ensemble import EnsembleModel
+from sb3_mbrl.models.particles import Particles
+from sb3_mbrl.planners.rollout import evaluate
+from sb3_mbrl.testing import LinearToy
+from tests.planners.problems import Drifting, Line
+
+STEPS = 5
+
+
+def cloud(propagation, n=200_000, **kwargs):
+    """The particles after some steps from 0, and the rewards on the way."""
+    model = Particles(Drifting(), n, propagation, **kwargs)
+    state, generator, rewards = model.initial(th.zeros(1, 1)), th.Generator().manual_seed(0), []
+    for _ in range(STEPS):
+        prediction = model.step(state, th.zeros(1, 1), generator=generator)
+        state = prediction.state
+        rewards.append(float(prediction.reward))
+    return state["particles"]["obs"][0, :, 0], rewards
+
+
+@pytest.mark.parametrize(("propagation", "kept"), [("ts1", False), ("tsinf", True), ("moment", False)])
+def test_the_analytic_moments(propagation, kept):
+    particles, rewards = cloud(propagation)
+    mean, variance = Drifting.moments(STEPS, kept)
+    assert float(particles.mean()) == pytest.approx(mean, abs=0.02)
+    assert float(particles.var()) == pytest.approx(variance, rel=0.02)
+    assert rewards[-1] == pytest.approx(mean, abs=0.02)
+
+
+def test_the_mean_alone():
+    particles, rewards = cloud("mean")
+    assert len(particles) == 1
+    assert rewards == pytest.approx([Drifting.moments(t + 1, False)[0] for t in range(STEPS)], rel=1e-5)
+
+
+def test_after_moment_matching_the_particles_are_normal():
+    """Those of TSinf are a mixture of four, far apart; matched ones have no excess."""
+
+    def excess(particles):
+        standard = (particles - particles.mean()) / particles.std()
+        return float(standard.pow(4).mean()) - 3.0
+
+    assert excess(cloud("moment")[0]) == pytest.approx(0.0, abs=0.05)
+    assert abs(excess(cloud("tsinf")[0])) > 0.3
+
+
+def test_tsinf_deals_members_out_evenly_and_keeps_them():
+    model = Particles(Drifting(), 8, "tsinf")
+    state = model.initial(th.zeros(3, 1))
+    assert state["member"].tolist() == [[0, 1, 2, 3, 0, 1, 2, 3]] * 3
+    assert th.equal(model.step(state, th.zeros(3, 1)).state["member"], state["member"])
+
+
+def test_the_penalty_is_the_disagreement():
+    plain, pessimistic = cloud("ts1")[1], cloud("ts1", penalty=2.0)[1]
+    expected = 2.0 * float(Drifting.OFFSETS.std(correction=0))
+    assert np.subtract(plain, pessimistic) == pytest.approx([expected] * STEPS, rel=1e-4)
+
+
+class Lottery(Line):
+    """Member 0 ends at once, member 1 never; every step pays 1."""
+
+    n_choices = 2
+
+    def member_step(self, state, action, member, *, deterministic=False, generator=None):
+        return Prediction(state, th.ones(len(action)), (member == 0).float())
+
+
+def test_the_return_is_the_mean_over_particles_terminations_included():
+    """Half of the particles earn 1, the others 1 at each of five steps; a planner adds up what it is told."""
+    found = evaluate(
+        Particles(Lottery(), 10, "tsinf"), Particles(Lottery(), 10, "tsinf").initial(th.zeros(1, 1)), th.zeros(1, 1, 5, 1)
+    )
+    assert float(found.returns) == pytest.approx(0.5 * 1 + 0.5 * 5)
+
+
+def test_one_particle_that_diverges_spoils_the_sequence():
+    model = Particles(Line(break_at=0.5), 4, "ts1")
+    found = evaluate(model, model.initial(th.zeros(1, 1)), th.tensor([[[[0.2]], [[0.9]]]]))
+    assert found.diverged.tolist() == [[False, True]]
+    assert found.returns.tolist() == [[pytest.approx(0.2), -np.inf]]
+
+
+def test_an_ensemble_steps_by_the_members_it_is_told():
+    space = spaces.Box(-1.0, 1.0, (2,))
+    model = EnsembleModel(space, space, members=4, elites=3, hidden=[8], device="cpu")
+    model.elites = [2, 0, 3]
+    state, action = model.initial(th.rand(6, 2)), th.rand(6, 2)
+    member = th.tensor([0, 1, 2, 0, 1, 2])
+    found = model.member_step(state, action, member, deterministic=True).state["obs"]
+    everyone = model.members(state, action).mean.clamp(-1, 1)
+    assert th.allclose(found, everyone[member, th.arange(6)], atol=1e-5)
+
+
+def test_what_a_model_lacks_is_said():
+    toy = LinearToy(spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (2,)), device="cpu")
+    with pytest.raises(MissingCapability, match="'tsinf' needs members to keep to, which LinearToy has not: take 'ts1'"):
+        Particles(toy, 4, "tsinf")
+    with pytest.raises(MissingCapability, match="'moment' needs several members"):
+        Particles(toy, 4, "moment")
+    with pytest.raises(MissingCapability, match=r"penalty=1\.0 needs several members"):
+        Particles(toy, 4, "ts1", penalty=1.0)
+    discrete = EnsembleModel(spaces.Discrete(3), spaces.Discrete(2), members=2, elites=2, hidden=[4], device="cpu")
+    with pytest.raises(UnsupportedSpace, match="'moment' fits a Gaussian"):
+        Particles(discrete, 4, "moment")
+    with pytest.raises(ValueError, match="propagation='ts2': choose"):
+        Particles(Drifting(), 4, "ts2")
+    with pytest.raises(ValueError, match="n=0: give a whole number of particles"):
+        Particles(Drifting(), 0, "ts1")
