@@ -63,6 +63,16 @@ def sb3_mbrl_world_models() -> list[WorldModelSpec]:
             factory="sb3_mbrl.models.known:CartPoleModel",
             summary="exact differentiable twin of CartPole-v1",
         ),
+        WorldModelSpec(
+            name="cartpole-balance",
+            factory="sb3_mbrl.models.known:CartPoleBalanceModel",
+            summary="exact differentiable twin of CartPoleBalance-v0",
+        ),
+        WorldModelSpec(
+            name="cartpole-swing-up",
+            factory="sb3_mbrl.models.known:CartPoleSwingUpModel",
+            summary="exact differentiable twin of CartPoleSwingUp-v0",
+        ),
     ]
 
 

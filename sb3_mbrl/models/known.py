@@ -3,7 +3,6 @@
 They are test oracles for everything that rolls a model out, and let planners and policies be tried apart from model errors.
 """
 
-import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -12,7 +11,8 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.contracts import Obs, Prediction, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
-from sb3_mbrl.envs.functions.classic_control import CartPoleTermination, PendulumReward
+from sb3_mbrl.envs import cartpole
+from sb3_mbrl.envs.functions.classic_control import CartPoleTermination, PendulumReward, SwingUpReward
 from sb3_mbrl.envs.functions.common import Never, TerminationReward, VectorFunction
 from sb3_mbrl.spaces import ActionCodec
 from sb3_mbrl.states import State
@@ -127,10 +127,9 @@ class CartPoleModel(KnownModel):
     :param sutton_barto_reward: the environment's option: 0 per step and -1 at the end instead of 1 per step
     """
 
-    x_limit, theta_limit = 2.4, 12 * 2 * math.pi / 360
+    x_limit, theta_limit = cartpole.X_LIMIT, cartpole.THETA_LIMIT
     _high = np.array([2 * x_limit, np.inf, 2 * theta_limit, np.inf], np.float32)
-    env_spaces = (spaces.Box(-_high, _high), spaces.Discrete(2))
-    gravity, cart_mass, pole_mass, half_length, force, dt = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
+    env_spaces: ClassVar[tuple[spaces.Box, spaces.Space]] = (spaces.Box(-_high, _high), spaces.Discrete(2))
 
     def __init__(
         self,
@@ -151,22 +150,52 @@ class CartPoleModel(KnownModel):
         return dict(zip(("x", "x_dot", "theta", "theta_dot"), self._observed(obs).unbind(-1), strict=True))
 
     def transition(self, state: State, action: th.Tensor) -> State:
-        x, x_dot, theta, theta_dot = (state[name] for name in ("x", "x_dot", "theta", "theta_dot"))
-        force = th.where(action[:, 0] == 1, x.new_tensor(self.force), x.new_tensor(-self.force))
-        mass, moment = self.cart_mass + self.pole_mass, self.pole_mass * self.half_length
-        push = (force + moment * theta_dot.square() * theta.sin()) / mass
-        lever = self.half_length * (4.0 / 3.0 - self.pole_mass * theta.cos().square() / mass)
-        theta_acceleration = (self.gravity * theta.sin() - theta.cos() * push) / lever
-        x_acceleration = push - moment * theta_acceleration * theta.cos() / mass
-        return {
-            "x": x + self.dt * x_dot,
-            "x_dot": x_dot + self.dt * x_acceleration,
-            "theta": theta + self.dt * theta_dot,
-            "theta_dot": theta_dot + self.dt * theta_acceleration,
-        }
+        push = th.full_like(state["x"], cartpole.FORCE)
+        return _cart_pole(state, th.where(action[:, 0] == 1, push, -push))
 
     def decode(self, state: State) -> th.Tensor:
         """``(x, x_dot, theta, theta_dot)``, ``(B, 4)``, clipped to the space, which reaches twice as far as an episode."""
         obs = th.stack([state[name] for name in ("x", "x_dot", "theta", "theta_dot")], dim=-1)
         high = th.as_tensor(self._high, dtype=obs.dtype, device=obs.device)
         return obs.clamp(-high, high)
+
+
+class CartPoleSwingUpModel(KnownModel):
+    """``CartPoleSwingUp-v0``. The state is ``x`` (metres), ``theta`` (radians, not wrapped) and their velocities."""
+
+    _high = np.array([np.inf, np.inf, 1.0, 1.0, np.inf], np.float32)
+    env_spaces = (spaces.Box(-_high, _high), spaces.Box(-1.0, 1.0, (1,), np.float32))
+    env_reward, env_termination = SwingUpReward(2 * cartpole.HALF_LENGTH), Never()
+
+    def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
+        """The state from ``(x, x_dot, cos(theta), sin(theta), theta_dot)``, ``(B, 5)``."""
+        x, x_dot, cos, sin, theta_dot = self._observed(obs).unbind(-1)
+        return {"x": x, "x_dot": x_dot, "theta": th.atan2(sin, cos), "theta_dot": theta_dot}
+
+    def transition(self, state: State, action: th.Tensor) -> State:
+        return _cart_pole(state, cartpole.FORCE * action[:, 0].clamp(-1, 1))
+
+    def decode(self, state: State) -> th.Tensor:
+        """``(x, x_dot, cos(theta), sin(theta), theta_dot)``, ``(B, 5)``."""
+        return th.stack([state["x"], state["x_dot"], state["theta"].cos(), state["theta"].sin(), state["theta_dot"]], dim=-1)
+
+
+class CartPoleBalanceModel(CartPoleModel):
+    """``CartPoleBalance-v0``: :class:`CartPoleModel` with a continuous force."""
+
+    env_spaces = (spaces.Box(-CartPoleModel._high, CartPoleModel._high), spaces.Box(-1.0, 1.0, (1,), np.float32))
+
+    def transition(self, state: State, action: th.Tensor) -> State:
+        return _cart_pole(state, cartpole.FORCE * action[:, 0].clamp(-1, 1))
+
+
+def _cart_pole(state: State, force: th.Tensor) -> State:
+    """One Euler step of both CartPoles, discrete and continuous."""
+    theta = state["theta"]
+    x_acceleration, theta_acceleration = cartpole.accelerations(state["theta_dot"], theta.sin(), theta.cos(), force)
+    return {
+        "x": state["x"] + cartpole.DT * state["x_dot"],
+        "x_dot": state["x_dot"] + cartpole.DT * x_acceleration,
+        "theta": theta + cartpole.DT * state["theta_dot"],
+        "theta_dot": state["theta_dot"] + cartpole.DT * theta_acceleration,
+    }

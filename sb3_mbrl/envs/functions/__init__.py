@@ -33,6 +33,8 @@ def _spec(name: str, factory: Callable[[gym.Env], EnvFunctions], *env_ids: str) 
 
 ENV_FUNCTIONS: list[EnvFunctionsSpec] = [
     _spec("cart_pole", classic_control.cart_pole, "CartPole-v[01]"),
+    _spec("cart_pole_balance", classic_control.cart_pole_balance, "CartPoleBalance-v0"),
+    _spec("cart_pole_swing_up", classic_control.cart_pole_swing_up, "CartPoleSwingUp-v0"),
     _spec("pendulum", classic_control.pendulum, "Pendulum-v1"),
     _spec("mountain_car", classic_control.mountain_car, "MountainCar-v0"),
     _spec("continuous_mountain_car", classic_control.continuous_mountain_car, "MountainCarContinuous-v0"),

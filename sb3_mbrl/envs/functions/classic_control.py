@@ -6,6 +6,7 @@ import gymnasium as gym
 import torch as th
 
 from sb3_mbrl.contracts import EnvFunctions
+from sb3_mbrl.envs import cartpole
 from sb3_mbrl.envs.functions.common import Never, TerminationReward, VectorFunction
 
 
@@ -78,6 +79,33 @@ class AcrobotTermination(VectorFunction):
     def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
         cos1, sin1, cos2, sin2 = next_obs[..., :4].unbind(-1)
         return -cos1 - (cos1 * cos2 - sin1 * sin2) > 1.0
+
+
+@dataclass(frozen=True)
+class SwingUpReward(VectorFunction):
+    """
+    ``exp(-d^2 / l^2) - 0.01 a^2`` after the step, with the distance of the pole's tip from where it should be.
+
+    :param length: of the pole
+    """
+
+    length: float
+
+    def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
+        x, cos, sin = next_obs[..., 0], next_obs[..., 2], next_obs[..., 3]
+        distance = (x + self.length * sin).square() + (self.length * (cos - 1)).square()
+        return (-distance / self.length**2).exp() - 0.01 * action[..., 0].clamp(-1, 1).square()
+
+
+def cart_pole_balance(env: gym.Env) -> EnvFunctions:
+    """``CartPoleBalance-v0``."""
+    termination = CartPoleTermination(cartpole.X_LIMIT, cartpole.THETA_LIMIT)
+    return EnvFunctions(TerminationReward(1.0, 1.0, termination), termination)
+
+
+def cart_pole_swing_up(env: gym.Env) -> EnvFunctions:
+    """``CartPoleSwingUp-v0``."""
+    return EnvFunctions(SwingUpReward(2 * cartpole.HALF_LENGTH), Never())
 
 
 def cart_pole(env: gym.Env) -> EnvFunctions:
