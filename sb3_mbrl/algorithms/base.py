@@ -22,24 +22,18 @@ agent whose model is off is bit-identical to its base class.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from numbers import Real
+from typing import Any
 
-import numpy as np
 import torch as th
-from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_mbrl.algorithms.acting import act_in_imagination
-from sb3_mbrl.algorithms.guards import nonfinite_fault
-from sb3_mbrl.algorithms.model_phase import ModelPhaseMixin
-from sb3_mbrl.algorithms.parts import make_budget
+from sb3_mbrl.algorithms.agent import WorldModelMixin
 from sb3_mbrl.algorithms.upgrade import UpgradeMixin
-from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, SideStore
-from sb3_mbrl.contracts import Obs
-from sb3_mbrl.presets import load_preset
-from sb3_mbrl.rng import RandomStream
+from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, ReplayData
+from sb3_mbrl.contracts import Imagination, Obs
+from sb3_mbrl.imagination.choice import check_choice
 
 
 @contextmanager
@@ -59,13 +53,16 @@ def augmented_replay(agent: OffPolicyAlgorithm, sampler: MixedSampler | None) ->
         agent.replay_buffer = real
 
 
-class ModelBasedMixin(ModelPhaseMixin, UpgradeMixin):
+class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
     """
     Left of an off-policy class of SB3: ``class MBPO(ModelBasedMixin, SAC)``. See :class:`~sb3_mbrl.MBPO` for the parameters.
     """
 
-    _preset_name: ClassVar[str | None] = None
-    """The file of presets, where there is one"""
+    imagination: Imagination | None
+    imagination_kwargs: Any
+    real_ratio: float
+    imagined: ImaginedBuffer | None
+    """The imagined transitions (``None`` while there are none)"""
 
     def __init__(
         self,
@@ -88,151 +85,63 @@ class ModelBasedMixin(ModelPhaseMixin, UpgradeMixin):
         if kwargs.get("policy_kwargs") is not None:
             kwargs["policy_kwargs"] = dict(kwargs["policy_kwargs"])  # SB3 writes into it
         super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)
-        self._choose_parts(
+        self._take_choices(
             world_model=world_model,
             world_model_kwargs=world_model_kwargs,
-            imagination=imagination,
-            imagination_kwargs=imagination_kwargs,
+            partner=imagination,
+            partner_kwargs=imagination_kwargs,
+            fit_freq=fit_freq,
+            fit_kwargs=fit_kwargs,
             reward_fn=reward_fn,
             termination_fn=termination_fn,
             plugins=plugins,
         )
         self.real_ratio = real_ratio
-        self.fit_freq = fit_freq
-        self.fit_budget = make_budget(fit_kwargs)
-        # Schedule and verdicts; saved.
-        self._fit_at, self._fit_rows = -1, 0
         self._imagined_at = -1
-        self._trusted = False
-        self._judge_again = False
-        self._warned = False
-        self.phase_seconds = {"fit": 0.0, "imagine": 0.0, "update": 0.0}
-        """Wall time spent in each phase so far"""
+        self.phase_seconds |= {"imagine": 0.0, "update": 0.0}
         if _init_setup_model:
             self._setup_model()
 
-    @classmethod
-    def preset(cls, env_id: str) -> dict[str, Any]:
-        """
-        The settings for an environment, as keyword arguments: ``MBPO("MlpPolicy", "Hopper-v5", **MBPO.preset("Hopper-v5"))``.
-
-        :param env_id: a Gymnasium id
-        :raises KeyError: when there is none for it; the message names those there are
-        """
-        if cls._preset_name is None:
-            raise KeyError(f"There are no presets of {cls.__name__}")
-        return load_preset(cls._preset_name, env_id).kwargs
-
-    # ------------------------------------------------------------------------------------------------ setup
+    # ------------------------------------------------------------------------------------------------ parts
 
     def _setup_model(self) -> None:
-        saved = self.__dict__.get("_random")
-        super()._setup_model()
-        self._random = RandomStream(self.seed) if saved is None else saved
         self.imagined = self.__dict__.get("imagined")  # not in a checkpoint, unless the user had it included
-        self._side: SideStore | None = None
-        self._snapshot: np.ndarray | None = None
-        self._progress_bar: ProgressBarCallback | None = None
-        self._validated = False
-        self._setup_parts()
-        self._restore_extra()
-        self.registry.hook.sb3_mbrl_on_setup(agent=self)
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """As SB3's; the world model's random stream starts anew too."""
-        super().set_random_seed(seed)
-        if seed is not None:
-            self._random = RandomStream(seed)
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        if reset_num_timesteps:
-            # The clock starts anew; what was learned stays.
-            self._fit_at, self._imagined_at = min(self._fit_at, 0), -1
-            if self.imagined is not None:
-                self.imagined.clear()
-        if self.world_model is not None:
-            first = self._last_obs if self._vec_normalize_env is None else self._vec_normalize_env.get_original_obs()
-            self._refuse_nonfinite(first, np.zeros(self.n_envs), np.zeros(self.n_envs), [{} for _ in range(self.n_envs)])
-            self._take_snapshot()
-            if self.num_timesteps > 0 and len(self.model_data) == 0 and self.verbose >= 1:
-                print("The replay buffer is empty (see load_replay_buffer): imagination waits for new real rows to start from")
-            if not self.world_model.fitted and len(self.model_data) >= max(self.learning_starts, 1):
-                self.fit_world_model()
-        return result
-
-    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        result = super()._init_callback(callback, progress_bar)
-        children = result.callbacks if isinstance(result, CallbackList) else [result]
-        self._progress_bar = next((child for child in children if isinstance(child, ProgressBarCallback)), None)
-        return result
-
-    # ------------------------------------------------------------------------------------------------ real data
-
-    def _store_transition(
-        self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
-    ) -> None:
-        if self.world_model is not None:
-            self._refuse_nonfinite(new_obs, reward, dones, infos)
-            if self._side is not None and self._snapshot is not None:
-                self._side.put("snapshot", replay_buffer.pos, self._snapshot)
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        if self._side is not None:
-            self._take_snapshot()
-
-    def _take_snapshot(self) -> None:
-        """Keep the true environments' states, for an oracle."""
-        if self.world_model is not None and self.world_model.needs_snapshot and self.env is not None:
-            assert self.replay_buffer is not None
-            if self._side is None or self._side.buffer is not self.replay_buffer:
-                self._side = SideStore(self.replay_buffer)
-            self._snapshot = self.world_model.capture_vec(self.env).numpy()  # type: ignore[operator]
-
-    def _refuse_nonfinite(self, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        fault = nonfinite_fault(new_obs, reward, dones, infos)
-        if fault is None and self._vec_normalize_env is not None:
-            # Clipping hides infinity; what is stored is the original.
-            original = self._vec_normalize_env
-            fault = nonfinite_fault(original.get_original_obs(), original.get_original_reward(), dones, [{} for _ in infos])
-        if fault is not None:
+        super()._setup_model()
+        if getattr(self.imagination, "observation", "decoded") != "decoded":
             raise ValueError(
-                f"Environment {fault[1]} returned NaN or infinity in its {fault[0]} at real step {self.num_timesteps}. The "
-                "transition was not stored; everything before it is intact, and the agent can be saved. Mend the environment "
-                "(stable_baselines3's VecCheckNan finds the action that led there)."
+                f"imagination_kwargs={self.imagination_kwargs}: {type(self).__name__}'s policy acts on observations, so "
+                "imagined rows must be decoded ones. To train on features, use ModelVecEnv(..., observation='features')."
             )
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
-        """As SB3's. After an exception the environment may be a step ahead of the buffer: going on begins a new episode."""
-        try:
-            return super().collect_rollouts(*args, **kwargs)
-        except BaseException:
-            if self.world_model is not None:
-                self._cut_off_episodes()
-            raise
+    def _check_choices(self) -> None:
+        ratio = self.real_ratio
+        if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 0.0 <= ratio <= 1.0:
+            raise ValueError(
+                f"real_ratio={ratio!r}: give the share of real rows in a batch, from 0 to 1 (1: the model is off)"
+            )
+        super()._check_choices()
 
-    def _cut_off_episodes(self) -> None:
-        """Let the newest rows end their episodes, by a time limit: what comes next does not follow from them."""
-        # Without a last observation, SB3 resets the environment.
-        self._last_obs: np.ndarray | dict[str, np.ndarray] | None = None
-        buffer = self.replay_buffer
-        if buffer is None or buffer.size() == 0:
-            return
-        newest = (buffer.pos - 1) % buffer.buffer_size
-        running = buffer.dones[newest] == 0
-        if isinstance(buffer, HerReplayBuffer):
-            buffer.truncate_last_trajectory()
-        else:
-            buffer.dones[newest] = 1
-        # Without stored last observations there is nothing to bootstrap from.
-        if not buffer.optimize_memory_usage:
-            buffer.timeouts[newest] = np.where(running, 1, buffer.timeouts[newest])
+    def _without_imagination(self) -> bool:
+        return self.real_ratio >= 1.0
+
+    def _horizon(self) -> int:
+        assert self.imagination is not None
+        return self.imagination.horizon(self.num_timesteps)
+
+    def _choose_starts(self, data: ReplayData, n: int, generator: th.Generator) -> th.Tensor | None:
+        assert self.imagination is not None
+        chosen = self.imagination.choose_starts(data, n, generator=generator)
+        where = f"{type(self.imagination).__name__}.choose_starts"
+        return None if chosen is None else check_choice(chosen, n, data, where)
+
+    def _forget_imagined(self) -> None:
+        if self.imagined is not None:
+            self.imagined.clear()
+
+    def _start_clock(self) -> None:
+        super()._start_clock()
+        self._imagined_at = -1
+        self._forget_imagined()
 
     # ------------------------------------------------------------------------------------------------ train
 

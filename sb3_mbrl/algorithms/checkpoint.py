@@ -47,6 +47,7 @@ from sb3_mbrl.contracts import EnvFunctions
 NOT_SAVED = [
     "world_model",
     "imagination",
+    "planner",
     "imagined",
     "registry",
     "plugins",

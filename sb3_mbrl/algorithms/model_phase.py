@@ -10,11 +10,10 @@ import torch as th
 from stable_baselines3.common.callbacks import ProgressBarCallback
 
 from sb3_mbrl.algorithms.parts import PartsMixin
-from sb3_mbrl.buffers import ImaginedBuffer, ReplayData, SideStore
+from sb3_mbrl.buffers import ReplayData, SideStore
 from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Transitions, WorldModel
 from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error, one_step_quality
 from sb3_mbrl.fitting import holdout_mask, index_transitions
-from sb3_mbrl.imagination.choice import check_choice
 from sb3_mbrl.imagination.starts import filter_contexts
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
@@ -42,8 +41,6 @@ class ModelPhaseMixin(PartsMixin):
     _warned_of_lost_ends: bool = False
     _warned_of_bounds: bool = False
     _validated: bool
-    imagined: ImaginedBuffer | None
-    """The imagined transitions (``None`` while there are none)"""
     _side: SideStore | None
     _progress_bar: ProgressBarCallback | None
 
@@ -91,8 +88,7 @@ class ModelPhaseMixin(PartsMixin):
         if model is not before:
             # Another model: neither the verdict nor the dreams of the one before hold.
             self._trusted = False
-            if self.imagined is not None:
-                self.imagined.clear()
+            self._forget_imagined()
         self._warn_of_lost_ends(model)
         self._warn_of_wrong_bounds(rows)
         self.registry.hook.sb3_mbrl_before_model_fit(agent=self)
@@ -205,14 +201,13 @@ class ModelPhaseMixin(PartsMixin):
         """Open-loop errors on steps that came after the last fit: the model has not seen them in any way."""
         model = self.world_model
         assert model is not None
-        assert self.imagination is not None
         fresh = (self.num_timesteps - self._fit_at) // self.n_envs
         unseen = self._fit_at >= 0 and model.fitted and fresh >= 1
         if not unseen or self._side is not None or unsupported_by_vectors(self.observation_space):
             return {}
         codec = SpaceCodec(self.observation_space)
         variance = codec.encode(rows.next_obs).var(0, correction=0).to(model.device)
-        horizon = self.imagination.horizon(self.num_timesteps)
+        horizon = self._horizon()
         metrics = {}
         for name, steps in (("1", 1), ("5", 5), ("h", horizon)):
             windows = self.model_data.newest(256, model.context - 1 + steps, within=fresh, generator=generator)
@@ -221,15 +216,25 @@ class ModelPhaseMixin(PartsMixin):
                 metrics[f"error_{name}"], metrics[f"copy_error_{name}"] = error, copy
         return metrics
 
+    # ---- what the part that looks ahead decides
+
+    def _horizon(self) -> int:
+        """How far it looks ahead now: one of the steps after which the model's error is told."""
+        return 1
+
+    def _choose_starts(self, data: ReplayData, n: int, generator: th.Generator) -> th.Tensor | None:
+        """``(n,)`` rows to start from, by their ids; ``None``: uniformly."""
+        return None
+
+    def _forget_imagined(self) -> None:
+        """The world model is another one: what was imagined by the one before does not hold."""
+
     def _start_states(self, n: int, generator: th.Generator) -> State:
         model, data = self.world_model, self.model_data
         assert model is not None
-        assert self.imagination is not None
-        chosen = self.imagination.choose_starts(data, n, generator=generator)
-        if chosen is None:
-            rows, envs = data.draw(n, generator, stored=None if self._side is None else "snapshot")
-        else:
-            rows, envs = data.places(check_choice(chosen, n, data, f"{type(self.imagination).__name__}.choose_starts"))
+        chosen = self._choose_starts(data, n, generator)
+        stored = None if self._side is None else "snapshot"
+        rows, envs = data.draw(n, generator, stored=stored) if chosen is None else data.places(chosen)
         if self._side is None:
             return filter_contexts(model, data.contexts_at(rows, envs, model.context))
         obs = state_map(lambda leaf: leaf[:, 0], data.contexts_at(rows, envs, 1).obs)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from numbers import Integral, Real
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 import torch as th
@@ -13,7 +13,7 @@ from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mbrl.contracts import EnvFunctions, FitBudget, Imagination, Transitions, WorldModel
+from sb3_mbrl.contracts import EnvFunctions, FitBudget, Transitions, WorldModel
 from sb3_mbrl.envs.functions.common import is_neutral
 from sb3_mbrl.plugins import Registry, Selection, get_registry
 from sb3_mbrl.plugins.errors import did_you_mean
@@ -29,16 +29,18 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
 
     world_model: WorldModel | None
     """The world model; ``None``: the class is its base class"""
-    imagination: Imagination | None
     world_model_kwargs: Any
-    imagination_kwargs: Any
-    """Dictionaries, once they are checked"""
+    """A dictionary, once it is checked"""
+    partner: ClassVar[str] = "imagination"
+    """
+    The kind of the part that looks ahead in the world model: ``"imagination"`` or ``"planner"``. An agent has it under this
+    name, and the user's choice as ``..._class`` and ``..._kwargs``.
+    """
     plugins: Any
     part_references: dict[str, dict[str, str]]
     """How the parts were chosen: what a checkpoint needs to build them again"""
     registry: Registry
     """Built-in and installed plugins, and those of this agent"""
-    real_ratio: float
     fit_freq: int
     fit_budget: FitBudget
     _random: RandomStream
@@ -48,25 +50,22 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         *,
         world_model: Any,
         world_model_kwargs: Mapping[str, Any] | None,
-        imagination: Any,
-        imagination_kwargs: Mapping[str, Any] | None,
+        partner: Any,
+        partner_kwargs: Mapping[str, Any] | None,
         reward_fn: Any,
         termination_fn: Any,
         plugins: Iterable[Any] | None,
     ) -> None:
         """Keep the user's choices; nothing is built yet, since ``load`` has to put the saved ones in place first."""
         self.world_model_class, self.world_model_kwargs = world_model, world_model_kwargs
-        self.imagination_class, self.imagination_kwargs = imagination, imagination_kwargs
+        setattr(self, f"{self.partner}_class", partner)
+        setattr(self, f"{self.partner}_kwargs", partner_kwargs)
         self.reward_fn, self.termination_fn = reward_fn, termination_fn
         self.plugins = plugins
 
     def _check_choices(self) -> None:
         """Done when parts are built, and not in a constructor, since ``load`` sets attributes behind its back."""
-        ratio, freq = self.real_ratio, self.fit_freq
-        if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 0.0 <= ratio <= 1.0:
-            raise ValueError(
-                f"real_ratio={ratio!r}: give the share of real rows in a batch, from 0 to 1 (1: the model is off)"
-            )
+        freq = self.fit_freq
         if not isinstance(freq, Integral) or isinstance(freq, bool) or freq < 1:
             raise ValueError(f"fit_freq={freq!r}: give the real environment steps between two fits, a whole number from 1")
         if "fit_kwargs" in self.__dict__:  # of load()
@@ -79,12 +78,14 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
                     "(learned)"
                 )
         self.world_model_kwargs = _keywords("world_model_kwargs", self.world_model_kwargs)
-        self.imagination_kwargs = _keywords("imagination_kwargs", self.imagination_kwargs)
+        setattr(self, f"{self.partner}_kwargs", _keywords(f"{self.partner}_kwargs", getattr(self, f"{self.partner}_kwargs")))
         own = type(self).__name__
-        for name in KINDS["world_model"].given:
-            if name in self.world_model_kwargs:
-                remedy = "that is the environment's" if name.endswith("_space") else f"give {name} to {own}"
-                raise ValueError(f"world_model_kwargs has {name!r}, which every world model is given by {own}: {remedy}")
+        for kind in ("world_model", self.partner):
+            for name in KINDS[kind].given:
+                if name in getattr(self, f"{kind}_kwargs"):
+                    remedy = "that is the environment's" if name.endswith("_space") else f"give {name} to {own}"
+                    label = KINDS[kind].label
+                    raise ValueError(f"{kind}_kwargs has {name!r}, which every {label} is given by {own}: {remedy}")
         given = self.plugins
         if given is not None and (isinstance(given, (str, ModuleType)) or not isinstance(given, Iterable)):
             raise TypeError(f"plugins={given!r}: give a list: plugins=[...]")
@@ -95,35 +96,31 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         self._check_choices()
         self.registry = get_registry().with_plugins(self.plugins)
         self.plugins = []  # the registry has them; a list of modules would keep an agent from being deep-copied
-        kinds = ("world_model", "imagination")
+        kinds = ("world_model", self.partner)
         given: dict[str, Any] = {kind: self.__dict__.pop(kind) for kind in kinds if kind in self.__dict__}
         if "part_references" not in self.__dict__:
             self._world_model_selection = self._select_world_model()
-            imagination = self.registry.resolve("imagination", self.imagination_class)
+            partner = self.registry.resolve(self.partner, getattr(self, f"{self.partner}_class"))
+            self.registry.check_supports(partner, self.observation_space, self.action_space)
             self._known = self._find_known_functions()
             random = self._random
         else:
             self._world_model_selection = self._select_saved_world_model(given, self.part_references.get("world_model"))
-            imagination = self._select_saved_imagination(given, self.part_references["imagination"])
+            partner = self._select_saved_partner(given, self.part_references[self.partner])
             self._known = self._saved_known_functions()
             # The saved weights are about to replace what is drawn now; the saved stream must not notice.
             random = RandomStream(0)
-        chosen = {"imagination": imagination, "world_model": self._world_model_selection}
+        chosen = {self.partner: partner, "world_model": self._world_model_selection}
         self.part_references = {kind: dict(part.reference) for kind, part in chosen.items() if part is not None}
         self.world_model = self._build_world_model(random, self._known)
-        self.imagination = imagination.build(**self.imagination_kwargs)
-        assert self.imagination is not None
-        if getattr(self.imagination, "observation", "decoded") != "decoded":
-            raise ValueError(
-                f"imagination_kwargs={self.imagination_kwargs}: {type(self).__name__}'s policy acts on observations, so "
-                "imagined rows must be decoded ones. To train on features, use ModelVecEnv(..., observation='features')."
-            )
+        arguments = [getattr(self, name) for name in KINDS[self.partner].given]
+        setattr(self, self.partner, partner.build(*arguments, **getattr(self, f"{self.partner}_kwargs")))
 
     # ---- choosing
 
     def _select_world_model(self) -> Selection | None:
         choice = self.world_model_class
-        if choice is None or self.real_ratio >= 1.0:
+        if choice is None or self._without_imagination():
             return None
         if isinstance(choice, str) and choice == "auto":
             auto = self.registry.auto_world_model(self.observation_space, self.action_space)
@@ -165,13 +162,17 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
             self.world_model_kwargs = {}  # those of the class it was once built from
         return selection
 
-    def _select_saved_imagination(self, given: Mapping[str, Any], saved: Mapping[str, str]) -> Selection:
-        if given.get("imagination") is None:
-            return self.registry.from_reference("imagination", saved)
-        self.imagination_class = given["imagination"]
-        selection = self.registry.resolve("imagination", self.imagination_class)
+    def _without_imagination(self) -> bool:
+        """Whether the world model would have no influence."""
+        return False
+
+    def _select_saved_partner(self, given: Mapping[str, Any], saved: Mapping[str, str]) -> Selection:
+        if given.get(self.partner) is None:
+            return self.registry.from_reference(self.partner, saved)
+        setattr(self, f"{self.partner}_class", given[self.partner])
+        selection = self.registry.resolve(self.partner, given[self.partner])
         if selection.instance is not None:
-            self.imagination_kwargs = {}
+            setattr(self, f"{self.partner}_kwargs", {})
         return selection
 
     def _build_world_model(self, random: RandomStream, known: EnvFunctions) -> WorldModel | None:

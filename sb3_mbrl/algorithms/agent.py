@@ -1,0 +1,118 @@
+"""What every agent with a world model has: its parts, their random stream, their schedule, and how it starts and resumes."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+
+from sb3_mbrl.algorithms.checkpoint import CheckpointMixin
+from sb3_mbrl.algorithms.model_phase import ModelPhaseMixin
+from sb3_mbrl.algorithms.parts import make_budget
+from sb3_mbrl.algorithms.real_data import RealDataMixin
+from sb3_mbrl.presets import load_preset
+from sb3_mbrl.rng import RandomStream
+
+
+class WorldModelMixin(ModelPhaseMixin, RealDataMixin, CheckpointMixin):
+    """
+    Left of an off-policy class of SB3, whose ``_setup_model`` has not been called when :meth:`_take_choices` is.
+    """
+
+    _preset_name: ClassVar[str | None] = None
+    """The file of presets, where there is one"""
+
+    def _take_choices(
+        self,
+        *,
+        world_model: Any,
+        world_model_kwargs: dict[str, Any] | None,
+        partner: Any,
+        partner_kwargs: dict[str, Any] | None,
+        fit_freq: int,
+        fit_kwargs: dict[str, Any] | None,
+        reward_fn: Any,
+        termination_fn: Any,
+        plugins: Iterable[Any] | None,
+    ) -> None:
+        """Of the constructor; see :class:`~sb3_mbrl.MBPO` for the parameters."""
+        self._choose_parts(
+            world_model=world_model,
+            world_model_kwargs=world_model_kwargs,
+            partner=partner,
+            partner_kwargs=partner_kwargs,
+            reward_fn=reward_fn,
+            termination_fn=termination_fn,
+            plugins=plugins,
+        )
+        self.fit_freq = fit_freq
+        self.fit_budget = make_budget(fit_kwargs)
+        # Schedule and verdicts; saved.
+        self._fit_at, self._fit_rows = -1, 0
+        self._trusted = False
+        self._judge_again = False
+        self._warned = False
+        self.phase_seconds = {"fit": 0.0}
+        """Wall time spent in each phase so far"""
+
+    @classmethod
+    def preset(cls, env_id: str) -> dict[str, Any]:
+        """
+        The settings for an environment, as keyword arguments: ``MBPO("MlpPolicy", "Hopper-v5", **MBPO.preset("Hopper-v5"))``.
+
+        :param env_id: a Gymnasium id
+        :raises KeyError: when there is none for it; the message names those there are
+        """
+        if cls._preset_name is None:
+            raise KeyError(f"There are no presets of {cls.__name__}")
+        return load_preset(cls._preset_name, env_id).kwargs
+
+    # ------------------------------------------------------------------------------------------------ setup
+
+    def _setup_model(self) -> None:
+        saved = self.__dict__.get("_random")
+        super()._setup_model()
+        self._random = RandomStream(self.seed) if saved is None else saved
+        self._side, self._snapshot, self._progress_bar = None, None, None
+        self._validated = False
+        self._setup_parts()
+        self._restore_extra()
+        self.registry.hook.sb3_mbrl_on_setup(agent=self)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As SB3's; the world model's random stream starts anew too."""
+        super().set_random_seed(seed)
+        if seed is not None:
+            self._random = RandomStream(seed)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if reset_num_timesteps:
+            self._start_clock()
+        if self.world_model is not None:
+            first = self._last_obs if self._vec_normalize_env is None else self._vec_normalize_env.get_original_obs()
+            self._refuse_nonfinite(first, np.zeros(self.n_envs), np.zeros(self.n_envs), [{} for _ in range(self.n_envs)])
+            self._take_snapshot()
+            if self.num_timesteps > 0 and len(self.model_data) == 0 and self.verbose >= 1:
+                print("The replay buffer is empty (see load_replay_buffer): the world model waits for new real rows")
+            if not self.world_model.fitted and len(self.model_data) >= max(self.learning_starts, 1):
+                self.fit_world_model()
+        return result
+
+    def _start_clock(self) -> None:
+        """Real steps are counted anew; what was learned stays."""
+        self._fit_at = min(self._fit_at, 0)
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        result = super()._init_callback(callback, progress_bar)
+        children = result.callbacks if isinstance(result, CallbackList) else [result]
+        self._progress_bar = next((child for child in children if isinstance(child, ProgressBarCallback)), None)
+        return result
