@@ -4,13 +4,14 @@ from sb3_mbrl.algorithms.dyna import Dyna
 from sb3_mbrl.algorithms.dyna_q import DynaQ
 from sb3_mbrl.algorithms.factory import model_based
 from sb3_mbrl.algorithms.mbpo import MBPO
+from sb3_mbrl.algorithms.pets import PETS
 from sb3_mbrl.contracts import Planner, WorldModel
 from sb3_mbrl.envs import cartpole, mazes
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.hookspecs import hookimpl
 from sb3_mbrl.version import __version__
 
-__all__ = ["MBPO", "Dyna", "DynaQ", "ModelVecEnv", "Planner", "WorldModel", "__version__", "hookimpl", "model_based"]
+__all__ = ["MBPO", "PETS", "Dyna", "DynaQ", "ModelVecEnv", "Planner", "WorldModel", "__version__", "hookimpl", "model_based"]
 
 mazes.register()
 cartpole.register()

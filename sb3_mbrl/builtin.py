@@ -19,6 +19,11 @@ def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
             summary="DQN on real and imagined transitions (after Sutton 1991)",
         ),
         AlgorithmSpec(
+            name="pets",
+            factory="sb3_mbrl.algorithms.pets:PETS",
+            summary="planning in a probabilistic ensemble (Chua et al. 2018)",
+        ),
+        AlgorithmSpec(
             name="dyna_q",
             factory="sb3_mbrl.algorithms.dyna_q:DynaQ",
             summary="tabular Q-learning with planning: Dyna-Q, Dyna-Q+, prioritised sweeping, value iteration",

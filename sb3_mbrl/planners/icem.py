@@ -20,6 +20,7 @@ class ICEM(SequencePlanner):
     numbers.
 
     :param action_space: the real environment's
+    :param horizon: steps that are looked ahead
     :param population: sequences in the first iteration
     :param elites: how many are kept
     :param iterations: of drawing and keeping
@@ -34,6 +35,7 @@ class ICEM(SequencePlanner):
         self,
         action_space: spaces.Space,
         *,
+        horizon: int = 15,
         population: int = 64,
         elites: int = 10,
         iterations: int = 3,
@@ -43,7 +45,7 @@ class ICEM(SequencePlanner):
         decay: float = 1.25,
         **kwargs: Any,
     ) -> None:
-        super().__init__(action_space, population=population, **kwargs)
+        super().__init__(action_space, horizon=horizon, population=population, **kwargs)
         self.n_elites = min(whole("elites", elites, 1), self.population)
         self.iterations, self.alpha = whole("iterations", iterations, 1), number("alpha", alpha, 0.0, 1.0)
         self.colour = number("colour", colour, 0.0, 10.0)

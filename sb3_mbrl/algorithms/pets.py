@@ -1,0 +1,260 @@
+"""``PETS``: planning with a probabilistic ensemble and trajectory sampling (Chua et al. 2018)."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+
+from sb3_mbrl.algorithms.agent import WorldModelMixin
+from sb3_mbrl.contracts import Planner, RewardFn, TerminationFn, WorldModel
+from sb3_mbrl.models.particles import Particles
+from sb3_mbrl.planners.policy import AgentPlannerPolicy, Memory
+
+
+class PETS(WorldModelMixin, OffPolicyAlgorithm):
+    """
+    Learn a world model, and act by planning in it at every step: model-predictive control. There is no policy network.
+
+    ``docs/pets.md`` has every difference from the paper, and results. ``PETS.preset("published")`` are the paper's settings,
+    ``PETS.preset("random-shooting")`` those of Nagabandi et al. (2018).
+
+    :param policy: ``"MlpPolicy"`` (or ``"MultiInputPolicy"`` for ``Dict`` observations)
+    :param env: as in SB3
+    :param buffer_size: real transitions that are kept
+    :param learning_starts: real steps with random actions before the first fit
+    :param train_freq: as in SB3: how often it is looked whether the world model is to be fitted
+    :param action_noise: as in SB3, added to planned actions
+    :param replay_buffer_class: as in SB3
+    :param replay_buffer_kwargs: as in SB3
+    :param optimize_memory_usage: as in SB3
+    :param stats_window_size: as in SB3
+    :param tensorboard_log: as in SB3
+    :param policy_kwargs: nothing so far
+    :param verbose: as in SB3
+    :param seed: as in SB3
+    :param device: as in SB3
+    :param _init_setup_model: as in SB3
+    :param world_model: as :class:`~sb3_mbrl.MBPO`'s; there has to be one
+    :param world_model_kwargs: of its constructor
+    :param planner: ``"icem"``, ``"cem"``, ``"mppi"``, ``"random"``, ``"gradient"``, ``"ilqr"``, or a plug-in's, a class, an
+        instance
+    :param planner_kwargs: of its constructor
+    :param n_particles: with how many particles the model's uncertainty is carried through a plan
+    :param propagation: how (:class:`~sb3_mbrl.models.particles.Particles`); ``"auto"``: ``"tsinf"`` where the model has
+        members, ``"ts1"`` where it has none, ``"mean"`` for a model that is known
+    :param penalty: on the members' disagreement, per step of a plan
+    :param fit_freq: real steps between two fits
+    :param fit_kwargs: of :class:`~sb3_mbrl.contracts.FitBudget`
+    :param reward_fn: known reward instead of a learned one; ``"auto"``: where the environment's is known (the paper's are)
+    :param termination_fn: known termination, likewise
+    :param plugins: modules or objects whose hooks are for this agent alone
+    :raises ValueError: when there is no world model to plan with
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": AgentPlannerPolicy,
+        "MultiInputPolicy": AgentPlannerPolicy,
+    }
+    partner = "planner"
+    _preset_name = "pets"
+    _model_free_class = OffPolicyAlgorithm
+    policy: AgentPlannerPolicy
+    planner: Planner
+    planner_kwargs: Any
+
+    def __init__(
+        self,
+        policy: str | type[AgentPlannerPolicy],
+        env: GymEnv | str,
+        buffer_size: int = 100_000,
+        learning_starts: int = 200,
+        train_freq: int | tuple[int, str] = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        world_model: str | type[WorldModel] | WorldModel | Any = "auto",
+        world_model_kwargs: dict[str, Any] | None = None,
+        planner: str | type[Planner] | Planner | Any = "icem",
+        planner_kwargs: dict[str, Any] | None = None,
+        n_particles: int = 5,
+        propagation: str = "auto",
+        penalty: float = 0.0,
+        fit_freq: int = 200,
+        fit_kwargs: dict[str, Any] | None = None,
+        reward_fn: RewardFn | str | None = None,
+        termination_fn: TerminationFn | str | None = "auto",
+        plugins: Iterable[Any] | None = None,
+    ) -> None:
+        super().__init__(
+            policy=policy,
+            env=env,
+            learning_rate=0.0,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            train_freq=train_freq,
+            gradient_steps=1,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            sde_support=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self._take_choices(
+            world_model=world_model,
+            world_model_kwargs=world_model_kwargs,
+            partner=planner,
+            partner_kwargs=planner_kwargs,
+            fit_freq=fit_freq,
+            fit_kwargs=fit_kwargs,
+            reward_fn=reward_fn,
+            termination_fn=termination_fn,
+            plugins=plugins,
+        )
+        self.n_particles, self.propagation, self.penalty = n_particles, propagation, penalty
+        self.phase_seconds |= {"plan": 0.0}
+        if _init_setup_model:
+            self._setup_model()
+
+    # ---- parts
+
+    def _setup_model(self) -> None:
+        self._memory: Memory | None = None
+        self._is_first = np.ones(self.n_envs, dtype=bool)
+        self._collecting = False
+        super()._setup_model()
+        if self.world_model is None:
+            tried = "none was given" if self.world_model_class is None else "no built-in one takes these spaces"
+            raise ValueError(
+                f"PETS plans in a world model, and {tried} (observations {self.observation_space}, actions "
+                f"{self.action_space}): give world_model=..."
+            )
+        self._attach()
+        self.policy.set_seed(self.seed)
+
+    def _attach(self) -> None:
+        assert self.world_model is not None
+        kind = self.propagation
+        if kind == "auto":
+            chooses = type(self.world_model).member_step is not WorldModel.member_step
+            kind = "tsinf" if chooses else "ts1" if self.world_model.learns else "mean"
+        particles = Particles(self.world_model, self.n_particles, kind, self.penalty)  # type: ignore[arg-type]
+        self.policy.attach(self.planner, particles)
+
+    def _forget_imagined(self) -> None:
+        self._memory = None
+        self._attach()
+
+    def _horizon(self) -> int:
+        return int(getattr(self.planner, "horizon", 1))
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As SB3's; the streams of world model and planner start anew too."""
+        super().set_random_seed(seed)
+        if seed is not None and isinstance(getattr(self, "policy", None), AgentPlannerPolicy):
+            self.policy.set_seed(seed)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_memory", "_is_first", "_collecting"]
+
+    # ---- acting
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """
+        Plan; before the first fit, act at random. As SB3's; give the second result back as ``state``, as ``evaluate_policy``
+        does, and a plan starts from the last. Training keeps a plan and a random stream of its own, which evaluation does not
+        touch.
+        """
+        if self._vec_normalize_env is not None:
+            observation = self._vec_normalize_env.unnormalize_obs(observation)
+        if not self._collecting:
+            return self.policy.predict(observation, state, episode_start, deterministic)
+        obs, _ = self.policy.obs_to_tensor(observation)
+        with self._phase("plan"), self._random.scope(self.device) as generator:
+            scaled, self._memory, plan = self.policy.act(
+                obs, self._memory, th.as_tensor(self._is_first), deterministic=deterministic, generator=generator
+            )
+        for name, value in plan.info.items():
+            self._record(f"planner/{name}", value)
+        if plan.value is not None:
+            self._record("planner/value", float(plan.value.mean()))
+        actions = self.policy._codec.to_env(scaled).cpu().numpy()
+        return actions.reshape((len(actions), *(self.action_space.shape or ()))), None
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        assert self.world_model is not None
+        self._collecting = True
+        try:
+            # Until there is a model, whatever the number of steps says (after load without the replay buffer, for example).
+            starts = learning_starts if self.world_model.fitted else self.num_timesteps + 1
+            return super()._sample_action(starts, action_noise, n_envs)
+        finally:
+            self._collecting = False
+
+    def _store_transition(
+        self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
+    ) -> None:
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._is_first = np.asarray(dones, dtype=bool)
+
+    # ---- learning
+
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        continues = self._last_obs is not None and not (args[1] if len(args) > 1 else kwargs.get("reset_num_timesteps", True))
+        if not continues:
+            self._memory, self._is_first = None, np.ones(self.n_envs, dtype=bool)
+        return super()._setup_learn(total_timesteps, *args, **kwargs)
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """
+        Fit the world model where it is due. There is nothing else to train.
+
+        :param gradient_steps: not used
+        :param batch_size: not used
+        """
+        self.policy.set_training_mode(False)
+        if self._fit_due():
+            self.fit_world_model()
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "PETS",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """As SB3's."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

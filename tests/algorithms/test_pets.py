@@ -1,0 +1,238 @@
+"""``PETS`` as a class of SB3, and ``PlannerPolicy`` on top of a trained agent."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_mbrl import PETS
+from sb3_mbrl.models.known import CartPoleModel, PendulumModel
+from sb3_mbrl.planners import CEM
+from sb3_mbrl.planners.policy import PlannerPolicy
+
+SMALL = {
+    "learning_starts": 60,
+    "fit_freq": 50,
+    "world_model_kwargs": {"members": 3, "elites": 2, "hidden": [16]},
+    "fit_kwargs": {"max_batches": 20},
+    "planner_kwargs": {"horizon": 4, "population": 8, "iterations": 1},
+    "seed": 0,
+    "device": "cpu",
+}
+
+
+def agent(env="Pendulum-v1", **kwargs):
+    return PETS("MlpPolicy", env, **{**SMALL, **kwargs})
+
+
+def test_it_learns_predicts_and_evaluates():
+    pets = agent().learn(100)
+    assert pets.world_model.fitted
+    assert pets._fit_at >= 60
+    obs = pets.get_env().reset()
+    action, memory = pets.predict(obs, deterministic=True)
+    assert action.shape == (1, 1)
+    assert np.abs(action).max() <= 2
+    second, _ = pets.predict(obs, memory, np.array([False]), deterministic=True)
+    assert second.shape == (1, 1)
+    single, _ = pets.predict(obs[0])
+    assert single.shape == (1,)
+    mean, _ = evaluate_policy(pets, Monitor(gym.make("Pendulum-v1", max_episode_steps=5)), n_eval_episodes=2)
+    assert np.isfinite(mean)
+
+
+def weights(pets):
+    return th.cat([p.flatten() for p in pets.world_model.parameters()])
+
+
+def trajectory(pets):
+    return pets.replay_buffer.actions[:120].copy()
+
+
+def test_evaluation_does_not_disturb_the_training_plan():
+    """An EvalCallback in the middle of episodes leaves every later action and weight as it is."""
+    plain = agent().learn(120)
+    evaluated = agent()
+    judge = EvalCallback(Monitor(gym.make("Pendulum-v1", max_episode_steps=3)), eval_freq=25, n_eval_episodes=2, verbose=0)
+    evaluated.learn(120, callback=judge)
+    assert judge.n_calls == 120
+    assert np.array_equal(trajectory(plain), trajectory(evaluated))
+    assert th.equal(weights(plain), weights(evaluated))
+
+
+def test_the_same_seed_is_the_same_run():
+    assert np.array_equal(trajectory(agent().learn(120)), trajectory(agent().learn(120)))
+    assert not np.array_equal(trajectory(agent().learn(120)), trajectory(agent(seed=1).learn(120)))
+
+
+def test_save_and_load(tmp_path):
+    pets = agent().learn(100)
+    pets.save(tmp_path / "pets")
+    pets.save_replay_buffer(tmp_path / "buffer")
+    loaded = PETS.load(tmp_path / "pets", device="cpu")
+    assert th.equal(weights(loaded), weights(pets))
+    assert loaded.planner.horizon == 4
+    obs = gym.make("Pendulum-v1").reset(seed=3)[0]
+    pets.policy.set_seed(7), loaded.policy.set_seed(7)
+    assert np.array_equal(pets.predict(obs)[0], loaded.predict(obs)[0])
+    loaded.set_env(pets.get_env())
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 120
+
+
+def test_several_environments_are_planned_for_in_one_batch():
+    pets = agent(make_vec_env("Pendulum-v1", 3))
+    rows = []
+    plan = pets.planner.plan
+    pets.planner.plan = lambda model, state, carry, **kw: (rows.append(len(kw["is_first"])), plan(model, state, carry, **kw))[
+        1
+    ]
+    pets.learn(90)
+    assert rows
+    assert set(rows) == {3}
+
+
+def test_a_plan_is_carried_within_an_episode_only():
+    """CartPole: episodes are short and end at different times in different environments."""
+    pets = agent(make_vec_env("CartPole-v1", 2), planner="cem")
+    seen = []
+    plan = pets.planner.plan
+    pets.planner.plan = lambda *args, **kw: (seen.append(kw["is_first"].tolist()), plan(*args, **kw))[1]
+    pets.learn(120)
+    dones = pets.replay_buffer.dones[pets.replay_buffer.pos - len(seen) : pets.replay_buffer.pos]
+    assert seen[0] == [True, True]
+    assert seen[1:] == [(row > 0).tolist() for row in dones[:-1]]
+    assert any(any(row) for row in seen[1:])
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Taxi-v4"])
+def test_discrete_actions_and_observations(env_id):
+    pets = agent(env_id, planner="cem").learn(80)
+    action, _ = pets.predict(pets.get_env().reset())
+    assert pets.action_space.contains(action[0])
+
+
+def test_normalised_observations_reach_the_model_raw():
+    env = VecNormalize(make_vec_env("Pendulum-v1", 1), norm_reward=True)
+    pets = agent(env).learn(100)
+    seen = []
+    initial = pets.world_model.initial
+    pets.world_model.initial = lambda obs, snapshot=None: (seen.append(obs.clone()), initial(obs, snapshot))[1]
+    raw = env.get_original_obs()
+    pets.predict(env.normalize_obs(raw))
+    np.testing.assert_allclose(seen[0].numpy(), raw, atol=1e-4)
+
+
+class Wrong:
+    def __call__(self, obs, action, next_obs):
+        return th.zeros(len(obs), 2)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"world_model": None}, "PETS plans in a world model, and none was given"),
+        ({"planner_kwargs": {"horizon": 0}}, "horizon=0: give a whole number from 1 on"),
+        ({"planner_kwargs": {"population": 0}}, "population=0"),
+        ({"planner": "gradiant"}, "gradient"),
+        (
+            {"planner_kwargs": {"action_space": None}},
+            "planner_kwargs has 'action_space', which every planner is given by PETS",
+        ),
+        ({"propagation": "ts3"}, "propagation='ts3': choose"),
+        ({"n_particles": 0}, "n=0: give a whole number of particles"),
+    ],
+)
+def test_bad_choices(kwargs, words):
+    with pytest.raises((ValueError, TypeError, KeyError, LookupError), match=words):
+        agent(**kwargs)
+
+
+def test_a_gradient_planner_for_discrete_actions():
+    with pytest.raises(ValueError, match=r"planner 'ilqr'.*does not take.*a gradient needs Box actions"):
+        agent("CartPole-v1", planner="ilqr")
+
+
+def test_images_have_no_model_yet():
+    class Pixels(gym.Env):
+        observation_space, action_space = spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return self.observation_space.sample(), {}
+
+    with pytest.raises(ValueError, match="no built-in one takes these spaces"):
+        PETS("MlpPolicy", Pixels(), buffer_size=10)
+
+
+def test_a_reward_function_of_the_wrong_shape():
+    with pytest.raises(ValueError, match=r"reward_fn.*\(\d+, 2\)"):
+        agent(reward_fn=Wrong()).learn(70)
+
+
+def test_before_there_is_a_model_actions_are_random():
+    """As those of any untrained agent, so that an EvalCallback may begin before ``learning_starts``."""
+    pets = agent()
+    actions = pets.predict(np.zeros((200, 3), np.float32))[0]
+    assert actions.min() < -1.5
+    assert actions.max() > 1.5
+
+
+# ------------------------------------------------------------------------------------------------- on top of a trained policy
+
+
+def test_a_trained_agent_plans():
+    """An untrained SAC agent with the exact model plans much better than it acts."""
+    sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
+    policy = PlannerPolicy(
+        CEM(sac.action_space, horizon=20, population=100, iterations=3), PendulumModel(device="cpu"), prior=sac.policy, seed=0
+    )
+    env = Monitor(gym.make("Pendulum-v1"))
+    env.reset(seed=1)
+    planned, _ = evaluate_policy(policy, env, n_eval_episodes=2)
+    assert planned > -450
+
+
+def test_a_critic_is_the_value_of_the_last_state():
+    sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
+    model = PendulumModel(device="cpu")
+    policy = PlannerPolicy(CEM(sac.action_space), model, prior=lambda s: th.zeros(len(s["theta"]), 1), value=sac.critic)
+    obs = th.rand(4, 3)
+    state = model.initial(obs)
+    decoded = model.decode(state)
+    expected = th.cat(sac.critic(decoded, th.zeros(4, 1)), 1).min(1).values
+    assert th.allclose(policy._parts[3](state), expected)
+    with pytest.raises(ValueError, match="give the policy that chooses them as prior="):
+        PlannerPolicy(CEM(sac.action_space), model, value=sac.critic)
+
+
+def test_a_q_network_is_prior_and_value():
+    dqn = DQN("MlpPolicy", "CartPole-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
+    model = CartPoleModel(device="cpu")
+    policy = PlannerPolicy(CEM(dqn.action_space, horizon=3, population=10), model, prior=dqn.policy, value=dqn.q_net, seed=0)
+    state = model.initial(th.rand(2, 4) * 0.1)
+    assert th.allclose(policy._parts[3](state), dqn.q_net(model.decode(state)).max(1).values)
+    action, _ = policy.predict(np.zeros(4, np.float32))
+    assert dqn.action_space.contains(action)
+
+
+def test_memory_of_other_environments_is_refused():
+    policy = PlannerPolicy(CEM(PendulumModel.env_spaces[1], horizon=2, population=4), PendulumModel(device="cpu"))
+    _, memory = policy.predict(np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="state is of 2 environments, and there are 3 observations"):
+        policy.predict(np.zeros((3, 3), np.float32), memory)
+
+
+@pytest.mark.parametrize("name", ["published", "random-shooting"])
+def test_presets(name):
+    pets = PETS("MlpPolicy", "Pendulum-v1", device="cpu", **PETS.preset(name))
+    assert pets.world_model.reward_fn is not None
+    expected = {"published": (400, 25, 20), "random-shooting": (2000, 15, 1)}[name]
+    assert (pets.planner.population, pets.planner.horizon, pets.policy.world_model.n) == expected
