@@ -125,9 +125,7 @@ def preset_task(env_id: str) -> Task:
     return Task(name, env_id, steps, 1_000, 1, (0,), preset.kwargs, env_kwargs=preset.env_kwargs)
 
 
-PENDULUM = Task(
-    "pendulum", "Pendulum-v1", 1_000, 100, 10, _FIVE, SMALL | {"gamma": 0.98}, threshold=-200.0, deadline=1_000
-)
+PENDULUM = Task("pendulum", "Pendulum-v1", 1_000, 100, 10, _FIVE, SMALL | {"gamma": 0.98}, threshold=-200.0, deadline=1_000)
 INVERTED_PENDULUM = Task("inverted-pendulum", "InvertedPendulum-v5", 1_500, 100, 10, _FIVE, SMALL, threshold=950.0)
 
 
