@@ -311,6 +311,26 @@ class WorldModel(nn.Module, ABC):
         :param generator: the source of randomness (``None``: torch's global one)
         """
 
+    def with_known(
+        self, seen: Callable[[], tuple[Obs, th.Tensor, Obs]], reward: th.Tensor, terminated: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Reward and termination, by the known functions where there are any: for :meth:`step`.
+
+        :param seen: makes what these see: observations, actions in the environment's units, next observations; called only
+            where something is known
+        :param reward: ``(B,)``, as predicted
+        :param terminated: ``(B,)``, as predicted
+        """
+        if self.reward_fn is None and self.termination_fn is None:
+            return reward, terminated
+        found = seen()
+        if self.reward_fn is not None:
+            reward = self.reward_fn(*found).to(reward)
+        if self.termination_fn is not None:
+            terminated = self.termination_fn(*found).to(terminated)
+        return reward, terminated
+
     def decode(self, state: State) -> Obs:
         """The observation, a valid member of the observation space. Optional: a value-equivalent model has none."""
         raise MissingCapability(

@@ -112,11 +112,9 @@ class TabularModel(WorldModel):
         following = th.as_tensor(np.where(known, tables.state[outcome], states)).to(self.device)[:, None]
         reward = th.as_tensor(np.where(known, tables.reward[outcome], 0.0), dtype=th.float32).to(self.device)
         terminated = th.as_tensor(np.where(known, tables.terminal[outcome], 0), dtype=th.float32).to(self.device)
-        if self.reward_fn is not None or self.termination_fn is not None:
-            seen = (self.decode(state), action, self.decode(following))
-            reward = reward if self.reward_fn is None else self.reward_fn(*seen).to(reward)
-            terminated = terminated if self.termination_fn is None else self.termination_fn(*seen).to(terminated)
-        return Prediction(following, reward, terminated)
+        return Prediction(
+            following, *self.with_known(lambda: (self.decode(state), action, self.decode(following)), reward, terminated)
+        )
 
     def decode(self, state: State) -> Obs:
         assert isinstance(state, th.Tensor)

@@ -70,14 +70,9 @@ class VectorModel(WorldModel):
         :param reward: ``(B,)``, as predicted
         :param terminated: ``(B,)``, as predicted
         """
-        if self.reward_fn is None and self.termination_fn is None:
-            return reward, terminated
-        in_units = (self.codec.decode(obs), self.action_codec.to_env(action), self.codec.decode(next_obs))
-        if self.reward_fn is not None:
-            reward = self.reward_fn(*in_units).to(reward)
-        if self.termination_fn is not None:
-            terminated = self.termination_fn(*in_units).to(terminated)
-        return reward, terminated
+        return self.with_known(
+            lambda: (self.codec.decode(obs), self.action_codec.to_env(action), self.codec.decode(next_obs)), reward, terminated
+        )
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
         return {"obs": self.codec.encode(self.to_device(obs))}

@@ -182,10 +182,9 @@ class GPModel(WorldModel):
             outcome = mean + variance.sqrt() * noise
         next_state = self.codec.project(state + outcome[:, :-2])
         reward, terminated = outcome[:, -2], self.stored["ended"] * mean[:, -1].clamp(0.0, 1.0)
-        if self.reward_fn is not None or self.termination_fn is not None:
-            known = self.decode(state), self.action_codec.to_env(action), self.decode(next_state)
-            reward = reward if self.reward_fn is None else self.reward_fn(*known)
-            terminated = terminated if self.termination_fn is None else self.termination_fn(*known).float()
+        reward, terminated = self.with_known(
+            lambda: (self.decode(state), self.action_codec.to_env(action), self.decode(next_state)), reward, terminated
+        )
         return Prediction(next_state, reward, terminated)
 
     def decode(self, state: th.Tensor) -> Obs:

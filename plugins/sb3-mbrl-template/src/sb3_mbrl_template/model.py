@@ -179,10 +179,9 @@ class FourierModel(WorldModel):
         reward = outcome[:, -1]
         # Before any row has ended an episode nothing is known about endings: none is imagined.
         terminated = self.ever_terminated * th.sigmoid(features @ self.termination_weights)
-        if self.reward_fn is not None or self.termination_fn is not None:
-            known = self.decode(state), self.action_codec.to_env(action), self.decode(next_state)
-            reward = reward if self.reward_fn is None else self.reward_fn(*known)
-            terminated = terminated if self.termination_fn is None else self.termination_fn(*known).float()
+        reward, terminated = self.with_known(
+            lambda: (self.decode(state), self.action_codec.to_env(action), self.decode(next_state)), reward, terminated
+        )
         return Prediction(next_state, reward, terminated)
 
     def decode(self, state: th.Tensor) -> Obs:
