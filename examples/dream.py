@@ -75,8 +75,6 @@ def collect(env_id: str, path: Path, steps: int) -> None:
     """Random actions in the real environment, saved as SB3 saves any off-policy agent's buffer."""
     cls = SAC if isinstance(gym.make(env_id).action_space, gym.spaces.Box) else DQN
     agent = cls("MlpPolicy", env_id, learning_starts=steps + 1, buffer_size=steps, seed=0, device="cpu")
-    if isinstance(agent, DQN):
-        agent.exploration_rate = agent.exploration_initial_eps = agent.exploration_final_eps = 1.0
     agent.learn(steps, progress_bar=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     agent.save_replay_buffer(path)

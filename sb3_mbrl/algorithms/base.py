@@ -134,14 +134,14 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
         where = f"{type(self.imagination).__name__}.choose_starts"
         return None if chosen is None else check_choice(chosen, n, data, where)
 
-    def _forget_imagined(self) -> None:
+    def _on_new_model(self) -> None:
         if self.imagined is not None:
             self.imagined.clear()
 
     def _start_clock(self) -> None:
         super()._start_clock()
         self._imagined_at = -1
-        self._forget_imagined()
+        self._on_new_model()
 
     # ------------------------------------------------------------------------------------------------ train
 

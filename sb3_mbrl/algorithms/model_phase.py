@@ -88,7 +88,7 @@ class ModelPhaseMixin(PartsMixin):
         if model is not before:
             # Another model: neither the verdict nor the dreams of the one before hold.
             self._trusted = False
-            self._forget_imagined()
+            self._on_new_model()
         self._warn_of_lost_ends(model)
         self._warn_of_wrong_bounds(rows)
         self.registry.hook.sb3_mbrl_before_model_fit(agent=self)
@@ -226,8 +226,8 @@ class ModelPhaseMixin(PartsMixin):
         """``(n,)`` rows to start from, by their ids; ``None``: uniformly."""
         return None
 
-    def _forget_imagined(self) -> None:
-        """The world model is another one: what was imagined by the one before does not hold."""
+    def _on_new_model(self) -> None:
+        """The world model is another one: what the one before has left behind does not hold."""
 
     def _start_states(self, n: int, generator: th.Generator) -> State:
         model, data = self.world_model, self.model_data

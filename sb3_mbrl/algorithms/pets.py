@@ -164,7 +164,7 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
         particles = Particles(self.world_model, self.n_particles, kind, self.penalty)  # type: ignore[arg-type]
         self.policy.attach(self.planner, particles)
 
-    def _forget_imagined(self) -> None:
+    def _on_new_model(self) -> None:
         self._memory = None
         self._attach()
 
@@ -207,8 +207,7 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
             self._record(f"planner/{name}", value)
         if plan.value is not None:
             self._record("planner/value", float(plan.value.mean()))
-        actions = self.policy._codec.to_env(scaled).cpu().numpy()
-        return actions.reshape((len(actions), *(self.action_space.shape or ()))), None
+        return self.policy.in_units(scaled), None
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -231,10 +230,11 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
     # ---- learning
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
-        continues = self._last_obs is not None and not (args[1] if len(args) > 1 else kwargs.get("reset_num_timesteps", True))
-        if not continues:
+        before = self._last_obs
+        result = super()._setup_learn(total_timesteps, *args, **kwargs)
+        if self._last_obs is not before:  # the environments were reset
             self._memory, self._is_first = None, np.ones(self.n_envs, dtype=bool)
-        return super()._setup_learn(total_timesteps, *args, **kwargs)
+        return result
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """

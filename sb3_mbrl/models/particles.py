@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.contracts import MissingCapability, Obs, Prediction, UnsupportedSpace, WorldModel
+from sb3_mbrl.contracts import MemberPrediction, MissingCapability, Obs, Prediction, UnsupportedSpace, WorldModel
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import SpaceCodec
 from sb3_mbrl.states import State, batch_size, state_map, state_repeat, state_where
@@ -106,10 +106,11 @@ class Particles(WorldModel):
             certain = deterministic or self.propagation == "mean"
             prediction = self.model.step(particles, actions, deterministic=certain, generator=generator)
         following, reward = prediction.state, prediction.reward
-        if self.propagation == "moment":
-            following = self._matched(particles, actions, alive.flatten(), generator)
-        if self.penalty:
-            reward = reward - self.penalty * self._disagreement(particles, actions)
+        if self.propagation == "moment" or self.penalty:
+            found = self.model.members(particles, actions)
+            reward = reward - self.penalty * found.mean.var(0, correction=0).mean(-1).sqrt()
+            if self.propagation == "moment":
+                following = self._matched(found, alive.flatten(), generator)
         # Particles whose episode has certainly ended stay where they were, so that what is not finite there harms nobody.
         following = state_where(alive.flatten() > 0, following, particles)
         reward, terminated = self._grouped(reward), self._grouped(prediction.terminated)
@@ -121,10 +122,9 @@ class Particles(WorldModel):
         going_on = {"particles": self._grouped(following), "alive": after, "member": state["member"]}
         return Prediction(going_on, mean_reward, ended)
 
-    def _matched(self, particles: State, actions: th.Tensor, alive: th.Tensor, generator: th.Generator | None) -> State:
+    def _matched(self, found: MemberPrediction, alive: th.Tensor, generator: th.Generator | None) -> State:
         """Particles drawn from the Gaussian that has the moments of all (the law of total variance)."""
         assert self._codec is not None
-        found = self.model.members(particles, actions)
         mean, variance = (part.unflatten(1, (-1, self.n)) for part in (found.mean, found.variance))
         weight = alive.view(1, -1, self.n, 1)
         weight = weight / weight.sum(2, keepdim=True).clamp(min=1e-12) / len(mean)
@@ -133,10 +133,6 @@ class Particles(WorldModel):
         noise = th.randn(mean.shape[1:], generator=on_device(generator, mean.device), device=mean.device)
         drawn = centre[0] + spread.sqrt()[:, None] * noise
         return self.model.initial(self._codec.decode(drawn.flatten(0, 1)))
-
-    def _disagreement(self, particles: State, actions: th.Tensor) -> th.Tensor:
-        mean = self.model.members(particles, actions).mean
-        return mean.var(0, correction=0).mean(-1).sqrt()
 
     def _flat(self, grouped: Any) -> Any:
         return state_map(lambda leaf: leaf.flatten(0, 1), grouped)

@@ -97,7 +97,7 @@ class SequencePlanner(Planner):
             if prior is not None and self.n_prior:
                 suggested = follow(model, state, prior, self.n_prior, self.horizon, generator)
             task = Task(model, state, rows, is_first, carry, score, value, suggested, mask, generator)
-            sequence, carry, best = self._optimise(task, deterministic)
+            sequence, carry, best = self._optimise(task)
         info = {"diverged": float(th.stack(diverged).mean()) if diverged else 0.0, "sequences": float(scored[0])}
         sequence = sequence.detach()
         if mask is not None:
@@ -105,7 +105,7 @@ class SequencePlanner(Planner):
         return Plan(sequence[:, 0], carry, sequence, value=best, info=info)
 
     @abstractmethod
-    def _optimise(self, task: Task, deterministic: bool) -> tuple[th.Tensor, State, th.Tensor]:
+    def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
         """
         :return: the plan ``(B, H, A)``, what to carry, and what the plan is thought to be worth ``(B,)``
         """

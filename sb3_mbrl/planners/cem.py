@@ -43,7 +43,7 @@ class CEM(SequencePlanner):
     def _make_search(self) -> Search:
         return make_search(self.action_space, self.horizon, self.std, truncate=True)
 
-    def _optimise(self, task: Task, deterministic: bool) -> tuple[th.Tensor, State, th.Tensor]:
+    def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
         belief = self._belief(task)
         for _ in range(self.iterations):
             actions = self.search.sample(belief, self.population, task.generator)

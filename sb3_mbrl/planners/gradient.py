@@ -41,7 +41,7 @@ class GradientPlanner(SequencePlanner):
         self.iterations = whole("iterations", iterations, 1)
         self.learning_rate = number("learning_rate", learning_rate, 0.0, 10.0, open_low=True)
 
-    def _optimise(self, task: Task, deterministic: bool) -> tuple[th.Tensor, State, th.Tensor]:
+    def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
         belief = self._belief(task)
         with th.no_grad():
             actions = self.search.sample(belief, self.population, task.generator)

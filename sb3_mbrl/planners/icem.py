@@ -52,7 +52,7 @@ class ICEM(SequencePlanner):
         self.n_kept = math.ceil(number("keep", keep, 0.0, 1.0) * self.n_elites)
         self.decay = number("decay", decay, 1.0, 100.0)
 
-    def _optimise(self, task: Task, deterministic: bool) -> tuple[th.Tensor, State, th.Tensor]:
+    def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
         belief = self._belief(task._replace(carry=None if task.carry is None else task.carry["belief"]))
         kept = self._kept_from_last_time(task, belief)
         for i in range(self.iterations):

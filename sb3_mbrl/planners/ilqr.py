@@ -40,7 +40,7 @@ class ILQR(SequencePlanner):
         self.iterations = whole("iterations", iterations, 1)
         self.regularization = number("regularization", regularization, 0.0, 1e6, open_low=True)
 
-    def _optimise(self, task: Task, deterministic: bool) -> tuple[th.Tensor, State, th.Tensor]:
+    def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
         belief = self._belief(task)
         step, state = flat_step(task.model, task.state), flatten(task.state)
         actions = mode = self.search.mode(belief)

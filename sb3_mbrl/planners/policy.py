@@ -142,10 +142,15 @@ class PlannerPolicy(BasePolicy):
         rows = batch_size(obs)
         first = np.zeros(rows, bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(rows)
         scaled, memory, _ = self.act(obs, state, th.as_tensor(first), deterministic=deterministic)
-        actions = self._codec.to_env(scaled).cpu().numpy().reshape((rows, *(self.action_space.shape or ())))
+        actions = self.in_units(scaled)
+        return (actions if vectorised else actions.squeeze(axis=0)), memory
+
+    def in_units(self, scaled: th.Tensor) -> np.ndarray:
+        """Actions ``(B, A)`` as the environment takes them, ``(B, *shape)``."""
+        actions = self._codec.to_env(scaled).cpu().numpy().reshape((len(scaled), *(self.action_space.shape or ())))
         if isinstance(self.action_space, spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high).astype(self.action_space.dtype)
-        return (actions if vectorised else actions.squeeze(axis=0)), memory
+        return actions
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         rows = batch_size(observation)

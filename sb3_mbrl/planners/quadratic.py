@@ -8,7 +8,7 @@ from torch.func import hessian, jacrev, vmap
 
 from sb3_mbrl.contracts import MissingCapability, WorldModel
 from sb3_mbrl.planners.rollout import StateValue
-from sb3_mbrl.states import State, leaves, state_index, state_map
+from sb3_mbrl.states import State, leaves, state_map
 
 Flat = Callable[[th.Tensor], th.Tensor]
 """From flat states ``(B, D)`` to values ``(B,)``"""
@@ -42,7 +42,7 @@ def unflatten(flat: th.Tensor, like: State) -> State:
     shapes = [leaf.shape[1:] for leaf in leaves(like)]
     parts = iter(flat.split([max(1, shape.numel()) for shape in shapes], dim=1))
     sizes = iter(shapes)
-    return state_map(lambda _leaf: next(parts).reshape(len(flat), *next(sizes)), state_index(like, slice(0, 1)))
+    return state_map(lambda _leaf: next(parts).reshape(len(flat), *next(sizes)), like)
 
 
 def flat_step(model: WorldModel, like: State) -> Step:

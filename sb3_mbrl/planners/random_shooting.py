@@ -23,7 +23,7 @@ class RandomShooting(SequencePlanner):
     def __init__(self, action_space: spaces.Space, *, horizon: int = 15, population: int = 2000, **kwargs: Any) -> None:
         super().__init__(action_space, horizon=horizon, population=population, **kwargs)
 
-    def _optimise(self, task: Task, deterministic: bool) -> tuple[th.Tensor, State, th.Tensor]:
+    def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
         count = task.rows * self.population * self.horizon
         drawn = random_actions(self.action_space, count, task.generator, task.model.device)
         actions = drawn.view(task.rows, self.population, self.horizon, -1)

@@ -60,10 +60,6 @@ class Search(ABC):
     def mode(self, belief: State) -> th.Tensor:
         """``(B, H, A)``: the likeliest sequence."""
 
-    def roll(self, actions: th.Tensor) -> th.Tensor:
-        """Sequences one step further, the last step repeated: ``(..., H, A)``."""
-        return th.cat([actions[..., 1:, :], actions[..., -1:, :]], dim=-2)
-
 
 class GaussianSearch(Search):
     """

@@ -62,7 +62,7 @@ def test_evaluation_does_not_disturb_the_training_plan():
     evaluated = agent()
     judge = EvalCallback(Monitor(gym.make("Pendulum-v1", max_episode_steps=3)), eval_freq=25, n_eval_episodes=2, verbose=0)
     evaluated.learn(120, callback=judge)
-    assert judge.n_calls == 120
+    assert np.isfinite(judge.last_mean_reward)  # it has evaluated
     assert np.array_equal(trajectory(plain), trajectory(evaluated))
     assert th.equal(weights(plain), weights(evaluated))
 
