@@ -1,4 +1,4 @@
-"""The command line: ``sb3-mbrl train | evaluate | plugins | check``.
+"""The command line: ``sb3-mbrl train | evaluate | plot | plugins | check``.
 
 Exit codes: 0 fine; 1 a check failed; 2 a mistake of the user's, in one line; 130 stopped by Ctrl-C, everything saved.
 """

@@ -12,6 +12,7 @@ examples:
   sb3-mbrl train --env Pendulum-v1 --world-model none
                                                    the control: the same agent without its model
   sb3-mbrl evaluate runs/mbpo/Pendulum-v1_1        play 10 episodes with what was trained
+  sb3-mbrl plot plan runs/mbpo/Pendulum-v1_1       what it expected, and what then happened
   sb3-mbrl plugins                                 what can be chosen by name
   sb3-mbrl check ensemble                          does a world model keep the contract?
 
@@ -60,6 +61,39 @@ examples:
   sb3-mbrl evaluate runs/mbpo/Pendulum-v1_1
   sb3-mbrl evaluate runs/mbpo/Pendulum-v1_1/best_model.zip --episodes 50
   sb3-mbrl evaluate agent.zip --env Hopper-v5 --render
+"""
+
+_PLOT = """
+Draw pictures of a saved agent.
+"""
+
+_PLOT_EPILOG = """
+examples:
+  sb3-mbrl plot plan runs/pets/Pendulum-v1_1
+"""
+
+_PLOT_PLAN = """
+Why does it fail? Play one episode and draw, from several moments on, what the
+agent expected (many rollouts of its world model, and the band that holds 90 %
+of them) against what then really happened.
+
+An agent that plans carries each plan out to its end, so that imagination and
+reality see the same actions: what differs is the model's error (--replan: it
+acts as it always does). An agent with a policy follows that in both.
+"""
+
+_PLOT_PLAN_EPILOG = """
+examples:
+  sb3-mbrl plot plan runs/pets/Pendulum-v1_1
+  sb3-mbrl plot plan runs/mbpo/Hopper-v5_1 --horizon 15 --moments 5 --columns 0 1
+  sb3-mbrl plot plan agent.zip --algo pets --env Pendulum-v1 --output plan.svg
+
+how to read it:
+  the black line leaves the band        the model is too sure of itself there
+  the band opens at once                the model knows little: more data, or a
+                                        longer fit
+  rewards above the black line          what is planned exploits the model: a
+                                        known reward, more particles, a penalty
 """
 
 _PLUGINS = """
@@ -113,12 +147,15 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _train(_command(commands, "train", "train an agent", _TRAIN, _TRAIN_EPILOG))
     _evaluate(_command(commands, "evaluate", "play episodes with a saved agent", _EVALUATE, _EVALUATE_EPILOG))
+    _plot(_command(commands, "plot", "draw what an agent expects, and what then happens", _PLOT, _PLOT_EPILOG))
     _plugins(_command(commands, "plugins", "list what can be chosen by name", _PLUGINS, _PLUGINS_EPILOG))
     _check(_command(commands, "check", "run the conformance kit on a part", _CHECK, _CHECK_EPILOG))
     return parser
 
 
-def _command(commands: Any, name: str, summary: str, description: str, epilog: str) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, summary: str, description: str, epilog: str, within: str = ""
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -127,7 +164,7 @@ def _command(commands: Any, name: str, summary: str, description: str, epilog: s
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(command=name, run=_runner(name))
+    parser.set_defaults(command=within + name, run=_runner(within + name))
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     parser.add_argument(
         "--plugin", nargs="+", action="extend", metavar="MODULE", help="load these plugins too (modules that can be imported)"
@@ -137,11 +174,12 @@ def _command(commands: Any, name: str, summary: str, description: str, epilog: s
 
 def _runner(name: str) -> Callable[[argparse.Namespace], int]:
     def run(args: argparse.Namespace) -> int:
-        from sb3_mbrl.cli import listing, training
+        from sb3_mbrl.cli import listing, playing, training
 
         return {
             "train": training.train,
-            "evaluate": training.evaluate,
+            "evaluate": playing.evaluate,
+            "plot plan": playing.plot_plan,
             "plugins": listing.list_plugins,
             "check": listing.check,
         }[name](args)
@@ -189,16 +227,36 @@ def _train(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--no-progress", action="store_true", help="no progress bar")
 
 
-def _evaluate(parser: argparse.ArgumentParser) -> None:
+def _saved_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a saved agent (.zip), or the folder of a run")
     parser.add_argument("--algo", help="its algorithm (default: the run's, else mbpo)")
     parser.add_argument("--env", metavar="ID", help="Gymnasium id (default: the run's)")
     parser.add_argument("--env-kwargs", **_PAIRS, help="arguments of gymnasium.make, on top of the run's")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    _saved_agent(parser)
     parser.add_argument("--episodes", type=int, default=10, metavar="N", help="(default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the environment (default: 0)")
     parser.add_argument("--stochastic", action="store_true", help="draw actions as in training")
     parser.add_argument("--render", action="store_true", help="show it in a window")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+
+
+def _plot(parser: argparse.ArgumentParser) -> None:
+    pictures = parser.add_subparsers(title="pictures", metavar="PICTURE", required=True)
+    plan = _command(pictures, "plan", "what was imagined against what happened", _PLOT_PLAN, _PLOT_PLAN_EPILOG, within="plot ")
+    _saved_agent(plan)
+    plan.add_argument("--horizon", type=int, metavar="N", help="steps to look ahead (default: the planner's, else 25)")
+    plan.add_argument("--particles", type=int, default=20, metavar="N", help="rollouts per moment (default: 20)")
+    plan.add_argument("--moments", type=int, default=3, metavar="N", help="how many moments of the episode (default: 3)")
+    plan.add_argument("--every", type=int, metavar="N", help="steps between two moments (default: the horizon)")
+    plan.add_argument("--replan", action="store_true", help="plan anew at every step, as in training")
+    plan.add_argument("--columns", type=int, nargs="+", metavar="N", help="of the observation (default: at most six)")
+    plan.add_argument("--seed", type=int, default=0, help="of environment and rollouts (default: 0)")
+    plan.add_argument(
+        "--output", metavar="FILE", help="of the picture, .png, .svg or .pdf (default: plan.png beside the agent)"
+    )
 
 
 def _plugins(parser: argparse.ArgumentParser) -> None:

@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import get_device
 
 from sb3_mbrl.algorithms.checkpoint import write_beside
 from sb3_mbrl.cli.values import UserError
+from sb3_mbrl.plugins import Registry
 
 MODEL, REPLAY_BUFFER, RECORD = "model.zip", "replay_buffer.pkl", "run.json"
 
@@ -107,3 +110,25 @@ def newest_folder(algo: str, env_id: str) -> Path:
     if not saved:
         raise UserError(f"--resume: there is no run of {algo} on {env_id} under runs/; name its folder with --output")
     return saved[max(saved)]
+
+
+def check_device(name: str) -> None:
+    """:raises UserError: for one that is not there"""
+    try:
+        th.zeros(1, device=get_device(name))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name}: {str(error).strip().splitlines()[0]}") from error
+
+
+def plugin_arguments(plugins: list[Any]) -> dict[str, Any]:
+    """For the constructor and ``load``."""
+    # An algorithm without the argument works as long as nobody needs it.
+    return {"plugins": plugins} if plugins else {}
+
+
+def algorithm(registry: Registry, name: str) -> type[OffPolicyAlgorithm]:
+    """An algorithm by its name."""
+    cls = registry.resolve("algorithm", name).factory
+    if not (isinstance(cls, type) and issubclass(cls, OffPolicyAlgorithm)):
+        raise UserError(f"--algo {name}: {cls} is not an off-policy algorithm class of Stable-Baselines3")
+    return cls

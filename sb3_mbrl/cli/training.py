@@ -1,4 +1,4 @@
-"""``sb3-mbrl train`` and ``sb3-mbrl evaluate``."""
+"""``sb3-mbrl train``."""
 
 import argparse
 import importlib.util
@@ -10,21 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
-import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, ProgressBarCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger, make_output_format
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.utils import check_for_correct_spaces, get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mbrl.cli import runs
-from sb3_mbrl.cli.runs import MODEL, REPLAY_BUFFER, Run
+from sb3_mbrl.cli.playing import evaluation
+from sb3_mbrl.cli.runs import MODEL, REPLAY_BUFFER, Run, algorithm, check_device, plugin_arguments
 from sb3_mbrl.cli.values import UserError, check_arguments, load_plugins, make_env, parse_pairs
-from sb3_mbrl.plugins import Registry
 from sb3_mbrl.presets import Preset, load_preset, preset_names
 
 _FIXED_BY_RUN = (
@@ -41,9 +37,6 @@ _FIXED_BY_RUN = (
 _EVALUATION_SEED = 10_000
 
 
-# -------------------------------------------------------------------------------------------------------------------- train
-
-
 def train(args: argparse.Namespace) -> int:
     """Train, save, evaluate."""
     for name in ("steps", "n_envs", "eval_every"):
@@ -53,7 +46,7 @@ def train(args: argparse.Namespace) -> int:
         raise UserError(f"--eval-episodes {args.eval_episodes}: give at least 1 (0 without --eval-every: no evaluation)")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard: TensorBoard is not installed. Run `pip install tensorboard`.")
-    _check_device(args.device)
+    check_device(args.device)
     agent, run, folder = _resumed(args) if args.resume else _new(args)
     try:
         run.write(folder)
@@ -79,7 +72,7 @@ def train(args: argparse.Namespace) -> int:
     print(f"Saved {folder / MODEL} and {REPLAY_BUFFER} after {agent.num_timesteps} real steps. To go on: {resume} --steps N")
     figures.print()
     if args.eval_episodes:
-        print(_evaluation(agent, run.env_id, run.env_kwargs, args.eval_episodes, run.seed + _EVALUATION_SEED))
+        print(evaluation(agent, run.env_id, run.env_kwargs, args.eval_episodes, run.seed + _EVALUATION_SEED))
     return 0
 
 
@@ -88,7 +81,7 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
         raise UserError("which environment? --env ID, e.g. --env Pendulum-v1")
     algo = args.algo or "mbpo"
     plugins, registry = load_plugins(args.plugin)
-    cls = _algorithm(registry, algo)
+    cls = algorithm(registry, algo)
     preset = _preset(algo, args.env, args.preset)
     arguments = _arguments(args, preset, cls)
     steps = args.steps or (preset.n_timesteps if preset else None)
@@ -104,7 +97,7 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
     env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
     policy = arguments.pop("policy", None) or (preset.policy if preset else _default_policy(cls, env.observation_space))
     try:
-        agent = cls(policy, env, seed=run.seed, device=args.device, **arguments, **_given(plugins))
+        agent = cls(policy, env, seed=run.seed, device=args.device, **arguments, **plugin_arguments(plugins))
     except (ValueError, TypeError, AssertionError, ImportError, NotImplementedError) as error:
         if args.traceback:
             raise
@@ -134,11 +127,11 @@ def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
     plugins, registry = load_plugins(run.plugins)
     env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
     agent = runs.load(
-        _algorithm(registry, run.algo),
+        algorithm(registry, run.algo),
         folder / MODEL,
         env=env,
         device=args.device,
-        **_given(plugins),
+        **plugin_arguments(plugins),
     )
     if agent.num_timesteps >= run.steps:
         raise UserError(
@@ -146,25 +139,6 @@ def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
         )
     _load_replay_buffer(agent, folder / REPLAY_BUFFER)
     return agent, run, folder
-
-
-def _check_device(name: str) -> None:
-    try:
-        th.zeros(1, device=get_device(name))
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name}: {str(error).strip().splitlines()[0]}") from error
-
-
-def _given(plugins: list[Any]) -> dict[str, Any]:
-    # An algorithm without the argument works as long as nobody needs it.
-    return {"plugins": plugins} if plugins else {}
-
-
-def _algorithm(registry: Registry, name: str) -> type[OffPolicyAlgorithm]:
-    cls = registry.resolve("algorithm", name).factory
-    if not (isinstance(cls, type) and issubclass(cls, OffPolicyAlgorithm)):
-        raise UserError(f"--algo {name}: {cls} is not an off-policy algorithm class of Stable-Baselines3")
-    return cls
 
 
 def _preset(algo: str, env_id: str, wanted: bool | None) -> Preset | None:
@@ -325,53 +299,3 @@ def _logger(args: argparse.Namespace, folder: Path, start: int, figures: KVWrite
     if args.tensorboard:
         formats.append(make_output_format("tensorboard", str(Path(args.tensorboard) / folder.name)))
     return Logger(str(folder), formats)
-
-
-# ----------------------------------------------------------------------------------------------------------------- evaluate
-
-
-def evaluate(args: argparse.Namespace) -> int:
-    """Load an agent and play."""
-    if args.episodes < 1:
-        raise UserError(f"--episodes {args.episodes}: give at least 1")
-    path = Path(args.model)
-    if path.is_dir():
-        path = path / MODEL
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    _check_device(args.device)
-    run = Run.read(path.parent)
-    env_id = args.env or (run.env_id if run else None)
-    if env_id is None:
-        raise UserError(f"which environment? --env ID (there is no {runs.RECORD} beside {path})")
-    plugins, registry = load_plugins(args.plugin or (run.plugins if run else None))
-    cls = _algorithm(registry, args.algo or (run.algo if run else "mbpo"))
-    agent = runs.load(cls, path, device=args.device, **_given(plugins))
-    of_run = run.env_kwargs if run and env_id == run.env_id else {}
-    env_kwargs = {**of_run, **parse_pairs("--env-kwargs", args.env_kwargs)}
-    print(_evaluation(agent, env_id, env_kwargs, args.episodes, args.seed, not args.stochastic, args.render))
-    return 0
-
-
-def _evaluation(
-    agent: OffPolicyAlgorithm,
-    env_id: str,
-    env_kwargs: dict[str, Any],
-    episodes: int,
-    seed: int,
-    deterministic: bool = True,
-    render: bool = False,
-) -> str:
-    env = make_vec_env(lambda: make_env(env_id, env_kwargs, render), seed=seed)
-    try:
-        check_for_correct_spaces(env, agent.observation_space, agent.action_space)
-    except ValueError as error:
-        raise UserError(f"the agent was not trained in {env_id} with these arguments: {error}") from error
-    returns, lengths = evaluate_policy(
-        agent, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
-    )
-    env.close()
-    return (
-        f"{env_id}, {episodes} episodes: mean return {np.mean(returns):.2f} ± {np.std(returns):.2f} (standard deviation), "
-        f"from {np.min(returns):.2f} to {np.max(returns):.2f}, mean length {np.mean(lengths):.0f}"
-    )

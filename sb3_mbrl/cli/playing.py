@@ -1,0 +1,113 @@
+"""What is done with a saved agent: ``sb3-mbrl evaluate`` and ``sb3-mbrl plot``."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import check_for_correct_spaces
+
+from sb3_mbrl.cli import runs
+from sb3_mbrl.cli.runs import MODEL, Run, algorithm, check_device, plugin_arguments
+from sb3_mbrl.cli.values import UserError, load_plugins, make_env, parse_pairs
+from sb3_mbrl.contracts import MissingCapability, UnsupportedSpace
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Load an agent and play."""
+    if args.episodes < 1:
+        raise UserError(f"--episodes {args.episodes}: give at least 1")
+    agent, env_id, env_kwargs, _ = _saved(args)
+    print(evaluation(agent, env_id, env_kwargs, args.episodes, args.seed, not args.stochastic, args.render))
+    return 0
+
+
+def plot_plan(args: argparse.Namespace) -> int:
+    """Load an agent, play an episode, and draw what it expected of it."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError('plot: Matplotlib is not installed. Run `pip install "sb3-mbrl[plots]"`.')
+    from sb3_mbrl.diagnostics.foresight import coverage, foresee
+    from sb3_mbrl.diagnostics.pictures import draw_plans
+
+    agent, env_id, env_kwargs, folder = _saved(args)
+    env = make_env(env_id, env_kwargs)
+    _check_spaces(agent, env, env_id)
+    try:
+        found = foresee(
+            agent,
+            env,
+            horizon=args.horizon,
+            particles=args.particles,
+            moments=args.moments,
+            every=args.every,
+            replan=args.replan,
+            seed=args.seed,
+        )
+    except (ValueError, MissingCapability, UnsupportedSpace) as error:
+        raise UserError(str(error)) from error
+    finally:
+        env.close()
+    path = Path(args.output) if args.output else folder / "plan.png"
+    try:
+        draw_plans(found, agent.observation_space, path, title=f"{env_id}: expected and real", columns=args.columns)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+    for one in found:
+        expected = np.nanmean(np.nansum(one.imagined.reward[:, : len(one.reward)], axis=1))
+        steps, earned = len(one.reward), one.reward.sum()
+        print(f"step {one.step:4}: {steps} steps were expected to earn {expected:.2f}, and earned {earned:.2f}")
+    print(f"Within the band of 90 % of the rollouts: {np.nanmean(coverage(found)):.0%} of what was observed")
+    print(f"Picture: {path}")
+    return 0
+
+
+def _saved(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, str, dict[str, Any], Path]:
+    """The agent, its environment's id and arguments, and the folder it lies in."""
+    path = Path(args.model)
+    if path.is_dir():
+        path = path / MODEL
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    check_device(args.device)
+    run = Run.read(path.parent)
+    env_id = args.env or (run.env_id if run else None)
+    if env_id is None:
+        raise UserError(f"which environment? --env ID (there is no {runs.RECORD} beside {path})")
+    plugins, registry = load_plugins(args.plugin or (run.plugins if run else None))
+    cls = algorithm(registry, args.algo or (run.algo if run else "mbpo"))
+    agent = runs.load(cls, path, device=args.device, **plugin_arguments(plugins))
+    of_run = run.env_kwargs if run and env_id == run.env_id else {}
+    return agent, env_id, {**of_run, **parse_pairs("--env-kwargs", args.env_kwargs)}, path.parent
+
+
+def evaluation(
+    agent: OffPolicyAlgorithm,
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    episodes: int,
+    seed: int,
+    deterministic: bool = True,
+    render: bool = False,
+) -> str:
+    """Play episodes; in words what they earned."""
+    env = make_vec_env(lambda: make_env(env_id, env_kwargs, render), seed=seed)
+    _check_spaces(agent, env, env_id)
+    returns, lengths = evaluate_policy(
+        agent, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
+    )
+    env.close()
+    return (
+        f"{env_id}, {episodes} episodes: mean return {np.mean(returns):.2f} ± {np.std(returns):.2f} (standard deviation), "
+        f"from {np.min(returns):.2f} to {np.max(returns):.2f}, mean length {np.mean(lengths):.0f}"
+    )
+
+
+def _check_spaces(agent: OffPolicyAlgorithm, env: Any, env_id: str) -> None:
+    try:
+        check_for_correct_spaces(env, agent.observation_space, agent.action_space)
+    except ValueError as error:
+        raise UserError(f"the agent was not trained in {env_id} with these arguments: {error}") from error

@@ -1,0 +1,23 @@
+"""Every test of the command line runs in a folder of its own."""
+
+import sys
+
+import pytest
+
+from sb3_mbrl.plugins import reset_registry
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Every test in a folder of its own, which modules can be imported from, and with a fresh registry."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for variable in ("PLUGINS", "BLOCK", "TRACE", "STRICT"):
+        monkeypatch.delenv(f"SB3_MBRL_{variable}", raising=False)
+    reset_registry()
+    before = set(sys.modules)
+    yield tmp_path
+    reset_registry()
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]

@@ -1,0 +1,54 @@
+"""What is typed on a command line."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sb3_mbrl.cli.values import UserError, check_arguments, parse_pairs, parse_value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3e-4", 3e-4),
+        ("5", 5),
+        ("[64,64]", [64, 64]),
+        ("{'net_arch': [8]}", {"net_arch": [8]}),
+        ("true", True),
+        ("False", False),
+        ("none", None),
+        ("delta", "delta"),
+        ("1e6", 1e6),
+        ("'5'", "5"),
+        ("", ""),
+        ("a=b", "a=b"),
+    ],
+)
+def test_values_are_literals_or_strings(text, value):
+    parsed = parse_value(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@given(
+    st.one_of(
+        st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.lists(st.integers()), st.booleans(), st.none()
+    )
+)
+def test_what_python_prints_is_read_back(value):
+    assert parse_pairs("--set", [f"key={value!r}"]) == {"key": value}
+
+
+@pytest.mark.parametrize("pair", ["members", "=5", "a b=5", "1=2"])
+def test_pairs_need_a_name_and_a_value(pair):
+    with pytest.raises(UserError, match=r"--set .* write key=value"):
+        parse_pairs("--set", [pair])
+
+
+def test_integers_may_be_written_as_floats():
+    def f(buffer_size=1_000_000, learning_rate=3e-4, verbose=False):
+        pass
+
+    checked = check_arguments("--set", {"buffer_size": 1e4, "learning_rate": 1.0}, f)
+    assert (type(checked["buffer_size"]), type(checked["learning_rate"])) == (int, float)
+    assert check_arguments("--set", {"buffer_size": 0.5}, f) == {"buffer_size": 0.5}
