@@ -32,7 +32,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from tasks import BASES, TASKS, VARIANTS, Task, conditions, constructor_settings, override, parse_overrides
+from tasks import BASES, TASKS, VARIANTS, Task, changes, conditions, constructor_settings, override, parse_overrides
 
 import sb3_mbrl
 from sb3_mbrl.zoo import algorithms
@@ -311,7 +311,7 @@ def _start_or_resume(run: Run, fresh: bool) -> tuple[Record, Path | None]:
     """The record to append to, and the checkpoint it goes on from."""
     record = None if fresh else read_record(run.path)
     if record is not None:
-        changed = {key: (record.get(key), value) for key, value in run.conditions().items() if record.get(key) != value}
+        changed = changes(record, run.conditions())
         if changed:
             told = "; ".join(f"{key} was {old!r} and is {new!r}" for key, (old, new) in changed.items())
             raise SettingsChangedError(

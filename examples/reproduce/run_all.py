@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from records import CHECKPOINTS, HERE, RESULTS, Record, clean_label, read_record, run_name
-from tasks import TASKS, VARIANTS, Task, conditions, constructor_settings, override, parse_overrides
+from tasks import TASKS, VARIANTS, Task, changes, conditions, constructor_settings, override, parse_overrides
 
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 POLL_SECONDS = 0.5
@@ -73,7 +73,7 @@ def plan_jobs(
 def is_changed(job: Job) -> bool:
     """Whether the result file is of a run with other settings than those of today."""
     record = read_record(job.path)
-    return record is not None and any(record.get(key) != value for key, value in job.conditions.items())
+    return record is not None and bool(changes(record, job.conditions))
 
 
 def is_finished(job: Job) -> bool:

@@ -92,6 +92,13 @@ For MuJoCo bodies; the world model is the default ensemble (7 members, 5 elites,
 of MBPO's authors: with SB3's (minus the number of actions) and 10 updates a step, exploration is over before the body moves.
 """
 
+HOPPER = LOCOMOTION | {
+    "target_entropy": -1.0,
+    "real_ratio": 0.5,
+    "imagination_kwargs": {"freq": 250, "horizon": 5, "starts_per_step": 20, "max_age": 1000},
+}
+"""As many imagined rows as of HalfCheetah, in rollouts of five steps, and half of every batch is real."""
+
 CARTPOLE: dict[str, Any] = {
     "learning_rate": 2.3e-3,
     "buffer_size": 100_000,
@@ -151,7 +158,7 @@ TASKS = {
         PENDULUM,
         INVERTED_PENDULUM,
         Task("halfcheetah", "HalfCheetah-v5", 10_000, 1_000, 5, _THREE, LOCOMOTION | {"target_entropy": -3.0}),
-        Task("hopper", "Hopper-v5", 20_000, 1_000, 5, _THREE, LOCOMOTION | {"target_entropy": -1.0}),
+        Task("hopper", "Hopper-v5", 20_000, 1_000, 5, _THREE, HOPPER),
         Task("dyna-cartpole", "CartPole-v1", 50_000, 1_000, 10, _FIVE, CARTPOLE, threshold=475.0, algo="dyna"),
         # SB3's TD3 has no action noise unless it is given; without any, nothing new is tried.
         *small_tasks("mb_td3", noise_type="normal", noise_std=0.1),
@@ -231,6 +238,23 @@ def conditions(
     }
     # As it comes back from a file (tuples as lists).
     return json.loads(json.dumps(told))
+
+
+MODELS_OWN = {"real_ratio", "world_model_kwargs", "imagination_kwargs", "fit_freq", "fit_kwargs"}
+"""Settings that mean nothing without a model (``world_model=None`` is the base class to the last bit)"""
+
+
+def changes(record: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """
+    What is different between a record and the :func:`conditions` of today, before and now. For the control, the model's own
+    settings make no difference.
+    """
+    found = {key: (record.get(key), value) for key, value in told.items() if record.get(key) != value}
+    if told["variant"] == MODEL_OFF and isinstance(record.get("settings"), dict) and "settings" in found:
+        before, now = ({key: value for key, value in one.items() if key not in MODELS_OWN} for one in found["settings"])
+        if before == now:
+            del found["settings"]
+    return found
 
 
 def parse_overrides(items: Sequence[str]) -> dict[str, Any]:

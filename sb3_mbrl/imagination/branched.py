@@ -1,12 +1,11 @@
 """``branched``: short rollouts of the policy in the world model, from real states (MBPO, Janner et al. 2019, algorithm 2)."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch as th
 
+from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.contracts import Data, Imagination, Imagined, Obs, WorldModel
 from sb3_mbrl.imagination.choice import StartRule, parse_rule
 from sb3_mbrl.imagination.exploration import explore
@@ -44,15 +43,11 @@ class BranchedRollouts(Imagination):
         observation: Literal["decoded", "features"] = "decoded",
         starts: Literal["uniform", "recent", "initial"] | StartRule = "uniform",
     ) -> None:
-        freq, max_age = _whole("freq", freq), _whole("max_age", max_age)
-        if not isinstance(starts_per_step, (int, float, np.number)) or not math.isfinite(starts_per_step):
-            raise ValueError(f"starts_per_step={starts_per_step!r}: give a finite number")
-        if freq < 1 or max_age < 1 or starts_per_step <= 0:
-            raise ValueError(f"freq={freq}, max_age={max_age}, starts_per_step={starts_per_step}: all must be positive")
+        freq, max_age = whole("freq", freq, 1), whole("max_age", max_age, 1)
+        starts_per_step = number("starts_per_step", starts_per_step, 0.0, open_low=True)
         if max_age < freq:
             raise ValueError(f"max_age={max_age} is shorter than freq={freq}: the imagined buffer would run empty in between")
-        if not isinstance(exploration, (int, float, np.number)) or not 0.0 <= exploration <= 1.0:
-            raise ValueError(f"exploration={exploration!r}: give the share of random actions, from 0 to 1")
+        exploration = number("exploration", exploration, 0.0, 1.0)
         if observation not in ("decoded", "features"):
             raise ValueError(f"observation={observation!r}: choose 'decoded' or 'features'")
         self.schedule = HorizonSchedule.parse(horizon)
@@ -110,13 +105,6 @@ class BranchedRollouts(Imagination):
             "dropped": float(nonfinite / tried),
         }
         return Imagined(obs, action, next_obs, reward, done, discount, mask, info)
-
-
-def _whole(name: str, value: Any) -> int:
-    # Whole floats pass: a file of settings may say 1e3.
-    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool) or not float(value).is_integer():
-        raise ValueError(f"{name}={value!r}: give a whole number of real environment steps")
-    return int(value)
 
 
 def _stack(column: tuple[Any, ...]) -> Any:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch as th
 from gymnasium import spaces
 
+from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.contracts import MemberPrediction, MissingCapability, Obs, Prediction, UnsupportedSpace, WorldModel
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import SpaceCodec
@@ -41,11 +42,8 @@ class Particles(WorldModel):
         super().__init__(model.observation_space, model.action_space, device=model.device)
         if propagation not in ("ts1", "tsinf", "mean", "moment"):
             raise ValueError(f"propagation={propagation!r}: choose 'ts1', 'tsinf', 'mean' or 'moment'")
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n={n!r}: give a whole number of particles from 1 on")
-        if not penalty >= 0.0:
-            raise ValueError(f"penalty={penalty!r}: give a number from 0 on")
-        self.model, self.propagation, self.penalty = model, propagation, float(penalty)
+        n, penalty = whole("n", n, 1), number("penalty", penalty, 0.0)
+        self.model, self.propagation, self.penalty = model, propagation, penalty
         self.n = 1 if propagation == "mean" else n
         if propagation == "tsinf" and type(model).member_step is WorldModel.member_step:
             raise MissingCapability(

@@ -2,12 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch as th
 from gymnasium import spaces
 
+from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.contracts import MissingCapability, Plan, Planner, WorldModel
 from sb3_mbrl.planners.rollout import Evaluation, Prior, StateValue, evaluate, follow
 from sb3_mbrl.planners.search import Search, make_search, mask_first, start
@@ -156,21 +156,3 @@ def top(actions: th.Tensor, returns: th.Tensor, n: int) -> th.Tensor:
 def even(actions: th.Tensor) -> th.Tensor:
     """``(B, n)``: the same weight for every sequence."""
     return th.full(actions.shape[:2], 1 / actions.shape[1], device=actions.device)
-
-
-def whole(name: str, value: Any, low: int) -> int:
-    """A whole number from ``low`` on; whole floats pass, since a file of settings may say 1e3."""
-    if not _is_number(value) or not float(value).is_integer() or value < low:
-        raise ValueError(f"{name}={value!r}: give a whole number from {low} on")
-    return int(value)
-
-
-def number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
-    """A number from ``low`` to ``high``."""
-    if not _is_number(value) or not low <= value <= high or (open_low and value == low):
-        raise ValueError(f"{name}={value!r}: give a number {'above' if open_low else 'from'} {low:g} up to {high:g}")
-    return float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

@@ -5,7 +5,8 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.planners.base import SequencePlanner, Task, even, number, top, whole
+from sb3_mbrl.arguments import number, whole
+from sb3_mbrl.planners.base import SequencePlanner, Task, even, top
 from sb3_mbrl.planners.search import Search, make_search
 from sb3_mbrl.states import State
 

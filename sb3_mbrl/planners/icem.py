@@ -6,7 +6,8 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.planners.base import SequencePlanner, Task, best_of, even, number, top, whole
+from sb3_mbrl.arguments import number, whole
+from sb3_mbrl.planners.base import SequencePlanner, Task, best_of, even, top
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.states import State
 

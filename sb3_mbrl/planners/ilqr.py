@@ -5,8 +5,9 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 
+from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.contracts import UnsupportedSpace
-from sb3_mbrl.planners.base import SequencePlanner, Task, number, whole
+from sb3_mbrl.planners.base import SequencePlanner, Task
 from sb3_mbrl.planners.quadratic import Flat, Step, curve, expand, flat_step, flat_value, flatten, simulate, solve
 from sb3_mbrl.states import State
 

@@ -148,7 +148,7 @@ class Wrong:
             "planner_kwargs has 'action_space', which every planner is given by PETS",
         ),
         ({"propagation": "ts3"}, "propagation='ts3': choose"),
-        ({"n_particles": 0}, "n=0: give a whole number of particles"),
+        ({"n_particles": 0}, "n=0: give a whole number from 1 on"),
     ],
 )
 def test_bad_choices(kwargs, words):

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch as th
 
-from tests.benchmarks import bench_mbpo, bench_tabular, bench_world_model
+from tests.benchmarks import bench_mbpo, bench_planning, bench_tabular, bench_world_model
 
 BENCHMARKS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "mbpo": bench_mbpo.run,
     "world_model": bench_world_model.run,
+    "planning": bench_planning.run,
     "tabular": bench_tabular.run,
 }
 

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,6 +157,21 @@ def test_action_noise_in_the_words_of_the_zoo():
 
 def test_sac_is_at_its_defaults_but_for_a_buffer_that_holds_the_run():
     assert tasks.constructor_settings(tasks.TASKS["hopper"], "sac") == {"buffer_size": 20_000}
+
+
+def test_the_models_own_settings_do_not_change_the_control():
+    hopper = tasks.TASKS["hopper"]
+    told = {
+        variant: tasks.conditions(hopper, variant, 0, tasks.constructor_settings(hopper, variant))
+        for variant in ("mbpo", "model-off")
+    }
+    for variant, settings in told.items():
+        before = deepcopy(settings)
+        before["settings"] |= {"real_ratio": 0.05, "fit_freq": 1_000}
+        assert set(tasks.changes(before, settings)) == ({"settings"} if variant == "mbpo" else set())
+        before["settings"]["gradient_steps"] = 1
+        assert set(tasks.changes(before, settings)) == {"settings"}
+        assert set(tasks.changes(settings | {"seed": 1}, settings)) == {"seed"}
 
 
 def test_overrides_reach_nested_settings_and_leave_the_task_alone():

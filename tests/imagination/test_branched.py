@@ -197,9 +197,9 @@ def test_no_gradient_is_recorded():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"freq": 0}, "freq=0, max_age=1000, starts_per_step=400: all must be positive"),
-        ({"max_age": 0}, "all must be positive"),
-        ({"starts_per_step": 0}, "all must be positive"),
+        ({"freq": 0}, "freq=0: give a whole number from 1 on"),
+        ({"max_age": 0}, "max_age=0: give a whole number from 1 on"),
+        ({"starts_per_step": 0}, "starts_per_step=0: give a number above 0"),
         ({"freq": 100, "max_age": 99}, "max_age=99 is shorter than freq=100"),
         ({"starts": "newest"}, "starts='newest': choose one of 'uniform', 'recent', 'initial', or give a function"),
         ({"observation": "pixels"}, "observation='pixels': choose 'decoded' or 'features'"),

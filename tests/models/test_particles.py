@@ -113,5 +113,5 @@ def test_what_a_model_lacks_is_said():
         Particles(discrete, 4, "moment")
     with pytest.raises(ValueError, match="propagation='ts2': choose"):
         Particles(Drifting(), 4, "ts2")
-    with pytest.raises(ValueError, match="n=0: give a whole number of particles"):
+    with pytest.raises(ValueError, match="n=0: give a whole number from 1 on"):
         Particles(Drifting(), 0, "ts1")
