@@ -154,7 +154,7 @@ def show_table(results: dict[str, Result], console: Console) -> None:
     for points in zip(*(result.curve for result in results.values()), strict=True):
         table.add_row(str(points[0][0]), *(f"{value:.0f}" for _, value in points))
     console.print(table)
-    console.print("A random policy gets about -1200, a perfect one about -150.")
+    console.print("A random policy gets about -1200; what a good one loses, it loses while swinging up.")
     for name, result in results.items():
         parts = ", ".join(f"{phase} {value:.0f} s" for phase, value in result.seconds.items() if value >= 0.5)
         console.print(f"{name}: {parts}")

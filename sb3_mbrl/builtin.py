@@ -1,6 +1,8 @@
 """What the library itself offers, registered through the same hooks as any plugin's parts."""
 
-from sb3_mbrl.contracts import AlgorithmSpec, EnvFunctionsSpec, ImaginationSpec, PlannerSpec, WorldModelSpec
+from gymnasium import spaces
+
+from sb3_mbrl.contracts import AlgorithmSpec, EnvFunctionsSpec, ImaginationSpec, PlannerSpec, Supports, WorldModelSpec
 from sb3_mbrl.hookspecs import hookimpl
 from sb3_mbrl.spaces import continuous_actions, discrete_spaces, vector_spaces
 
@@ -29,6 +31,18 @@ def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
             summary="tabular Q-learning with planning: Dyna-Q, Dyna-Q+, prioritised sweeping, value iteration",
         ),
     ]
+
+
+def _twin(name: str) -> Supports:
+    """Whether spaces are those of a twin's environment."""
+
+    def supports(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
+        from sb3_mbrl.models import known
+
+        own = getattr(known, name).env_spaces
+        return None if (observation_space, action_space) == own else f"it is for observations {own[0]} and actions {own[1]}"
+
+    return supports
 
 
 @hookimpl
@@ -62,21 +76,25 @@ def sb3_mbrl_world_models() -> list[WorldModelSpec]:
             name="pendulum",
             factory="sb3_mbrl.models.known:PendulumModel",
             summary="exact differentiable twin of Pendulum-v1",
+            supports=_twin("PendulumModel"),
         ),
         WorldModelSpec(
             name="cartpole",
             factory="sb3_mbrl.models.known:CartPoleModel",
             summary="exact differentiable twin of CartPole-v1",
+            supports=_twin("CartPoleModel"),
         ),
         WorldModelSpec(
             name="cartpole-balance",
             factory="sb3_mbrl.models.known:CartPoleBalanceModel",
             summary="exact differentiable twin of CartPoleBalance-v0",
+            supports=_twin("CartPoleBalanceModel"),
         ),
         WorldModelSpec(
             name="cartpole-swing-up",
             factory="sb3_mbrl.models.known:CartPoleSwingUpModel",
             summary="exact differentiable twin of CartPoleSwingUp-v0",
+            supports=_twin("CartPoleSwingUpModel"),
         ),
     ]
 

@@ -23,6 +23,7 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import get_device
 from torch import nn
 
+from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.specs import (
     CONTRACT_VERSION,
     AlgorithmSpec,
@@ -179,14 +180,15 @@ class FitBudget:
     max_holdout: int = 5000
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "max_batches"):
+        for name, low in (("max_epochs", 1), ("max_batches", 1), ("patience", 0), ("batch_size", 1), ("max_holdout", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"FitBudget({name}={value}): give at least 1, or None for no limit")
-        if self.patience < 0 or self.batch_size < 1 or not 0 <= self.holdout_ratio < 1 or self.max_holdout < 0:
-            raise ValueError(
-                f"Not a budget: {self} (patience >= 0, batch_size >= 1, 0 <= holdout_ratio < 1, max_holdout >= 0)"
-            )
+            if value is not None or name not in ("max_epochs", "max_batches"):  # None: no limit
+                object.__setattr__(self, name, whole(f"FitBudget: {name}", value, low))
+        object.__setattr__(self, "min_improvement", number("FitBudget: min_improvement", self.min_improvement, 0.0, 1.0))
+        ratio = number("FitBudget: holdout_ratio", self.holdout_ratio, 0.0, 1.0)
+        if ratio == 1.0:
+            raise ValueError("FitBudget: holdout_ratio=1.0: nothing would be left to learn from; give less than 1")
+        object.__setattr__(self, "holdout_ratio", ratio)
 
 
 class WorldModel(nn.Module, ABC):

@@ -79,6 +79,21 @@ def _float32_bounds(space: spaces.Box) -> tuple[th.Tensor, th.Tensor]:
     return th.as_tensor(low), th.as_tensor(high)
 
 
+def outside(space: spaces.Space, values: np.ndarray | th.Tensor) -> np.ndarray:
+    """
+    ``(B,)`` booleans: rows of a ``Discrete`` or ``MultiDiscrete`` space with a category that there is not. (Numbers beyond the
+    bounds of a ``Box`` are common, and harmless.)
+
+    :param values: ``(B, ...)``
+    """
+    rows = np.asarray(values.cpu() if isinstance(values, th.Tensor) else values)
+    if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        return np.zeros(len(rows), dtype=bool)
+    count = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec).reshape(1, -1)
+    index = rows.reshape(len(rows), -1) - np.asarray(space.start).reshape(1, -1)
+    return ((index < 0) | (index >= count)).any(1)
+
+
 def torch_dtype(dtype: np.dtype) -> th.dtype:
     """The dtype of tensors of a space: float32 for every float, else the space's own (uint16 and wider as int64)."""
     if np.issubdtype(dtype, np.floating):

@@ -8,11 +8,12 @@ their settings are ``sb3_mbrl/hyperparams/*.yml``. Needs ``pip install "sb3-mbrl
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module, resources
+from importlib import resources
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from sb3_mbrl.algorithms.factory import KNOWN_BASES, model_based
+from sb3_mbrl.algorithms.factory import BY_NAME, model_based_by_name
 from sb3_mbrl.plugins import get_registry
 
 
@@ -20,10 +21,7 @@ def algorithms() -> dict[str, Any]:
     """By the zoo's names: ours, plugins', and ``mb_td3`` and so on for the classes of SB3 and sb3-contrib."""
     registry = get_registry()
     found = {spec.name: registry.resolve("algorithm", spec.name).factory for spec in registry.specs("algorithm")}
-    generated = {
-        f"mb_{name.lower()}": model_based(getattr(import_module(package), name)) for name, package in KNOWN_BASES.items()
-    }
-    return {**found, **generated}
+    return {**found, **{name: model_based_by_name(name) for name in BY_NAME}}
 
 
 OWN_PARAMETERS = ("imagination_horizon", "imagination_exploration", "update_factor", "real_ratio", "fit_freq")
@@ -83,7 +81,8 @@ def _with_model(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict[str
     }
 
 
-BASE_SAMPLERS = {"mbpo": "sac", "dyna": "dqn", "mb_td3": "td3", "mb_ddpg": "ddpg", "mb_tqc": "tqc", "mb_qrdqn": "qrdqn"}
+BASES = {"mbpo": "sac", "dyna": "dqn", **{name: base.lower() for name, base in BY_NAME.items()}}
+"""The zoo's names of our classes' base classes"""
 
 
 def register() -> None:
@@ -92,7 +91,9 @@ def register() -> None:
     from rl_zoo3.utils import ALGOS
 
     ALGOS.update(algorithms())
-    for name, base in BASE_SAMPLERS.items():
+    for name, base in BASES.items():
+        if base not in hyperparams_opt.HYPERPARAMS_SAMPLER:
+            continue  # the zoo has no search space for it
         hyperparams_opt.HYPERPARAMS_SAMPLER[name] = sampler(hyperparams_opt.HYPERPARAMS_SAMPLER[base])
         hyperparams_opt.HYPERPARAMS_CONVERTER[name] = converter(hyperparams_opt.HYPERPARAMS_CONVERTER[base])
 
@@ -105,7 +106,19 @@ def with_settings(arguments: Sequence[str]) -> list[str]:
     algo = next((after for word, after in pairwise(result) if word == "--algo"), "")
     algo = next((word.partition("=")[2] for word in result if word.startswith("--algo=")), algo)
     file = resources.files("sb3_mbrl") / "hyperparams" / f"{algo}.yml"
-    return [*result, "--conf-file", str(file)] if algo and file.is_file() else result
+    if algo and file.is_file():
+        return [*result, "--conf-file", str(file)]
+    if algo in BASES:
+        import rl_zoo3
+
+        # Where we have no settings, the zoo's own for the base class.
+        return [*result, "--conf-file", str(Path(rl_zoo3.__file__).parent / "hyperparams" / f"{BASES[algo]}.yml")]
+    if algo in algorithms():
+        raise SystemExit(
+            f"There are no settings of {algo} in the package: give a file of your own, --conf-file my_{algo}.yml (as the "
+            "zoo's hyperparams/*.yml; our arguments go there too)"
+        )
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> None:

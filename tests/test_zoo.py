@@ -1,6 +1,7 @@
 """rl-zoo3's command line with our algorithms."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,18 @@ def test_our_file_of_settings_is_the_default():
     assert zoo.with_settings(given)[:-1] == [*given, "--conf-file"]
     assert zoo.with_settings(given)[-1].endswith("sb3_mbrl/hyperparams/mbpo.yml")
     assert zoo.with_settings(["train", "--algo=mbpo"])[-1].endswith("mbpo.yml")
+
+
+def test_without_settings_of_ours_those_of_the_base_class_are_taken():
+    """``dyna`` and ``mb_td3`` died with the zoo's FileNotFoundError."""
+    pytest.importorskip("rl_zoo3")
+    for algo, file in (("dyna", "dqn.yml"), ("mb_td3", "td3.yml"), ("mb_crossq", "crossq.yml")):
+        found = zoo.with_settings(["train", "--algo", algo, "--env", "CartPole-v1"])
+        assert found[-2] == "--conf-file"
+        assert found[-1].endswith(f"hyperparams/{file}")
+        assert Path(found[-1]).is_file()
+    with pytest.raises(SystemExit, match="no settings of dyna_q in the package"):
+        zoo.with_settings(["train", "--algo", "dyna_q", "--env", "DynaMaze-v0"])
 
 
 @pytest.mark.parametrize(
@@ -32,7 +45,7 @@ def test_our_algorithms_by_name():
 
 
 class Trial:
-    """Optuna's, as far as a sampler needs it: the first choice, the lowest number."""
+    """Optuna's, as far as a sampler needs it: the last choice, the highest number."""
 
     def __init__(self) -> None:
         self.params = {}
@@ -41,7 +54,7 @@ class Trial:
         return self.params.setdefault(name, high)
 
     def suggest_categorical(self, name, choices):
-        return self.params.setdefault(name, choices[0])
+        return self.params.setdefault(name, choices[-1])
 
 
 def test_a_trial_and_what_is_made_of_it_later_are_the_same():
@@ -51,8 +64,8 @@ def test_a_trial_and_what_is_made_of_it_later_are_the_same():
     rebuilt = zoo.converter(lambda rest: {"tau": 0.1, "gradient_steps": 3, **rest})(trial.params)
     assert sampled == rebuilt
     assert set(trial.params) == set(zoo.OWN_PARAMETERS)
-    assert sampled["gradient_steps"] == 3  # three times the first choice of the factor
-    assert sampled["imagination_kwargs"] == {"horizon": 10, "starts_per_step": 20, "exploration": 0.0}
+    assert sampled["gradient_steps"] == 3 * 20  # times the last choice of the factor
+    assert sampled["imagination_kwargs"] == {"horizon": 10, "starts_per_step": 20, "exploration": 0.5}
     MBPO("MlpPolicy", "Pendulum-v1", device="cpu", **sampled)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
@@ -94,12 +93,14 @@ class WorldModelMixin(ModelPhaseMixin, RealDataMixin, CheckpointMixin):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        if self.world_model is not None and (reset_num_timesteps or self._last_obs is None):
+            # SB3 is about to reset the environment: what comes next does not follow from the newest rows.
+            self._cut_off_episodes()
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if reset_num_timesteps:
             self._start_clock()
         if self.world_model is not None:
-            first = self._last_obs if self._vec_normalize_env is None else self._vec_normalize_env.get_original_obs()
-            self._refuse_nonfinite(first, np.zeros(self.n_envs), np.zeros(self.n_envs), [{} for _ in range(self.n_envs)])
+            self._refuse_faulty_start()
             self._take_snapshot()
             if self.num_timesteps > 0 and len(self.model_data) == 0 and self.verbose >= 1:
                 print("The replay buffer is empty (see load_replay_buffer): the world model waits for new real rows")

@@ -84,7 +84,12 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
     ) -> None:
         if kwargs.get("policy_kwargs") is not None:
             kwargs["policy_kwargs"] = dict(kwargs["policy_kwargs"])  # SB3 writes into it
-        super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)
+        try:
+            super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)
+        except AssertionError as error:
+            if "action spaces" in str(error):
+                error.add_note("For Discrete actions there are Dyna (DQN) and model_based(QRDQN), for Box actions MBPO (SAC)")
+            raise
         self._take_choices(
             world_model=world_model,
             world_model_kwargs=world_model_kwargs,
@@ -192,8 +197,12 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
         assert model is not None
         assert imagination is not None
         fresh = self.imagined is None or self._imagined_at < 0
-        elapsed = len(self.model_data) if fresh else self.num_timesteps - self._imagined_at
-        n_starts = max(1, int(imagination.starts_per_step * min(elapsed, imagination.max_age)))
+        now = len(self.model_data) if fresh else self.num_timesteps
+        before = max(0 if fresh else self._imagined_at, now - imagination.max_age)
+        # Differences of whole numbers, so that nothing is lost or gained where this is called often.
+        n_starts = int(imagination.starts_per_step * now) - int(imagination.starts_per_step * before)
+        if n_starts == 0:
+            return
         horizon = imagination.horizon(self.num_timesteps)
         self.registry.hook.sb3_mbrl_before_imagination(agent=self, horizon=horizon, n_starts=n_starts)
         with self._phase("imagine"), self._random.scope(self.device) as generator, th.no_grad():
@@ -204,7 +213,8 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
                 self.imagined = ImaginedBuffer(capacity)
             self.imagined.forget_before(self.num_timesteps - imagination.max_age + 1)
             # A shrinking horizon keeps its rows until they age.
-            self.imagined.resize(max(capacity, len(self.imagined)))
+            young = len(self.imagined) + int(imagined.valid.sum())
+            self.imagined.resize(max(capacity, min(self.imagined.capacity, young)))
             self.imagined.extend(imagined, self.num_timesteps)
         self._imagined_at = self.num_timesteps
         self._record("imagination/horizon", horizon)

@@ -25,10 +25,13 @@ its age limit would have kept, at the first ``train`` that finds enough real row
 buffer is loaded or refilled, training uses real rows alone. ``save(..., include=["imagined"])`` keeps the very rows.
 """
 
+import inspect
 import io
 import json
 import os
 import pathlib
+import pickle
+import uuid
 import zipfile
 from collections.abc import Callable, Collection
 from contextvars import ContextVar
@@ -37,12 +40,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import cloudpickle
 import stable_baselines3
 from gymnasium import spaces
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 
 from sb3_mbrl.algorithms.parts import FUNCTIONS
 from sb3_mbrl.contracts import EnvFunctions
+from sb3_mbrl.plugins.errors import did_you_mean
 
 NOT_SAVED = [
     "world_model",
@@ -54,6 +59,7 @@ NOT_SAVED = [
     "_world_model_selection",
     "_side",
     "_snapshot",
+    "_statistics",
     "_progress_bar",
 ]
 
@@ -128,7 +134,7 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         choices = {f"{kind}_class": getattr(self, f"{kind}_class") for kind in self.part_references}
         try:
             self.plugin_extra = plugin_extra
-            self.saved_by = {"class": type(self).__name__, "base": self._model_free_class.__name__}
+            self.saved_by = {"class": type(self).__name__, "base": qualified_name(self._model_free_class)}
             self._guard = Guard(type(self).__name__)
             self.world_model_extra = None if self.world_model is None else self.world_model.extra_state()
             for kind, reference in self.part_references.items():
@@ -183,12 +189,20 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         if "part_references" not in saved:
             raise ValueError(
                 f"{path} was not saved by a model-based class: it looks like a plain {_guess_class(saved)} file. Load it with "
-                f"the class it was saved with; to go on training with a world model: {cls.__name__}.from_model_free(old)."
+                "the class it was saved with; to go on training with a world model: "
+                f"{cls.__name__}.from_model_free({cls._model_free_class.__name__}.load(path), env=...)."
             )
+        cls._check_names("load", kwargs, saved)
         saved_by = saved.get("saved_by")
-        if saved_by is not None and saved_by["base"] != cls._model_free_class.__name__:
+        if saved_by is not None and saved_by["base"] != qualified_name(cls._model_free_class):
             right = saved_by["class"]
             raise ValueError(f"{path} was saved by {right}, not by {cls.__name__}: load it with {right}.load(path)")
+        ratio = kwargs.get("real_ratio")
+        if isinstance(ratio, (int, float)) and ratio < 1.0 <= saved.get("real_ratio", 0.0):
+            raise ValueError(
+                f"load(..., real_ratio={ratio}): this agent was saved with real_ratio=1, so without a world model. To "
+                f"switch it on: {cls.__name__}.from_model_free({cls.__name__}.load(path).to_model_free(), real_ratio={ratio})"
+            )
         if "world_model_kwargs" in kwargs and not _same_json(kwargs["world_model_kwargs"], saved.get("world_model_kwargs")):
             raise ValueError(
                 f"load(..., world_model_kwargs={kwargs['world_model_kwargs']!r}): the saved weights belong to a "
@@ -217,6 +231,21 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=agent.__dict__.pop("plugin_extra", {}))
         return agent
 
+    @classmethod
+    def _check_names(cls, where: str, given: Collection[str], saved: Collection[str]) -> None:
+        """
+        SB3 makes an attribute of any keyword argument; a misspelt one would go unnoticed.
+
+        :param saved: the names of saved attributes, which may be changed too
+        :raises TypeError: for a name that is neither an argument of the constructor nor an attribute
+        """
+        known = {*inspect.signature(cls.__init__).parameters, *saved, "_without_model"}
+        for name in given:
+            if name not in known:
+                raise TypeError(
+                    f"{cls.__name__}.{where}(..., {name}=...): there is no such argument.{did_you_mean(name, known)}"
+                )
+
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
         """As SB3's. Before the next imagination the world model is judged anew, since its weights may be others now."""
         if self.__dict__.pop("_without_model", False):
@@ -236,8 +265,10 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         try:
             super().load_replay_buffer(path, truncate_last_traj)
             found = self.replay_buffer
-        except AssertionError as error:  # SB3's word for a file of something else
-            raise ValueError(f"{path}: {error}") from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"There is no replay buffer {path}") from error
+        except (AssertionError, pickle.UnpicklingError, EOFError) as error:  # the first is SB3's word for something else
+            raise ValueError(f"{path} is not a replay buffer that was saved with save_replay_buffer(): {error!r}") from error
         finally:
             self.replay_buffer = before
         self._take_replay_buffer(found)
@@ -252,7 +283,15 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         if isinstance(buffer, DictReplayBuffer) != dictionaries:
             wanted = "DictReplayBuffer" if dictionaries else "ReplayBuffer"
             raise ValueError(f"This agent needs a {wanted} (or a subclass), not a {type(buffer).__name__}")
+        for kind in (HerReplayBuffer, NStepReplayBuffer):
+            if self.replay_buffer is not None and isinstance(buffer, kind) != isinstance(self.replay_buffer, kind):
+                raise ValueError(
+                    f"The replay buffer is a {type(buffer).__name__}, and this agent was made for a "
+                    f"{type(self.replay_buffer).__name__} (replay_buffer_class, n_steps), which samples something else"
+                )
         buffer.device = self.device
+        if isinstance(buffer, HerReplayBuffer):
+            buffer.env = self.env  # whose compute_reward relabels
         self.replay_buffer = buffer
 
     def _restore_extra(self) -> None:
@@ -285,6 +324,11 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, 
             file.seek(0)
 
 
+def qualified_name(cls: type) -> str:
+    """Two classes may have the same name."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 def write_beside(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
     """
     Write beside, then rename: the old file stays whole until the new one is.
@@ -293,7 +337,7 @@ def write_beside(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> No
     :param write: writes the file that it is given
     """
     path = pathlib.Path(os.path.realpath(path))
-    beside = path.with_name(f".{path.stem}.new{path.suffix}")
+    beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.new{path.suffix}")
     try:
         write(beside)
         os.replace(beside, path)

@@ -1,6 +1,6 @@
 """``DynaQ``: tabular Q-learning and planning on a tabular model."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch as th
@@ -11,6 +11,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_mbrl.algorithms.real_data import RealDataMixin
+from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.models.tabular import TabularModel
 from sb3_mbrl.spaces import discrete_spaces
 from sb3_mbrl.tabular import planning as plan
@@ -52,6 +54,13 @@ class QTablePolicy(BasePolicy):
         """The values as an array, which shares their memory."""
         return self.q_values.numpy()
 
+    def checked(self, observation: Any) -> np.ndarray:
+        """:raises ValueError: for an observation that is not in the space, which has no row in the table"""
+        found, first = np.asarray(observation), int(self.observation_space.start)
+        if found.size and (found.min() < first or found.max() >= first + int(self.observation_space.n)):
+            raise ValueError(f"The observation {observation} is not in {self.observation_space}")
+        return found
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """The first of the best actions, or (not deterministic) one of them at random."""
         assert isinstance(observation, th.Tensor)
@@ -64,7 +73,7 @@ class QTablePolicy(BasePolicy):
         return {**super()._get_constructor_parameters(), "initial_value": self.initial_value}
 
 
-class DynaQ(OffPolicyAlgorithm):
+class DynaQ(RealDataMixin, OffPolicyAlgorithm):
     """
     Tabular Dyna (Sutton and Barto 2018, chapter 8): after every real step one update of Q-learning, one of the model, and
     ``gradient_steps`` planning updates on the model.
@@ -102,6 +111,10 @@ class DynaQ(OffPolicyAlgorithm):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"QTablePolicy": QTablePolicy}
     policy: QTablePolicy
+    world_model: TabularModel | None
+    _clock: int
+    """Real steps so far, whatever ``reset_num_timesteps`` does: how long ago a pair was tried"""
+    _side = _snapshot = None
 
     def __init__(
         self,
@@ -129,6 +142,8 @@ class DynaQ(OffPolicyAlgorithm):
         device: th.device | str = "cpu",
         _init_setup_model: bool = True,
     ) -> None:
+        if isinstance(policy, str) and policy not in self.policy_aliases:
+            raise ValueError(f"policy={policy!r}: DynaQ acts on a table, DynaQ('QTablePolicy', env)")
         super().__init__(
             policy,
             env,
@@ -157,16 +172,21 @@ class DynaQ(OffPolicyAlgorithm):
         self._rng = np.random.default_rng(seed)
         self._queue: Queue | None = None
         self._n_backups = 0
+        self._clock = 0
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
         if self.planning not in PLANNING:
             raise ValueError(f"planning={self.planning!r}: choose one of {', '.join(PLANNING)}")
-        if self.gradient_steps < 0:
-            raise ValueError(f"gradient_steps={self.gradient_steps}: give the planning updates after a real step, from 0")
-        if self.kappa < 0 or self.theta <= 0:
-            raise ValueError(f"kappa={self.kappa}, theta={self.theta}: kappa must not be negative, theta must be positive")
+        whole("gradient_steps", self.gradient_steps, 0)
+        number("gamma", self.gamma, 0.0, 1.0)
+        number("kappa", self.kappa, 0.0)
+        number("theta", self.theta, 0.0, open_low=True)
+        if not callable(self.learning_rate):
+            number("learning_rate", self.learning_rate, 0.0, 1.0)
+        if not callable(self.exploration_rate):
+            number("exploration_rate", self.exploration_rate, 0.0, 1.0)
         if self.world_model_class not in ("tabular", None):
             raise ValueError(f"world_model={self.world_model_class!r}: DynaQ plans on 'tabular', or not at all (None)")
         if reason := discrete_spaces(self.observation_space, self.action_space):
@@ -175,10 +195,10 @@ class DynaQ(OffPolicyAlgorithm):
         super()._setup_model()
         self._rng = rng  # which seeding has just begun anew; a checkpoint's goes on
         self.exploration_schedule = FloatSchedule(self.exploration_rate)
-        if not 0.0 <= self.exploration_schedule(1.0) <= 1.0:
-            raise ValueError(f"exploration_rate={self.exploration_rate}: give a probability")
         if "world_model" not in self.__dict__:  # else it came with a checkpoint
-            self.world_model: TabularModel | None = None
+            self.world_model = None
+            if unknown := set(self.world_model_kwargs) - {"memory"}:
+                raise ValueError(f"world_model_kwargs={self.world_model_kwargs}: DynaQ's model takes memory, not {unknown}")
             if self.world_model_class is not None:
                 spaces_ = self.observation_space, self.action_space
                 self.world_model = TabularModel(*spaces_, device="cpu", **self.world_model_kwargs)
@@ -191,6 +211,14 @@ class DynaQ(OffPolicyAlgorithm):
         if seed is not None:
             self._rng = np.random.default_rng(seed)
 
+    def _looks_after_data(self) -> bool:
+        return True
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._setup_learn(*args, **kwargs)
+        self._refuse_faulty_start()
+        return result
+
     # ---- acting
 
     def predict(
@@ -202,10 +230,10 @@ class DynaQ(OffPolicyAlgorithm):
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """As SB3's. Not deterministic: epsilon-greedy, every observation on its own, ties at random."""
         if deterministic:
-            return self.policy.predict(observation, state, episode_start, deterministic)
+            return self.policy.predict(self.policy.checked(observation), state, episode_start, deterministic)
         assert isinstance(self.observation_space, spaces.Discrete)
         assert isinstance(self.action_space, spaces.Discrete)
-        observation = np.asarray(observation)
+        observation = self.policy.checked(observation)
         values = self.policy.table()[observation.reshape(-1) - int(self.observation_space.start)]
         # Draws of its own, so that a loaded agent goes on with them.
         ties = self._rng.random(values.shape) - (values < values.max(1, keepdims=True))
@@ -221,13 +249,16 @@ class DynaQ(OffPolicyAlgorithm):
         self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
     ) -> None:
         """Q-learning on the real transitions (section 6.5), and what the model has to note."""
+        before = self._last_obs
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._clock += len(dones)
         table, alpha = self.policy.table(), self.lr_schedule(self._current_progress_remaining)
         assert isinstance(self.observation_space, spaces.Discrete)
         assert isinstance(self.action_space, spaces.Discrete)
         first, errors = int(self.observation_space.start), []
-        assert isinstance(self._last_obs, np.ndarray)
+        assert isinstance(before, np.ndarray)
         for i, done in enumerate(dones):
-            state = int(np.ravel(self._last_obs)[i]) - first
+            state = int(np.ravel(before)[i]) - first
             action = int(np.ravel(buffer_action)[i]) - int(self.action_space.start)
             following = int(infos[i]["terminal_observation"] if done else np.ravel(new_obs)[i]) - first
             terminal = bool(done) and not infos[i].get("TimeLimit.truncated", False)
@@ -235,12 +266,13 @@ class DynaQ(OffPolicyAlgorithm):
             errors.append(abs(target - table[state, action]))
             table[state, action] += alpha * (target - table[state, action])
             if self.world_model is not None:
-                self.world_model.record(state, action, float(reward[i]), following, terminal, self.num_timesteps)
+                self.world_model.record(state, action, float(reward[i]), following, terminal, self._clock)
                 if self._queue is not None:
-                    plan.prioritise(table, self.world_model.tables, self._queue, state, action, self.gamma, self.theta)
+                    tables, queue = self.world_model.tables, self._queue
+                    plan.prioritise(table, tables, queue, state, action, self.gamma, self.theta)
+                    plan.prioritise_before(table, tables, queue, state, self.gamma, self.theta)
         self._n_updates += len(errors)
         self.logger.record("train/td_error", float(np.mean(errors)))
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def train(self, gradient_steps: int, batch_size: int = 1) -> None:
         """
@@ -258,7 +290,7 @@ class DynaQ(OffPolicyAlgorithm):
             plan.dyna_q(table, tables, self._rng.random((gradient_steps, 3)), alpha, gamma)
         elif self.planning == "dyna_q_plus":
             uniforms = self._rng.random((gradient_steps, 3))
-            plan.dyna_q_plus(table, tables, uniforms, alpha, gamma, self.kappa, self.num_timesteps)
+            plan.dyna_q_plus(table, tables, uniforms, alpha, gamma, self.kappa, self._clock)
         elif self.planning == "prioritized_sweeping":
             assert self._queue is not None
             done = plan.prioritised_sweeping(table, tables, self._queue, gradient_steps, alpha, gamma, self.theta)
@@ -283,6 +315,21 @@ class DynaQ(OffPolicyAlgorithm):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     # ---- saving: the model, the queue and the random stream are pickled with the other attributes
+
+    @classmethod
+    def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
+        """
+        As SB3's.
+
+        :raises ValueError: for another world model than the saved one
+        """
+        for name in ("world_model", "world_model_kwargs"):
+            if name in kwargs:
+                raise ValueError(f"load(..., {name}=...): the saved model goes with the table; start a new agent for another")
+        return super().load(path, env, *args, **kwargs)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_statistics"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy"], []

@@ -9,8 +9,10 @@ from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from sb3_mbrl.algorithms.agent import WorldModelMixin
 from sb3_mbrl.algorithms.base import ModelBasedMixin
 from sb3_mbrl.algorithms.dyna import Dyna
+from sb3_mbrl.algorithms.dyna_q import DynaQ
 from sb3_mbrl.algorithms.mbpo import MBPO
 
 _PREFIX = "ModelBased"
@@ -24,6 +26,9 @@ KNOWN_BASES = {
     "QRDQN": "sb3_contrib",
 }
 """The classes without a named subclass of ours, and where they are"""
+
+BY_NAME = {f"mb_{base.lower()}": base for base in KNOWN_BASES}
+"""What they are called on command lines"""
 
 _DOCSTRING = """\
 :class:`{base}` whose batches mix real transitions with rollouts of the policy in a learned world model.
@@ -52,8 +57,14 @@ def model_based(cls: type[OffPolicyAlgorithm]) -> type[Any]:
     """
     if not isinstance(cls, type):
         raise TypeError(f"model_based({cls!r}): give a class, e.g. model_based(TQC), and call what it returns")
+    if cls is ModelBasedMixin:
+        raise TypeError(
+            "model_based(ModelBasedMixin): it is what model_based puts before a class; give an algorithm, e.g. TQC"
+        )
     if issubclass(cls, ModelBasedMixin):
         return cls
+    if issubclass(cls, (WorldModelMixin, DynaQ)):
+        raise TypeError(f"model_based({cls.__name__}): it plans with a world model already; use it as it is")
     if issubclass(cls, OnPolicyAlgorithm):
         raise TypeError(
             f"model_based({cls.__name__}): on-policy classes learn from their own rollouts and have no replay buffer to mix "
@@ -70,8 +81,20 @@ def model_based(cls: type[OffPolicyAlgorithm]) -> type[Any]:
     return _CLASSES[cls]
 
 
+def model_based_by_name(name: str) -> type[Any]:
+    """
+    :param name: one of :data:`BY_NAME`
+    :raises ImportError: when the package of its base class is not installed
+    """
+    base = BY_NAME[name]
+    return model_based(getattr(import_module(KNOWN_BASES[base]), base))
+
+
 def _generate(base: type[OffPolicyAlgorithm]) -> type[Any]:
     name = f"{_PREFIX}{base.__name__}"
+    if base.__name__ in KNOWN_BASES and not base.__module__.startswith(f"{KNOWN_BASES[base.__name__]}."):
+        # Somebody's own class of a well-known name: pickle would find the well-known one.
+        name = f"{_PREFIX}_{base.__module__}_{base.__name__}".replace(".", "_")
     signature = _joint_signature(base)
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -118,7 +141,12 @@ def _joint_signature(base: type) -> inspect.Signature:
     given = list(inspect.signature(base).parameters.values())
     taken = {parameter.name for parameter in given}
     mixin = inspect.signature(ModelBasedMixin).parameters.values()
-    extra = [p for p in mixin if p.kind is p.KEYWORD_ONLY and p.name not in taken]
+    extra = [p for p in mixin if p.kind is p.KEYWORD_ONLY and not p.name.startswith("_")]
+    if clash := sorted(p.name for p in extra if p.name in taken):
+        raise TypeError(
+            f"model_based({base.__name__}): its constructor has arguments of its own called {', '.join(clash)}, as the model "
+            "has: rename them"
+        )
     variable = [p for p in given if p.kind is p.VAR_KEYWORD]
     return inspect.Signature([*(p for p in given if p.kind is not p.VAR_KEYWORD), *extra, *variable])
 

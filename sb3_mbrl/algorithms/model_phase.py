@@ -108,6 +108,8 @@ class ModelPhaseMixin(PartsMixin):
             model.eval()
             if not self._validated:
                 self._validate(model, rows, generator)
+                self._check_oracle(model, generator)
+                self._validated = True
             metrics.update(self._judge(rows, data, budget))
         self._fit_at, self._fit_rows = self.num_timesteps, len(rows.reward)
         self.registry.hook.sb3_mbrl_after_model_fit(agent=self, metrics=metrics)
@@ -129,7 +131,27 @@ class ModelPhaseMixin(PartsMixin):
                 f"{type(model).__name__}.decode returned {got}, expected {wanted}. "
                 f"[contract v{CONTRACT_VERSION}, check_decode]"
             )
-        self._validated = True
+
+    def _check_oracle(self, model: WorldModel, generator: th.Generator) -> None:
+        """Once, on a few rows: whether the true environment that it was given is the one that the agent is in."""
+        if self._side is None:
+            return
+        assert self.replay_buffer is not None
+        data = ReplayData(self.replay_buffer, self._side, "snapshot")
+        rows, envs = data.draw(min(16, len(data)), generator)
+        real = state_map(lambda leaf: leaf[:, 0], data.contexts_at(rows, envs, 1))
+        known = ~real.is_last if self.replay_buffer.optimize_memory_usage else th.ones_like(real.is_last)
+        prediction = model.step(model.initial(real.obs, self._side.get("snapshot", rows, envs)), real.action.to(model.device))
+        pairs = zip(leaves(model.decode(prediction.state)), leaves(real.next_obs), strict=True)
+        same = [th.isclose(a.cpu().float(), b.float(), rtol=1e-3, atol=1e-4).flatten(1).all(1) for a, b in pairs]
+        same.append(th.isclose(prediction.reward.cpu().float(), real.reward.float(), rtol=1e-3, atol=1e-4))
+        wrong = known & ~th.stack(same).all(0)
+        if bool(wrong.any()):
+            raise ValueError(
+                f"{type(model).__name__} repeats {int(wrong.sum())} of {len(wrong)} real transitions with another result: its "
+                "environment is not the one that the agent is in. Give it the same: world_model_kwargs={'env': ..., "
+                "'env_kwargs': ...}, wrappers and arguments included."
+            )
 
     def _record_model(self, figures: dict[str, float]) -> None:
         for name, value in figures.items():
@@ -230,11 +252,12 @@ class ModelPhaseMixin(PartsMixin):
         """The world model is another one: what the one before has left behind does not hold."""
 
     def _start_states(self, n: int, generator: th.Generator) -> State:
-        model, data = self.world_model, self.model_data
+        assert self.replay_buffer is not None
+        # An oracle starts where it has a snapshot.
+        model, data = self.world_model, ReplayData(self.replay_buffer, self._side, None if self._side is None else "snapshot")
         assert model is not None
         chosen = self._choose_starts(data, n, generator)
-        stored = None if self._side is None else "snapshot"
-        rows, envs = data.draw(n, generator, stored=stored) if chosen is None else data.places(chosen)
+        rows, envs = data.draw(n, generator) if chosen is None else data.places(chosen)
         if self._side is None:
             return filter_contexts(model, data.contexts_at(rows, envs, model.context))
         obs = state_map(lambda leaf: leaf[:, 0], data.contexts_at(rows, envs, 1).obs)

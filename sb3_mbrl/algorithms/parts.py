@@ -221,6 +221,8 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
                 own = (self.observation_space, self.action_space)
                 if env is not None and (env.observation_space, env.action_space) == own:
                     known = self.registry.env_functions(env)
+        if self.reward_fn == "auto" and known.reward_fn is None and self.verbose >= 1:
+            print("reward_fn='auto': nothing is known of this environment's reward, so it is learned")
         reward_fn = known.reward_fn if self.reward_fn == "auto" else self.reward_fn
         termination_fn = known.termination_fn if self.termination_fn == "auto" else self.termination_fn
         return EnvFunctions(reward_fn, termination_fn)
@@ -374,7 +376,7 @@ def _gym_env(env: VecEnv) -> Iterator[gym.Env | None]:
         return
     try:
         made = gym.make(replace(spec, additional_wrappers=()), render_mode=None)
-    except gym.error.UnregisteredEnv:
+    except Exception:  # whatever somebody's environment raises: it runs elsewhere, and what is known of it stays unknown here
         yield None
         return
     try:

@@ -3,6 +3,8 @@
 import io
 from typing import Any, Self
 
+import torch as th
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -46,7 +48,7 @@ class UpgradeMixin(CheckpointMixin):
         :param agent: an instance of this class's base, such as :class:`~stable_baselines3.SAC` for MBPO
         :param env: as in the constructor; ``None``: the agent's
         :param replay_buffer: a :class:`~stable_baselines3.common.buffers.ReplayBuffer` or the path of a saved one; ``None``:
-            the agent's, which both agents then share
+            the agent's, which both agents then share (one for goals relabels by the new environment from then on)
         :param kwargs: what the constructor takes for the model (``world_model=...``, ``real_ratio=...``), and SB3's arguments
             that may change in ``load``, such as ``gradient_steps``
         :raises TypeError: for an agent of another class; the message names the class to use
@@ -55,20 +57,23 @@ class UpgradeMixin(CheckpointMixin):
         base = cls._model_free_class
         if isinstance(agent, CheckpointMixin):
             raise TypeError(f"{type(agent).__name__} is model-based already: go on with it as it is")
-        if not isinstance(agent, base):
+        if type(agent) is not base:
             given = type(agent).__name__
             remedy = f"use model_based({given}).from_model_free(agent)"
             if not isinstance(agent, OffPolicyAlgorithm):
                 remedy = f"load it first, {base.__name__}.load(path)"
             raise TypeError(f"{cls.__name__}.from_model_free takes a {base.__name__} agent, not {given}: {remedy}")
+        cls._check_names("from_model_free", kwargs, vars(agent))
         saved = io.BytesIO()
         agent.save(saved)
         saved.seek(0)
         attributes = {CHOICES.get(name, name): value for name, value in kwargs.items()}
         new = super(CheckpointMixin, cls).load(
             saved,
-            env=agent.get_env() if env is None else env,
+            env=agent.get_env() if env is None else maybe_make_env(env, agent.verbose),
             device=agent.device,
+            # In its own environment the agent goes on in the middle of the episode.
+            force_reset=env is not None,
             _without_model=True,
             **attributes,
         )
@@ -85,14 +90,18 @@ class UpgradeMixin(CheckpointMixin):
         """
         This agent without its model: an instance of the base class, whose ``save`` makes a plain SB3 zip.
 
-        Networks, optimisers, counters and the replay buffer (shared, not copied) go with it.
+        Networks, optimisers, counters and the replay buffer (shared, not copied) go with it. No random stream is touched, so
+        that a callback may do this in the middle of training.
         """
         base = self._model_free_class
         plain = base.__new__(base)
         plain.__dict__.update({name: value for name, value in vars(self).items() if name not in OWN})
+        plain.seed = None  # loading would seed Python's, NumPy's and torch's global streams, and the environment
         saved = io.BytesIO()
         plain.save(saved)
         saved.seek(0)
-        agent = base.load(saved, env=self.get_env(), device=self.device)
+        with th.random.fork_rng(devices=[]):  # new networks are drawn, before the weights are put in
+            agent = base.load(saved, env=self.get_env(), device=self.device, force_reset=False)
+        agent.seed = self.seed
         agent.replay_buffer = self.replay_buffer
         return agent

@@ -62,22 +62,27 @@ class ReplayData:
 
     :param buffer: any of SB3's replay buffers (n-step, Dict and HER too)
     :param side: what is stored beside its rows
+    :param stored: show only rows with which the side store has this
     """
 
-    def __init__(self, buffer: ReplayBuffer, side: SideStore | None = None) -> None:
+    def __init__(self, buffer: ReplayBuffer, side: SideStore | None = None, stored: str | None = None) -> None:
         self.buffer = buffer
         self.side = side
+        self.stored = stored
 
     # ---- which rows
 
     def _positions(self) -> np.ndarray:
         """``(T,)``: rows whose observations are intact, oldest first."""
         buffer = self.buffer
-        if not buffer.full:
-            return np.arange(buffer.pos)
-        positions = (buffer.pos + np.arange(buffer.buffer_size)) % buffer.buffer_size
-        # With one array for both observations, the newest next observation has overwritten the oldest row.
-        return positions[1:] if buffer.optimize_memory_usage else positions
+        positions = np.arange(buffer.pos)
+        if buffer.full:
+            positions = (buffer.pos + np.arange(buffer.buffer_size)) % buffer.buffer_size
+            # With one array for both observations, the newest next observation has overwritten the oldest row.
+            positions = positions[1:] if buffer.optimize_memory_usage else positions
+        if self.stored is not None and self.side is not None:
+            positions = positions[self.side.written(self.stored)[positions]]
+        return positions
 
     def _usable(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and environments of all transitions whose next observation is known, oldest first."""
@@ -90,7 +95,7 @@ class ReplayData:
         return rows, envs
 
     def __len__(self) -> int:
-        if self.buffer.optimize_memory_usage:
+        if self.buffer.optimize_memory_usage or self.stored is not None:
             return len(self._usable()[0])
         return self.buffer.size() * self.buffer.n_envs
 
@@ -117,17 +122,9 @@ class ReplayData:
         ids = row_ids.cpu().numpy()
         return ids // self.buffer.n_envs, ids % self.buffer.n_envs
 
-    def draw(
-        self, n: int, generator: th.Generator | None = None, *, stored: str | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """
-        Rows and environments of ``n`` real observations to start from, uniformly with replacement.
-
-        :param stored: only rows with which the side store has this
-        """
+    def draw(self, n: int, generator: th.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and environments of ``n`` real observations to start from, uniformly with replacement."""
         positions = self._positions()
-        if stored is not None and self.side is not None:
-            positions = positions[self.side.written(stored)[positions]]
         self._refuse_empty(len(positions))
         index = th.randint(len(positions) * self.buffer.n_envs, (n,), generator=generator).numpy()
         return positions[index // self.buffer.n_envs], index % self.buffer.n_envs

@@ -59,10 +59,16 @@ def _print_plugins(registry: Registry) -> None:
 def check(args: argparse.Namespace) -> int:
     """Run the kit on one part and print what came of every check."""
     from sb3_mbrl.testing import imagination_checks, planner_checks, world_model_checks
+    from sb3_mbrl.testing.kit import Subject, Violation
 
     _, registry = load_plugins(args.plugin)
     kind, selection = _find(registry, args.name, args.kind)
     part = _part(kind, selection, args)
+    if kind == "world_model" and args.env is None:
+        try:
+            Subject.of(part, kind).home()
+        except Violation as error:
+            raise UserError(f"{selection}{error}") from error
     checks = {"world_model": world_model_checks, "planner": planner_checks, "imagination": imagination_checks}[kind]()
     print(f"{selection}: {len(checks)} checks")
     width = max(len(one.__name__) for one in checks)
@@ -78,8 +84,6 @@ def check(args: argparse.Namespace) -> int:
         counts[result] += 1
         print(f"{result:7}  {one.__name__:{width}}  {reason}".rstrip(), flush=True)
     print(", ".join(f"{count} {result}" for result, count in counts.items()))
-    if counts["FAILED"] and args.env is None and kind == "world_model":
-        print("A model made for one environment is checked with its spaces: --env ID")
     return 1 if counts["FAILED"] else 0
 
 

@@ -189,7 +189,10 @@ def _runner(name: str) -> Callable[[argparse.Namespace], int]:
 
 def _train(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to train")
-    what.add_argument("--algo", help="algorithm (default: mbpo)")
+    what.add_argument(
+        "--algo",
+        help="mbpo (default), dyna, dyna_q, pets, a plug-in; mb_td3, mb_tqc, ...: model_based(TD3) and so on",
+    )
     what.add_argument("--env", metavar="ID", help="Gymnasium id; package:Id-v0 imports the package that registers it")
     what.add_argument("--env-kwargs", **_PAIRS, help="arguments of gymnasium.make")
     what.add_argument("--n-envs", type=int, metavar="N", help="environments side by side (default: 1)")

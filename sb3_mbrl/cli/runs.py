@@ -12,6 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import get_device
 
 from sb3_mbrl.algorithms.checkpoint import write_beside
+from sb3_mbrl.algorithms.factory import BY_NAME, model_based_by_name
 from sb3_mbrl.cli.values import UserError
 from sb3_mbrl.plugins import Registry
 
@@ -128,6 +129,11 @@ def plugin_arguments(plugins: list[Any]) -> dict[str, Any]:
 
 def algorithm(registry: Registry, name: str) -> type[OffPolicyAlgorithm]:
     """An algorithm by its name."""
+    if name in BY_NAME:
+        try:
+            return model_based_by_name(name)
+        except ImportError as error:
+            raise UserError(f"--algo {name}: {error}. Run `pip install sb3-contrib`.") from error
     cls = registry.resolve("algorithm", name).factory
     if not (isinstance(cls, type) and issubclass(cls, OffPolicyAlgorithm)):
         raise UserError(f"--algo {name}: {cls} is not an off-policy algorithm class of Stable-Baselines3")

@@ -84,10 +84,11 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
     cls = algorithm(registry, algo)
     preset = _preset(algo, args.env, args.preset)
     arguments = _arguments(args, preset, cls)
+    env_kwargs = {**(preset.env_kwargs if preset else {}), **parse_pairs("--env-kwargs", args.env_kwargs)}
     steps = args.steps or (preset.n_timesteps if preset else None)
     if steps is None:
+        make_env(args.env, env_kwargs).close()  # whose id may be the mistake
         raise UserError(f"how long? --steps N (there is no preset for {args.env})")
-    env_kwargs = {**(preset.env_kwargs if preset else {}), **parse_pairs("--env-kwargs", args.env_kwargs)}
     run = Run(algo, args.env, steps, args.seed or 0, args.n_envs or 1, env_kwargs, args.plugin or [], arguments)
     folder = Path(args.output) if args.output else runs.new_folder(algo, args.env)
     if folder.exists() and not folder.is_dir():
@@ -101,7 +102,7 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
     except (ValueError, TypeError, AssertionError, ImportError, NotImplementedError) as error:
         if args.traceback:
             raise
-        raise UserError(str(error) or repr(error)) from error
+        raise UserError(". ".join([str(error) or repr(error), *getattr(error, "__notes__", ())])) from error
     if args.load_replay_buffer:
         _load_replay_buffer(agent, Path(args.load_replay_buffer))
     return agent, run, folder
@@ -284,9 +285,8 @@ class _LastFigures(KVWriter):
                     *(self.values[f"model/{name}"] for name in ("vs_trivial", "error", "reward_error"))
                 )
             )
-        seconds = {
-            name: self.values[f"time/{name}_s"] for name in ("fit", "imagine", "update") if f"time/{name}_s" in self.values
-        }
+        phases = ("fit", "imagine", "plan", "update")
+        seconds = {name: self.values[f"time/{name}_s"] for name in phases if f"time/{name}_s" in self.values}
         if seconds:
             print("Time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
 

@@ -22,10 +22,11 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from sb3_mbrl.arguments import whole
 from sb3_mbrl.contracts import Data, MissingCapability, Obs, WorldModel
 from sb3_mbrl.imagination.starts import StartStates, buffer_starts, observation_starts
 from sb3_mbrl.rng import RandomStream
-from sb3_mbrl.spaces import ActionCodec
+from sb3_mbrl.spaces import ActionCodec, outside
 from sb3_mbrl.states import State, batch_size, finite_rows, state_cat, state_index, state_where
 
 Starts = ReplayBuffer | Data | StartStates | np.ndarray | th.Tensor | Mapping[str, np.ndarray | th.Tensor]
@@ -81,8 +82,11 @@ class ModelVecEnv(VecEnv):
         deterministic: bool = False,
         seed: int | None = None,
     ) -> None:
-        if n_envs < 1 or horizon < 1:
-            raise ValueError(f"ModelVecEnv(n_envs={n_envs}, horizon={horizon}): both must be at least 1")
+        n_envs, horizon = whole("n_envs", n_envs, 1), whole("horizon", horizon, 1)
+        if not isinstance(world_model, WorldModel):
+            raise TypeError(
+                f"ModelVecEnv({world_model!r}, ...): give a fitted world model, such as agent.world_model of a trained agent"
+            )
         if observation not in ("decoded", "features"):
             raise ValueError(f"ModelVecEnv(observation={observation!r}): choose 'decoded' or 'features'")
         if not world_model.fitted:
@@ -154,6 +158,8 @@ class ModelVecEnv(VecEnv):
             raise ValueError(f"ModelVecEnv: expected actions of shape {expected}, got {tuple(action.shape)}")
         if not action.isfinite().all():
             raise ValueError("ModelVecEnv: an action is not finite")
+        if (wrong := outside(self.action_space, np.asarray(actions))).any():
+            raise ValueError(f"ModelVecEnv: the action {np.asarray(actions)[wrong][0]} is not in {self.action_space}")
         self._actions = self._codec.from_env(action)
 
     def step_wait(self) -> VecEnvStepReturn:

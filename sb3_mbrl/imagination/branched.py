@@ -56,7 +56,12 @@ class BranchedRollouts(Imagination):
         self._rule = parse_rule(starts, max_age)
 
     def choose_starts(self, data: Data, n: int, *, generator: th.Generator | None = None) -> th.Tensor | None:
-        return None if self._rule is None else self._rule(data, n, generator)
+        if self._rule is None:
+            return None
+        chosen = self._rule(data, n, generator)
+        if chosen is None:
+            raise ValueError(f"starts={self._rule} returned None, expected ({n},) integers out of data.row_ids()")
+        return chosen
 
     def horizon(self, num_timesteps: int) -> int:
         return self.schedule(num_timesteps)

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
 from sb3_mbrl.contracts import Data, Obs, Sequences, WorldModel
-from sb3_mbrl.spaces import torch_dtype
+from sb3_mbrl.spaces import outside, torch_dtype
 from sb3_mbrl.states import State, state_index, state_map
 
 
@@ -95,4 +95,6 @@ def _observation_rows(space: spaces.Space, obs: object, device: th.device, key: 
     if not tensor.isfinite().all():
         raise ValueError(f"Start observations{key}: not finite in {int((~tensor.isfinite()).flatten(1).any(1).sum())} rows")
     assert space.dtype is not None
+    if (wrong := outside(space, tensor)).any():
+        raise ValueError(f"Start observations{key}: {tensor[int(wrong.argmax())].tolist()} is not in {space}")
     return tensor.to(torch_dtype(space.dtype))

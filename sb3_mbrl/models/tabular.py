@@ -7,8 +7,9 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
+from sb3_mbrl.arguments import number
 from sb3_mbrl.contracts import Data, FitBudget, Obs, Prediction, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
-from sb3_mbrl.spaces import discrete_spaces
+from sb3_mbrl.spaces import discrete_spaces, outside
 from sb3_mbrl.states import State
 from sb3_mbrl.tabular.counts import Tables, draw_many, new_tables, record, with_room
 
@@ -46,9 +47,7 @@ class TabularModel(WorldModel):
         super().__init__(observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device)
         if reason := discrete_spaces(observation_space, action_space):
             raise UnsupportedSpace(f"{type(self).__name__} does not take these spaces: {reason}")
-        if not 0.0 <= memory <= 1.0:
-            raise ValueError(f"memory={memory!r}: give a number from 0 (the last outcome alone) to 1 (all count alike)")
-        self.memory = float(memory)
+        self.memory = number("memory", memory, 0.0, 1.0)
         self.tables = self._empty()
 
     def _empty(self) -> Tables:
@@ -85,10 +84,10 @@ class TabularModel(WorldModel):
 
     def _index(self, obs: Obs) -> th.Tensor:
         assert isinstance(obs, th.Tensor)
-        return obs.reshape(-1).long().cpu() - int(self.observation_space.start)
+        return _from_zero("observation", obs, self.observation_space)
 
     def _action_index(self, action: th.Tensor) -> th.Tensor:
-        return action.reshape(-1).long().cpu() - int(self.action_space.start)
+        return _from_zero("action", action, self.action_space)
 
     # ---- rollouts
 
@@ -128,3 +127,16 @@ class TabularModel(WorldModel):
     def load_extra_state(self, extra: Mapping[str, Any]) -> None:
         super().load_extra_state(extra)
         self.tables = Tables(**{name: array.copy() for name, array in extra["tables"].items()})
+
+
+def _from_zero(what: str, values: th.Tensor, space: spaces.Discrete) -> th.Tensor:
+    """
+    ``(B,)``: rows of the tables.
+
+    :raises ValueError: for a value that is not in the space; the compiled code reads and writes wherever it is told to
+    """
+    index = values.reshape(-1).long().cpu()
+    wrong = outside(space, index)
+    if wrong.any():
+        raise ValueError(f"The {what} {int(index[int(wrong.argmax())])} is not in {space}")
+    return index - int(space.start)

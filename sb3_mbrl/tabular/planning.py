@@ -180,6 +180,17 @@ def prioritise(q, tables, queue, state, action, gamma, theta):
 
 
 @jit
+def prioritise_before(q, tables, queue, state, gamma, theta):
+    """Look at the pairs that lead to a state, whose value has changed."""
+    actions, k = q.shape[1], tables.back_head[state]
+    while k >= 0:
+        if tables.weight[k] > 0.0 and tables.terminal[k] == 0:
+            before = tables.source[k]
+            prioritise(q, tables, queue, before // actions, before % actions, gamma, theta)
+        k = tables.back_link[k]
+
+
+@jit
 def prioritised_sweeping(q, tables, queue, n, alpha, gamma, theta):
     """
     Section 8.4: update the pair whose value is most wrong, then look at the pairs that lead to its state.
@@ -196,10 +207,5 @@ def prioritised_sweeping(q, tables, queue, n, alpha, gamma, theta):
         q[state, action] += alpha * (expected(q, tables, state, action, gamma) - q[state, action])
         # A step size below 1 leaves something to do.
         prioritise(q, tables, queue, state, action, gamma, theta)
-        k = tables.back_head[state]
-        while k >= 0:
-            if tables.weight[k] > 0.0 and tables.terminal[k] == 0:
-                before = tables.source[k]
-                prioritise(q, tables, queue, before // actions, before % actions, gamma, theta)
-            k = tables.back_link[k]
+        prioritise_before(q, tables, queue, state, gamma, theta)
     return n

@@ -119,7 +119,7 @@ class Subject:
             else:
                 raise Violation(
                     f" takes none of the kit's spaces ({', '.join(case.name for case in CASES)}). "
-                    "If it is made for one environment, give an instance built for it"
+                    "If it is made for one environment, give an instance built for it (sb3-mbrl check: --env ID)"
                 )
         return self._home[0]
 

@@ -224,8 +224,8 @@ def test_an_unknown_plugin():
         quick(world_model="ensembel")
     with pytest.raises(UnknownPartError, match=r"no_such_package"):
         quick(world_model="no_such_package.models:Model")
-    with pytest.raises(UnknownPartError, match=r"no plugin 'sb3-mbrl-gp' is installed"):
-        quick(plugins=["sb3-mbrl-gp"])
+    with pytest.raises(UnknownPartError, match=r"no plugin 'sb3-mbrl-nowhere' is installed"):
+        quick(plugins=["sb3-mbrl-nowhere"])
 
 
 def test_a_broken_plugin(tmp_path, monkeypatch):
@@ -282,7 +282,7 @@ def test_an_outdated_plugin():
         ({"world_model_kwargs": {"members": 2, "elites": 3}}, "elites=3 of members=2: give 1 <= elites <= members"),
         ({"world_model_kwargs": {"hidden": [8], "weight_decay": [0.1]}}, "weight_decay has 1 entries, but the network has 2"),
         ({"world_model_kwargs": {"target": "both"}}, "target='both': choose 'delta' or 'next'"),
-        ({"fit_kwargs": {"holdout_ratio": 1.0}}, "Not a budget"),
+        ({"fit_kwargs": {"holdout_ratio": 1.0}}, "holdout_ratio=1.0: nothing would be left to learn from"),
         ({"world_model_kwargs": {"hidden": 64}}, "hidden=64: give the units of each hidden layer"),
         ({"world_model_kwargs": {"hidden": [0]}}, r"hidden=\[0\]: give the units"),
         ({"world_model_kwargs": {"reward_fn": print}}, "give reward_fn to MBPO"),

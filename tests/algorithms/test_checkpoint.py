@@ -751,7 +751,7 @@ def test_a_zip_with_damaged_attributes(tmp_path, data):
         ({"real_ratio": "0.5"}, "real_ratio='0.5': give the share"),
         ({"fit_freq": 0}, "fit_freq=0: give the real"),
         ({"fit_freq": None}, "fit_freq=None: give the real"),
-        ({"fit_kwargs": {"patience": -1}}, "Not a budget"),
+        ({"fit_kwargs": {"patience": -1}}, "FitBudget: patience=-1: give a whole number from 0 on"),
         ({"fit_kwargs": {"max_epoch": 1}}, "does not take 'max_epoch'. Did you mean 'max_epochs'"),
         ({"fit_kwargs": {"max_batches": "5"}}, "max_batches='5' is not a number"),
         ({"termination_fn": True}, "termination_fn=True: give a function"),

@@ -125,6 +125,65 @@ def test_dyna_q_plus_finds_the_shortcut_and_dyna_q_does_not():
     assert returns["dyna_q_plus"] > returns["dyna_q"]
 
 
+def test_a_bonus_grows_over_calls_of_learn():
+    """``num_timesteps`` begins anew with every ``learn``, time does not: bonuses vanished."""
+    agent = DynaQ("QTablePolicy", "BlockingMaze-v0", planning="dyna_q_plus", world_model_kwargs={"memory": 0.0}, seed=0)
+    agent.learn(300)
+    agent.learn(100)
+    assert (agent.num_timesteps, agent._clock) == (100, 400)
+    last = agent.world_model.tables.last
+    assert last.max() == 400
+    assert (last[agent.world_model.tables.total > 0] > 0).all()
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_prioritised_sweeping_carries_news_back_whatever_the_step_size(alpha):
+    """
+    A corridor of four, a reward at its end. The real update has used up its error when the step size is 1: what leads there
+    has to be looked at all the same.
+    """
+    agent = DynaQ(
+        "QTablePolicy",
+        Corridor(),
+        planning="prioritized_sweeping",
+        learning_rate=alpha,
+        gradient_steps=200,
+        gamma=0.5,
+        theta=1e-6,
+        exploration_rate=0.0,
+        seed=0,
+    )
+    agent.learn(4)
+    np.testing.assert_allclose(agent.policy.table()[:4, 0], [0.125, 0.25, 0.5, 1.0], atol=1e-5)
+    assert agent._queue.size[0] == 0
+
+
+class Corridor(gym.Env):
+    """One action, one cell further; the last cell ends the episode with a reward of 1, or with ``cut`` a time limit does."""
+
+    observation_space = gym.spaces.Discrete(5)
+    action_space = gym.spaces.Discrete(1)
+
+    def __init__(self, cut: int = 99) -> None:
+        self.cut = cut
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return 0, {}
+
+    def step(self, action):
+        self.t += 1
+        return self.t, float(self.t == 4), self.t == 4, self.t == self.cut, {}
+
+
+def test_a_time_limit_bootstraps_from_what_came_last_not_from_the_reset():
+    agent = DynaQ("QTablePolicy", Corridor(cut=2), learning_rate=1.0, gamma=0.5, world_model=None, seed=0)
+    agent.policy.table()[:, 0] = [10.0, 20.0, 30.0, 40.0, 50.0]
+    agent.learn(2)
+    np.testing.assert_allclose(agent.policy.table()[:, 0], [10.0, 15.0, 30.0, 40.0, 50.0])
+
+
 @pytest.mark.parametrize("env_id", ["FrozenLake-v1", "Taxi-v4", "CliffWalking-v1"])
 def test_gymnasiums_tables(env_id, tmp_path):
     if env_id not in gym.registry:
@@ -146,6 +205,7 @@ def test_save_load_goes_on_as_if_nothing_had_been(tmp_path):
     agent.save(tmp_path / "agent")
     first, second = (DynaQ.load(tmp_path / "agent", env=gym.make("DynaMaze-v0")) for _ in range(2))
     assert np.array_equal(first._queue.heap, agent._queue.heap)
+    assert first._rng.bit_generator.state == agent._rng.bit_generator.state
     for loaded in (first, second):
         loaded.learn(1_000, reset_num_timesteps=False)
     assert np.array_equal(first.policy.table(), second.policy.table())
@@ -186,11 +246,18 @@ def test_epsilon_is_per_row_and_ties_are_random():
     ("settings", "words"),
     [
         ({"planning": "best"}, "planning='best': choose one of dyna_q"),
-        ({"gradient_steps": -1}, "gradient_steps=-1: give the planning updates"),
-        ({"exploration_rate": 2.0}, "exploration_rate=2.0: give a probability"),
-        ({"theta": 0.0}, "theta must be positive"),
+        ({"gradient_steps": -1}, "gradient_steps=-1: give a whole number from 0"),
+        ({"exploration_rate": 2.0}, "exploration_rate=2.0: give a number from 0 up to 1"),
+        ({"theta": 0.0}, "theta=0.0: give a number above 0"),
         ({"world_model": "ensemble"}, "DynaQ plans on 'tabular', or not at all"),
         ({"world_model_kwargs": {"memory": -1}}, "memory=-1: give a number from 0"),
+        ({"world_model_kwargs": {"memry": 1}}, "DynaQ's model takes memory, not {'memry'}"),
+        ({"gamma": float("nan")}, "gamma=nan: give a number from 0 up to 1"),
+        ({"gamma": 1.5}, "gamma=1.5"),
+        ({"kappa": float("inf")}, "kappa=inf"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"learning_rate": 3.0}, "learning_rate=3.0"),
+        ({"gradient_steps": 2.5}, "gradient_steps=2.5"),
     ],
 )
 def test_bad_settings(settings, words):
@@ -252,3 +319,15 @@ def test_the_maze_changes_in_time():
         Maze(("S.", "G"))
     with pytest.raises(ValueError, match="every layout must have 1 rows of 3"):
         Maze(("S.G",), changes=((1, ("SG",)),))
+
+
+def test_another_policy_is_refused():
+    with pytest.raises(ValueError, match=r"policy='MlpPolicy': DynaQ acts on a table, DynaQ\('QTablePolicy', env\)"):
+        DynaQ("MlpPolicy", "DynaMaze-v0")
+
+
+@pytest.mark.parametrize("given", [{"world_model": "tabular"}, {"world_model_kwargs": {"memory": 0.0}}])
+def test_a_saved_model_goes_with_its_table(given, tmp_path):
+    DynaQ("QTablePolicy", "DynaMaze-v0", seed=0).save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="the saved model goes with the table"):
+        DynaQ.load(tmp_path / "agent", **given)

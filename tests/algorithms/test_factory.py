@@ -15,9 +15,10 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_mbrl import MBPO, Dyna, model_based
+from sb3_mbrl import MBPO, PETS, Dyna, DynaQ, model_based
 from sb3_mbrl.algorithms import factory
 from sb3_mbrl.algorithms.acting import act_in_imagination
+from sb3_mbrl.algorithms.base import ModelBasedMixin
 from sb3_mbrl.imagination import BranchedRollouts
 from sb3_mbrl.imagination.exploration import explore, random_actions
 from sb3_mbrl.testing import LinearToy
@@ -248,5 +249,47 @@ def test_branched_rollouts_explore():
     )
     own = (imagined.action == 0.5).float().mean()
     assert float(own) == pytest.approx(0.5, abs=0.04)
-    with pytest.raises(ValueError, match=r"exploration=2: give the share of random actions, from 0 to 1"):
+    with pytest.raises(ValueError, match=r"exploration=2: give a number from 0 up to 1"):
         BranchedRollouts(exploration=2)
+
+
+# ---- classes of one's own
+
+
+class Named:
+    """A namespace for a class with a well-known name."""
+
+    class TD3(TD3):
+        mine = True
+
+
+def test_a_class_of_a_well_known_name_is_not_taken_for_it(tmp_path):
+    """Pickle looked it up by its name, and found Stable-Baselines3's."""
+    own, known = model_based(Named.TD3), model_based(TD3)
+    assert own is not known
+    assert own.__name__ != known.__name__
+    assert pickle.loads(pickle.dumps(own)) is own
+    assert pickle.loads(pickle.dumps(known)) is known
+    own("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=rf"was saved by {own.__name__}, not by ModelBasedTD3"):
+        known.load(tmp_path / "agent")
+
+
+def test_an_argument_of_the_same_name_is_refused():
+    class Own(SAC):
+        def __init__(self, policy, env, real_ratio=3, **kwargs):
+            super().__init__(policy, env, **kwargs)
+
+    with pytest.raises(TypeError, match=r"model_based\(Own\): its constructor has arguments of its own called real_ratio"):
+        model_based(Own)
+
+
+@pytest.mark.parametrize("cls", [PETS, DynaQ])
+def test_what_plans_with_a_model_already_is_refused(cls):
+    with pytest.raises(TypeError, match=rf"model_based\({cls.__name__}\): it plans with a world model already"):
+        model_based(cls)
+
+
+def test_the_mixin_is_no_algorithm():
+    with pytest.raises(TypeError, match=r"give an algorithm, e\.g\. TQC"):
+        model_based(ModelBasedMixin)

@@ -1,6 +1,7 @@
 """``from_model_free`` and ``to_model_free``: nothing that was learned is lost on the way."""
 
 import pickle
+import random
 import subprocess
 import sys
 
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 import torch as th
 from sb3_contrib import QRDQN
-from stable_baselines3 import SAC, TD3
+from stable_baselines3 import SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 
 from sb3_mbrl import MBPO, Dyna, model_based
 from tests.algorithms.common import LEARNED, TINY, DictEnv, tiny
 from tests.algorithms.test_factory import BASES, env_id, quick_settings
+from tests.algorithms.test_real_data import Counter
 
+NO_TIMEOUTS = {"handle_timeout_termination": False}
 MODEL = {**LEARNED, "fit_freq": 60, "imagination_kwargs": TINY["imagination_kwargs"]}
 
 
@@ -135,7 +139,7 @@ def test_what_is_no_model_free_agent(tmp_path):
 
 def test_loading_with_the_wrong_class_points_the_way(tmp_path):
     SAC("MlpPolicy", "Pendulum-v1", **quick_settings()).save(tmp_path / "sac")
-    with pytest.raises(ValueError, match=r"looks like a plain SAC file.*MBPO.from_model_free\(old\)"):
+    with pytest.raises(ValueError, match=r"looks like a plain SAC file.*MBPO.from_model_free\(SAC.load\(path\), env=...\)"):
         MBPO.load(tmp_path / "sac")
     tiny().save(tmp_path / "mbpo")
     with pytest.raises(ValueError, match=r"saved by MBPO.*MBPO.load\(path\).to_model_free\(\)"):
@@ -158,7 +162,10 @@ def test_a_replay_buffer_of_something_else(tmp_path):
     with pytest.raises(ValueError, match=r"recorded with action_space Box\(-1.0, 1.0, \(3,\)"):
         agent._take_replay_buffer(wide)
     (tmp_path / "list.pkl").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(ValueError, match=r"list.pkl: The replay buffer must inherit from ReplayBuffer"):
+    with pytest.raises(
+        ValueError,
+        match=r"list.pkl is not a replay buffer that was saved with save_replay_buffer\(\): .*must inherit from ReplayBuffer",
+    ):
         agent.load_replay_buffer(tmp_path / "list.pkl")
     assert agent.replay_buffer is before
 
@@ -167,3 +174,112 @@ def test_a_space_change_on_set_env():
     agent = tiny()
     with pytest.raises(ValueError, match="Observation spaces do not match"):
         agent.set_env(gym.make("MountainCarContinuous-v0"))
+
+
+# ---- in the middle of training
+
+
+def test_a_callback_may_export_a_plain_agent_without_changing_the_run():
+    """Loading seeds the global streams, so that an export every N steps drew the same noise again and again."""
+    agent = tiny().learn(60)
+    before = th.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    plain = agent.to_model_free()
+    assert th.equal(th.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+    assert plain.seed == agent.seed == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"n_steps": 3}, {"optimize_memory_usage": True, "replay_buffer_kwargs": NO_TIMEOUTS}])
+def test_the_episode_goes_on_in_the_agents_own_environment(options):
+    """It was reset, and the newest row joined to what came after the reset."""
+    old = SAC("MlpPolicy", Counter(), **quick_settings(), **options).learn(80)
+    new = MBPO.from_model_free(old, **MODEL)
+    new.learn(20, reset_num_timesteps=False)
+    plain = new.to_model_free()
+    plain.learn(20, reset_num_timesteps=False)
+    buffer = plain.replay_buffer
+    np.testing.assert_array_equal(buffer.observations[:120, 0, 0], np.arange(120))
+    assert not buffer.dones[:119].any()
+
+
+def test_in_another_environment_it_ends():
+    old = SAC("MlpPolicy", Counter(), **quick_settings()).learn(80)
+    new = MBPO.from_model_free(old, Counter(), **MODEL).learn(20, reset_num_timesteps=False)
+    buffer = new.replay_buffer
+    assert (buffer.observations[80, 0, 0], buffer.dones[79, 0], buffer.timeouts[79, 0]) == (0, 1, 1)
+
+
+class Paid(BitFlippingEnv):
+    """A reward of its own, so that it shows whose ``compute_reward`` relabels."""
+
+    def __init__(self, reward: float) -> None:
+        super().__init__(n_bits=3, continuous=True, max_steps=5)
+        self.reward = reward
+
+    def compute_reward(self, achieved_goal, desired_goal, _info):
+        return np.full(len(achieved_goal) if np.ndim(achieved_goal) > 1 else 1, self.reward)
+
+
+def test_goals_are_relabelled_by_the_environment_one_is_in():
+    settings = {**quick_settings(), "replay_buffer_class": HerReplayBuffer}
+    old = SAC("MultiInputPolicy", Paid(-1.0), **settings).learn(60)
+    new = MBPO.from_model_free(old, Paid(-7.0), world_model=None)
+    assert new.replay_buffer.env is new.env
+    rewards = new.replay_buffer.sample(256).rewards
+    assert (rewards == -7.0).any(), "relabelled rows"
+
+
+# ---- what is refused
+
+
+class MySAC(SAC):
+    def train(self, gradient_steps, batch_size=64):
+        super().train(gradient_steps, batch_size)
+
+
+def test_a_class_of_ones_own_keeps_its_own_methods():
+    agent = MySAC("MlpPolicy", "Pendulum-v1", **quick_settings())
+    with pytest.raises(TypeError, match=r"takes a SAC agent, not MySAC: use model_based\(MySAC\)"):
+        MBPO.from_model_free(agent)
+    assert isinstance(model_based(MySAC).from_model_free(agent, **MODEL), MySAC)
+
+
+def test_misspelt_names_are_told(tmp_path):
+    agent = SAC("MlpPolicy", "Pendulum-v1", **quick_settings())
+    with pytest.raises(TypeError, match=r"MBPO.from_model_free\(..., real_ration=...\): .*Did you mean 'real_ratio'\?"):
+        MBPO.from_model_free(agent, real_ration=0.1)
+    tiny().save(tmp_path / "agent")
+    with pytest.raises(TypeError, match=r"MBPO.load\(..., fit_frq=...\): .*Did you mean 'fit_freq'\?"):
+        MBPO.load(tmp_path / "agent", fit_frq=3)
+
+
+def test_a_model_that_was_off_is_not_switched_on_by_a_ratio(tmp_path):
+    tiny(real_ratio=1.0).save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=r"saved with real_ratio=1, so without a world model.*from_model_free"):
+        MBPO.load(tmp_path / "agent", real_ratio=0.5)
+    assert MBPO.load(tmp_path / "agent").world_model is None
+
+
+def test_buffers_of_another_kind_are_refused():
+    three = SAC("MlpPolicy", "Pendulum-v1", **quick_settings(), n_steps=3).learn(60)
+    one = SAC("MlpPolicy", "Pendulum-v1", **quick_settings()).learn(60)
+    for agent, buffer in ((three, one.replay_buffer), (one, three.replay_buffer)):
+        with pytest.raises(ValueError, match=r"The replay buffer is a \w+, and this agent was made for a \w+"):
+            MBPO.from_model_free(agent, replay_buffer=buffer, **MODEL)
+
+
+def test_files_that_are_no_replay_buffers(tmp_path):
+    agent = tiny()
+    with pytest.raises(FileNotFoundError, match=r"There is no replay buffer .*gone.pkl"):
+        agent.load_replay_buffer(tmp_path / "gone.pkl")
+    (tmp_path / "empty.pkl").write_bytes(b"")
+    (tmp_path / "torn.pkl").write_bytes(pickle.dumps(agent.replay_buffer)[:100])
+    for name in ("empty.pkl", "torn.pkl"):
+        with pytest.raises(ValueError, match=rf"{name} is not a replay buffer that was saved with save_replay_buffer\(\)"):
+            agent.load_replay_buffer(tmp_path / name)
+
+
+def test_an_environment_by_its_id():
+    agent = SAC("MlpPolicy", "Pendulum-v1", **quick_settings())
+    assert MBPO.from_model_free(agent, "Pendulum-v1", **MODEL).get_env().num_envs == 1

@@ -170,7 +170,7 @@ def test_rows_without_a_side_value_are_not_drawn():
     side = SideStore(buffer)
     for pos in (3, 7):
         side.put("time", pos, buffer.observations[pos])
-    rows, envs = ReplayData(buffer, side).draw(50, stored="time")
+    rows, envs = ReplayData(buffer, side, "time").draw(50)
     assert set(rows) == {3, 7}
     with pytest.raises(ValueError, match="stored with some of its rows"):
         side.get("time", np.array([3, 4]), envs[:2])

@@ -280,8 +280,8 @@ def test_dict_start_observations_are_drawn_row_by_row():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"n_envs": 0}, "both must be at least 1"),
-        ({"horizon": 0}, "both must be at least 1"),
+        ({"n_envs": 0}, "n_envs=0: give a whole number from 1 on"),
+        ({"horizon": 0}, "horizon=0: give a whole number from 1 on"),
         ({"observation": "latent"}, "choose 'decoded' or 'features'"),
     ],
 )

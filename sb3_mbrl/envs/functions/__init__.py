@@ -25,16 +25,17 @@ class _OfUnchanged:
         return self.factory(env) if len(layers(env)) == 1 else EnvFunctions()
 
 
-def _spec(name: str, factory: Callable[[gym.Env], EnvFunctions], *env_ids: str) -> EnvFunctionsSpec:
-    return EnvFunctionsSpec(
-        name=name, factory=_OfUnchanged(factory), env_ids=env_ids, summary=f"Gymnasium's {' and '.join(env_ids)}"
-    )
+def _spec(
+    name: str, factory: Callable[[gym.Env], EnvFunctions], *env_ids: str, whose: str = "Gymnasium's"
+) -> EnvFunctionsSpec:
+    summary = f"{whose} {' and '.join(env_ids)}"
+    return EnvFunctionsSpec(name=name, factory=_OfUnchanged(factory), env_ids=env_ids, summary=summary)
 
 
 ENV_FUNCTIONS: list[EnvFunctionsSpec] = [
     _spec("cart_pole", classic_control.cart_pole, "CartPole-v[01]"),
-    _spec("cart_pole_balance", classic_control.cart_pole_balance, "CartPoleBalance-v0"),
-    _spec("cart_pole_swing_up", classic_control.cart_pole_swing_up, "CartPoleSwingUp-v0"),
+    _spec("cart_pole_balance", classic_control.cart_pole_balance, "CartPoleBalance-v0", whose="our"),
+    _spec("cart_pole_swing_up", classic_control.cart_pole_swing_up, "CartPoleSwingUp-v0", whose="our"),
     _spec("pendulum", classic_control.pendulum, "Pendulum-v1"),
     _spec("mountain_car", classic_control.mountain_car, "MountainCar-v0"),
     _spec("continuous_mountain_car", classic_control.continuous_mountain_car, "MountainCarContinuous-v0"),
