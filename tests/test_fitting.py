@@ -119,3 +119,27 @@ def test_ctrl_c_leaves_the_best_weights():
 def test_impossible_budgets_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         FitBudget(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"patience": float("nan")},
+        {"batch_size": 2.5},
+        {"batch_size": True},
+        {"min_improvement": float("nan")},
+        {"min_improvement": 5},
+        {"max_batches": float("nan")},
+        {"max_epochs": 0},
+        {"max_holdout": -1},
+        {"holdout_ratio": 1.0},
+    ],
+)
+def test_a_budget_is_made_of_numbers_that_make_sense(wrong):
+    """With a patience of NaN no fit ever began, and its model was used."""
+    with pytest.raises(ValueError, match=f"FitBudget: {next(iter(wrong))}="):
+        FitBudget(**wrong)
+
+
+def test_whole_floats_are_whole_numbers():
+    assert FitBudget(max_batches=1e3, max_epochs=None).max_batches == 1000

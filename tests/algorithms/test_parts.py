@@ -2,6 +2,7 @@
 
 import copy
 import types
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -10,6 +11,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from sb3_mbrl import MBPO, hookimpl
@@ -169,7 +171,7 @@ def test_known_terminations_are_found(env_id, kind):
 
 def test_none_learns_the_termination():
     agent = learned("InvertedPendulum-v5", termination_fn=None)
-    assert agent.world_model.termination_fn is None
+    assert agent._known.termination_fn is None
     assert agent.world_model.heads.learn_termination
 
 
@@ -371,3 +373,13 @@ def test_a_deep_copy_is_an_agent_of_its_own():
     with th.no_grad():
         weights += 1
     assert th.equal(next(copied.world_model.parameters()), before)
+
+
+def test_an_environment_in_another_process_that_cannot_be_made_here():
+    """Its specification names no entry point; it runs all the same, and nothing is known of it."""
+    env = SubprocVecEnv([partial(BitFlippingEnv, continuous=True)])
+    try:
+        agent = MBPO("MultiInputPolicy", env, buffer_size=10, device="cpu")
+        assert agent.world_model.termination_fn is None
+    finally:
+        env.close()

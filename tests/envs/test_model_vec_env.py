@@ -18,6 +18,7 @@ from sb3_mbrl.contracts import FitBudget, MissingCapability, Prediction
 from sb3_mbrl.envs.model_vec_env import ModelEnv, ModelVecEnv
 from sb3_mbrl.imagination.starts import buffer_starts, observation_starts
 from sb3_mbrl.models.known import PendulumModel
+from sb3_mbrl.models.tabular import TabularModel
 from sb3_mbrl.testing import CASES, LinearToy, NeighbourToy, RecurrentToy, ToyData, TwoPlayerToy
 
 OBS = spaces.Box(-np.inf, np.inf, (3,))
@@ -451,3 +452,42 @@ def test_the_pendulum_twin_inside_shows_what_pendulum_shows():
         np.testing.assert_allclose(imagined[0], obs, atol=1e-4)
         assert imagined_reward[0] == pytest.approx(reward, abs=1e-3)
         assert not done[0]
+
+
+# ---- tables, which compiled code reads without looking at bounds
+
+
+@pytest.fixture
+def cells():
+    model = TabularModel(gym.spaces.Discrete(6), gym.spaces.Discrete(2), device="cpu")
+    model.record(0, 1, 1.0, 2, False)
+    return model
+
+
+@pytest.mark.parametrize("start", [[6], [-3], [10**7]])
+def test_starts_outside_a_discrete_space(cells, start):
+    with pytest.raises(ValueError, match=rf"Start observations: \[{start[0]}\] is not in Discrete\(6\)"):
+        ModelVecEnv(cells, np.array([start]))
+    with pytest.raises(ValueError, match=rf"The observation {start[0]} is not in Discrete\(6\)"):
+        cells.initial(th.tensor([start]))
+
+
+@pytest.mark.parametrize("action", [2, -1, 100_000])
+def test_actions_outside_a_discrete_space(cells, action):
+    env = ModelVecEnv(cells, np.array([[0]]), n_envs=2)
+    env.reset()
+    with pytest.raises(ValueError, match=rf"the action {action} is not in Discrete\(2\)"):
+        env.step(np.array([0, action]))
+    with pytest.raises(ValueError, match=rf"The action {action} is not in Discrete\(2\)"):
+        cells.step(th.tensor([[0]]), th.tensor([[action]]))
+
+
+def test_what_is_no_model():
+    with pytest.raises(TypeError, match=r"give a fitted world model, such as agent\.world_model"):
+        ModelVecEnv("ensemble", np.array([[0]]))
+
+
+@pytest.mark.parametrize("wrong", [{"horizon": float("nan")}, {"horizon": 2.5}, {"horizon": True}, {"n_envs": "2"}])
+def test_numbers_of_another_kind(cells, wrong):
+    with pytest.raises(ValueError, match="give a whole number from 1 on"):
+        ModelVecEnv(cells, np.array([[0]]), **wrong)
