@@ -13,7 +13,7 @@ OBS = spaces.Box(-10.0, 10.0, (2,))
 ACTION = spaces.Box(-2.0, 2.0, (1,))
 
 
-@parametrize_with_checks([GPModel, *sb3_mbrl_gp.sb3_mbrl_world_models()])
+@parametrize_with_checks(sb3_mbrl_gp.sb3_mbrl_world_models())
 def test_contract(part, check):
     check(part)
 
