@@ -10,12 +10,14 @@ Differences from the loop of MBPO's code, each on purpose:
   by itself, by its budget or by Ctrl-C.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import torch as th
 
 from sb3_mbrl.contracts import Data, FitBudget, Sequences, Transitions, WorldModel
+from sb3_mbrl.rng import RandomStream
 
 _HASH_SPACE = 2**20
 
@@ -185,19 +187,27 @@ def fit_by_loss(
         optimizer.step()
         return float(loss.detach())
 
+    # A loss may draw from torch's global generators, which then go on from this fit's own.
+    random = contextlib.nullcontext() if generator is None else RandomStream.of(generator).scope(model.device)
     model.train()
     try:
-        if model.context > 1:
-            batches = budget.max_batches or 1000
-            n = max(1, budget.batch_size // (2 * model.context))
-            losses = [update(_windows(data, n, 2 * model.context, generator)) for _ in range(batches)]
-            metrics = {"loss": losses[-1], "batches": float(batches), "epochs": 1.0}
-        else:
-            metrics = _fit_transitions(model, update, data.transitions(), row_ids(data, len(data)), budget, generator)
+        with random:
+            metrics = _fit(model, update, data, budget, generator)
     finally:
         model.eval()
     model.fitted = True
     return metrics
+
+
+def _fit(
+    model: WorldModel, update: Callable[[object], float], data: Data, budget: FitBudget, generator: th.Generator | None
+) -> dict[str, float]:
+    if model.context == 1:
+        return _fit_transitions(model, update, data.transitions(), row_ids(data, len(data)), budget, generator)
+    batches = budget.max_batches or 1000
+    n = max(1, budget.batch_size // (2 * model.context))
+    losses = [update(_windows(data, n, 2 * model.context, generator)) for _ in range(batches)]
+    return {"loss": losses[-1], "batches": float(batches), "epochs": 1.0}
 
 
 def _windows(data: Data, n: int, length: int, generator: th.Generator | None) -> Sequences:

@@ -22,6 +22,13 @@ class RandomStream:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         self.generator = th.Generator().manual_seed(seed)
 
+    @classmethod
+    def of(cls, generator: th.Generator) -> "RandomStream":
+        """The stream of a generator, which goes on with it."""
+        stream = cls(0)
+        stream.generator = generator
+        return stream
+
     @contextmanager
     def scope(self, device: th.device | None = None) -> Iterator[th.Generator]:
         """

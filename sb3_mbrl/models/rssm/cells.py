@@ -1,0 +1,125 @@
+"""The deterministic half of a latent state: how it goes on with the last sample and action."""
+
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from sb3_mbrl.models.rssm.layers import BlockLinear, Layer, LayerNorm, RMSNorm
+
+
+class Cell(nn.Module):
+    """
+    ``deter' = f(deter, stoch, action)``. What does not depend on the state is computed for a whole sequence at once by
+    :meth:`prepare`, and handed in step by step.
+
+    :param deter: numbers of the deterministic state
+    :param stoch: numbers of the stochastic state
+    :param action: columns of an encoded action
+    """
+
+    def __init__(self, deter: int, stoch: int, action: int) -> None:
+        super().__init__()
+        self.deter, self.stoch, self.action = deter, stoch, action
+
+    def prepare(self, action: th.Tensor) -> th.Tensor:
+        """``(..., A)`` to ``(..., P)``: the part that the action alone decides."""
+        return action
+
+    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor) -> th.Tensor:
+        """``(B, deter)`` from ``(B, deter)``, ``(B, stoch)`` and what :meth:`prepare` made."""
+        raise NotImplementedError
+
+
+class GRUCell(Cell):
+    """
+    A dense layer on sample and action, then a plain GRU (PlaNet, DreamerV1).
+
+    :param hidden: units of the layer
+    :param activation: of the layer
+    """
+
+    def __init__(self, deter: int, stoch: int, action: int, hidden: int = 200, activation: str = "elu") -> None:
+        super().__init__(deter, stoch, action)
+        self.inputs = Layer(stoch + action, hidden, "none", activation)
+        self.gru = nn.GRUCell(hidden, deter)
+
+    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor) -> th.Tensor:
+        return self.gru(self.inputs(th.cat([stoch, prepared], -1)), deter)
+
+
+class LayerNormGRUCell(Cell):
+    """
+    One dense map for all gates, normalised before they are cut apart, and an update gate that begins nearly closed (DreamerV2;
+    DreamerV3 in 2023).
+
+    :param hidden: units of the layer before it
+    :param norm: of that layer
+    :param activation: of that layer
+    """
+
+    def __init__(
+        self, deter: int, stoch: int, action: int, hidden: int = 200, norm: str = "none", activation: str = "elu"
+    ) -> None:
+        super().__init__(deter, stoch, action)
+        self.inputs = Layer(stoch + action, hidden, norm, activation)
+        self.gates = nn.Linear(hidden + deter, 3 * deter, bias=False)
+        self.norm = LayerNorm(3 * deter)
+
+    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor) -> th.Tensor:
+        inputs = self.inputs(th.cat([stoch, prepared], -1))
+        return gated(self.norm(self.gates(th.cat([inputs, deter], -1))).chunk(3, -1), deter)
+
+
+class BlockGRUCell(Cell):
+    """
+    DreamerV3's: state, sample and action are projected separately, every block of the state sees all three and itself, and the
+    gates are block-diagonal.
+
+    :param hidden: units of each projection
+    :param blocks: of the state
+    """
+
+    def __init__(self, deter: int, stoch: int, action: int, hidden: int = 1024, blocks: int = 8) -> None:
+        super().__init__(deter, stoch, action)
+        self.blocks = blocks
+        self.from_deter, self.from_stoch, self.from_action = (Layer(n, hidden) for n in (deter, stoch, action))
+        self.mixed = BlockLinear(blocks * 3 * hidden + deter, deter, blocks)
+        self.norm, self.activation = RMSNorm(deter), nn.SiLU()
+        self.gates = BlockLinear(deter, 3 * deter, blocks)
+
+    def prepare(self, action: th.Tensor) -> th.Tensor:
+        # Actions beyond the bounds keep their direction.
+        return self.from_action(action / action.detach().abs().clamp(min=1.0))
+
+    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor) -> th.Tensor:
+        seen = th.cat([self.from_deter(deter), self.from_stoch(stoch), prepared], -1)
+        own = deter.unflatten(-1, (self.blocks, -1))
+        x = th.cat([own, seen[:, None].expand(-1, self.blocks, -1)], -1).flatten(1)
+        x = self.activation(self.norm(self.mixed(x)))
+        # Gates lie block by block: reset, candidate and update of the first block, then of the second, and so on.
+        gates = self.gates(x).unflatten(-1, (self.blocks, 3, -1))
+        reset, candidate, update = (gates[:, :, i].flatten(1) for i in range(3))
+        return gated((reset, candidate, update), deter)
+
+
+def gated(gates: tuple[th.Tensor, ...], deter: th.Tensor) -> th.Tensor:
+    """The GRU of DreamerV2 and V3: the reset gate acts on the candidate, and the update gate's bias is -1."""
+    reset, candidate, update = gates
+    candidate = th.tanh(th.sigmoid(reset) * candidate)
+    update = th.sigmoid(update - 1)
+    return update * candidate + (1 - update) * deter
+
+
+def make_cell(kind: str, deter: int, stoch: int, action: int, **kwargs: Any) -> Cell:
+    """
+    :param kind: ``"gru"``, ``"layer_norm_gru"`` or ``"block_gru"``
+    :param kwargs: of the class
+    """
+    kinds: dict[str, type[Cell]] = {"gru": GRUCell, "layer_norm_gru": LayerNormGRUCell, "block_gru": BlockGRUCell}
+    if kind not in kinds:
+        raise ValueError(f"cell={kind!r}: choose one of {', '.join(map(repr, kinds))}")
+    return kinds[kind](deter, stoch, action, **kwargs)
+
+
+__all__ = ["BlockGRUCell", "Cell", "GRUCell", "LayerNormGRUCell", "gated", "make_cell"]

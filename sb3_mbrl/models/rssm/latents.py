@@ -1,0 +1,161 @@
+"""The stochastic half of a latent state: categories (DreamerV2 and V3) or Gaussian numbers (PlaNet, DreamerV1)."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch as th
+import torch.nn.functional as F
+
+from sb3_mbrl.rng import on_device
+
+
+class Latent(ABC):
+    """
+    A family of distributions over latent variables, given by the ``size`` numbers that a network puts out.
+    """
+
+    size: int
+    """Numbers that parametrise a distribution"""
+    shape: tuple[int, ...]
+    """Of a sample, per row"""
+    flat: int
+    """Numbers in a sample"""
+
+    @abstractmethod
+    def sample(self, stats: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+        """``(..., *shape)``; gradients flow into the parameters ``(..., size)``."""
+
+    @abstractmethod
+    def mode(self, stats: th.Tensor) -> th.Tensor:
+        """The likeliest sample, ``(..., *shape)``."""
+
+    @abstractmethod
+    def kl(self, left: th.Tensor, right: th.Tensor) -> th.Tensor:
+        """``KL(left || right)`` in nats, summed over all latent variables: ``(...)``."""
+
+    @abstractmethod
+    def entropy(self, stats: th.Tensor) -> th.Tensor:
+        """In nats, summed over all latent variables: ``(...)``."""
+
+
+class CategoricalLatent(Latent):
+    """
+    ``variables`` one-hot vectors; samples pass gradients straight through to the probabilities (DreamerV2, algorithm 1).
+
+    :param variables: 32 in the papers
+    :param classes: of each; 32 in DreamerV2, 4 to 96 by size in V3
+    :param unimix: share of a uniform distribution mixed in, so that no probability is ever 0 (V3: 1 %)
+    """
+
+    def __init__(self, variables: int = 32, classes: int = 32, unimix: float = 0.01) -> None:
+        self.variables, self.classes, self.unimix = variables, classes, unimix
+        self.size = self.flat = variables * classes
+        self.shape = (variables, classes)
+
+    def log_probs(self, stats: th.Tensor) -> th.Tensor:
+        """``(..., variables, classes)``, in float32."""
+        logits = stats.float().unflatten(-1, self.shape)
+        if not self.unimix:
+            return logits.log_softmax(-1)
+        return ((1 - self.unimix) * logits.softmax(-1) + self.unimix / self.classes).log()
+
+    def sample(self, stats: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+        log_probs = self.log_probs(stats)
+        # The largest of log-probabilities with Gumbel noise: an exact draw, without a look at the numbers by the processor.
+        uniform = th.empty_like(log_probs).uniform_(generator=on_device(generator, log_probs.device))
+        gumbel = -(-uniform.clamp_(1e-20, 1 - 1e-7).log()).log()
+        return self._straight_through((log_probs.detach() + gumbel).argmax(-1), log_probs)
+
+    def mode(self, stats: th.Tensor) -> th.Tensor:
+        log_probs = self.log_probs(stats)
+        return self._straight_through(log_probs.argmax(-1), log_probs)
+
+    def _straight_through(self, index: th.Tensor, log_probs: th.Tensor) -> th.Tensor:
+        probs = log_probs.exp()
+        return F.one_hot(index, self.classes).to(probs.dtype) + probs - probs.detach()
+
+    def kl(self, left: th.Tensor, right: th.Tensor) -> th.Tensor:
+        p, q = self.log_probs(left), self.log_probs(right)
+        return (p.exp() * (p - q)).sum((-2, -1))
+
+    def entropy(self, stats: th.Tensor) -> th.Tensor:
+        log_probs = self.log_probs(stats)
+        return -(log_probs.exp() * log_probs).sum((-2, -1))
+
+
+class GaussianLatent(Latent):
+    """
+    Independent normal numbers.
+
+    :param variables: 30 in PlaNet and DreamerV1
+    :param std: how the network's second half becomes a standard deviation: ``"softplus"`` (``softplus(x) + min_std``: PlaNet,
+        DreamerV1) or ``"sigmoid2"`` (``2 sigmoid(x / 2) + min_std``: V2)
+    :param min_std: the least of it
+    """
+
+    def __init__(self, variables: int = 30, std: str = "softplus", min_std: float = 0.1) -> None:
+        if std not in ("softplus", "sigmoid2"):
+            raise ValueError(f"std={std!r}: choose 'softplus' or 'sigmoid2'")
+        self.variables, self.std, self.min_std = variables, std, min_std
+        self.size, self.flat, self.shape = 2 * variables, variables, (variables,)
+
+    def moments(self, stats: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Mean and standard deviation, ``(..., variables)`` each, in float32."""
+        mean, raw = stats.float().chunk(2, -1)
+        width = F.softplus(raw) if self.std == "softplus" else 2 * th.sigmoid(raw / 2)
+        return mean, width + self.min_std
+
+    def sample(self, stats: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+        mean, std = self.moments(stats)
+        return mean + std * th.randn(mean.shape, generator=on_device(generator, mean.device), device=mean.device)
+
+    def mode(self, stats: th.Tensor) -> th.Tensor:
+        return self.moments(stats)[0]
+
+    def kl(self, left: th.Tensor, right: th.Tensor) -> th.Tensor:
+        (m1, s1), (m2, s2) = self.moments(left), self.moments(right)
+        return ((s2 / s1).log() + (s1.square() + (m1 - m2).square()) / (2 * s2.square()) - 0.5).sum(-1)
+
+    def entropy(self, stats: th.Tensor) -> th.Tensor:
+        std = self.moments(stats)[1]
+        return (std.log() + 0.5 * (1 + th.log(th.tensor(2 * th.pi)))).sum(-1)
+
+
+def make_latent(kind: str, **kwargs: Any) -> Latent:
+    """
+    :param kind: ``"categorical"`` or ``"gaussian"``
+    :param kwargs: of the class
+    """
+    kinds: dict[str, type[Latent]] = {"categorical": CategoricalLatent, "gaussian": GaussianLatent}
+    if kind not in kinds:
+        raise ValueError(f"latent={kind!r}: choose one of {', '.join(map(repr, kinds))}")
+    return kinds[kind](**kwargs)
+
+
+# ------------------------------------------------------------------------------------------------------------- KL losses
+
+
+def split_kl(latent: Latent, post: th.Tensor, prior: th.Tensor, *, free: float = 1.0) -> tuple[th.Tensor, th.Tensor]:
+    """
+    DreamerV3's two losses, each at least ``free`` nats per step (equation 4): the prior learns towards the posterior, the
+    posterior towards the prior.
+
+    :return: dynamics loss ``KL(sg(post) || prior)`` and representation loss ``KL(post || sg(prior))``, ``(...)`` each
+    """
+    return latent.kl(post.detach(), prior).clamp(min=free), latent.kl(post, prior.detach()).clamp(min=free)
+
+
+def balanced_kl(latent: Latent, post: th.Tensor, prior: th.Tensor, *, balance: float = 0.8, free: float = 0.0) -> th.Tensor:
+    """DreamerV2, algorithm 2: ``balance`` of the loss moves the prior, the rest the posterior; free nats on the mean."""
+    dynamics, representation = latent.kl(post.detach(), prior).mean(), latent.kl(post, prior.detach()).mean()
+    return balance * dynamics.clamp(min=free) + (1 - balance) * representation.clamp(min=free)
+
+
+def joint_kl(latent: Latent, post: th.Tensor, prior: th.Tensor, *, free: float = 3.0, per_step: bool = False) -> th.Tensor:
+    """
+    One divergence that moves both. A scalar.
+
+    :param per_step: PlaNet's ``mean(max(0, KL - free))``; else DreamerV1's ``max(mean(KL), free)``
+    """
+    divergence = latent.kl(post, prior)
+    return (divergence - free).clamp(min=0.0).mean() if per_step else divergence.mean().clamp(min=free)

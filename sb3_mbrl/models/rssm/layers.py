@@ -1,0 +1,117 @@
+"""Layers of the recurrent state-space models: initialisation, norms, block-diagonal maps, stacks of them."""
+
+import math
+from collections.abc import Callable
+
+import torch as th
+from torch import nn
+
+INIT_STD = 1.1368
+"""Of a truncated normal distribution, times ``sqrt(1 / fan_in)`` (DreamerV3's code): unit variance after cutting at two"""
+
+
+def init_weight(weight: th.Tensor, fan_in: int, scale: float = 1.0) -> None:
+    """Truncated normal numbers in place; ``scale`` 0 is zero (heads that begin by predicting nothing)."""
+    if scale == 0.0:
+        nn.init.zeros_(weight)
+        return
+    std = INIT_STD * math.sqrt(1.0 / fan_in)
+    nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std)
+    with th.no_grad():
+        weight.mul_(scale)
+
+
+class Linear(nn.Linear):
+    """
+    :param inputs: columns in
+    :param outputs: columns out
+    :param scale: of the initial weights; biases begin at 0
+    """
+
+    def __init__(self, inputs: int, outputs: int, scale: float = 1.0) -> None:
+        self.scale = scale
+        super().__init__(inputs, outputs)
+
+    def reset_parameters(self) -> None:
+        init_weight(self.weight, self.in_features, self.scale)
+        nn.init.zeros_(self.bias)
+
+
+class BlockLinear(nn.Module):
+    """
+    A linear map with a block-diagonal matrix: every block of columns sees its own block of inputs.
+
+    The initial width is that of the whole input, as in DreamerV3's code: blocks begin smaller than separate maps would.
+
+    :param inputs: columns in, all blocks together
+    :param outputs: columns out, all blocks together
+    :param blocks: how many
+    """
+
+    def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
+        super().__init__()
+        if inputs % blocks or outputs % blocks:
+            raise ValueError(f"{inputs} inputs and {outputs} outputs cannot be cut into {blocks} blocks of the same size")
+        self.blocks = blocks
+        self.weight = nn.Parameter(th.empty(blocks, inputs // blocks, outputs // blocks))
+        self.bias = nn.Parameter(th.zeros(outputs))
+        init_weight(self.weight, inputs)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """``(B, inputs)`` to ``(B, outputs)``."""
+        grouped = x.unflatten(-1, (self.blocks, -1)).transpose(0, 1)
+        return th.bmm(grouped, self.weight).transpose(0, 1).flatten(1) + self.bias
+
+
+class RMSNorm(nn.RMSNorm):
+    """Over the last axis, in float32 whatever comes in; a scale and no shift."""
+
+    def __init__(self, size: int, eps: float = 1e-4) -> None:
+        super().__init__(size, eps=eps)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """As DreamerV2 and the DreamerV3 of 2023 have it."""
+
+    def __init__(self, size: int, eps: float = 1e-3) -> None:
+        super().__init__(size, eps=eps)
+
+
+Norm = Callable[[int], nn.Module]
+
+NORMS: dict[str, Norm] = {"rms": RMSNorm, "layer": LayerNorm, "none": lambda size: nn.Identity()}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "elu": nn.ELU, "relu": nn.ReLU}
+
+
+class Layer(nn.Sequential):
+    """A linear map, a norm and an activation."""
+
+    def __init__(self, inputs: int, outputs: int, norm: str = "rms", activation: str = "silu") -> None:
+        super().__init__(Linear(inputs, outputs), NORMS[norm](outputs), ACTIVATIONS[activation]())
+
+
+class MLP(nn.Sequential):
+    """
+    :param inputs: columns in
+    :param units: of every layer
+    :param layers: how many
+    :param norm: ``"rms"``, ``"layer"`` or ``"none"``
+    :param activation: ``"silu"``, ``"elu"`` or ``"relu"``
+    """
+
+    def __init__(self, inputs: int, units: int, layers: int, norm: str = "rms", activation: str = "silu") -> None:
+        super().__init__(*(Layer(inputs if i == 0 else units, units, norm, activation) for i in range(layers)))
+        self.outputs = units if layers else inputs
+
+
+def symlog(x: th.Tensor) -> th.Tensor:
+    """``sign(x) ln(1 + |x|)`` (DreamerV3, equation 9)."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: th.Tensor) -> th.Tensor:
+    """The inverse of :func:`symlog`."""
+    return x.sign() * x.abs().expm1()

@@ -1,0 +1,277 @@
+"""``rssm``: the recurrent state-space model (PlaNet, Hafner et al. 2019; DreamerV3, Hafner et al. 2025)."""
+
+from typing import Any, NamedTuple
+
+import torch as th
+from gymnasium import spaces
+from torch import nn
+
+from sb3_mbrl.buffers.arrivals import Arrivals, arrivals
+from sb3_mbrl.contracts import Obs, Prediction, RewardFn, Sequences, TerminationFn, Transitions, WorldModel
+from sb3_mbrl.models.rssm.cells import make_cell
+from sb3_mbrl.models.rssm.latents import make_latent, split_kl
+from sb3_mbrl.models.rssm.layers import MLP, Linear
+from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
+from sb3_mbrl.models.rssm.outputs import Bernoulli, TwoHot
+from sb3_mbrl.optim import LaProp
+from sb3_mbrl.spaces import ActionCodec
+from sb3_mbrl.states import State, state_map
+
+SIZES = {
+    "size1m": {"deter": 512, "hidden": 64, "classes": 4, "depth": 4, "units": 64},
+    "size12m": {"deter": 2048, "hidden": 256, "classes": 16, "depth": 16, "units": 256},
+    "size25m": {"deter": 3072, "hidden": 384, "classes": 24, "depth": 24, "units": 384},
+    "size50m": {"deter": 4096, "hidden": 512, "classes": 32, "depth": 32, "units": 512},
+    "size100m": {"deter": 6144, "hidden": 768, "classes": 48, "depth": 48, "units": 768},
+    "size200m": {"deter": 8192, "hidden": 1024, "classes": 64, "depth": 64, "units": 1024},
+    "size400m": {"deter": 12288, "hidden": 1536, "classes": 96, "depth": 96, "units": 1536},
+    # Not the authors': for processors without a GPU.
+    "tiny": {"deter": 128, "hidden": 32, "classes": 8, "depth": 4, "units": 64, "stoch": 8},
+}
+"""The authors' sizes (``configs.yaml``), and ours"""
+
+
+class Filtered(NamedTuple):
+    """What :meth:`RSSM.run` returns: states along a sequence, and what they were drawn from."""
+
+    deter: th.Tensor
+    """``(B, T, deter)``"""
+    stoch: th.Tensor
+    """``(B, T, *latent)``"""
+    post: th.Tensor
+    """``(B, T, stats)``: of the distribution that has seen the observation"""
+
+
+class Head(nn.Module):
+    """Layers on features, and an output."""
+
+    def __init__(self, inputs: int, units: int, layers: int, output: Any) -> None:
+        super().__init__()
+        self.body, self.output = MLP(inputs, units, layers), output
+        self.out = Linear(self.body.outputs, output.size, output.scale)
+
+    def forward(self, features: th.Tensor) -> th.Tensor:
+        return self.out(self.body(features))
+
+    def mean(self, features: th.Tensor) -> th.Tensor:
+        """What is expected."""
+        return self.output.mean(self(features))
+
+    def loss(self, features: th.Tensor, target: th.Tensor) -> th.Tensor:
+        return self.output.loss(self(features), target)
+
+
+class RSSM(WorldModel):
+    """
+    A deterministic state that remembers, a stochastic one that is drawn at every step: from the observation too while there is
+    one (the posterior), from the deterministic state alone in imagination (the prior).
+
+    The state is ``{"deter": (B, deter), "stoch": (B, stoch, classes)}``. Rewards are those of arriving; the discount
+    ``1 - 1 / horizon`` is part of what the continue head learns, and of :attr:`~sb3_mbrl.contracts.Prediction.discount`.
+
+    :param observation_space: ``Box`` vectors, images (channels first), ``Discrete``, ``MultiDiscrete``, ``MultiBinary``, or a
+        ``Dict`` of these
+    :param action_space: any of SB3's
+    :param size: ``"size1m"`` to ``"size400m"`` (the authors' names) or ``"tiny"``; the following replace single numbers of it
+    :param deter: numbers of the deterministic state
+    :param hidden: units of the layers between the states
+    :param stoch: categorical variables of the stochastic state
+    :param classes: of each
+    :param units: of the layers of encoder, decoder and heads
+    :param depth: of the convolutions
+    :param blocks: of the recurrent map
+    :param unimix: share of a uniform distribution in every category
+    :param free_nats: below which divergences are not reduced any further
+    :param dynamics_scale: of the loss that moves the prior towards the posterior
+    :param representation_scale: of the loss that moves the posterior towards the prior
+    :param horizon: the discount is ``1 - 1 / horizon``
+    :param reward_range: rewards lie within ``symexp(±reward_range)``; less gives finer predictions while little is learned
+    :param context: steps that a start state is filtered from; fits see windows of twice as many
+    :param lr: of :class:`~sb3_mbrl.optim.LaProp`, where the model is fitted by itself
+    :param warmup: steps in which the step size grows to that
+    :param reward_fn: known reward, of decoded observations, instead of the head's
+    :param termination_fn: known termination, likewise
+    :param device: as in SB3
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        size: str = "size1m",
+        deter: int | None = None,
+        hidden: int | None = None,
+        stoch: int | None = None,
+        classes: int | None = None,
+        units: int | None = None,
+        depth: int | None = None,
+        blocks: int = 8,
+        unimix: float = 0.01,
+        free_nats: float = 1.0,
+        dynamics_scale: float = 1.0,
+        representation_scale: float = 0.1,
+        horizon: int = 333,
+        reward_range: float = 20.0,
+        context: int = 16,
+        lr: float = 4e-5,
+        warmup: int = 1000,
+        reward_fn: RewardFn | None = None,
+        termination_fn: TerminationFn | None = None,
+        device: th.device | str = "auto",
+    ) -> None:
+        super().__init__(observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device)
+        if size not in SIZES:
+            raise ValueError(f"size={size!r}: choose one of {', '.join(SIZES)}")
+        given = {"deter": deter, "hidden": hidden, "stoch": stoch, "classes": classes, "units": units, "depth": depth}
+        chosen = {"stoch": 32, **SIZES[size], **{name: value for name, value in given.items() if value is not None}}
+        self.context = context
+        self.free_nats, self.discount = free_nats, 1 - 1 / horizon
+        self.dynamics_scale, self.representation_scale = dynamics_scale, representation_scale
+        self.latent = make_latent("categorical", variables=chosen["stoch"], classes=chosen["classes"], unimix=unimix)
+        self.n_deter, self.layout = chosen["deter"], Layout(observation_space)
+        self.actions = ActionCodec(action_space)
+        wide, units, depth, hidden = chosen["deter"], chosen["units"], chosen["depth"], chosen["hidden"]
+        flat = self.latent.flat
+        self.encoder = Encoder(self.layout, units, 3, depth)
+        self.cell = make_cell("block_gru", wide, flat, self.actions.dim, hidden=hidden, blocks=blocks)
+        self.prior_head = nn.Sequential(MLP(wide, hidden, 2), Linear(hidden, self.latent.size))
+        self.post_head = nn.Sequential(MLP(wide + self.encoder.outputs, hidden, 1), Linear(hidden, self.latent.size))
+        self.decoder = Decoder(self.layout, wide, flat, units, 3, depth, blocks)
+        self.reward_head = Head(wide + flat, units, 1, TwoHot(low=reward_range))
+        self.continue_head = Head(wide + flat, units, 1, Bernoulli())
+        self.to(self.device)
+        self.optimizer = LaProp(self.parameters(), lr=lr, warmup=warmup)
+
+    # ---- states
+
+    def _blank(self, rows: int) -> State:
+        deter = th.zeros(rows, self.n_deter, device=self.device)
+        return {"deter": deter, "stoch": th.zeros(rows, *self.latent.shape, device=self.device)}
+
+    def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
+        obs = self._moved(obs)
+        blank = self._blank(len(next(iter(obs.values())) if isinstance(obs, dict) else obs))
+        nothing = th.zeros(len(blank["deter"]), self.actions.dim, device=self.device)
+        return self._posterior(blank, nothing, self.encoder(obs))
+
+    def observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
+        keep = ~is_first.to(self.device)
+        state = state_map(lambda leaf: leaf * keep.view(-1, *[1] * (leaf.dim() - 1)), state)
+        encoded = self.actions.encode(action.to(self.device)) * keep[:, None]
+        return self._posterior(state, encoded, self.encoder(self._moved(obs)))
+
+    def filter(self, obs: Obs, actions: th.Tensor, is_first: th.Tensor) -> State:
+        # An action leads to the next observation; what led to the first is not known.
+        before = th.cat([th.zeros_like(actions[:, :1]), actions[:, :-1]], 1)
+        first = is_first.clone()
+        first[:, 0] = True
+        found = self.run(self._moved(obs), before.to(self.device), first.to(self.device), deterministic=True)
+        return {"deter": found.deter[:, -1], "stoch": found.stoch[:, -1]}
+
+    def _posterior(self, state: State, encoded: th.Tensor, tokens: th.Tensor) -> State:
+        """With the likeliest sample: the contract gives filtering no source of randomness."""
+        deter = self.cell(state["deter"], state["stoch"].flatten(1), self.cell.prepare(encoded))
+        return {"deter": deter, "stoch": self.latent.mode(self.post_head(th.cat([deter, tokens], -1)))}
+
+    def run(
+        self,
+        obs: Obs,
+        action: th.Tensor,
+        is_first: th.Tensor,
+        start: State | None = None,
+        generator: th.Generator | None = None,
+        deterministic: bool = False,
+    ) -> Filtered:
+        """
+        Filter sequences, in which episodes may begin anew.
+
+        :param obs: ``(B, T, ...)``
+        :param action: ``(B, T, A)``: what led to each observation
+        :param is_first: ``(B, T)``: forget what was before
+        :param start: the state before the first row (default: nothing)
+        :param deterministic: the likeliest samples
+        """
+        rows, steps = is_first.shape
+        flat_obs: Any = state_map(lambda leaf: leaf.flatten(0, 1), obs)
+        tokens = self.encoder(flat_obs).unflatten(0, (rows, steps))
+        keep = (~is_first).float()
+        encoded = self.actions.encode(action.flatten(0, 1)).unflatten(0, (rows, steps)) * keep[..., None]
+        prepared = self.cell.prepare(encoded)
+        state = self._blank(rows) if start is None else start
+        deter, stoch = state["deter"], state["stoch"]
+        deters, stochs, posts = [], [], []
+        for t in range(steps):
+            kept = keep[:, t, None]
+            deter = self.cell(deter * kept, stoch.flatten(1) * kept, prepared[:, t])
+            post = self.post_head(th.cat([deter, tokens[:, t]], -1))
+            stoch = self.latent.mode(post) if deterministic else self.latent.sample(post, generator)
+            deters.append(deter)
+            stochs.append(stoch)
+            posts.append(post)
+        return Filtered(th.stack(deters, 1), th.stack(stochs, 1), th.stack(posts, 1))
+
+    def step(
+        self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
+    ) -> Prediction:
+        deter = self.cell(state["deter"], state["stoch"].flatten(1), self.cell.prepare(self.actions.encode(action)))
+        prior = self.prior_head(deter)
+        stoch = self.latent.mode(prior) if deterministic else self.latent.sample(prior, generator)
+        following: State = {"deter": deter, "stoch": stoch}
+        features = self.features(following)
+        reward, goes_on = self.reward_head.mean(features), self.continue_head.mean(features)
+        reward, terminated = self.with_known(
+            lambda: (self.decode(state), self.actions.to_env(action), self.decode(following)),
+            reward,
+            (1 - goes_on / self.discount).clamp(0.0, 1.0),
+        )
+        return Prediction(following, reward, terminated, (1 - terminated) * self.discount)
+
+    def decode(self, state: State) -> Obs:
+        return self.decoder(state["deter"], state["stoch"].flatten(1))
+
+    def features(self, state: State) -> th.Tensor:
+        return th.cat([state["deter"], state["stoch"].flatten(1)], -1)
+
+    # ---- learning
+
+    def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State | None, dict[str, float]]:
+        assert isinstance(batch, Sequences)
+        rows = arrivals(state_map(lambda leaf: leaf.to(self.device), batch))
+        losses, found = self.losses(rows)
+        figures = {name: float(value.detach().mean()) for name, value in losses.items()}
+        scaled = self.scaled(losses)
+        return (
+            scaled,
+            {"deter": found.deter.detach(), "stoch": found.stoch.detach()},
+            {**figures, "loss": float(scaled.detach())},
+        )
+
+    def losses(
+        self, rows: Arrivals, start: State | None = None, generator: th.Generator | None = None
+    ) -> tuple[dict[str, th.Tensor], Filtered]:
+        """Every loss for every row, ``(B, T)``, before they are scaled (:meth:`scaled`), and the states."""
+        found = self.run(rows.obs, rows.action, rows.is_first, start, generator)
+        shape = rows.reward.shape
+        flat: Any = state_map(lambda leaf: leaf.flatten(0, 1), rows.obs)
+        deter, stoch = found.deter.flatten(0, 1), found.stoch.flatten(0, 1).flatten(1)
+        features = th.cat([deter, stoch], -1)
+        reconstruction = self.decoder.losses(deter, stoch, flat)
+        goes_on = (1 - rows.terminated.flatten()) * self.discount
+        dynamics, representation = split_kl(self.latent, found.post.flatten(0, 1), self.prior_head(deter), free=self.free_nats)
+        losses = {
+            **{f"obs_{key}" if key != "obs" else "obs": value for key, value in reconstruction.items()},
+            "reward": self.reward_head.loss(features, rows.reward.flatten()),
+            "continue": self.continue_head.loss(features, goes_on),
+            "dynamics": dynamics,
+            "representation": representation,
+        }
+        return {name: value.view(shape) for name, value in losses.items()}, found
+
+    def scaled(self, losses: dict[str, th.Tensor]) -> th.Tensor:
+        """The sum of the losses' means, with their scales."""
+        scales = {"dynamics": self.dynamics_scale, "representation": self.representation_scale}
+        return th.stack([scales.get(name, 1.0) * value.mean() for name, value in losses.items()]).sum()
+
+    def _moved(self, obs: Obs) -> Obs:
+        return state_map(lambda leaf: leaf.to(self.device), obs)

@@ -1,0 +1,144 @@
+"""What the numbers at the end of a network mean: a loss against a target, and a prediction."""
+
+from abc import ABC, abstractmethod
+
+import torch as th
+import torch.nn.functional as F
+
+from sb3_mbrl.models.rssm.layers import symexp, symlog
+
+
+class Output(ABC):
+    """
+    :param shape: of a target, per row
+    """
+
+    scale = 1.0
+    """Of the last layer's initial weights"""
+
+    def __init__(self, shape: tuple[int, ...] = ()) -> None:
+        self.shape = shape
+
+    @property
+    def size(self) -> int:
+        """Columns that the network has to put out."""
+        return int(th.Size(self.shape).numel())
+
+    @abstractmethod
+    def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
+        """``(...)``: a negative log-likelihood, up to a constant, summed over the target's shape."""
+
+    @abstractmethod
+    def mean(self, out: th.Tensor) -> th.Tensor:
+        """``(..., *shape)``: what is expected of the target."""
+
+    def _shaped(self, out: th.Tensor) -> th.Tensor:
+        return out.float().unflatten(-1, self.shape) if self.shape else out.float().squeeze(-1)
+
+    def _summed(self, errors: th.Tensor) -> th.Tensor:
+        return errors.flatten(errors.dim() - len(self.shape)).sum(-1) if self.shape else errors
+
+
+class Normal(Output):
+    """A normal distribution of deviation 1 around the output (PlaNet, DreamerV1 and V2)."""
+
+    def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
+        return self._summed(0.5 * (self._shaped(out) - target.float()).square())
+
+    def mean(self, out: th.Tensor) -> th.Tensor:
+        return self._shaped(out)
+
+
+class SquaredError(Normal):
+    """The squared error, without the half (DreamerV3's images)."""
+
+    def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
+        return 2 * super().loss(out, target)
+
+
+class SymlogSquaredError(Output):
+    """The squared error of the target's :func:`~sb3_mbrl.models.rssm.layers.symlog` (DreamerV3, equation 7)."""
+
+    def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
+        return self._summed((self._shaped(out) - symlog(target.float())).square())
+
+    def mean(self, out: th.Tensor) -> th.Tensor:
+        return symexp(self._shaped(out))
+
+
+class Bernoulli(Output):
+    """A probability for every element; targets may lie between 0 and 1 (the discount in a continue head does)."""
+
+    def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
+        return self._summed(F.binary_cross_entropy_with_logits(self._shaped(out), target.float(), reduction="none"))
+
+    def mean(self, out: th.Tensor) -> th.Tensor:
+        return th.sigmoid(self._shaped(out))
+
+
+class OneHot(Output):
+    """
+    A category; targets are one-hot vectors, and so is the prediction: the likeliest.
+
+    :param classes: how many
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__((classes,))
+
+    def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
+        return -(out.float().log_softmax(-1) * target.float()).sum(-1)
+
+    def mean(self, out: th.Tensor) -> th.Tensor:
+        return F.one_hot(out.argmax(-1), self.shape[0]).float()
+
+
+class TwoHot(Output):
+    """
+    A number, by a distribution over bins whose distance grows with their size (DreamerV3, equations 10 and 11). A target lies
+    between two bins, which share its weight.
+
+    :param bins: how many, odd
+    :param low: the outermost bins are at ``symexp(±low)``
+    :param in_symlog: of 2023: equally spaced bins for the symlog of the target; the prediction is the symexp of their mean
+    """
+
+    scale = 0.0
+
+    def __init__(self, bins: int = 255, low: float = 20.0, *, in_symlog: bool = False) -> None:
+        super().__init__(())
+        if bins < 3 or bins % 2 == 0:
+            raise ValueError(f"bins={bins}: give an odd number from 3 on, so that one of them is 0")
+        self.n_bins, self.in_symlog = bins, in_symlog
+        half = th.linspace(-low, 0.0, bins // 2 + 1)
+        half = half if in_symlog else symexp(half)
+        self.bins = th.cat([half, -half[:-1].flip(0)])
+
+    @property
+    def size(self) -> int:
+        return self.n_bins
+
+    def encode(self, target: th.Tensor) -> th.Tensor:
+        """``(..., bins)``: the weights of the bins, two at most."""
+        target = target.float()
+        value = symlog(target) if self.in_symlog else target
+        bins = self.bins.to(target.device)
+        above = th.searchsorted(bins, value.contiguous()).clamp(1, self.n_bins - 1)
+        below = above - 1
+        low, high = bins[below], bins[above]
+        share = ((value - low) / (high - low)).clamp(0.0, 1.0)
+        weights = th.zeros(*target.shape, self.n_bins, device=target.device)
+        weights.scatter_(-1, below[..., None], (1 - share)[..., None])
+        return weights.scatter_(-1, above[..., None], share[..., None])
+
+    def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
+        return -(out.float().log_softmax(-1) * self.encode(target)).sum(-1)
+
+    def mean(self, out: th.Tensor) -> th.Tensor:
+        # In float64: near-equal weights of bins at half a billion would leave rounding errors of the size of a reward.
+        probs, bins = out.double().softmax(-1), self.bins.to(out.device).double()
+        # From both ends towards the middle: equal weights cancel to exactly 0, whatever rounding does.
+        middle = self.n_bins // 2
+        pairs = probs[..., :middle].flip(-1) * bins[:middle].flip(0) + probs[..., middle + 1 :] * bins[middle + 1 :]
+        mean = pairs.sum(-1).float()
+        return symexp(mean) if self.in_symlog else mean

@@ -1,0 +1,92 @@
+"""LaProp with adaptive gradient clipping: DreamerV3's optimiser, for all parameters in a few fused operations."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch as th
+
+
+class LaProp(th.optim.Optimizer):
+    """
+    Adaptive gradient clipping (Brock et al. 2021, arXiv 2102.06171), then LaProp (Ziyin et al. 2020, arXiv 2002.04839):
+    gradients are divided by the root of their mean square first, and momentum is taken of the quotient.
+
+    Per parameter tensor, at step ``t``::
+
+        g <- g * min(1, clip * max(|w|, min_norm) / |g|)        # |.|: 2-norm of the whole tensor
+        v <- beta2 v + (1 - beta2) g^2
+        m <- beta1 m + (1 - beta1) g / (sqrt(v / (1 - beta2^t)) + eps)
+        w <- w - lr(t) m / (1 - beta1^t)
+
+    :param params: as of any optimiser of torch
+    :param lr: step size after the warm-up
+    :param betas: of momentum and mean square
+    :param eps: added to the root
+    :param clip: largest step of a gradient relative to its tensor, before it is normalised (0: no clipping)
+    :param min_norm: of a tensor, for clipping (biases begin at 0)
+    :param warmup: steps in which the step size grows from 0, linearly
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 4e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-20,
+        clip: float = 0.3,
+        min_norm: float = 1e-3,
+        warmup: int = 1000,
+    ) -> None:
+        if not (lr >= 0 and eps > 0 and clip >= 0 and min_norm > 0 and warmup >= 0):
+            raise ValueError(
+                f"LaProp(lr={lr}, eps={eps}, clip={clip}, min_norm={min_norm}, warmup={warmup}): none may be negative"
+            )
+        if not all(0.0 <= beta < 1.0 for beta in betas):
+            raise ValueError(f"LaProp(betas={betas}): give numbers from 0 to 1, without 1")
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "min_norm": min_norm, "warmup": warmup}
+        super().__init__(params, defaults)
+
+    @th.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; parameters without a gradient stay as they are."""
+        loss = None
+        if closure is not None:
+            with th.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            by_step: dict[int, list[th.Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    state = self.state[parameter]
+                    if not state:
+                        state["step"] = 0
+                        state["square"], state["momentum"] = th.zeros_like(parameter), th.zeros_like(parameter)
+                    state["step"] += 1
+                    by_step.setdefault(state["step"], []).append(parameter)
+            for t, parameters in by_step.items():
+                self._update(parameters, t, group)
+        return loss
+
+    def _update(self, parameters: list[th.Tensor], t: int, group: dict[str, Any]) -> None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        squares = [self.state[parameter]["square"] for parameter in parameters]
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        beta1, beta2 = group["betas"]
+        if group["clip"]:
+            sizes = th._foreach_norm(parameters)
+            th._foreach_clamp_min_(sizes, group["min_norm"])
+            th._foreach_mul_(sizes, group["clip"])
+            norms = th._foreach_norm(gradients)
+            th._foreach_clamp_min_(norms, 1e-12)
+            th._foreach_div_(sizes, norms)
+            th._foreach_clamp_max_(sizes, 1.0)
+            gradients = list(th._foreach_mul(gradients, sizes))
+        th._foreach_mul_(squares, beta2)
+        th._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+        roots = th._foreach_div(squares, 1 - beta2**t)
+        th._foreach_sqrt_(roots)
+        th._foreach_add_(roots, group["eps"])
+        th._foreach_mul_(momenta, beta1)
+        th._foreach_add_(momenta, th._foreach_div(gradients, roots), alpha=1 - beta1)
+        rate = group["lr"] * min(1.0, t / group["warmup"]) if group["warmup"] else group["lr"]
+        th._foreach_add_(parameters, momenta, alpha=-rate / (1 - beta1**t))

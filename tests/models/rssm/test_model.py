@@ -1,0 +1,189 @@
+"""The RSSM: its size, its sequences, and the contract."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_mbrl.buffers.arrivals import arrivals
+from sb3_mbrl.contracts import Sequences
+from sb3_mbrl.models.rssm import RSSM, SIZES
+from sb3_mbrl.models.rssm.observations import Layout
+from sb3_mbrl.testing import world_model_checks
+from sb3_mbrl.testing.kit import Subject
+
+BOX = spaces.Box(-1.0, 1.0, (6,))
+
+
+def vector(n):
+    return spaces.Box(-np.inf, np.inf, (n,))
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_size1m_has_the_authors_number_of_parameters():
+    """
+    640,867 with the actor (50,316) and the critic (66,111), which are not the model's (size1m on walker's proprioception).
+    """
+    space = spaces.Dict({"height": vector(1), "orientations": vector(14), "velocity": vector(9)})
+    model = RSSM(space, BOX, size="size1m", device="cpu")
+    parts = {
+        "encoder": count(model.encoder),
+        "dynamics": count(model.cell) + count(model.prior_head) + count(model.post_head),
+        "decoder": count(model.decoder),
+        "reward": count(model.reward_head),
+        "continue": count(model.continue_head),
+    }
+    assert parts == {"encoder": 10_112, "dynamics": 364_416, "decoder": 51_096, "reward": 57_663, "continue": 41_153}
+    assert count(model) == 640_867 - 50_316 - 66_111
+
+
+def test_images_add_what_the_report_says():
+    """0.69 million with actor and critic, for 64 x 64 x 3 and 6 actions."""
+    model = RSSM(spaces.Box(0, 255, (3, 64, 64), np.uint8), BOX, size="size1m", device="cpu")
+    assert round((count(model) + 50_316 + 66_111) / 1e6, 2) == 0.69
+
+
+def test_bigger_sizes_are_the_reports():
+    """By closed form: millions with actor and critic for vectors of 24 and 6 actions."""
+    for size, millions in (("size12m", 9.74), ("size25m", 21.78)):
+        model = RSSM(vector(24), BOX, size=size, device="cpu")
+        units, features = SIZES[size]["units"], SIZES[size]["deter"] + 32 * SIZES[size]["classes"]
+        body = features * units + 2 * units + 2 * (units * units + 2 * units)
+        actor, critic = body + 2 * (units + 1) * 6, body + (units + 1) * 255
+        assert round((count(model) + actor + critic) / 1e6, 2) == pytest.approx(millions, abs=0.02)
+
+
+# ---- sequences
+
+
+def small(observation_space=None, action_space=BOX, **kwargs):
+    th.manual_seed(0)
+    settings = {"size": "tiny", "deter": 16, "units": 8, "stoch": 3, "classes": 4, "hidden": 8, "blocks": 4}
+    return RSSM(observation_space or vector(3), action_space, device="cpu", **{**settings, **kwargs})
+
+
+def test_acting_step_by_step_is_filtering_the_sequence(generator):
+    model = small()
+    obs, action = th.randn((2, 7, 3), generator=generator), th.rand((2, 7, 6), generator=generator)
+    first = th.zeros(2, 7, dtype=th.bool)
+    first[:, 0] = first[1, 4] = True
+    whole = model.run(obs, action, first, deterministic=True)
+    state = model.initial(obs[:, 0])
+    for t in range(1, 7):
+        state = model.observe(state, action[:, t], obs[:, t], first[:, t])
+        th.testing.assert_close(state["deter"], whole.deter[:, t])
+        th.testing.assert_close(state["stoch"], whole.stoch[:, t])
+
+
+def test_an_episode_in_the_middle_is_one_of_its_own(generator):
+    model = small()
+    obs, action = th.randn((1, 8, 3), generator=generator), th.rand((1, 8, 6), generator=generator)
+    first = th.zeros(1, 8, dtype=th.bool)
+    first[:, 0] = first[:, 5] = True
+    whole = model.run(obs, action, first, deterministic=True)
+    apart = model.run(obs[:, 5:], action[:, 5:], first[:, 5:], deterministic=True)
+    th.testing.assert_close(whole.deter[:, 5:], apart.deter)
+
+
+def test_a_context_ends_in_the_state_of_its_last_observation(generator):
+    """``filter`` is given actions taken *in* each observation, the last of which is not known."""
+    model = small()
+    obs, taken = th.randn((2, 4, 3), generator=generator), th.rand((2, 4, 6), generator=generator)
+    state = model.filter(obs, taken, th.zeros(2, 4, dtype=th.bool))
+    expected = model.initial(obs[:, 0])
+    for t in range(1, 4):
+        expected = model.observe(expected, taken[:, t - 1], obs[:, t], th.zeros(2, dtype=th.bool))
+    th.testing.assert_close(state["deter"], expected["deter"])
+
+
+def test_the_discount_is_in_the_continue_head():
+    model = small(horizon=100)
+    with th.no_grad():
+        model.continue_head.out.weight.zero_()
+        model.continue_head.out.bias.fill_(float(np.log(99)))  # 0.99
+    prediction = model.step(model.initial(th.zeros(2, 3)), th.zeros(2, 6))
+    th.testing.assert_close(prediction.discount, th.full((2,), 0.99))
+    th.testing.assert_close(prediction.terminated, th.zeros(2), atol=1e-6, rtol=0)
+    assert prediction.reward.tolist() == [0.0, 0.0], "the reward head begins at exactly 0"
+
+
+# ---- rows
+
+
+def windows(ends, terminated):
+    """One window; observation ``t`` is 10 t, next observation 10 t + 1 where an episode ends, rewards are t."""
+    length = len(ends)
+    t, ends = th.arange(length), th.tensor(ends, dtype=th.bool)
+    following = th.where(ends, 10 * t + 1, 10 * (t + 1)).float()
+    first = th.cat([th.ones(1, dtype=th.bool), ends[:-1]])
+    rows = (10.0 * t[:, None], t[:, None].float(), following[:, None], t.float(), th.tensor(terminated).float(), first, ends)
+    return Sequences(*(row[None] for row in rows))
+
+
+def test_the_last_observation_of_an_episode_gets_a_row():
+    found = arrivals(windows([0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0]))
+    assert found.obs[0, :, 0].tolist() == [0, 10, 11, 20, 30, 40]
+    assert found.is_first[0].tolist() == [True, False, False, True, False, False]
+    assert found.is_last[0].tolist() == [False, False, True, False, False, False]
+    assert found.terminated[0].tolist() == [0, 0, 1, 0, 0, 0]
+    # What led there: the step before, and for the last observation its own.
+    assert found.action[0, :, 0].tolist() == [0, 0, 1, 0, 2, 3]
+    assert found.reward[0].tolist() == [0, 0, 1, 0, 2, 3]
+
+
+def test_a_time_limit_is_an_end_but_no_termination():
+    found = arrivals(windows([0, 1, 0], [0, 0, 0]))
+    assert found.is_last[0].tolist() == [False, False, True]
+    assert not found.terminated.any()
+
+
+def test_an_end_that_does_not_fit_in_is_left_out():
+    found = arrivals(windows([1, 0, 1], [1, 0, 1]))
+    assert found.obs[0, :, 0].tolist() == [0, 1, 10]
+    assert found.terminated[0].tolist() == [0, 1, 0]
+
+
+# ---- spaces
+
+
+def mixed(channels, side):
+    camera = spaces.Box(0, 255, (channels, side, side), np.uint8)
+    return spaces.Dict(camera=camera, speed=vector(2), gear=spaces.Discrete(5), lamps=spaces.MultiBinary(2))
+
+
+def test_which_keys_are_images():
+    layout = Layout(mixed(3, 16))
+    assert layout.images == {"camera": (3, 16, 16)}
+    assert layout.codec.dim == 2 + 5 + 2
+
+
+@pytest.mark.parametrize(
+    "actions", [BOX, spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2), spaces.Box(-2, 2, (2, 2))]
+)
+def test_observations_and_actions_of_every_kind(actions):
+    space = mixed(1, 12)
+    model = small(space, actions, depth=1)
+    sample = space.sample()
+    obs = {key: th.as_tensor(np.asarray(value))[None].repeat(2, *[1] * np.ndim(value)) for key, value in sample.items()}
+    obs["gear"] = obs["gear"].reshape(2, 1)
+    width = int(np.prod(actions.shape)) if isinstance(actions, spaces.Box) else model.actions._leaf.shape[0]
+    action = th.zeros((2, width)) if isinstance(actions, spaces.Box) else th.zeros((2, width), dtype=th.int64)
+    with th.no_grad():
+        prediction = model.step(model.initial(obs), action)
+        decoded = model.decode(prediction.state)
+    for row in range(2):
+        one = {key: value[row].numpy() for key, value in decoded.items()}
+        one["gear"] = one["gear"][0]
+        assert space.contains({**one, "lamps": one["lamps"].astype(np.int8)}), one
+
+
+@pytest.mark.parametrize("check", world_model_checks(), ids=lambda check: check.__name__)
+def test_the_contract(check):
+    def tiny(observation_space, action_space, **kwargs):
+        settings = {"size": "tiny", "deter": 16, "units": 16, "stoch": 4, "classes": 4, "hidden": 16, "depth": 1, "blocks": 4}
+        return RSSM(observation_space, action_space, reward_range=8.0, context=4, lr=3e-3, warmup=0, **settings, **kwargs)
+
+    check(Subject("rssm", "world_model", tiny))
