@@ -73,7 +73,7 @@ def test_unsupported_spaces_by_an_explicit_model_name(name):
 
 
 def test_spaces_of_another_environment():
-    with pytest.raises(UnsupportedSpace, match=r"PendulumModel is a twin of an environment with Box"):
+    with pytest.raises(UnsupportedSpace, match=r"world model .pendulum. .*: it is for observations Box"):
         tiny("MountainCarContinuous-v0")
 
 
