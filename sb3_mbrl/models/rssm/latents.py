@@ -137,7 +137,7 @@ def make_latent(kind: str, **kwargs: Any) -> Latent:
 
 def split_kl(latent: Latent, post: th.Tensor, prior: th.Tensor, *, free: float = 1.0) -> tuple[th.Tensor, th.Tensor]:
     """
-    DreamerV3's two losses, each at least ``free`` nats per step (equation 4): the prior learns towards the posterior, the
+    DreamerV3's two losses, each at least ``free`` nats per step: the prior learns towards the posterior, the
     posterior towards the prior.
 
     :return: dynamics loss ``KL(sg(post) || prior)`` and representation loss ``KL(post || sg(prior))``, ``(...)`` each

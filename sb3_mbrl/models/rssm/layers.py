@@ -108,7 +108,7 @@ class MLP(nn.Sequential):
 
 
 def symlog(x: th.Tensor) -> th.Tensor:
-    """``sign(x) ln(1 + |x|)`` (DreamerV3, equation 9)."""
+    """``sign(x) ln(1 + |x|)`` (DreamerV3)."""
     return x.sign() * x.abs().log1p()
 
 

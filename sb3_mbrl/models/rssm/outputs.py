@@ -57,7 +57,7 @@ class SquaredError(Normal):
 
 
 class SymlogSquaredError(Output):
-    """The squared error of the target's :func:`~sb3_mbrl.models.rssm.layers.symlog` (DreamerV3, equation 7)."""
+    """The squared error of the target's :func:`~sb3_mbrl.models.rssm.layers.symlog` (DreamerV3)."""
 
     def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
         return self._summed((self._shaped(out) - symlog(target.float())).square())
@@ -95,7 +95,7 @@ class OneHot(Output):
 
 class TwoHot(Output):
     """
-    A number, by a distribution over bins whose distance grows with their size (DreamerV3, equations 10 and 11). A target lies
+    A number, by a distribution over bins whose distance grows with their size (DreamerV3). A target lies
     between two bins, which share its weight.
 
     :param bins: how many, odd

@@ -1,0 +1,57 @@
+"""What a trajectory is worth, and how returns are brought to one scale."""
+
+import torch as th
+from torch import nn
+
+
+def lambda_returns(reward: th.Tensor, goes_on: th.Tensor, value: th.Tensor, lam: float = 0.95) -> th.Tensor:
+    """
+    Mixtures of n-step returns (DreamerV3, critic learning)::
+
+        R_t = r_{t+1} + c_{t+1} ((1 - lam) v_{t+1} + lam R_{t+1}),   R_T = v_T
+
+    :param reward: ``(B, T + 1)``: of arriving in each state; the first is not used
+    :param goes_on: ``(B, T + 1)``: the discounts, 0 where an episode is over
+    :param value: ``(B, T + 1)``: of each state
+    :param lam: 0: one step and a value; 1: all rewards and the last value
+    :return: ``(B, T)``: of all states but the last
+    """
+    mixed = reward + goes_on * (1 - lam) * value
+    last, found = value[:, -1], []
+    for t in range(reward.shape[1] - 1, 0, -1):
+        last = mixed[:, t] + goes_on[:, t] * lam * last
+        found.append(last)
+    return th.stack(found[::-1], 1)
+
+
+class ReturnScale(nn.Module):
+    """
+    The range of returns, from the 5th to the 95th percentile, as a moving average; never below 1, so that small rewards are
+    not blown up (DreamerV3).
+
+    :param rate: of the moving average, which begins at 0
+    :param low: percentile, as a share
+    :param high: percentile, as a share
+    :param least: the smallest scale
+    """
+
+    low: th.Tensor
+    high: th.Tensor
+
+    def __init__(self, rate: float = 0.01, low: float = 0.05, high: float = 0.95, least: float = 1.0) -> None:
+        super().__init__()
+        self.rate, self.least = rate, least
+        self.shares = (low, high)
+        self.register_buffer("low", th.zeros(()))
+        self.register_buffer("high", th.zeros(()))
+
+    @th.no_grad()
+    def update(self, returns: th.Tensor) -> None:
+        """Take note of returns of any shape."""
+        flat = returns.detach().float().flatten()
+        for buffer, share in zip((self.low, self.high), self.shares, strict=True):
+            buffer.lerp_(th.quantile(flat, share), self.rate)
+
+    def forward(self) -> th.Tensor:
+        """The scale, a scalar."""
+        return (self.high - self.low).clamp(min=self.least)
