@@ -2,9 +2,17 @@
 
 from gymnasium import spaces
 
-from sb3_mbrl.contracts import AlgorithmSpec, EnvFunctionsSpec, ImaginationSpec, PlannerSpec, Supports, WorldModelSpec
+from sb3_mbrl.contracts import (
+    AlgorithmSpec,
+    EnvFunctionsSpec,
+    ImaginationSpec,
+    PlannerSpec,
+    Supports,
+    UnsupportedSpace,
+    WorldModelSpec,
+)
 from sb3_mbrl.hookspecs import hookimpl
-from sb3_mbrl.spaces import continuous_actions, discrete_spaces, vector_spaces
+from sb3_mbrl.spaces import ActionCodec, continuous_actions, discrete_spaces, vector_spaces
 
 
 @hookimpl
@@ -45,6 +53,18 @@ def _twin(name: str) -> Supports:
     return supports
 
 
+def _latent_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
+    """Whether an RSSM takes the spaces: vectors, images with their channels first, and dictionaries of both."""
+    from sb3_mbrl.models.rssm.observations import Layout
+
+    try:
+        Layout(observation_space)
+        ActionCodec(action_space)
+    except UnsupportedSpace as error:
+        return str(error)
+    return None
+
+
 @hookimpl
 def sb3_mbrl_world_models() -> list[WorldModelSpec]:
     return [
@@ -60,6 +80,12 @@ def sb3_mbrl_world_models() -> list[WorldModelSpec]:
             factory="sb3_mbrl.models.mlp:MLPModel",
             summary="one MLP, deterministic or Gaussian",
             supports=vector_spaces,
+        ),
+        WorldModelSpec(
+            name="rssm",
+            factory="sb3_mbrl.models.rssm:RSSM",
+            summary="recurrent state-space model, for vectors and images (PlaNet, Dreamer)",
+            supports=_latent_spaces,
         ),
         WorldModelSpec(
             name="tabular",

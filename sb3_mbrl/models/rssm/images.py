@@ -7,6 +7,7 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
+from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.models.rssm.layers import BlockLinear, Layer, Linear, RMSNorm, init_weight
 
 MIN_SIDE = 3
@@ -19,14 +20,14 @@ def sides(height: int, width: int) -> list[tuple[int, int]]:
     Height and width before and after every halving (rounded up); at least :data:`MIN_SIDE` pixels are left, and four halvings
     are made where there is room (64 becomes 4, as in the paper).
 
-    :raises ValueError: for an image that is too small to be halved once
+    :raises UnsupportedSpace: for an image that is too small to be halved once
     """
     found = [(height, width)]
     while max(found[-1]) > 4 and min(found[-1]) > MIN_SIDE:
         h, w = found[-1]
         found.append(((h + 1) // 2, (w + 1) // 2))
     if len(found) == 1:
-        raise ValueError(f"an image of {height} x {width} pixels is too small for convolutions: flatten it to a vector")
+        raise UnsupportedSpace(f"an image of {height} x {width} pixels is too small for convolutions: flatten it to a vector")
     return found
 
 

@@ -1,5 +1,6 @@
 """``rssm``: the recurrent state-space model (PlaNet, Hafner et al. 2019; DreamerV3, Hafner et al. 2025)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch as th
@@ -40,6 +41,21 @@ class Filtered(NamedTuple):
     """``(B, T, *latent)``"""
     post: th.Tensor
     """``(B, T, stats)``: of the distribution that has seen the observation"""
+
+
+class Trajectory(NamedTuple):
+    """What :meth:`RSSM.imagine` returns: ``H`` steps from ``B`` states, these included."""
+
+    deter: th.Tensor
+    """``(B, H + 1, deter)``"""
+    stoch: th.Tensor
+    """``(B, H + 1, *latent)``"""
+    action: th.Tensor
+    """``(B, H, A)``: taken in all states but the last"""
+    reward: th.Tensor
+    """``(B, H + 1)``: of arriving in each state"""
+    goes_on: th.Tensor
+    """``(B, H + 1)``: the discount of each state, 0 where an episode is over"""
 
 
 class Head(nn.Module):
@@ -226,6 +242,39 @@ class RSSM(WorldModel):
             (1 - goes_on / self.discount).clamp(0.0, 1.0),
         )
         return Prediction(following, reward, terminated, (1 - terminated) * self.discount)
+
+    def imagine(
+        self,
+        state: State,
+        act: Callable[[th.Tensor], th.Tensor],
+        horizon: int,
+        *,
+        deterministic: bool = False,
+        generator: th.Generator | None = None,
+    ) -> Trajectory:
+        """
+        Follow a policy in latent space; nothing is decoded. Rewards and ends are the heads', computed for all states at once.
+
+        :param state: where to begin, ``(B, ...)``
+        :param act: from features ``(B, F)`` to actions ``(B, A)``
+        :param horizon: steps
+        :param deterministic: the likeliest samples
+        :param generator: the source of randomness
+        """
+        deter, stoch = state["deter"], state["stoch"]
+        deters, stochs, actions = [deter], [stoch], []
+        for _ in range(horizon):
+            action = act(th.cat([deter, stoch.flatten(1)], -1))
+            deter = self.cell(deter, stoch.flatten(1), self.cell.prepare(self.actions.encode(action)))
+            prior = self.prior_head(deter)
+            stoch = self.latent.mode(prior) if deterministic else self.latent.sample(prior, generator)
+            deters.append(deter)
+            stochs.append(stoch)
+            actions.append(action)
+        deter, stoch = th.stack(deters, 1), th.stack(stochs, 1)
+        features = th.cat([deter, stoch.flatten(2)], -1)
+        heads = self.reward_head.mean(features), self.continue_head.mean(features)
+        return Trajectory(deter, stoch, th.stack(actions, 1), *heads)
 
     def decode(self, state: State) -> Obs:
         return self.decoder(state["deter"], state["stoch"].flatten(1))

@@ -8,7 +8,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from torch import nn
 
 from sb3_mbrl.contracts import Obs, UnsupportedSpace
-from sb3_mbrl.models.rssm.images import ImageDecoder, ImageEncoder, image_error
+from sb3_mbrl.models.rssm.images import ImageDecoder, ImageEncoder, image_error, sides
 from sb3_mbrl.models.rssm.layers import MLP, Linear, symlog
 from sb3_mbrl.models.rssm.outputs import Bernoulli, OneHot, Output, SymlogSquaredError
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
@@ -36,6 +36,7 @@ class Layout:
                         f"{key}: images of the shape {child.shape} have their channels last: wrap the environment in "
                         "VecTransposeImage, as Stable-Baselines3's classes do by themselves"
                     )
+                sides(*child.shape[1:])
                 self.images[key] = (int(child.shape[0]), int(child.shape[1]), int(child.shape[2]))
             elif reason := unsupported_by_vectors(child):
                 raise UnsupportedSpace(f"{key}: {reason}")

@@ -5,7 +5,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.buffers.arrivals import arrivals
+from sb3_mbrl.buffers.arrivals import Arrivals, arrivals
 from sb3_mbrl.contracts import Sequences
 from sb3_mbrl.models.rssm import RSSM, SIZES
 from sb3_mbrl.models.rssm.observations import Layout
@@ -108,6 +108,62 @@ def test_the_discount_is_in_the_continue_head():
     th.testing.assert_close(prediction.discount, th.full((2,), 0.99))
     th.testing.assert_close(prediction.terminated, th.zeros(2), atol=1e-6, rtol=0)
     assert prediction.reward.tolist() == [0.0, 0.0], "the reward head begins at exactly 0"
+
+
+def test_imagining_is_stepping(generator):
+    model = small()
+    obs, action = th.randn((2, 3), generator=generator), th.rand((2, 4, 6), generator=generator)
+    with th.no_grad():
+        for head in (model.reward_head, model.continue_head):
+            head.out.weight.normal_(generator=generator)
+    plan, state = iter(action.unbind(1)), model.initial(obs)
+    found = model.imagine(state, lambda features: next(plan), 4, deterministic=True)
+    assert found.deter.shape == (2, 5, 16)
+    for t in range(4):
+        prediction = model.step(state, action[:, t], deterministic=True)
+        state = prediction.state
+        th.testing.assert_close(found.deter[:, t + 1], state["deter"])
+        th.testing.assert_close(found.reward[:, t + 1], prediction.reward)
+        ends = (1 - found.goes_on[:, t + 1] / model.discount).clamp(0, 1)
+        th.testing.assert_close(ends, prediction.terminated)
+    th.testing.assert_close(found.action, action)
+
+
+def test_latents_are_overfitted_to_one_batch():
+    """Ladder, level 1: what was seen once can be said again; and shuffled actions make it worse."""
+    model = small(deter=32, units=32, hidden=32, lr=3e-3, warmup=0)
+    generator = th.Generator().manual_seed(1)
+    action = 2 * th.rand((4, 12, 6), generator=generator) - 1
+    obs = action[..., :3].cumsum(1)
+    first = th.zeros(4, 12, dtype=th.bool)
+    first[:, 0] = True
+    nothing = th.zeros(4, 12)
+    rows = Arrivals(obs, action, obs[..., 0], first, first & False, nothing)
+    losses = []
+    th.manual_seed(0)
+    for _ in range(300):
+        parts, _ = model.losses(rows)
+        loss = model.scaled(parts)
+        model.optimizer.zero_grad()
+        loss.backward()
+        model.optimizer.step()
+        losses.append(float(parts["obs"].detach().mean()))
+    assert losses[-1] < 0.05 * losses[0]
+    shuffled = rows._replace(action=action.flip(0))
+    with th.no_grad():
+        model.eval()
+        right, wrong = (open_loop_error(model, one) for one in (rows, shuffled))
+    assert right < 0.7 * wrong
+
+
+def open_loop_error(model, rows):
+    """Filter four rows, then imagine under the actions that were taken; squared error of the rest."""
+    context = model.run(rows.obs[:, :4], rows.action[:, :4], rows.is_first[:, :4], deterministic=True)
+    state = {"deter": context.deter[:, -1], "stoch": context.stoch[:, -1]}
+    plan = iter(rows.action[:, 4:].unbind(1))
+    found = model.imagine(state, lambda features: next(plan), 8, deterministic=True)
+    decoded = model.decode({"deter": found.deter[:, 1:].flatten(0, 1), "stoch": found.stoch[:, 1:].flatten(0, 1)})
+    return float((decoded - rows.obs[:, 4:].flatten(0, 1)).square().mean())
 
 
 # ---- rows

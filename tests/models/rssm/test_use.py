@@ -1,0 +1,73 @@
+"""What the contract promises a recurrent model: planners, imagined environments and agents take it as any other."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import PPO
+
+from sb3_mbrl import MBPO, PETS, ModelVecEnv
+from sb3_mbrl.contracts import UnsupportedSpace
+from sb3_mbrl.models.rssm import RSSM
+
+MODEL = {"size": "tiny", "deter": 16, "units": 16, "stoch": 4, "classes": 4, "hidden": 16, "blocks": 4, "context": 4}
+COMMON = {"world_model": "rssm", "world_model_kwargs": MODEL, "learning_starts": 60, "seed": 0, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def planning():
+    planner = {"horizon": 4, "population": 8, "iterations": 1}
+    fits = {"fit_freq": 50, "fit_kwargs": {"max_batches": 5}}
+    return PETS("MlpPolicy", "Pendulum-v1", planner_kwargs=planner, n_particles=2, **fits, **COMMON).learn(120)
+
+
+def test_a_planner_remembers_what_it_saw(planning, tmp_path):
+    """Two histories that end in the same observation lead to different beliefs; saved and loaded, to the same ones."""
+    planning.save(tmp_path / "agent")
+    loaded = PETS.load(tmp_path / "agent", device="cpu")
+
+    def belief(agent, first):
+        memory, start = None, np.array([True])
+        for value in (first, 0.0):
+            _, memory = agent.predict(np.full((1, 3), value, np.float32), memory, start, deterministic=True)
+            start = np.array([False])
+        return memory["belief"]["particles"]["deter"]
+
+    left, right = belief(planning, 1.0), belief(planning, -1.0)
+    assert not th.allclose(left, right)
+    again = PETS.load(tmp_path / "agent", device="cpu")
+    th.testing.assert_close(belief(again, 1.0), belief(loaded, 1.0))
+
+
+def test_ppo_trains_on_its_features(planning):
+    env = ModelVecEnv(planning.world_model, planning.replay_buffer, n_envs=4, horizon=10, observation="features", seed=0)
+    assert env.observation_space.shape == (16 + 4 * 4,)
+    agent = PPO("MlpPolicy", env, n_steps=16, batch_size=16, seed=0).learn(128)
+    assert agent.num_timesteps == 128
+    assert env.nonfinite == 0
+
+
+def test_rollouts_of_it_are_decoded_for_a_model_free_learner():
+    imagination = {"starts_per_step": 2, "freq": 25}
+    agent = MBPO(
+        "MlpPolicy", "Pendulum-v1", imagination_kwargs=imagination, fit_kwargs={"max_batches": 5}, gradient_steps=1, **COMMON
+    ).learn(100)
+    assert isinstance(agent.world_model, RSSM)
+    assert len(agent.imagined) > 0
+    rows = agent.imagined.draw(64)
+    assert all(agent.observation_space.contains(obs) for obs in rows["next_obs"].numpy())
+
+
+def test_images_have_their_channels_first():
+    last = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    with pytest.raises(UnsupportedSpace, match=r"shape \(64, 64, 3\) have their channels last: wrap .* VecTransposeImage"):
+        RSSM(last, spaces.Discrete(2))
+    with pytest.raises(UnsupportedSpace, match="an image of 3 x 3 pixels is too small"):
+        RSSM(spaces.Box(0, 255, (3, 3, 3), np.uint8), spaces.Discrete(2))
+
+
+def test_it_is_not_chosen_by_itself():
+    """``"auto"`` is the ensemble for vectors, and off for images."""
+    with gym.make("Pendulum-v1") as env:
+        assert not isinstance(MBPO("MlpPolicy", env, buffer_size=10, device="cpu").world_model, RSSM)
