@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch as th
 from torch import nn
@@ -83,13 +83,31 @@ class EnsembleMLP(nn.Module):
         :param member: ``(B,)`` integers
         :return: ``(B, out)``
         """
-        counts = th.bincount(member, minlength=self.members).tolist()
-        order = member.argsort(stable=True)
+        if not len(inputs):
+            return inputs.new_zeros(0, cast(EnsembleLinear, self.layers[-1]).bias.shape[-1])
+        counts, order, place = self._groups(member)
         grouped = inputs.index_select(0, order).split(counts)
-        outputs = th.cat([part for network, rows in zip(self._networks(), grouped, strict=True) for part in network(rows)])
-        place = th.empty_like(order)
-        place[order] = th.arange(len(order), device=order.device)
+        # Members that nobody asks for (those that are no elites) cost nothing.
+        asked = [(network, rows) for network, rows in zip(self._networks(), grouped, strict=True) if len(rows)]
+        outputs = th.cat([part for network, rows in asked for part in network(rows)])
         return outputs.index_select(0, place)
+
+    def _groups(self, member: th.Tensor) -> tuple[list[int], th.Tensor, th.Tensor]:
+        """
+        How many rows every member has, the rows in the order of their members, and the place of each in it. Kept until other
+        members are asked for: planners keep them over many steps (trajectory sampling TSinf).
+        """
+        if self._kept is None or not th.equal(self._kept[0], member):
+            order = member.argsort(stable=True)
+            place = th.empty_like(order)
+            place[order] = th.arange(len(order), device=order.device)
+            self._kept = member.clone(), th.bincount(member, minlength=self.members).tolist(), order, place
+        return self._kept[1:]
+
+    _kept: tuple[th.Tensor, list[int], th.Tensor, th.Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_kept": None}
 
     def _networks(self) -> list["_Network"]:
         """Every member on its own."""

@@ -148,7 +148,7 @@ def run(quick: bool = False) -> dict[str, Any]:
     th.manual_seed(0)
     rounds = 3 if quick else 15
     pets = interleave(rounds, {"sb3_mbrl": Worker(ours), "mbrl": Worker(theirs), "limit": Worker(bare)})
-    own = interleave(3 * rounds, {"one": Worker(default, 1), "eight": Worker(default, 8)})
+    own = interleave(rounds, {"one": Worker(default, 1), "eight": Worker(default, 8)})
     return {
         "plan_pets": {**pets, "unit": "decisions", "ratio": ratio(pets, "sb3_mbrl", "mbrl"), "required": 1.5},
         "plan_default": {
