@@ -94,8 +94,12 @@ def state_where(mask: th.Tensor, state: State, other: State) -> State:
 
 def finite_rows(state: State) -> th.Tensor:
     """``(B,)`` boolean: rows in which every floating-point leaf is finite."""
-    flags = [leaf.flatten(1).isfinite().all(1) if leaf.dim() > 1 else leaf.isfinite() for leaf in leaves(state)]
-    return th.stack(flags).all(0)
+
+    def finite(leaf: th.Tensor) -> th.Tensor:
+        # Nothing times a number is 0, and times NaN or infinity NaN: several times faster than asking every element.
+        return leaf.isfinite() if leaf.dim() == 1 else (leaf.detach().flatten(1) * 0).sum(1) == 0
+
+    return th.stack([finite(leaf) for leaf in leaves(state)]).all(0)
 
 
 def describe(state: State) -> str:
