@@ -186,6 +186,8 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         :raises UnknownPartError: when a plugin is missing; the message says which to install
         """
         saved = saved_attributes(path)
+        if {"planning", "kappa"} <= set(saved):
+            raise ValueError(f"{path} was saved by DynaQ, not by {cls.__name__}: load it with DynaQ.load(path)")
         if "part_references" not in saved:
             raise ValueError(
                 f"{path} was not saved by a model-based class: it looks like a plain {_guess_class(saved)} file. Load it with "

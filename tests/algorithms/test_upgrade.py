@@ -15,7 +15,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 
-from sb3_mbrl import MBPO, Dyna, model_based
+from sb3_mbrl import MBPO, Dyna, DynaQ, model_based
 from tests.algorithms.common import LEARNED, TINY, DictEnv, tiny
 from tests.algorithms.test_factory import BASES, env_id, quick_settings
 from tests.algorithms.test_real_data import Counter
@@ -149,6 +149,12 @@ def test_loading_with_the_wrong_class_points_the_way(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------- replay buffers
+
+
+def test_a_table_is_not_taken_for_a_network(tmp_path):
+    DynaQ("QTablePolicy", "DynaMaze-v0", seed=0).save(tmp_path / "table")
+    with pytest.raises(ValueError, match=r"was saved by DynaQ, not by Dyna: load it with DynaQ.load\(path\)"):
+        Dyna.load(tmp_path / "table")
 
 
 def test_a_replay_buffer_of_something_else(tmp_path):
