@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.contracts import MissingCapability, Plan, WorldModel
@@ -202,12 +203,17 @@ class _Following(_Actor):
         tensors, _ = self.agent.policy.obs_to_tensor(obs)
 
         def act(step: int, state: State) -> th.Tensor:
-            raw = state_map(lambda leaf: leaf.cpu(), self.model.decode(state))
-            arrays = {key: value.numpy() for key, value in raw.items()} if isinstance(raw, dict) else raw.numpy()
-            chosen, _ = self.agent.predict(self._seen(arrays), deterministic=True)
+            chosen, _ = self.agent.predict(self._seen(self._as_shown(self.model.decode(state))), deterministic=True)
             return self.actions.from_env(th.as_tensor(chosen, device=self.model.device))
 
         return fan_out(self.model, self.model.initial(self._rows(tensors)), act, horizon, n, generator), None
+
+    def _as_shown(self, obs: Any) -> Any:
+        """As environments show observations: a Discrete one is no column."""
+        space = self.model.observation_space
+        if isinstance(space, spaces.Dict):
+            return {key: _shaped(obs[key], child) for key, child in space.spaces.items()}
+        return _shaped(obs, space)
 
     def act(self, obs: Any) -> np.ndarray:
         return self.agent.predict(self._seen(obs), deterministic=True)[0]
@@ -215,6 +221,10 @@ class _Following(_Actor):
     def _seen(self, obs: Any) -> Any:
         normalising = self.agent.get_vec_normalize_env()
         return obs if normalising is None else normalising.normalize_obs(obs)
+
+
+def _shaped(value: th.Tensor, space: spaces.Space) -> np.ndarray:
+    return value.cpu().numpy().reshape(len(value), *(space.shape or ()))
 
 
 class _Planning(_Actor):

@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
 
-from sb3_mbrl import MBPO, PETS, Dyna
+from sb3_mbrl import MBPO, PETS, Dyna, DynaQ
 from sb3_mbrl.contracts import MissingCapability, Plan
 from sb3_mbrl.diagnostics.foresight import Fan, Foresight, coverage, fan_out, foresee
 from sb3_mbrl.diagnostics.pictures import draw_plans
@@ -75,6 +75,17 @@ def test_a_policy_in_the_exact_model_does_what_it_does_in_reality(cls, env_id, m
         for rollout in one.imagined.obs:
             np.testing.assert_allclose(rollout[: steps + 1], one.obs, atol=1e-3)
         np.testing.assert_allclose(one.imagined.reward[0, :steps], one.reward, atol=1e-3)
+
+
+@pytest.mark.parametrize(("cls", "policy"), [(DynaQ, "QTablePolicy"), (Dyna, "MlpPolicy")])
+def test_observations_that_are_numbers_of_states(cls, policy):
+    """A maze has one outcome for every step, which a table has seen."""
+    agent = cls(policy, "DynaMaze-v0", learning_starts=50, world_model="tabular", seed=0).learn(300)
+    with gym.make("DynaMaze-v0") as env:
+        one = foresee(agent, env, particles=2, moments=1, horizon=3, seed=0)[0]
+    assert one.obs.shape == (4, 54)
+    assert (one.obs.sum(1) == 1).all()
+    np.testing.assert_array_equal(one.imagined.obs[:, 0], np.broadcast_to(one.obs[0], (2, 54)))
 
 
 def test_what_follows_the_end_of_an_episode_is_not_shown():
