@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_mbrl.algorithms.real_data import RealDataMixin
 from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.models.tabular import TabularModel
-from sb3_mbrl.spaces import discrete_spaces
+from sb3_mbrl.spaces import discrete_spaces, outside
 from sb3_mbrl.tabular import planning as plan
 from sb3_mbrl.tabular.planning import Queue, new_queue
 
@@ -56,8 +56,8 @@ class QTablePolicy(BasePolicy):
 
     def checked(self, observation: Any) -> np.ndarray:
         """:raises ValueError: for an observation that is not in the space, which has no row in the table"""
-        found, first = np.asarray(observation), int(self.observation_space.start)
-        if found.size and (found.min() < first or found.max() >= first + int(self.observation_space.n)):
+        found = np.asarray(observation)
+        if outside(self.observation_space, found.reshape(-1)).any():
             raise ValueError(f"The observation {observation} is not in {self.observation_space}")
         return found
 

@@ -62,8 +62,7 @@ class RealDataMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: i
                 self._statistics = _statistics(normalising)
             return
         if normalising is not None and self._statistics is not None:
-            # A copy, since training goes on with what is put back.
-            normalising.__dict__.update(copy.deepcopy(self._statistics))
+            normalising.__dict__.update(self._statistics)
         raise ValueError(
             f"{fault} at real step {self.num_timesteps}. The transition was not stored; everything before it is intact, and "
             "the agent can be saved. Mend the environment (stable_baselines3's VecCheckNan finds the action that led there)."

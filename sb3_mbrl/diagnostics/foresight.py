@@ -1,5 +1,6 @@
 """What an agent expects, held against what then happens: the numbers behind ``sb3-mbrl plot plan``."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -167,7 +168,7 @@ def _actor(agent: Any, replan: bool) -> "_Actor":
     return _Planning(agent, replan) if getattr(agent, "planner", None) is not None else _Following(agent)
 
 
-class _Actor:
+class _Actor(ABC):
     """What :func:`foresee` wants of an agent."""
 
     horizon = 25
@@ -185,11 +186,13 @@ class _Actor:
         # As the replay buffer has them: a Discrete observation is a column.
         return state_map(lambda leaf: leaf[:, None] if leaf.dim() == 1 else leaf, tensors)
 
+    @abstractmethod
     def expect(self, obs: Any, horizon: int, n: int, generator: th.Generator) -> tuple[Fan, float | None]:
-        raise NotImplementedError
+        """What the next steps are thought to bring, and the plan's value."""
 
+    @abstractmethod
     def act(self, obs: Any) -> np.ndarray:
-        raise NotImplementedError
+        """What is really done, in the environment's units."""
 
 
 class _Following(_Actor):

@@ -258,7 +258,7 @@ def test_imagined_rewards_are_normalised_when_sampled():
     th.testing.assert_close(batch.rewards.flatten(), raw.flatten() / scale)
 
 
-def test_imagination_samples_the_policy_not_its_mean(monkeypatch):
+def test_imagination_samples_the_policy_not_its_mean():
     agent = tiny().learn(60)
     obs = th.zeros(500, 3)
     assert agent._imagination_policy(obs).std() > 0.05

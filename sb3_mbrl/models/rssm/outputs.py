@@ -49,13 +49,6 @@ class Normal(Output):
         return self._shaped(out)
 
 
-class SquaredError(Normal):
-    """The squared error, without the half (DreamerV3's images)."""
-
-    def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
-        return 2 * super().loss(out, target)
-
-
 class SymlogSquaredError(Output):
     """The squared error of the target's :func:`~sb3_mbrl.models.rssm.layers.symlog` (DreamerV3)."""
 
