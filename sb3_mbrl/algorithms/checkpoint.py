@@ -197,8 +197,11 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         cls._check_names("load", kwargs, saved)
         saved_by = saved.get("saved_by")
         if saved_by is not None and saved_by["base"] != qualified_name(cls._model_free_class):
-            right = saved_by["class"]
-            raise ValueError(f"{path} was saved by {right}, not by {cls.__name__}: load it with {right}.load(path)")
+            right, own = saved_by["class"], qualified_name(cls._model_free_class)
+            raise ValueError(
+                f"{path} was saved by {right}, not by {cls.__name__}: load it with {right}.load(path). (That one is made of "
+                f"{saved_by['base']}, this one of {own}.)"
+            )
         ratio = kwargs.get("real_ratio")
         if isinstance(ratio, (int, float)) and ratio < 1.0 <= saved.get("real_ratio", 0.0):
             raise ValueError(

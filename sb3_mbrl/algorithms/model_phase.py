@@ -1,15 +1,12 @@
 """The phase of ``train`` in which the world model is fitted, checked against its contract and judged."""
 
-import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from numbers import Integral
 
 import torch as th
-from stable_baselines3.common.callbacks import ProgressBarCallback
 
-from sb3_mbrl.algorithms.parts import PartsMixin
+from sb3_mbrl.algorithms.parts import PartsMixin, make_budget
+from sb3_mbrl.algorithms.reporting import ReportingMixin
 from sb3_mbrl.buffers import ReplayData, SideStore
 from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Transitions, WorldModel
 from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error, one_step_quality
@@ -24,12 +21,11 @@ WARN_AFTER_ROWS = 500
 """A model that is worse than trivial on fewer real rows is only young."""
 
 
-class ModelPhaseMixin(PartsMixin):
+class ModelPhaseMixin(ReportingMixin, PartsMixin):
     """Fits the world model when it is due, and says how good it is."""
 
     fit_freq: int
     fit_budget: FitBudget
-    phase_seconds: dict[str, float]
     _fit_at: int
     """Real steps at the last fit; -1 before the first"""
     _fit_rows: int
@@ -42,7 +38,14 @@ class ModelPhaseMixin(PartsMixin):
     _warned_of_bounds: bool = False
     _validated: bool
     _side: SideStore | None
-    _progress_bar: ProgressBarCallback | None
+
+    def _check_choices(self) -> None:
+        freq = self.fit_freq
+        if not isinstance(freq, Integral) or isinstance(freq, bool) or freq < 1:
+            raise ValueError(f"fit_freq={freq!r}: give the real environment steps between two fits, a whole number from 1")
+        if "fit_kwargs" in self.__dict__:  # of load()
+            self.fit_budget = make_budget(self.__dict__.pop("fit_kwargs"))
+        super()._check_choices()
 
     @property
     def model_data(self) -> ReplayData:
@@ -262,23 +265,3 @@ class ModelPhaseMixin(PartsMixin):
             return filter_contexts(model, data.contexts_at(rows, envs, model.context))
         obs = state_map(lambda leaf: leaf[:, 0], data.contexts_at(rows, envs, 1).obs)
         return model.initial(obs, self._side.get("snapshot", rows, envs))
-
-    def _record(self, key: str, value: Any) -> None:
-        """Log a figure, where there is a logger (SB3 makes it in ``learn``)."""
-        if getattr(self, "_logger", None) is not None:
-            self.logger.record(key, value)
-
-    def _tell(self, what: str) -> None:
-        """Say in the progress bar what is going on (the bar itself moves with real steps only)."""
-        bar = getattr(self._progress_bar, "pbar", None)
-        if bar is not None:
-            bar.set_description(what)
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.phase_seconds[name] += time.perf_counter() - start
-            self._record(f"time/{name}_s", self.phase_seconds[name])

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from numbers import Integral, Real
+from numbers import Real
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,18 +31,16 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
     """The world model; ``None``: the class is its base class"""
     world_model_kwargs: Any
     """A dictionary, once it is checked"""
-    partner: ClassVar[str] = "imagination"
+    partner: ClassVar[str | None] = "imagination"
     """
     The kind of the part that looks ahead in the world model: ``"imagination"`` or ``"planner"``. An agent has it under this
-    name, and the user's choice as ``..._class`` and ``..._kwargs``.
+    name, and the user's choice as ``..._class`` and ``..._kwargs``. ``None``: the algorithm looks ahead by itself.
     """
     plugins: Any
     part_references: dict[str, dict[str, str]]
     """How the parts were chosen: what a checkpoint needs to build them again"""
     registry: Registry
     """Built-in and installed plugins, and those of this agent"""
-    fit_freq: int
-    fit_budget: FitBudget
     _random: RandomStream
 
     def _choose_parts(
@@ -50,26 +48,22 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         *,
         world_model: Any,
         world_model_kwargs: Mapping[str, Any] | None,
-        partner: Any,
-        partner_kwargs: Mapping[str, Any] | None,
         reward_fn: Any,
         termination_fn: Any,
         plugins: Iterable[Any] | None,
+        partner: Any = None,
+        partner_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep the user's choices; nothing is built yet, since ``load`` has to put the saved ones in place first."""
         self.world_model_class, self.world_model_kwargs = world_model, world_model_kwargs
-        setattr(self, f"{self.partner}_class", partner)
-        setattr(self, f"{self.partner}_kwargs", partner_kwargs)
+        if self.partner is not None:
+            setattr(self, f"{self.partner}_class", partner)
+            setattr(self, f"{self.partner}_kwargs", partner_kwargs)
         self.reward_fn, self.termination_fn = reward_fn, termination_fn
         self.plugins = plugins
 
     def _check_choices(self) -> None:
         """Done when parts are built, and not in a constructor, since ``load`` sets attributes behind its back."""
-        freq = self.fit_freq
-        if not isinstance(freq, Integral) or isinstance(freq, bool) or freq < 1:
-            raise ValueError(f"fit_freq={freq!r}: give the real environment steps between two fits, a whole number from 1")
-        if "fit_kwargs" in self.__dict__:  # of load()
-            self.fit_budget = make_budget(self.__dict__.pop("fit_kwargs"))
         for name in FUNCTIONS:
             function = getattr(self, name)
             if not (function is None or callable(function) or (isinstance(function, str) and function == "auto")):
@@ -77,10 +71,9 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
                     f"{name}={function!r}: give a function, 'auto' (known for this environment, else learned) or None "
                     "(learned)"
                 )
-        self.world_model_kwargs = _keywords("world_model_kwargs", self.world_model_kwargs)
-        setattr(self, f"{self.partner}_kwargs", _keywords(f"{self.partner}_kwargs", getattr(self, f"{self.partner}_kwargs")))
         own = type(self).__name__
-        for kind in ("world_model", self.partner):
+        for kind in self._kinds():
+            setattr(self, f"{kind}_kwargs", _keywords(f"{kind}_kwargs", getattr(self, f"{kind}_kwargs")))
             for name in KINDS[kind].given:
                 if name in getattr(self, f"{kind}_kwargs"):
                     remedy = "that is the environment's" if name.endswith("_space") else f"give {name} to {own}"
@@ -91,30 +84,37 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
             raise TypeError(f"plugins={given!r}: give a list: plugins=[...]")
         self.plugins = list(given or ())
 
+    def _kinds(self) -> list[str]:
+        """Of the parts that were chosen."""
+        return ["world_model"] if self.partner is None else ["world_model", self.partner]
+
     def _setup_parts(self) -> None:
         """Build everything from the choices; with those of a checkpoint already in place, from these."""
         self._check_choices()
         self.registry = get_registry().with_plugins(self.plugins)
         self.plugins = []  # the registry has them; a list of modules would keep an agent from being deep-copied
-        kinds = ("world_model", self.partner)
-        given: dict[str, Any] = {kind: self.__dict__.pop(kind) for kind in kinds if kind in self.__dict__}
+        given: dict[str, Any] = {kind: self.__dict__.pop(kind) for kind in self._kinds() if kind in self.__dict__}
+        partner = None
         if "part_references" not in self.__dict__:
             self._world_model_selection = self._select_world_model()
-            partner = self.registry.resolve(self.partner, getattr(self, f"{self.partner}_class"))
-            self.registry.check_supports(partner, self.observation_space, self.action_space)
+            if self.partner is not None:
+                partner = self.registry.resolve(self.partner, getattr(self, f"{self.partner}_class"))
+                self.registry.check_supports(partner, self.observation_space, self.action_space)
             self._known = self._find_known_functions()
             random = self._random
         else:
             self._world_model_selection = self._select_saved_world_model(given, self.part_references.get("world_model"))
-            partner = self._select_saved_partner(given, self.part_references[self.partner])
+            if self.partner is not None:
+                partner = self._select_saved_partner(self.partner, given, self.part_references[self.partner])
             self._known = self._saved_known_functions()
             # The saved weights are about to replace what is drawn now; the saved stream must not notice.
             random = RandomStream(0)
-        chosen = {self.partner: partner, "world_model": self._world_model_selection}
-        self.part_references = {kind: dict(part.reference) for kind, part in chosen.items() if part is not None}
+        chosen = zip(self._kinds(), (self._world_model_selection, partner), strict=False)
+        self.part_references = {kind: dict(part.reference) for kind, part in chosen if part is not None}
         self.world_model = self._build_world_model(random, self._known)
-        arguments = [getattr(self, name) for name in KINDS[self.partner].given]
-        setattr(self, self.partner, partner.build(*arguments, **getattr(self, f"{self.partner}_kwargs")))
+        if self.partner is not None and partner is not None:
+            arguments = [getattr(self, name) for name in KINDS[self.partner].given]
+            setattr(self, self.partner, partner.build(*arguments, **getattr(self, f"{self.partner}_kwargs")))
 
     # ---- choosing
 
@@ -166,13 +166,13 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         """Whether the world model would have no influence."""
         return False
 
-    def _select_saved_partner(self, given: Mapping[str, Any], saved: Mapping[str, str]) -> Selection:
-        if given.get(self.partner) is None:
-            return self.registry.from_reference(self.partner, saved)
-        setattr(self, f"{self.partner}_class", given[self.partner])
-        selection = self.registry.resolve(self.partner, given[self.partner])
+    def _select_saved_partner(self, kind: str, given: Mapping[str, Any], saved: Mapping[str, str]) -> Selection:
+        if given.get(kind) is None:
+            return self.registry.from_reference(kind, saved)
+        setattr(self, f"{kind}_class", given[kind])
+        selection = self.registry.resolve(kind, given[kind])
         if selection.instance is not None:
-            setattr(self, f"{self.partner}_kwargs", {})
+            setattr(self, f"{kind}_kwargs", {})
         return selection
 
     def _build_world_model(self, random: RandomStream, known: EnvFunctions) -> WorldModel | None:
