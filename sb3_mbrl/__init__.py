@@ -1,5 +1,6 @@
 """Model-based reinforcement learning for Stable-Baselines3."""
 
+from sb3_mbrl.algorithms.dreamer import Dreamer, DreamerV3
 from sb3_mbrl.algorithms.dyna import Dyna
 from sb3_mbrl.algorithms.dyna_q import DynaQ
 from sb3_mbrl.algorithms.factory import model_based
@@ -11,7 +12,20 @@ from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.hookspecs import hookimpl
 from sb3_mbrl.version import __version__
 
-__all__ = ["MBPO", "PETS", "Dyna", "DynaQ", "ModelVecEnv", "Planner", "WorldModel", "__version__", "hookimpl", "model_based"]
+__all__ = [
+    "MBPO",
+    "PETS",
+    "Dreamer",
+    "DreamerV3",
+    "Dyna",
+    "DynaQ",
+    "ModelVecEnv",
+    "Planner",
+    "WorldModel",
+    "__version__",
+    "hookimpl",
+    "model_based",
+]
 
 mazes.register()
 cartpole.register()

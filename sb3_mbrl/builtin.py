@@ -34,6 +34,11 @@ def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
             summary="planning in a probabilistic ensemble (Chua et al. 2018)",
         ),
         AlgorithmSpec(
+            name="dreamer_v3",
+            factory="sb3_mbrl.algorithms.dreamer.v3:DreamerV3",
+            summary="actor and critic in the imagination of a recurrent world model (Hafner et al. 2025)",
+        ),
+        AlgorithmSpec(
             name="dyna_q",
             factory="sb3_mbrl.algorithms.dyna_q:DynaQ",
             summary="tabular Q-learning with planning: Dyna-Q, Dyna-Q+, prioritised sweeping, value iteration",

@@ -239,12 +239,25 @@ class ActionCodec:
         """``(B, dim)`` floats: scaled numbers as they are, categories one-hot, bits as 0 and 1."""
         return self._leaf.encode(action)
 
+    def neutral(self) -> th.Tensor:
+        """``(A,)``: some action, as the replay buffer stores it; where none is known, and none is to be looked at."""
+        if self._leaf.kind == "categorical":
+            return self._leaf.first.clone()
+        return th.zeros(self.dim, dtype=th.float32 if self.continuous else th.int64)
+
     def to_env(self, action: th.Tensor) -> th.Tensor:
         """Scaled actions ``(B, A)`` in the environment's units ``(B, *shape)``; discrete ones as they are."""
         if not isinstance(self.space, spaces.Box):
             return action
         low, high = self._bounds(action)
         return low + 0.5 * (action.reshape(-1, *self.space.shape) + 1.0) * (high - low)
+
+    def to_numpy(self, action: th.Tensor) -> np.ndarray:
+        """Scaled actions ``(B, A)`` as a real environment takes them, ``(B, *shape)``: members of the space."""
+        actions = self.to_env(action).cpu().numpy().reshape((len(action), *(self.space.shape or ())))
+        if isinstance(self.space, spaces.Box):
+            actions = np.clip(actions, self.space.low, self.space.high).astype(self.space.dtype)
+        return actions
 
     def from_env(self, action: th.Tensor) -> th.Tensor:
         """The environment's units ``(B, *shape)`` to scaled ``(B, A)``; discrete ones to ``(B, A)`` integers."""

@@ -29,11 +29,12 @@ class Arrivals(NamedTuple):
     """``(N, L)`` floats, 0 or 1: it is over by termination"""
 
 
-def arrivals(windows: Sequences) -> Arrivals:
+def arrivals(windows: Sequences) -> tuple[Arrivals, th.Tensor]:
     """
     As many rows per window as it has steps: every end of an episode takes one row more, so that the last steps may not fit in.
 
     :param windows: real steps, as SB3 stores them
+    :return: the rows, and the steps ``(N, L)`` whose observation (or, where an episode ends, next observation) they have
     """
     length, ends = windows.reward.shape[1], windows.is_last
     # Where the observation of every step comes to lie, and that of every end.
@@ -56,7 +57,7 @@ def arrivals(windows: Sequences) -> Arrivals:
     first = pick(windows.is_first, step) & ~last
     first[:, 0] = True
     action = pick(windows.action, came_by)
-    return Arrivals(
+    found = Arrivals(
         obs,
         _where(first, th.zeros_like(action), action),
         pick(windows.reward, came_by).masked_fill(first, 0.0),
@@ -64,6 +65,7 @@ def arrivals(windows: Sequences) -> Arrivals:
         last,
         pick(windows.terminated, step) * last,
     )
+    return found, step
 
 
 def _where(mask: th.Tensor, yes: th.Tensor, no: th.Tensor) -> th.Tensor:

@@ -35,12 +35,25 @@ class SideStore:
         :param pos: the row
         :param value: ``(n_envs, ...)``
         """
-        if name not in self.arrays:
-            shape = (self.buffer.buffer_size, self.buffer.n_envs)
-            self.arrays[name] = np.zeros((*shape, *value.shape[1:]), dtype=value.dtype)
-            self._written[name] = np.zeros(self.buffer.buffer_size, dtype=bool)
+        self._make(name, value.shape[1:], value.dtype)
         self.arrays[name][pos] = value
         self._written[name][pos] = True
+
+    def _make(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        if name not in self.arrays:
+            self.arrays[name] = np.zeros((self.buffer.buffer_size, self.buffer.n_envs, *shape), dtype=dtype)
+            self._written[name] = np.zeros(self.buffer.buffer_size, dtype=bool)
+
+    def state(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What is to be saved with the buffer: by name, the values and which of them were written."""
+        n = self.buffer.size()
+        return {name: (values[:n], self._written[name][:n]) for name, values in self.arrays.items()}
+
+    def restore(self, state: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        """Take back what :meth:`state` gave."""
+        for name, (values, written) in state.items():
+            self._make(name, values.shape[2:], values.dtype)
+            self.arrays[name][: len(values)], self._written[name][: len(written)] = values, written
 
     def written(self, name: str) -> np.ndarray:
         """``(buffer_size,)`` booleans: the rows with which something was stored."""
@@ -72,7 +85,7 @@ class ReplayData:
 
     # ---- which rows
 
-    def _positions(self) -> np.ndarray:
+    def positions(self) -> np.ndarray:
         """``(T,)``: rows whose observations are intact, oldest first."""
         buffer = self.buffer
         positions = np.arange(buffer.pos)
@@ -86,7 +99,7 @@ class ReplayData:
 
     def _usable(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and environments of all transitions whose next observation is known, oldest first."""
-        positions = self._positions()
+        positions = self.positions()
         rows = np.repeat(positions, self.buffer.n_envs)
         envs = np.tile(np.arange(self.buffer.n_envs), len(positions))
         if self.buffer.optimize_memory_usage:
@@ -106,7 +119,7 @@ class ReplayData:
 
     def episode_starts(self) -> th.Tensor:
         """Those of :meth:`row_ids` that begin an episode, oldest first."""
-        positions = self._positions()
+        positions = self.positions()
         first = np.ones((len(positions), self.buffer.n_envs), dtype=bool)
         first[1:] = self.buffer.dones[positions[:-1]] > 0
         if self.buffer.full:
@@ -124,7 +137,7 @@ class ReplayData:
 
     def draw(self, n: int, generator: th.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Rows and environments of ``n`` real observations to start from, uniformly with replacement."""
-        positions = self._positions()
+        positions = self.positions()
         self._refuse_empty(len(positions))
         index = th.randint(len(positions) * self.buffer.n_envs, (n,), generator=generator).numpy()
         return positions[index // self.buffer.n_envs], index % self.buffer.n_envs
@@ -160,7 +173,7 @@ class ReplayData:
 
         :raises ValueError: when the buffer holds fewer steps than a window
         """
-        positions = self._positions()
+        positions = self.positions()
         if len(positions) < length:
             raise ValueError(
                 f"Windows of {length} steps were asked for, but the replay buffer holds {len(positions)} per environment"
@@ -168,7 +181,7 @@ class ReplayData:
         starts = th.randint((len(positions) - length + 1) * self.buffer.n_envs, (n,), generator=generator).numpy()
         offsets = (starts // self.buffer.n_envs)[:, None] + np.arange(length)
         rows, envs = positions[offsets], np.broadcast_to((starts % self.buffer.n_envs)[:, None], (n, length))
-        return self._windows(rows, envs)
+        return self.windows(rows, envs)
 
     def newest(self, n: int, length: int, *, within: int, generator: th.Generator | None = None) -> Sequences | None:
         """
@@ -178,7 +191,7 @@ class ReplayData:
         :param length: steps per window
         :param within: steps per environment
         """
-        positions = self._positions()[-within:]
+        positions = self.positions()[-within:]
         if len(positions) < length:
             return None
         ends = self.buffer.dones[positions]
@@ -192,7 +205,7 @@ class ReplayData:
             return None
         choice = th.randperm(len(offsets), generator=generator)[:n].numpy()
         rows = positions[offsets[choice][:, None] + np.arange(length)]
-        return self._windows(rows, np.broadcast_to(envs[choice][:, None], rows.shape))
+        return self.windows(rows, np.broadcast_to(envs[choice][:, None], rows.shape))
 
     def contexts(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
         """``n`` windows of ``length`` steps, each ending in a uniformly drawn real observation."""
@@ -206,8 +219,8 @@ class ReplayData:
         :param envs: ``(N,)``
         """
         if length == 1:
-            return self._windows(rows[:, None], envs[:, None])
-        positions = self._positions()
+            return self.windows(rows[:, None], envs[:, None])
+        positions = self.positions()
         age = np.empty(self.buffer.buffer_size, dtype=np.int64)
         age[positions] = np.arange(len(positions))
         first = np.zeros((len(positions), self.buffer.n_envs), dtype=np.int64)
@@ -216,12 +229,12 @@ class ReplayData:
         ends = age[rows]
         offsets = ends[:, None] + np.arange(1 - length, 1)
         begin = first[ends, envs][:, None]
-        window = self._windows(positions[np.maximum(offsets, begin)], np.broadcast_to(envs[:, None], offsets.shape))
+        window = self.windows(positions[np.maximum(offsets, begin)], np.broadcast_to(envs[:, None], offsets.shape))
         return window._replace(is_first=window.is_first | th.as_tensor(offsets <= begin))
 
     # ---- gathering
 
-    def _windows(self, rows: np.ndarray, envs: np.ndarray) -> Sequences:
+    def windows(self, rows: np.ndarray, envs: np.ndarray) -> Sequences:
         ends = self.buffer.dones[rows, envs] > 0
         is_first = np.ones_like(ends)
         is_first[:, 1:] = ends[:, :-1]

@@ -147,10 +147,7 @@ class PlannerPolicy(BasePolicy):
 
     def in_units(self, scaled: th.Tensor) -> np.ndarray:
         """Actions ``(B, A)`` as the environment takes them, ``(B, *shape)``."""
-        actions = self._codec.to_env(scaled).cpu().numpy().reshape((len(scaled), *(self.action_space.shape or ())))
-        if isinstance(self.action_space, spaces.Box):
-            actions = np.clip(actions, self.action_space.low, self.action_space.high).astype(self.action_space.dtype)
-        return actions
+        return self._codec.to_numpy(scaled)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         rows = batch_size(observation)

@@ -1,1 +1,8 @@
-"""Dreamer: an actor and a critic that learn in a latent world model's imagination. Parts so far; the algorithm is to come."""
+"""Dreamer: an actor and a critic that learn in a latent world model's imagination."""
+
+from sb3_mbrl.algorithms.dreamer.v3 import DreamerV3
+
+Dreamer = DreamerV3
+"""The newest"""
+
+__all__ = ["Dreamer", "DreamerV3"]

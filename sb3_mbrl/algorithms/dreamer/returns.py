@@ -4,7 +4,13 @@ import torch as th
 from torch import nn
 
 
-def lambda_returns(reward: th.Tensor, goes_on: th.Tensor, value: th.Tensor, lam: float = 0.95) -> th.Tensor:
+def lambda_returns(
+    reward: th.Tensor,
+    goes_on: th.Tensor,
+    value: th.Tensor,
+    lam: float = 0.95,
+    is_last: th.Tensor | None = None,
+) -> th.Tensor:
     """
     Mixtures of n-step returns (DreamerV3, critic learning)::
 
@@ -14,12 +20,15 @@ def lambda_returns(reward: th.Tensor, goes_on: th.Tensor, value: th.Tensor, lam:
     :param goes_on: ``(B, T + 1)``: the discounts, 0 where an episode is over
     :param value: ``(B, T + 1)``: of each state
     :param lam: 0: one step and a value; 1: all rewards and the last value
+    :param is_last: ``(B, T + 1)``: states of real sequences after which another episode begins, so that returns end with
+        their value
     :return: ``(B, T)``: of all states but the last
     """
-    mixed = reward + goes_on * (1 - lam) * value
+    mix = th.full_like(value, lam) if is_last is None else lam * (1 - is_last.to(value.dtype))
+    single, further = reward + goes_on * (1 - mix) * value, goes_on * mix
     last, found = value[:, -1], []
     for t in range(reward.shape[1] - 1, 0, -1):
-        last = mixed[:, t] + goes_on[:, t] * lam * last
+        last = single[:, t] + further[:, t] * last
         found.append(last)
     return th.stack(found[::-1], 1)
 

@@ -1,7 +1,5 @@
 """The deterministic half of a latent state: how it goes on with the last sample and action."""
 
-from typing import Any
-
 import torch as th
 from torch import nn
 
@@ -109,17 +107,3 @@ def gated(gates: tuple[th.Tensor, ...], deter: th.Tensor) -> th.Tensor:
     candidate = th.tanh(th.sigmoid(reset) * candidate)
     update = th.sigmoid(update - 1)
     return update * candidate + (1 - update) * deter
-
-
-def make_cell(kind: str, deter: int, stoch: int, action: int, **kwargs: Any) -> Cell:
-    """
-    :param kind: ``"gru"``, ``"layer_norm_gru"`` or ``"block_gru"``
-    :param kwargs: of the class
-    """
-    kinds: dict[str, type[Cell]] = {"gru": GRUCell, "layer_norm_gru": LayerNormGRUCell, "block_gru": BlockGRUCell}
-    if kind not in kinds:
-        raise ValueError(f"cell={kind!r}: choose one of {', '.join(map(repr, kinds))}")
-    return kinds[kind](deter, stoch, action, **kwargs)
-
-
-__all__ = ["BlockGRUCell", "Cell", "GRUCell", "LayerNormGRUCell", "gated", "make_cell"]

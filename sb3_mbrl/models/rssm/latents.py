@@ -1,7 +1,6 @@
 """The stochastic half of a latent state: categories (DreamerV2 and V3) or Gaussian numbers (PlaNet, DreamerV1)."""
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch as th
 import torch.nn.functional as F
@@ -29,6 +28,14 @@ class Latent(ABC):
     def mode(self, stats: th.Tensor) -> th.Tensor:
         """The likeliest sample, ``(..., *shape)``."""
 
+    def pack(self, sample: th.Tensor) -> th.Tensor:
+        """A sample in the form in which it is stored."""
+        return sample
+
+    def unpack(self, stored: th.Tensor) -> th.Tensor:
+        """A sample out of what :meth:`pack` made."""
+        return stored
+
     @abstractmethod
     def kl(self, left: th.Tensor, right: th.Tensor) -> th.Tensor:
         """``KL(left || right)`` in nats, summed over all latent variables: ``(...)``."""
@@ -48,6 +55,8 @@ class CategoricalLatent(Latent):
     """
 
     def __init__(self, variables: int = 32, classes: int = 32, unimix: float = 0.01) -> None:
+        if classes > 256:
+            raise ValueError(f"classes={classes}: at most 256, so that an index is stored in a byte")
         self.variables, self.classes, self.unimix = variables, classes, unimix
         self.size = self.flat = variables * classes
         self.shape = (variables, classes)
@@ -69,6 +78,13 @@ class CategoricalLatent(Latent):
     def mode(self, stats: th.Tensor) -> th.Tensor:
         log_probs = self.log_probs(stats)
         return self._straight_through(log_probs.argmax(-1), log_probs)
+
+    def pack(self, sample: th.Tensor) -> th.Tensor:
+        """The indices of the classes, ``(..., variables)``."""
+        return sample.argmax(-1).to(th.uint8)
+
+    def unpack(self, stored: th.Tensor) -> th.Tensor:
+        return F.one_hot(stored.long(), self.classes).float()
 
     def _straight_through(self, index: th.Tensor, log_probs: th.Tensor) -> th.Tensor:
         probs = log_probs.exp()
@@ -119,17 +135,6 @@ class GaussianLatent(Latent):
     def entropy(self, stats: th.Tensor) -> th.Tensor:
         std = self.moments(stats)[1]
         return (std.log() + 0.5 * (1 + th.log(th.tensor(2 * th.pi)))).sum(-1)
-
-
-def make_latent(kind: str, **kwargs: Any) -> Latent:
-    """
-    :param kind: ``"categorical"`` or ``"gaussian"``
-    :param kwargs: of the class
-    """
-    kinds: dict[str, type[Latent]] = {"categorical": CategoricalLatent, "gaussian": GaussianLatent}
-    if kind not in kinds:
-        raise ValueError(f"latent={kind!r}: choose one of {', '.join(map(repr, kinds))}")
-    return kinds[kind](**kwargs)
 
 
 # ------------------------------------------------------------------------------------------------------------- KL losses

@@ -9,27 +9,14 @@ from torch import nn
 
 from sb3_mbrl.buffers.arrivals import Arrivals, arrivals
 from sb3_mbrl.contracts import Obs, Prediction, RewardFn, Sequences, TerminationFn, Transitions, WorldModel
-from sb3_mbrl.models.rssm.cells import make_cell
-from sb3_mbrl.models.rssm.latents import make_latent, split_kl
+from sb3_mbrl.models.rssm.latents import balanced_kl, joint_kl, split_kl
 from sb3_mbrl.models.rssm.layers import MLP, Linear
 from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
-from sb3_mbrl.models.rssm.outputs import Bernoulli, TwoHot
+from sb3_mbrl.models.rssm.outputs import Bernoulli, Output
+from sb3_mbrl.models.rssm.settings import make_settings
 from sb3_mbrl.optim import LaProp
 from sb3_mbrl.spaces import ActionCodec
 from sb3_mbrl.states import State, state_map
-
-SIZES = {
-    "size1m": {"deter": 512, "hidden": 64, "classes": 4, "depth": 4, "units": 64},
-    "size12m": {"deter": 2048, "hidden": 256, "classes": 16, "depth": 16, "units": 256},
-    "size25m": {"deter": 3072, "hidden": 384, "classes": 24, "depth": 24, "units": 384},
-    "size50m": {"deter": 4096, "hidden": 512, "classes": 32, "depth": 32, "units": 512},
-    "size100m": {"deter": 6144, "hidden": 768, "classes": 48, "depth": 48, "units": 768},
-    "size200m": {"deter": 8192, "hidden": 1024, "classes": 64, "depth": 64, "units": 1024},
-    "size400m": {"deter": 12288, "hidden": 1536, "classes": 96, "depth": 96, "units": 1536},
-    # Not the authors': for processors without a GPU.
-    "tiny": {"deter": 128, "hidden": 32, "classes": 8, "depth": 4, "units": 64, "stoch": 8},
-}
-"""The authors' sizes (``configs.yaml``), and ours"""
 
 
 class Filtered(NamedTuple):
@@ -59,11 +46,19 @@ class Trajectory(NamedTuple):
 
 
 class Head(nn.Module):
-    """Layers on features, and an output."""
+    """
+    Layers on features, and an output.
 
-    def __init__(self, inputs: int, units: int, layers: int, output: Any) -> None:
+    :param inputs: columns of the features
+    :param units: of every layer
+    :param layers: how many
+    :param output: what its numbers mean
+    :param style: ``norm`` and ``activation`` of the layers
+    """
+
+    def __init__(self, inputs: int, units: int, layers: int, output: Output, **style: str) -> None:
         super().__init__()
-        self.body, self.output = MLP(inputs, units, layers), output
+        self.body, self.output = MLP(inputs, units, layers, **style), output
         self.out = Linear(self.body.outputs, output.size, output.scale)
 
     def forward(self, features: th.Tensor) -> th.Tensor:
@@ -88,27 +83,18 @@ class RSSM(WorldModel):
     :param observation_space: ``Box`` vectors, images (channels first), ``Discrete``, ``MultiDiscrete``, ``MultiBinary``, or a
         ``Dict`` of these
     :param action_space: any of SB3's
-    :param size: ``"size1m"`` to ``"size400m"`` (the authors' names) or ``"tiny"``; the following replace single numbers of it
-    :param deter: numbers of the deterministic state
-    :param hidden: units of the layers between the states
-    :param stoch: categorical variables of the stochastic state
-    :param classes: of each
-    :param units: of the layers of encoder, decoder and heads
-    :param depth: of the convolutions
-    :param blocks: of the recurrent map
-    :param unimix: share of a uniform distribution in every category
-    :param free_nats: below which divergences are not reduced any further
-    :param dynamics_scale: of the loss that moves the prior towards the posterior
-    :param representation_scale: of the loss that moves the posterior towards the prior
-    :param horizon: the discount is ``1 - 1 / horizon``
-    :param reward_range: rewards lie within ``symexp(±reward_range)``; less gives finer predictions while little is learned
+    :param size: ``"size1m"`` to ``"size400m"`` (the authors' names) or ``"tiny"``
     :param context: steps that a start state is filtered from; fits see windows of twice as many
     :param lr: of :class:`~sb3_mbrl.optim.LaProp`, where the model is fitted by itself
     :param warmup: steps in which the step size grows to that
     :param reward_fn: known reward, of decoded observations, instead of the head's
     :param termination_fn: known termination, likewise
     :param device: as in SB3
+    :param settings: what shapes it, in the place of the size's and the defaults
+        (:class:`~sb3_mbrl.models.rssm.settings.Settings`)
     """
+
+    blank_action: th.Tensor
 
     def __init__(
         self,
@@ -116,53 +102,43 @@ class RSSM(WorldModel):
         action_space: spaces.Space,
         *,
         size: str = "size1m",
-        deter: int | None = None,
-        hidden: int | None = None,
-        stoch: int | None = None,
-        classes: int | None = None,
-        units: int | None = None,
-        depth: int | None = None,
-        blocks: int = 8,
-        unimix: float = 0.01,
-        free_nats: float = 1.0,
-        dynamics_scale: float = 1.0,
-        representation_scale: float = 0.1,
-        horizon: int = 333,
-        reward_range: float = 20.0,
         context: int = 16,
         lr: float = 4e-5,
         warmup: int = 1000,
         reward_fn: RewardFn | None = None,
         termination_fn: TerminationFn | None = None,
         device: th.device | str = "auto",
+        **settings: Any,
     ) -> None:
         super().__init__(observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device)
-        if size not in SIZES:
-            raise ValueError(f"size={size!r}: choose one of {', '.join(SIZES)}")
-        given = {"deter": deter, "hidden": hidden, "stoch": stoch, "classes": classes, "units": units, "depth": depth}
-        chosen = {"stoch": 32, **SIZES[size], **{name: value for name, value in given.items() if value is not None}}
-        self.context = context
-        self.free_nats, self.discount = free_nats, 1 - 1 / horizon
-        self.dynamics_scale, self.representation_scale = dynamics_scale, representation_scale
-        self.latent = make_latent("categorical", variables=chosen["stoch"], classes=chosen["classes"], unimix=unimix)
-        self.n_deter, self.layout = chosen["deter"], Layout(observation_space)
+        self.settings = chosen = make_settings(size, settings)
+        self.context, self.discount = context, chosen.gamma
+        self.latent, self.layout = chosen.make_latent(), Layout(observation_space)
         self.actions = ActionCodec(action_space)
-        wide, units, depth, hidden = chosen["deter"], chosen["units"], chosen["depth"], chosen["hidden"]
-        flat = self.latent.flat
-        self.encoder = Encoder(self.layout, units, 3, depth)
-        self.cell = make_cell("block_gru", wide, flat, self.actions.dim, hidden=hidden, blocks=blocks)
-        self.prior_head = nn.Sequential(MLP(wide, hidden, 2), Linear(hidden, self.latent.size))
-        self.post_head = nn.Sequential(MLP(wide + self.encoder.outputs, hidden, 1), Linear(hidden, self.latent.size))
-        self.decoder = Decoder(self.layout, wide, flat, units, 3, depth, blocks)
-        self.reward_head = Head(wide + flat, units, 1, TwoHot(low=reward_range))
-        self.continue_head = Head(wide + flat, units, 1, Bernoulli())
+        self.register_buffer("blank_action", self.actions.neutral(), persistent=False)
+        wide, units, flat, style = chosen.deter, chosen.units, self.latent.flat, chosen.style
+        self.n_features = wide + flat
+        squash = chosen.vectors == "symlog"
+        self.encoder = Encoder(self.layout, units, chosen.layers, chosen.depth, squash=squash, **style)
+        self.cell = chosen.make_cell(flat, self.actions.dim)
+        self.prior_head = self._between(wide, chosen.prior_layers)
+        self.post_head = self._between(wide + self.encoder.outputs, chosen.post_layers)
+        layers, depth, output = chosen.layers, chosen.depth, chosen.vector_output
+        self.decoder = Decoder(self.layout, wide, flat, units, layers, depth, chosen.blocks, output=output, **style)
+        self.reward_head = Head(self.n_features, units, chosen.head_layers, chosen.make_reward(), **style)
+        self.continue_head = Head(self.n_features, units, chosen.head_layers, Bernoulli(), **style)
         self.to(self.device)
         self.optimizer = LaProp(self.parameters(), lr=lr, warmup=warmup)
+
+    def _between(self, inputs: int, layers: int) -> nn.Sequential:
+        """The layers to a latent distribution's numbers."""
+        body = MLP(inputs, self.settings.hidden, layers, **self.settings.style)
+        return nn.Sequential(body, Linear(body.outputs, self.latent.size))
 
     # ---- states
 
     def _blank(self, rows: int) -> State:
-        deter = th.zeros(rows, self.n_deter, device=self.device)
+        deter = th.zeros(rows, self.settings.deter, device=self.device)
         return {"deter": deter, "stoch": th.zeros(rows, *self.latent.shape, device=self.device)}
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
@@ -174,7 +150,8 @@ class RSSM(WorldModel):
     def observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
         keep = ~is_first.to(self.device)
         state = state_map(lambda leaf: leaf * keep.view(-1, *[1] * (leaf.dim() - 1)), state)
-        encoded = self.actions.encode(action.to(self.device)) * keep[:, None]
+        action = th.where(keep[:, None], action.to(self.device), self.blank_action.to(action.dtype))
+        encoded = self.actions.encode(action) * keep[:, None]
         return self._posterior(state, encoded, self.encoder(self._moved(obs)))
 
     def filter(self, obs: Obs, actions: th.Tensor, is_first: th.Tensor) -> State:
@@ -189,6 +166,29 @@ class RSSM(WorldModel):
         """With the likeliest sample: the contract gives filtering no source of randomness."""
         deter = self.cell(state["deter"], state["stoch"].flatten(1), self.cell.prepare(encoded))
         return {"deter": deter, "stoch": self.latent.mode(self.post_head(th.cat([deter, tokens], -1)))}
+
+    def see(
+        self,
+        state: State | None,
+        action: th.Tensor,
+        obs: Obs,
+        is_first: th.Tensor,
+        generator: th.Generator | None = None,
+        deterministic: bool = False,
+    ) -> State:
+        """
+        :meth:`observe`, with a sample.
+
+        :param state: before (``None``: nothing)
+        :param action: ``(B, A)``: what led to the observation
+        :param obs: ``(B, ...)``
+        :param is_first: ``(B,)``: forget what was before
+        :param deterministic: the likeliest sample
+        """
+        sequence: Any = state_map(lambda leaf: leaf[:, None], self._moved(obs))
+        action = action.to(self.device)[:, None]
+        found = self.run(sequence, action, is_first[:, None], state, generator, deterministic)
+        return {"deter": found.deter[:, 0], "stoch": found.stoch[:, 0]}
 
     def run(
         self,
@@ -212,7 +212,8 @@ class RSSM(WorldModel):
         flat_obs: Any = state_map(lambda leaf: leaf.flatten(0, 1), obs)
         tokens = self.encoder(flat_obs).unflatten(0, (rows, steps))
         keep = (~is_first).float()
-        encoded = self.actions.encode(action.flatten(0, 1)).unflatten(0, (rows, steps)) * keep[..., None]
+        done = th.where(is_first[..., None], self.blank_action.to(action.dtype), action)
+        encoded = self.actions.encode(done.flatten(0, 1)).unflatten(0, (rows, steps)) * keep[..., None]
         prepared = self.cell.prepare(encoded)
         state = self._blank(rows) if start is None else start
         deter, stoch = state["deter"], state["stoch"]
@@ -286,7 +287,7 @@ class RSSM(WorldModel):
 
     def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State | None, dict[str, float]]:
         assert isinstance(batch, Sequences)
-        rows = arrivals(state_map(lambda leaf: leaf.to(self.device), batch))
+        rows, _ = arrivals(state_map(lambda leaf: leaf.to(self.device), batch))
         losses, found = self.losses(rows)
         figures = {name: float(value.detach().mean()) for name, value in losses.items()}
         scaled = self.scaled(losses)
@@ -299,7 +300,9 @@ class RSSM(WorldModel):
     def losses(
         self, rows: Arrivals, start: State | None = None, generator: th.Generator | None = None
     ) -> tuple[dict[str, th.Tensor], Filtered]:
-        """Every loss for every row, ``(B, T)``, before they are scaled (:meth:`scaled`), and the states."""
+        """
+        Every loss for every row, ``(B, T)``, or as one number, before they are scaled (:meth:`scaled`), and the states.
+        """
         found = self.run(rows.obs, rows.action, rows.is_first, start, generator)
         shape = rows.reward.shape
         flat: Any = state_map(lambda leaf: leaf.flatten(0, 1), rows.obs)
@@ -307,19 +310,33 @@ class RSSM(WorldModel):
         features = th.cat([deter, stoch], -1)
         reconstruction = self.decoder.losses(deter, stoch, flat)
         goes_on = (1 - rows.terminated.flatten()) * self.discount
-        dynamics, representation = split_kl(self.latent, found.post.flatten(0, 1), self.prior_head(deter), free=self.free_nats)
         losses = {
             **{f"obs_{key}" if key != "obs" else "obs": value for key, value in reconstruction.items()},
             "reward": self.reward_head.loss(features, rows.reward.flatten()),
             "continue": self.continue_head.loss(features, goes_on),
-            "dynamics": dynamics,
-            "representation": representation,
+            **self._divergences(found.post.flatten(0, 1), self.prior_head(deter)),
         }
-        return {name: value.view(shape) for name, value in losses.items()}, found
+        return {name: value.view(shape) if value.dim() else value for name, value in losses.items()}, found
+
+    def _divergences(self, post: th.Tensor, prior: th.Tensor) -> dict[str, th.Tensor]:
+        kind, free = self.settings.kl, self.settings.free_nats
+        if kind == "split":
+            dynamics, representation = split_kl(self.latent, post, prior, free=free)
+            return {"dynamics": dynamics, "representation": representation}
+        if kind == "balanced":
+            return {"kl": balanced_kl(self.latent, post, prior, balance=self.settings.kl_balance, free=free)}
+        return {"kl": joint_kl(self.latent, post, prior, free=free, per_step=kind == "per_step")}
 
     def scaled(self, losses: dict[str, th.Tensor]) -> th.Tensor:
         """The sum of the losses' means, with their scales."""
-        scales = {"dynamics": self.dynamics_scale, "representation": self.representation_scale}
+        chosen = self.settings
+        scales = {
+            "dynamics": chosen.dynamics_scale,
+            "representation": chosen.representation_scale,
+            "kl": chosen.kl_scale,
+            "reward": chosen.reward_scale,
+            "continue": chosen.continue_scale,
+        }
         return th.stack([scales.get(name, 1.0) * value.mean() for name, value in losses.items()]).sum()
 
     def _moved(self, obs: Obs) -> Obs:

@@ -1,5 +1,6 @@
 """Observations into an RSSM and out of it: vectors, images, and dictionaries of both."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch as th
@@ -66,12 +67,13 @@ class Encoder(nn.Module):
     :param units: of the layers on vectors
     :param layers: how many
     :param depth: of the convolutions
+    :param squash: whether numbers go through symlog
     :param style: ``norm`` and ``activation`` of the layers
     """
 
     squashed: th.Tensor
 
-    def __init__(self, layout: Layout, units: int, layers: int, depth: int, **style: str) -> None:
+    def __init__(self, layout: Layout, units: int, layers: int, depth: int, *, squash: bool = True, **style: str) -> None:
         super().__init__()
         self.layout = layout
         encoders = {key: ImageEncoder(shape, depth) for key, shape in layout.images.items()}
@@ -80,7 +82,7 @@ class Encoder(nn.Module):
         self.outputs = sum(encoder.outputs for encoder in encoders.values())
         if layout.codec is not None and self.vector is not None:
             self.outputs += self.vector.outputs
-            self.register_buffer("squashed", layout.codec.mask("continuous"), persistent=False)
+            self.register_buffer("squashed", layout.codec.mask("continuous") & squash, persistent=False)
 
     def forward(self, obs: Obs) -> th.Tensor:
         """``(B, outputs)``."""
@@ -100,11 +102,22 @@ class Decoder(nn.Module):
     :param layers: how many
     :param depth: of the convolutions
     :param blocks: of the images' first layer
+    :param output: what the columns of a vector mean, where these are numbers
     :param style: ``norm`` and ``activation`` of the layers
     """
 
     def __init__(
-        self, layout: Layout, deter: int, stoch: int, units: int, layers: int, depth: int, blocks: int, **style: str
+        self,
+        layout: Layout,
+        deter: int,
+        stoch: int,
+        units: int,
+        layers: int,
+        depth: int,
+        blocks: int,
+        *,
+        output: Callable[[tuple[int, ...]], Output] = SymlogSquaredError,
+        **style: str,
     ) -> None:
         super().__init__()
         self.layout = layout
@@ -118,7 +131,7 @@ class Decoder(nn.Module):
             for group in layout.codec.groups:
                 size = group.stop - group.start
                 kinds: dict[str, Output] = {"categorical": OneHot(size), "binary": Bernoulli((size,))}
-                self.outputs.append(kinds.get(group.kind) or SymlogSquaredError((size,)))
+                self.outputs.append(kinds.get(group.kind) or output((size,)))
             self.heads = nn.ModuleList(Linear(self.body.outputs, output.size) for output in self.outputs)
 
     def losses(self, deter: th.Tensor, stoch: th.Tensor, obs: Obs) -> dict[str, th.Tensor]:

@@ -111,21 +111,20 @@ class TwoHot(Output):
     def size(self) -> int:
         return self.n_bins
 
-    def encode(self, target: th.Tensor) -> th.Tensor:
-        """``(..., bins)``: the weights of the bins, two at most."""
+    def between(self, target: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """The bin below a target (integers), and the weight of the bin above it; the one below has the rest."""
         target = target.float()
         value = symlog(target) if self.in_symlog else target
         bins = self.bins.to(target.device)
-        above = th.searchsorted(bins, value.contiguous()).clamp(1, self.n_bins - 1)
-        below = above - 1
-        low, high = bins[below], bins[above]
-        share = ((value - low) / (high - low)).clamp(0.0, 1.0)
-        weights = th.zeros(*target.shape, self.n_bins, device=target.device)
-        weights.scatter_(-1, below[..., None], (1 - share)[..., None])
-        return weights.scatter_(-1, above[..., None], share[..., None])
+        below = th.searchsorted(bins, value.contiguous()).clamp(1, self.n_bins - 1) - 1
+        low, high = bins[below], bins[below + 1]
+        return below, ((value - low) / (high - low)).clamp(0.0, 1.0)
 
     def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
-        return -(out.float().log_softmax(-1) * self.encode(target)).sum(-1)
+        below, share = self.between(target)
+        # All but two weights are 0: the rest of the sum is not computed.
+        log_probs = out.float().log_softmax(-1).gather(-1, th.stack([below, below + 1], -1))
+        return -((1 - share) * log_probs[..., 0] + share * log_probs[..., 1])
 
     def mean(self, out: th.Tensor) -> th.Tensor:
         # In float64: near-equal weights of bins at half a billion would leave rounding errors of the size of a reward.

@@ -100,7 +100,7 @@ def test_a_context_ends_in_the_state_of_its_last_observation(generator):
 
 
 def test_the_discount_is_in_the_continue_head():
-    model = small(horizon=100)
+    model = small(gamma=0.99)
     with th.no_grad():
         model.continue_head.out.weight.zero_()
         model.continue_head.out.bias.fill_(float(np.log(99)))  # 0.99
@@ -180,7 +180,7 @@ def windows(ends, terminated):
 
 
 def test_the_last_observation_of_an_episode_gets_a_row():
-    found = arrivals(windows([0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0]))
+    found, step = arrivals(windows([0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0]))
     assert found.obs[0, :, 0].tolist() == [0, 10, 11, 20, 30, 40]
     assert found.is_first[0].tolist() == [True, False, False, True, False, False]
     assert found.is_last[0].tolist() == [False, False, True, False, False, False]
@@ -188,16 +188,17 @@ def test_the_last_observation_of_an_episode_gets_a_row():
     # What led there: the step before, and for the last observation its own.
     assert found.action[0, :, 0].tolist() == [0, 0, 1, 0, 2, 3]
     assert found.reward[0].tolist() == [0, 0, 1, 0, 2, 3]
+    assert step[0].tolist() == [0, 1, 1, 2, 3, 4]
 
 
 def test_a_time_limit_is_an_end_but_no_termination():
-    found = arrivals(windows([0, 1, 0], [0, 0, 0]))
+    found, _ = arrivals(windows([0, 1, 0], [0, 0, 0]))
     assert found.is_last[0].tolist() == [False, False, True]
     assert not found.terminated.any()
 
 
 def test_an_end_that_does_not_fit_in_is_left_out():
-    found = arrivals(windows([1, 0, 1], [1, 0, 1]))
+    found, _ = arrivals(windows([1, 0, 1], [1, 0, 1]))
     assert found.obs[0, :, 0].tolist() == [0, 1, 10]
     assert found.terminated[0].tolist() == [0, 1, 0]
 

@@ -7,18 +7,18 @@ import pytest
 import torch as th
 from torch import distributions as dist
 
-from sb3_mbrl.models.rssm.cells import BlockGRUCell, LayerNormGRUCell, make_cell
+from sb3_mbrl.models.rssm.cells import BlockGRUCell, LayerNormGRUCell
 from sb3_mbrl.models.rssm.images import ImageDecoder, ImageEncoder, sides
 from sb3_mbrl.models.rssm.latents import (
     CategoricalLatent,
     GaussianLatent,
     balanced_kl,
     joint_kl,
-    make_latent,
     split_kl,
 )
 from sb3_mbrl.models.rssm.layers import BlockLinear, Linear, RMSNorm, symexp, symlog
 from sb3_mbrl.models.rssm.outputs import Bernoulli, Normal, OneHot, SymlogSquaredError, TwoHot
+from sb3_mbrl.models.rssm.settings import make_settings
 
 # ---- layers
 
@@ -145,11 +145,15 @@ def test_planets_and_dreamers_free_nats_by_hand():
     assert float(joint_kl(latent, post, prior, free=5.0)) == 5.0
 
 
-def test_unknown_kinds():
-    with pytest.raises(ValueError, match="choose one of 'categorical', 'gaussian'"):
-        make_latent("discrete")
-    with pytest.raises(ValueError, match="choose one of 'gru', 'layer_norm_gru', 'block_gru'"):
-        make_cell("lstm", 4, 4, 4)
+def test_settings_that_there_are_not():
+    with pytest.raises(ValueError, match="latent='discrete': choose one of 'categorical', 'gaussian'"):
+        make_settings("tiny", {"latent": "discrete"})
+    with pytest.raises(ValueError, match="choose one of size1m, size12m"):
+        make_settings("small", {})
+    with pytest.raises(TypeError, match=r"does not take 'unit'\. Did you mean 'units'"):
+        make_settings("tiny", {"unit": 8})
+    with pytest.raises(ValueError, match="stoch=0: give a whole number from 1"):
+        make_settings("tiny", {"stoch": 0})
 
 
 # ---- outputs
@@ -169,11 +173,18 @@ def test_a_two_hot_mean_of_nearly_equal_weights_is_not_rounded_to_nonsense(gener
     assert float(output.mean(logits)) == pytest.approx(float(exact), abs=1e-4)
 
 
+def two_weights(output, target):
+    """All weights of the bins, ``(..., bins)``."""
+    below, share = output.between(target)
+    weights = th.zeros(*target.shape, output.n_bins).scatter_(-1, below[..., None], (1 - share)[..., None])
+    return weights.scatter_(-1, below[..., None] + 1, share[..., None])
+
+
 @pytest.mark.parametrize("in_symlog", [False, True])
 def test_two_hot_targets_come_back(in_symlog):
     output = TwoHot(in_symlog=in_symlog)
     target = th.tensor([-1e6, -37.5, -1.0, -1e-3, 0.0, 0.4, 1.0, 250.0, 1e6])
-    weights = output.encode(target)
+    weights = two_weights(output, target)
     assert (weights > 0).sum(-1).max() <= 2
     th.testing.assert_close(weights.sum(-1), th.ones(9))
     th.testing.assert_close(output.mean(weights.clamp(min=1e-30).log()), target, rtol=2e-3, atol=1e-3)
@@ -185,8 +196,8 @@ def test_two_hot_by_hand():
     low, high = math.e - 1, math.e**2 - 1
     np.testing.assert_allclose(output.bins, [-high, -low, 0, low, high], rtol=1e-6)
     share = (3 - low) / (high - low)
-    np.testing.assert_allclose(output.encode(th.tensor(3.0)), [0, 0, 0, 1 - share, share], rtol=1e-5)
-    np.testing.assert_allclose(output.encode(th.tensor(1e9)), [0, 0, 0, 0, 1])
+    np.testing.assert_allclose(two_weights(output, th.tensor(3.0)), [0, 0, 0, 1 - share, share], rtol=1e-5)
+    np.testing.assert_allclose(two_weights(output, th.tensor(1e9)), [0, 0, 0, 0, 1])
     assert float(output.loss(th.zeros(5), th.tensor(3.0))) == pytest.approx(math.log(5))
     with pytest.raises(ValueError, match="bins=4: give an odd number"):
         TwoHot(4)
@@ -231,7 +242,7 @@ def test_the_block_gru_by_the_formula(generator):
 
 @pytest.mark.parametrize("kind", ["gru", "layer_norm_gru", "block_gru"])
 def test_cells_go_on_with_action_and_sample(kind, generator):
-    cell = make_cell(kind, 16, 4, 2, hidden=8)
+    cell = make_settings("tiny", {"cell": kind, "deter": 16, "hidden": 8}).make_cell(4, 2)
     deter, stoch, action = (th.randn((3, n), generator=generator) for n in (16, 4, 2))
     once = cell(deter, stoch, cell.prepare(action))
     assert once.shape == (3, 16)

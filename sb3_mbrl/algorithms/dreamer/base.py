@@ -1,0 +1,303 @@
+"""What the Dreamers share: a latent world model, an actor and a critic that learn together. A glossary of the loop::
+
+learn                                           SB3's
+  collect_rollouts                              SB3's: steps of the real environment
+    predict                                     sees the observation with the memory of the episode so far, and acts
+    _store_transition                           keeps the latent state beside the step
+  train                                         once per collect_rollouts, gradient_steps times:
+    sample                                      sequences of real steps, with the latent state before each
+    _losses                                     of the world model, the actor and the critic
+    one step of one optimiser
+    update                                      the sequences' latent states are replaced by the new ones
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from sb3_mbrl.algorithms.agent import AgentMixin
+from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy, Memory
+from sb3_mbrl.buffers.sequence_sampler import Replayed, SequenceSampler
+from sb3_mbrl.models.rssm.model import RSSM, Filtered
+from sb3_mbrl.rng import on_device
+from sb3_mbrl.states import state_map
+
+
+class DreamerBase(AgentMixin, OffPolicyAlgorithm):
+    """
+    The loop, the data and the one update of everything. Subclasses say what is learned (:meth:`_losses`).
+
+    See :class:`~sb3_mbrl.DreamerV3` for the parameters.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = dict.fromkeys(
+        ("MlpPolicy", "CnnPolicy", "MultiInputPolicy"), DreamerPolicy
+    )
+    partner = None
+    _model_free_class = OffPolicyAlgorithm
+    policy: DreamerPolicy
+    world_model: RSSM
+    optimizer: th.optim.Optimizer
+    """Of everything that learns"""
+
+    def __init__(
+        self,
+        policy: str | type[DreamerPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule,
+        buffer_size: int,
+        learning_starts: int | None,
+        batch_size: int,
+        gamma: float,
+        train_freq: int | tuple[int, str],
+        gradient_steps: int,
+        *,
+        size: str,
+        batch_length: int,
+        online: bool,
+        world_model: Any,
+        world_model_kwargs: dict[str, Any] | None,
+        optimizer_class: type[th.optim.Optimizer],
+        optimizer_kwargs: dict[str, Any] | None,
+        plugins: Iterable[Any] | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            policy=policy,
+            env=env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=batch_size * batch_length if learning_starts is None else learning_starts,
+            batch_size=batch_size,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            support_multi_env=True,
+            sde_support=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            **kwargs,
+        )
+        self._choose_parts(
+            world_model=world_model,
+            world_model_kwargs=world_model_kwargs,
+            reward_fn=None,
+            termination_fn=None,
+            plugins=plugins,
+        )
+        self.size, self.batch_length, self.online = size, batch_length, online
+        self.optimizer_class, self.optimizer_kwargs = optimizer_class, dict(optimizer_kwargs or {})
+        self._n_updates = 0
+        self.phase_seconds = {"act": 0.0, "update": 0.0}
+
+    # ------------------------------------------------------------------------------------------------ setup
+
+    def _check_choices(self) -> None:
+        super()._check_choices()
+        if isinstance(self.world_model_kwargs, dict):
+            own = {"size": self.size, "gamma": self.gamma}
+            for name, value in own.items():
+                if self.world_model_kwargs.get(name, value) != value:
+                    raise ValueError(f"world_model_kwargs has {name!r}: give {name} to {type(self).__name__}")
+            self.world_model_kwargs = {**own, **self.world_model_kwargs}
+        for name in ("batch_size", "batch_length"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number from 1")
+
+    def _setup_model(self) -> None:
+        self._memory: Memory | None = None
+        self._is_first = np.ones(self.n_envs, dtype=bool)
+        self._collecting = False
+        name = type(self).__name__
+        kind = self.replay_buffer_class
+        if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
+            raise ValueError(f"{name} learns from sequences of single steps as they were; it cannot use {kind.__name__}")
+        if self.optimize_memory_usage:
+            raise ValueError(
+                f"optimize_memory_usage=True keeps no last observations of episodes, and {name} would never see how they end"
+            )
+        super()._setup_model()
+        self.policy.set_seed(self.seed)
+
+    def _after_parts(self) -> None:
+        if not isinstance(self.world_model, RSSM):
+            raise ValueError(
+                f"{type(self).__name__} learns in the latent states of a recurrent state-space model: world_model='rssm', or "
+                f"a subclass of RSSM, not {self.world_model_class!r}"
+            )
+        with self._random.scope(self.device):
+            self.policy.attach(self.world_model)
+        self.world_model.optimizer = None  # it is trained here
+        self.optimizer = self._make_optimizer()
+        self._new_sampler()
+
+    def _make_optimizer(self) -> th.optim.Optimizer:
+        learners = (self.world_model, self.policy.actor, self.policy.critic)
+        parameters = [parameter for module in learners for parameter in module.parameters()]
+        return self.optimizer_class(parameters, lr=self.lr_schedule(1.0), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _new_sampler(self) -> None:
+        buffer = self.replay_buffer
+        assert buffer is not None
+        if buffer.buffer_size <= self.batch_length:
+            raise ValueError(
+                f"batch_length={self.batch_length}: the replay buffer keeps {buffer.buffer_size} steps per environment "
+                f"(buffer_size={self.buffer_size}, {self.n_envs} environments), and needs one more than the length. Choose a "
+                "larger buffer_size or a smaller batch_length."
+            )
+        self._sampler = SequenceSampler(buffer, self.online)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As SB3's; the streams of world model and policy start anew too."""
+        super().set_random_seed(seed)
+        if seed is not None and isinstance(getattr(self, "policy", None), DreamerPolicy):
+            self.policy.set_seed(seed)
+
+    # ------------------------------------------------------------------------------------------------ saving
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_memory", "_is_first", "_collecting", "_sampler"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        return [*state_dicts, "optimizer"], variables
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """As SB3's; the latent states of the steps go with it. SB3's own classes can read it."""
+        assert self.replay_buffer is not None
+        self.replay_buffer.latents = self._sampler.state()  # type: ignore[attr-defined]
+        try:
+            super().save_replay_buffer(path)
+        finally:
+            del self.replay_buffer.latents  # type: ignore[attr-defined]
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """As SB3's. Steps without latent states (of another agent's) begin anew wherever a sequence begins."""
+        super().load_replay_buffer(path, truncate_last_traj)
+        self._new_sampler()
+        self._sampler.restore(self.replay_buffer.__dict__.pop("latents", {}))
+
+    # ------------------------------------------------------------------------------------------------ acting
+
+    def _stream(self) -> th.Generator | None:
+        return on_device(self._random.generator, self.device)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """
+        As SB3's; give the second result back as ``state``, as ``evaluate_policy`` does. Training keeps a memory and a random
+        stream of its own, which evaluation does not touch.
+        """
+        if self._vec_normalize_env is not None:
+            observation = self._vec_normalize_env.unnormalize_obs(observation)
+        if not self._collecting:
+            return self.policy.predict(observation, state, episode_start, deterministic)
+        obs, _ = self.policy.obs_to_tensor(observation)
+        with self._phase("act"):
+            self._memory = self.policy.act(obs, self._memory, th.as_tensor(self._is_first), generator=self._stream())
+        return self.policy.in_units(self._memory["action"]), None
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # The untrained actor is as good a source of random actions as any, and its latent states are kept.
+        self._collecting = True
+        try:
+            action, stored = super()._sample_action(0, action_noise, n_envs)
+        finally:
+            self._collecting = False
+        assert self._memory is not None
+        self._memory["action"] = th.as_tensor(stored, device=self.device).reshape(n_envs, -1)
+        return action, stored
+
+    def _store_transition(
+        self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
+    ) -> None:
+        position = replay_buffer.pos
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        assert self._memory is not None
+        self._sampler.keep(position, self._packed(self._memory["deter"], self._memory["stoch"]))
+        self._is_first = np.asarray(dones, dtype=bool)
+
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        before = self._last_obs
+        result = super()._setup_learn(total_timesteps, *args, **kwargs)
+        if self._last_obs is not before:  # the environments were reset
+            self._memory, self._is_first = None, np.ones(self.n_envs, dtype=bool)
+        if self._sampler.data.buffer is not self.replay_buffer:  # the user has put another in its place
+            self._new_sampler()
+        return result
+
+    # ------------------------------------------------------------------------------------------------ learning
+
+    @abstractmethod
+    def _losses(self, batch: Replayed) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
+        """
+        :param batch: on the device
+        :return: the loss of everything, the latent states of the batch, and figures to log
+        """
+
+    def _after_update(self) -> None:
+        """What follows every step of the optimiser."""
+
+    def train(self, gradient_steps: int, batch_size: int = 16) -> None:
+        """
+        Improve world model, actor and critic together. Nothing happens while there are too few steps for a sequence.
+
+        :param gradient_steps: updates
+        :param batch_size: sequences in a batch
+        """
+        if not self._sampler.enough(self.batch_length):
+            return
+        self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+        self.world_model.train()
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.optimizer)
+        figures: dict[str, th.Tensor] = {}
+        with self._phase("update"):
+            for _ in range(gradient_steps):
+                figures = self._update(batch_size)
+        self.world_model.eval()
+        self.policy.set_training_mode(False)
+        self.world_model.fitted = True
+        for name, value in figures.items():
+            self._record(name, float(value))
+        self._record("train/n_updates", self._n_updates)
+        self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+
+    def _update(self, batch_size: int) -> dict[str, th.Tensor]:
+        batch = self._on_device(self._sampler.sample(batch_size, self.batch_length, generator=self._random.generator))
+        loss, found, figures = self._losses(batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self._after_update()
+        self._n_updates += 1
+        self._sampler.update(batch, self._packed(found.deter, found.stoch))
+        return figures
+
+    def _on_device(self, batch: Replayed) -> Replayed:
+        def move(leaf: th.Tensor) -> th.Tensor:
+            return leaf.to(self.device, non_blocking=True)
+
+        rows, start = state_map(move, batch.rows), state_map(move, batch.start)
+        if start:
+            start = {"deter": start["deter"], "stoch": self.world_model.latent.unpack(start["stoch"])}
+        return batch._replace(rows=rows, start=start)
+
+    def _packed(self, deter: th.Tensor, stoch: th.Tensor) -> dict[str, th.Tensor]:
+        return {"deter": deter, "stoch": self.world_model.latent.pack(stoch)}

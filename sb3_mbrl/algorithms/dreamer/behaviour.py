@@ -1,0 +1,101 @@
+"""What actor and critic learn from: imagined trajectories, and replayed ones (DreamerV3, actor and critic learning)."""
+
+from typing import NamedTuple
+
+import torch as th
+
+from sb3_mbrl.algorithms.dreamer.policy import Actor
+from sb3_mbrl.algorithms.dreamer.returns import lambda_returns
+from sb3_mbrl.models.rssm.model import Head
+
+
+class Imagined(NamedTuple):
+    """``N`` trajectories of ``H`` steps, without gradients."""
+
+    features: th.Tensor
+    """``(N, H + 1, F)``"""
+    action: th.Tensor
+    """``(N, H, A)``"""
+    returns: th.Tensor
+    """``(N, H)``: lambda-returns"""
+    advantage: th.Tensor
+    """``(N, H)``: returns above the critic's value, in units of the returns' scale"""
+    weight: th.Tensor
+    """``(N, H)``: the probability that the state is reached at all, discounts included"""
+
+
+def worth(
+    features: th.Tensor,
+    action: th.Tensor,
+    reward: th.Tensor,
+    goes_on: th.Tensor,
+    critic: Head,
+    lam: float,
+    scale: th.nn.Module,
+    update_scale: bool = True,
+) -> Imagined:
+    """
+    Judge imagined trajectories by the critic itself, not by its slow copy (``slowtar: False`` in DreamerV3's code).
+
+    :param features: ``(N, H + 1, F)``
+    :param action: ``(N, H, A)``
+    :param reward: ``(N, H + 1)``: of arriving
+    :param goes_on: ``(N, H + 1)``: discounts
+    :param lam: of the lambda-returns
+    :param scale: a :class:`~sb3_mbrl.algorithms.dreamer.returns.ReturnScale`
+    :param update_scale: let it take note of these returns
+    """
+    with th.no_grad():
+        value = critic.mean(features)
+        returns = lambda_returns(reward, goes_on, value, lam)
+        if update_scale:
+            scale.update(returns)  # type: ignore[operator]
+        advantage = (returns - value[:, :-1]) / scale()
+        return Imagined(features, action, returns, advantage, goes_on.cumprod(1)[:, :-1])
+
+
+def actor_loss(actor: Actor, imagined: Imagined, ent_coef: float) -> tuple[th.Tensor, th.Tensor]:
+    """
+    REINFORCE with a baseline and an entropy bonus, for numbers and categories alike.
+
+    :return: the loss of every state, and the entropy of its actions, ``(N, H)`` each
+    """
+    out = actor(imagined.features[:, :-1])
+    entropy = actor.output.entropy(out)
+    log_prob = actor.output.log_prob(out, imagined.action)
+    return -imagined.weight * (log_prob * imagined.advantage + ent_coef * entropy), entropy
+
+
+def critic_loss(critic: Head, slow: Head, features: th.Tensor, returns: th.Tensor, slow_scale: float = 1.0) -> th.Tensor:
+    """
+    Towards the returns, and towards the prediction of the critic's slow copy.
+
+    :param features: ``(..., F)``
+    :param returns: ``(...)``
+    :param slow_scale: of the second part
+    """
+    out = critic(features)
+    with th.no_grad():
+        calm = slow.mean(features)
+    return critic.output.loss(out, returns) + slow_scale * critic.output.loss(out, calm)
+
+
+def replayed_returns(
+    reward: th.Tensor, terminated: th.Tensor, is_last: th.Tensor, boot: th.Tensor, gamma: float, lam: float
+) -> th.Tensor:
+    """
+    Lambda-returns of real sequences, whose values are those that imagination found from each state.
+
+    :param reward: ``(B, K)``
+    :param terminated: ``(B, K)``
+    :param is_last: ``(B, K)``
+    :param boot: ``(B, K)``: the first imagined return from each state
+    :return: ``(B, K - 1)``
+    """
+    return lambda_returns(reward, (1 - terminated) * gamma, boot, lam, is_last)
+
+
+@th.no_grad()
+def follow(slow: th.nn.Module, fast: th.nn.Module, rate: float) -> None:
+    """Move the slow copy a little towards the original."""
+    th._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)

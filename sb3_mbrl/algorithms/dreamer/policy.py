@@ -1,0 +1,178 @@
+"""The policy of Dreamer: an actor and a critic on the features of a latent world model, and the memory to act with."""
+
+import copy
+from typing import Any, TypedDict
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_mbrl.algorithms.dreamer.actions import action_output
+from sb3_mbrl.algorithms.dreamer.returns import ReturnScale
+from sb3_mbrl.models.rssm.layers import MLP, Linear
+from sb3_mbrl.models.rssm.model import RSSM, Head
+from sb3_mbrl.models.rssm.outputs import Output, TwoHot
+from sb3_mbrl.rng import on_device
+from sb3_mbrl.spaces import ActionCodec
+from sb3_mbrl.states import batch_size
+
+
+class Memory(TypedDict):
+    """What is carried from one decision to the next, one row per environment. It belongs to whoever calls ``predict``."""
+
+    deter: th.Tensor
+    """``(B, deter)``: the deterministic state after the last observation"""
+    stoch: th.Tensor
+    """``(B, *latent)``: the stochastic one"""
+    action: th.Tensor
+    """``(B, A)``: what was done then, scaled"""
+
+
+class Actor(nn.Module):
+    """
+    :param features: columns of the world model's features
+    :param action_space: any of SB3's
+    :param units: of every layer
+    :param layers: how many
+    :param unimix: share of a uniform distribution in categorical actions
+    :param style: ``norm`` and ``activation`` of the layers
+    """
+
+    def __init__(
+        self, features: int, action_space: spaces.Space, units: int, layers: int, unimix: float = 0.01, **style: str
+    ) -> None:
+        super().__init__()
+        self.output = action_output(action_space, unimix)
+        self.body = MLP(features, units, layers, **style)
+        self.out = Linear(self.body.outputs, self.output.size, scale=0.01)
+
+    def forward(self, features: th.Tensor) -> th.Tensor:
+        """The numbers of an action's distribution (:attr:`output`)."""
+        return self.out(self.body(features))
+
+
+class DreamerPolicy(BasePolicy):
+    """
+    ``predict`` works as of SB3's recurrent policies: give its second result back as ``state``, and where an episode begins as
+    ``episode_start`` (``evaluate_policy`` does). Without a state, an observation is taken for the first of its episode.
+    Nothing but a private random stream is drawn from.
+
+    SB3 builds it before there is a world model; the agent calls :meth:`attach`.
+
+    :param units: of the layers of actor and critic (``None``: those of the world model's size)
+    :param layers: of both
+    :param unimix: share of a uniform distribution in categorical actions
+    :param value_range: returns lie within ``symexp(±value_range)``
+    :param bins: of the critic's two-hot distribution
+    """
+
+    actor: Actor
+    critic: Head
+    slow_critic: Head
+    """Follows the critic slowly; not trained"""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Any = None,
+        *,
+        units: int | None = None,
+        layers: int = 3,
+        unimix: float = 0.01,
+        value_range: float = 20.0,
+        bins: int = 255,
+    ) -> None:
+        super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
+        self.units, self.layers, self.unimix = units, layers, unimix
+        self.value_range, self.bins = value_range, bins
+        self.return_scale = ReturnScale()
+        self._codec = ActionCodec(action_space)
+        self.set_seed(None)
+
+    def attach(self, world_model: RSSM) -> None:
+        """Build actor and critic on the features of a world model, and act in it from now on."""
+        self._world_model = (world_model,)  # in a tuple: its weights are saved with it
+        chosen, features = world_model.settings, world_model.n_features
+        units = self.units or chosen.units
+        value: Output = TwoHot(self.bins, self.value_range, in_symlog=chosen.reward == "twohot_symlog")
+        self.actor = Actor(features, self.action_space, units, self.layers, self.unimix, **chosen.style)
+        self.critic = Head(features, units, self.layers, value, **chosen.style)
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.to(world_model.device)
+
+    @property
+    def world_model(self) -> RSSM:
+        return self._world_model[0]
+
+    def set_seed(self, seed: int | None) -> None:
+        """Let the private random stream start anew (``None``: from the operating system)."""
+        self.generator = th.Generator()
+        self.generator.seed() if seed is None else self.generator.manual_seed(seed)
+
+    @th.no_grad()
+    def act(
+        self,
+        obs: PyTorchObs,
+        memory: Memory | None,
+        is_first: th.Tensor,
+        *,
+        deterministic: bool = False,
+        generator: th.Generator | None = None,
+    ) -> Memory:
+        """
+        See, and choose.
+
+        :param obs: raw, ``(B, ...)``
+        :param memory: of the last call, or ``None``
+        :param is_first: ``(B,)``: where an episode begins
+        :param deterministic: the likeliest state and action
+        :return: what to remember; the ``action`` in it is the choice
+        :raises ValueError: for the memory of another number of environments
+        """
+        model, rows = self.world_model, batch_size(obs)
+        generator = on_device(generator or self.generator, model.device)
+        if memory is None:
+            is_first = th.ones_like(is_first)
+        elif batch_size(memory) != rows:
+            raise ValueError(f"state is of {batch_size(memory)} environments, and there are {rows} observations")
+        before = model.blank_action.expand(rows, -1) if memory is None else memory["action"]
+        found = model.see(memory, before, obs, is_first.to(model.device), generator=generator, deterministic=deterministic)
+        out = self.actor(model.features(found))
+        action = self.actor.output.mode(out) if deterministic else self.actor.output.sample(out, generator)
+        if isinstance(self.action_space, spaces.Box):
+            action = action.clamp(-1.0, 1.0)
+        return {"deter": found["deter"], "stoch": found["stoch"], "action": action}
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """
+        As SB3's.
+
+        :param state: what the last call returned; ``None``: the observation is the first of its episode
+        :param episode_start: ``(n_envs,)``: where an episode begins
+        """
+        self.set_training_mode(False)
+        obs, vectorised = self.obs_to_tensor(observation)
+        rows = batch_size(obs)
+        first = np.zeros(rows, bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(rows)
+        memory = self.act(obs, state, th.as_tensor(first), deterministic=deterministic)
+        actions = self.in_units(memory["action"])
+        return (actions if vectorised else actions.squeeze(axis=0)), memory
+
+    def in_units(self, scaled: th.Tensor) -> np.ndarray:
+        """Actions ``(B, A)`` as the environment takes them, ``(B, *shape)``."""
+        return self._codec.to_numpy(scaled)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        rows = batch_size(observation)
+        scaled = self.act(observation, None, th.ones(rows, dtype=th.bool), deterministic=deterministic)["action"]
+        return scaled.reshape(rows, *(self.action_space.shape or ()))

@@ -1,0 +1,213 @@
+"""``DreamerV3``: one configuration for many domains (Hafner et al. 2025, Nature 640)."""
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+
+from sb3_mbrl.algorithms.dreamer.base import DreamerBase
+from sb3_mbrl.algorithms.dreamer.behaviour import Imagined, actor_loss, critic_loss, follow, replayed_returns, worth
+from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
+from sb3_mbrl.buffers.sequence_sampler import Replayed
+from sb3_mbrl.models.rssm.model import RSSM, Filtered
+from sb3_mbrl.optim import LaProp
+
+
+class DreamerV3(DreamerBase):
+    """
+    A recurrent world model, and an actor and a critic that learn in its imagination alone. Everything is trained at once.
+
+    ``docs/dreamer.md`` has every difference from the paper, and results. The defaults are for small problems on a processor;
+    ``DreamerV3.preset("size12m")`` and so on are the authors' sizes with the authors' settings.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"`` or ``"MultiInputPolicy"``; the observation space decides what is built
+    :param env: as in SB3
+    :param learning_rate: of everything; 4e-5 in the paper, for all sizes and domains
+    :param buffer_size: real steps that are kept
+    :param learning_starts: real steps before the first update (``None``: a batch of them); the untrained actor, which is
+        nearly uniform, acts meanwhile
+    :param batch_size: sequences in a batch
+    :param tau: how fast the critic's slow copy follows it
+    :param gamma: the discount; 1 - 1/333 in the paper
+    :param train_freq: as in SB3
+    :param gradient_steps: as in SB3. The paper's train ratio is ``gradient_steps * batch_size * batch_length`` per real step
+    :param action_noise: as in SB3, in addition to the actor's own
+    :param replay_buffer_class: as in SB3; single steps only
+    :param replay_buffer_kwargs: as in SB3
+    :param optimize_memory_usage: not possible: it loses the last observations of episodes
+    :param stats_window_size: as in SB3
+    :param tensorboard_log: as in SB3
+    :param policy_kwargs: of :class:`~sb3_mbrl.algorithms.dreamer.policy.DreamerPolicy`
+    :param verbose: as in SB3
+    :param seed: as in SB3
+    :param device: as in SB3
+    :param _init_setup_model: as in SB3
+    :param size: ``"tiny"``, or ``"size1m"`` to ``"size400m"``
+    :param batch_length: real steps of a sequence
+    :param horizon: steps of imagination
+    :param imagine_last: imagination starts from so many of the last states of every sequence (``None``: from all)
+    :param gae_lambda: of the lambda-returns
+    :param ent_coef: of the actor's entropy
+    :param replay_value_scale: of the critic's loss on real sequences
+    :param online: let every new step be part of a batch as soon as possible
+    :param world_model: ``"rssm"``, or a subclass of it
+    :param world_model_kwargs: of its constructor (:class:`~sb3_mbrl.models.rssm.Settings`)
+    :param optimizer_class: one optimiser for everything
+    :param optimizer_kwargs: of its constructor, apart from the parameters and ``lr``
+    :param plugins: modules or objects whose hooks are for this agent alone
+    :raises ValueError: for a replay buffer without single steps, or one that is shorter than a sequence
+    """
+
+    _preset_name = "dreamer_v3"
+
+    def __init__(
+        self,
+        policy: str | type[DreamerPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int | None = None,
+        batch_size: int = 16,
+        tau: float = 0.02,
+        gamma: float = 1 - 1 / 333,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        size: str = "tiny",
+        batch_length: int = 32,
+        horizon: int = 15,
+        imagine_last: int | None = None,
+        gae_lambda: float = 0.95,
+        ent_coef: float = 3e-4,
+        replay_value_scale: float = 0.3,
+        online: bool = True,
+        world_model: str | type[RSSM] | RSSM | Any = "rssm",
+        world_model_kwargs: dict[str, Any] | None = None,
+        optimizer_class: type[th.optim.Optimizer] = LaProp,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        plugins: Iterable[Any] | None = None,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            gamma,
+            train_freq,
+            gradient_steps,
+            tau=tau,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            size=size,
+            batch_length=batch_length,
+            online=online,
+            world_model=world_model,
+            world_model_kwargs=world_model_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            plugins=plugins,
+        )
+        self.horizon, self.imagine_last, self.gae_lambda = horizon, imagine_last, gae_lambda
+        self.ent_coef, self.replay_value_scale = ent_coef, replay_value_scale
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_choices(self) -> None:
+        super()._check_choices()
+        for name in ("horizon", "imagine_last"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{name}={value!r}: give a whole number from 1")
+
+    def _losses(self, batch: Replayed) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
+        model, policy, rows = self.world_model, self.policy, batch.rows
+        losses, found = model.losses(rows, batch.start or None, self._stream())
+        last = min(self.imagine_last or self.batch_length, self.batch_length)
+        imagined = self._imagine(found, last)
+        of_actor, entropy = actor_loss(policy.actor, imagined, self.ent_coef)
+        of_critic = imagined.weight * critic_loss(
+            policy.critic, policy.slow_critic, imagined.features[:, :-1], imagined.returns
+        )
+        total = model.scaled(losses) + of_actor.mean() + of_critic.mean()
+        figures = {
+            **{f"model/{name}_loss": value.detach().mean() for name, value in losses.items()},
+            "train/actor_loss": of_actor.detach().mean(),
+            "train/critic_loss": of_critic.detach().mean(),
+            "train/entropy": entropy.detach().mean(),
+            "train/return_low": policy.return_scale.low,
+            "train/return_high": policy.return_scale.high,
+            "imagination/return": imagined.returns.mean(),
+            "imagination/advantage": imagined.advantage.abs().mean(),
+            "imagination/weight": imagined.weight.mean(),
+        }
+        if self.replay_value_scale and last > 1:
+            of_replay = self._replayed_value_loss(batch, found, imagined, last).mean()
+            total = total + self.replay_value_scale * of_replay
+            figures["train/replay_value_loss"] = of_replay.detach()
+        return total, found, figures
+
+    def _imagine(self, found: Filtered, last: int) -> Imagined:
+        """From the last states of every sequence."""
+        model, policy, stream = self.world_model, self.policy, self._stream()
+        start = {
+            "deter": found.deter[:, -last:].flatten(0, 1).detach(),
+            "stoch": found.stoch[:, -last:].flatten(0, 1).detach(),
+        }
+        with th.no_grad():
+            dream = model.imagine(
+                start,
+                lambda features: policy.actor.output.sample(policy.actor(features), stream),
+                self.horizon,
+                generator=stream,
+            )
+            features = th.cat([dream.deter, dream.stoch.flatten(2)], -1)
+        return worth(features, dream.action, dream.reward, dream.goes_on, policy.critic, self.gae_lambda, policy.return_scale)
+
+    def _replayed_value_loss(self, batch: Replayed, found: Filtered, imagined: Imagined, last: int) -> th.Tensor:
+        """Real rewards, and imagined returns where they end. Its gradients shape the world model too."""
+        rows = batch.rows
+        reward, terminated, is_last = (part[:, -last:] for part in (rows.reward, rows.terminated, rows.is_last))
+        boot = imagined.returns[:, 0].view(reward.shape)
+        returns = replayed_returns(reward, terminated, is_last, boot, self.gamma, self.gae_lambda)
+        features = th.cat([found.deter, found.stoch.flatten(2)], -1)[:, -last:-1]
+        loss = critic_loss(self.policy.critic, self.policy.slow_critic, features, returns)
+        return loss * ~is_last[:, :-1]
+
+    def _after_update(self) -> None:
+        follow(self.policy.slow_critic, self.policy.critic, self.tau)
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "DreamerV3",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """As SB3's."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

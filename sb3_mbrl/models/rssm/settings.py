@@ -1,0 +1,167 @@
+"""The numbers and switches of an RSSM: sizes, and what tells PlaNet, DreamerV1, V2 and V3 apart."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sb3_mbrl.models.rssm.cells import BlockGRUCell, Cell, GRUCell, LayerNormGRUCell
+from sb3_mbrl.models.rssm.latents import CategoricalLatent, GaussianLatent, Latent
+from sb3_mbrl.models.rssm.outputs import Normal, Output, SymlogSquaredError, TwoHot
+
+SIZES: dict[str, dict[str, int]] = {
+    "size1m": {"deter": 512, "hidden": 64, "classes": 4, "depth": 4, "units": 64},
+    "size12m": {"deter": 2048, "hidden": 256, "classes": 16, "depth": 16, "units": 256},
+    "size25m": {"deter": 3072, "hidden": 384, "classes": 24, "depth": 24, "units": 384},
+    "size50m": {"deter": 4096, "hidden": 512, "classes": 32, "depth": 32, "units": 512},
+    "size100m": {"deter": 6144, "hidden": 768, "classes": 48, "depth": 48, "units": 768},
+    "size200m": {"deter": 8192, "hidden": 1024, "classes": 64, "depth": 64, "units": 1024},
+    "size400m": {"deter": 12288, "hidden": 1536, "classes": 96, "depth": 96, "units": 1536},
+    # Not the authors': for processors without a GPU.
+    "tiny": {"deter": 128, "hidden": 32, "classes": 8, "depth": 4, "units": 64, "stoch": 8},
+}
+"""The authors' sizes (``configs.yaml``), and ours"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    The keyword arguments of :class:`~sb3_mbrl.models.rssm.RSSM` that shape it. The defaults are DreamerV3's (2025).
+
+    :param deter: numbers of the deterministic state
+    :param hidden: units of the layers between the states
+    :param stoch: variables of the stochastic state
+    :param classes: of each, where they are categorical
+    :param units: of the layers of encoder, decoder and heads
+    :param depth: of the convolutions
+    :param latent: ``"categorical"`` (DreamerV2, V3) or ``"gaussian"`` (PlaNet, DreamerV1)
+    :param std: of Gaussian latents: ``"softplus"`` or ``"sigmoid2"`` (V2)
+    :param unimix: share of a uniform distribution in every category
+    :param cell: ``"block_gru"`` (V3), ``"layer_norm_gru"`` (V2, V3 in 2023) or ``"gru"`` (PlaNet, V1)
+    :param blocks: of the block-diagonal cell, and of the map from state to images
+    :param norm: of the layers: ``"rms"``, ``"layer"`` or ``"none"``
+    :param activation: ``"silu"``, ``"elu"`` or ``"relu"``
+    :param layers: of the encoder and the decoder of vectors
+    :param head_layers: of the reward and the continue head
+    :param prior_layers: between the deterministic state and the prior
+    :param post_layers: between the deterministic state with the observation and the posterior
+    :param kl: ``"split"`` (V3), ``"balanced"`` (V2), ``"joint"`` (V1: free nats on the mean) or ``"per_step"`` (PlaNet)
+    :param free_nats: below which divergences are not reduced any further
+    :param dynamics_scale: of the loss that moves the prior towards the posterior (``"split"``)
+    :param representation_scale: of the loss that moves the posterior towards the prior (``"split"``)
+    :param kl_scale: of the divergence, where it is one
+    :param kl_balance: share of it that moves the prior (``"balanced"``)
+    :param vectors: ``"symlog"`` (V3): numbers are squashed on their way in, and predicted squashed; ``"normal"`` (V2): as they
+        are
+    :param reward: ``"twohot"`` (V3), ``"twohot_symlog"`` (V3 in 2023) or ``"normal"``
+    :param reward_range: rewards lie within ``symexp(±reward_range)``
+    :param bins: of a two-hot reward
+    :param reward_scale: of the reward's loss
+    :param continue_scale: of the continue head's loss; 0: episodes never end
+    :param gamma: the discount, which is part of what the continue head learns (``1 - 1 / 333`` in V3)
+    """
+
+    deter: int
+    hidden: int
+    classes: int
+    depth: int
+    units: int
+    stoch: int = 32
+    latent: str = "categorical"
+    std: str = "softplus"
+    unimix: float = 0.01
+    cell: str = "block_gru"
+    blocks: int = 8
+    norm: str = "rms"
+    activation: str = "silu"
+    layers: int = 3
+    head_layers: int = 1
+    prior_layers: int = 2
+    post_layers: int = 1
+    kl: str = "split"
+    free_nats: float = 1.0
+    dynamics_scale: float = 1.0
+    representation_scale: float = 0.1
+    kl_scale: float = 1.0
+    kl_balance: float = 0.8
+    vectors: str = "symlog"
+    reward: str = "twohot"
+    reward_range: float = 20.0
+    bins: int = 255
+    reward_scale: float = 1.0
+    continue_scale: float = 1.0
+    gamma: float = 1 - 1 / 333
+
+    def __post_init__(self) -> None:
+        for name in ("deter", "hidden", "classes", "depth", "units", "stoch", "blocks"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}={value!r}: give a whole number from 1")
+        for name, kinds in CHOICES.items():
+            if getattr(self, name) not in kinds:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, kinds))}")
+        if not 0.0 < self.gamma <= 1.0:
+            raise ValueError(f"gamma={self.gamma!r}: give a discount above 0 and up to 1")
+
+    @property
+    def style(self) -> dict[str, str]:
+        """Of all layers."""
+        return {"norm": self.norm, "activation": self.activation}
+
+    def make_latent(self) -> Latent:
+        """The family of stochastic states."""
+        if self.latent == "gaussian":
+            return GaussianLatent(self.stoch, self.std)
+        return CategoricalLatent(self.stoch, self.classes, self.unimix)
+
+    def make_cell(self, stoch: int, action: int) -> Cell:
+        """
+        :param stoch: numbers of a stochastic state
+        :param action: columns of an encoded action
+        """
+        if self.cell == "block_gru":
+            return BlockGRUCell(self.deter, stoch, action, self.hidden, self.blocks)
+        if self.cell == "layer_norm_gru":
+            return LayerNormGRUCell(self.deter, stoch, action, self.hidden, **self.style)
+        return GRUCell(self.deter, stoch, action, self.hidden, self.activation)
+
+    def make_reward(self) -> Output:
+        """What the reward head's numbers mean."""
+        if self.reward == "normal":
+            return Normal()
+        return TwoHot(self.bins, self.reward_range, in_symlog=self.reward == "twohot_symlog")
+
+    @property
+    def vector_output(self) -> Callable[[tuple[int, ...]], Output]:
+        """What the numbers of a decoded vector mean."""
+        return SymlogSquaredError if self.vectors == "symlog" else Normal
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "latent": ("categorical", "gaussian"),
+    "std": ("softplus", "sigmoid2"),
+    "cell": ("block_gru", "layer_norm_gru", "gru"),
+    "norm": ("rms", "layer", "none"),
+    "activation": ("silu", "elu", "relu"),
+    "kl": ("split", "balanced", "joint", "per_step"),
+    "vectors": ("symlog", "normal"),
+    "reward": ("twohot", "twohot_symlog", "normal"),
+}
+
+
+def make_settings(size: str, given: dict[str, Any]) -> Settings:
+    """
+    :param size: one of :data:`SIZES`
+    :param given: in the place of its numbers and of the defaults
+    :raises ValueError: for a size that there is not
+    :raises TypeError: for a name that there is not
+    """
+    if size not in SIZES:
+        raise ValueError(f"size={size!r}: choose one of {', '.join(SIZES)}")
+    names = [field.name for field in fields(Settings)]
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"RSSM does not take {name!r}.{hint}\n  It takes: {', '.join(names)}")
+    return Settings(**{**SIZES[size], **{name: value for name, value in given.items() if value is not None}})
