@@ -42,13 +42,16 @@ class AgentMixin(ReportingMixin, PartsMixin, RealDataMixin, CheckpointMixin):
         super()._setup_model()
         self._random = RandomStream(self.seed) if saved is None else saved
         self._side, self._snapshot, self._progress_bar = None, None, None
-        self._setup_parts()
-        self._after_parts()
+        self._after_parts(self._setup_parts())
         self._restore_extra()
         self.registry.hook.sb3_mbrl_on_setup(agent=self)
 
-    def _after_parts(self) -> None:
-        """What is to be built on top of the parts, before saved weights are put back."""
+    def _after_parts(self, random: RandomStream) -> None:
+        """
+        What is to be built on top of the parts, before saved weights are put back.
+
+        :param random: the source of initial weights
+        """
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """As SB3's; the world model's random stream starts anew too."""

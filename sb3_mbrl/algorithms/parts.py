@@ -88,8 +88,12 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         """Of the parts that were chosen."""
         return ["world_model"] if self.partner is None else ["world_model", self.partner]
 
-    def _setup_parts(self) -> None:
-        """Build everything from the choices; with those of a checkpoint already in place, from these."""
+    def _setup_parts(self) -> RandomStream:
+        """
+        Build everything from the choices; with those of a checkpoint already in place, from these.
+
+        :return: the source of initial weights
+        """
         self._check_choices()
         self.registry = get_registry().with_plugins(self.plugins)
         self.plugins = []  # the registry has them; a list of modules would keep an agent from being deep-copied
@@ -115,6 +119,7 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         if self.partner is not None and partner is not None:
             arguments = [getattr(self, name) for name in KINDS[self.partner].given]
             setattr(self, self.partner, partner.build(*arguments, **getattr(self, f"{self.partner}_kwargs")))
+        return random
 
     # ---- choosing
 

@@ -13,7 +13,7 @@ learn                                           SB3's
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch as th
@@ -24,12 +24,14 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import update_learning_rate
 
 from sb3_mbrl.algorithms.agent import AgentMixin
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy, Memory
 from sb3_mbrl.buffers.sequence_sampler import Replayed, SequenceSampler
+from sb3_mbrl.contracts import EnvFunctions, WorldModel
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
-from sb3_mbrl.rng import on_device
+from sb3_mbrl.rng import RandomStream, on_device
 from sb3_mbrl.states import state_map
 
 
@@ -103,7 +105,7 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
 
     def _check_choices(self) -> None:
         super()._check_choices()
-        if isinstance(self.world_model_kwargs, dict):
+        if isinstance(self.world_model_kwargs, dict) and not isinstance(self.world_model_class, WorldModel):
             own = {"size": self.size, "gamma": self.gamma}
             for name, value in own.items():
                 if self.world_model_kwargs.get(name, value) != value:
@@ -128,13 +130,29 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
         super()._setup_model()
         self.policy.set_seed(self.seed)
 
-    def _after_parts(self) -> None:
-        if not isinstance(self.world_model, RSSM):
+    def _build_world_model(self, random: RandomStream, known: EnvFunctions) -> RSSM:
+        selection = self._world_model_selection
+        known_class = selection is not None and selection.instance is None and isinstance(selection.factory, type)
+        if selection is None or (known_class and not issubclass(selection.factory, RSSM)):  # type: ignore[arg-type]
+            self._refuse_world_model()
+        model = super()._build_world_model(random, known)
+        if not isinstance(model, RSSM):
+            self._refuse_world_model()
+        elif model.discount != self.gamma:
             raise ValueError(
-                f"{type(self).__name__} learns in the latent states of a recurrent state-space model: world_model='rssm', or "
-                f"a subclass of RSSM, not {self.world_model_class!r}"
+                f"The world model was built with gamma={model.discount}, and this agent has gamma={self.gamma}: the discount "
+                "is part of what the model learns. Give both the same."
             )
-        with self._random.scope(self.device):
+        return model
+
+    def _refuse_world_model(self) -> NoReturn:
+        raise ValueError(
+            f"{type(self).__name__} learns in the latent states of a recurrent state-space model: world_model='rssm', or a "
+            f"subclass of RSSM, not {self.world_model_class!r}"
+        )
+
+    def _after_parts(self, random: RandomStream) -> None:
+        with random.scope(self.device):
             self.policy.attach(self.world_model)
         self.world_model.optimizer = None  # it is trained here
         self.optimizer = self._make_optimizer()
@@ -266,7 +284,7 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
         self.world_model.train()
         self.policy.set_training_mode(True)
-        self._update_learning_rate(self.optimizer)
+        self._set_learning_rate()
         figures: dict[str, th.Tensor] = {}
         with self._phase("update"):
             for _ in range(gradient_steps):
@@ -278,6 +296,12 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
             self._record(name, float(value))
         self._record("train/n_updates", self._n_updates)
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+
+    def _set_learning_rate(self) -> None:
+        """As SB3's, and without a logger too: a replay buffer alone can be learned from."""
+        rate = self.lr_schedule(self._current_progress_remaining)
+        update_learning_rate(self.optimizer, rate)
+        self._record("train/learning_rate", rate)
 
     def _update(self, batch_size: int) -> dict[str, th.Tensor]:
         batch = self._on_device(self._sampler.sample(batch_size, self.batch_length, generator=self._random.generator))

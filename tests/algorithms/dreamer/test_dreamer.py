@@ -1,0 +1,307 @@
+"""DreamerV3 as a class of Stable-Baselines3: data, saving, spaces, and what must not be."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import SAC, HerReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_mbrl import Dreamer, DreamerV3
+from sb3_mbrl.models.rssm.model import RSSM
+from tests.algorithms.common import BrokenEnv, DictEnv
+
+MODEL = {"deter": 16, "units": 8, "stoch": 3, "classes": 4, "hidden": 8, "blocks": 4, "depth": 2, "bins": 15}
+SMALL = {
+    "world_model_kwargs": MODEL,
+    "policy_kwargs": {"layers": 1, "bins": 15},
+    "batch_size": 4,
+    "batch_length": 8,
+    "horizon": 3,
+    "buffer_size": 1000,
+    "train_freq": 8,
+    "learning_starts": 40,
+    "seed": 0,
+    "device": "cpu",
+}
+
+
+def small(env="CartPole-v1", policy="MlpPolicy", **kwargs):
+    return DreamerV3(policy, env, **{**SMALL, **kwargs})
+
+
+def weights(agent):
+    modules = (agent.world_model, agent.policy)
+    return [value.clone() for module in modules for value in module.state_dict().values()]
+
+
+def same(left, right):
+    return all(th.equal(a, b) for a, b in zip(weights(left), weights(right), strict=True))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return small().learn(120)
+
+
+def spaces_of(env_id):
+    env = gym.make(env_id)
+    return env.observation_space, env.action_space
+
+
+class ImageEnv(FakeImageEnv):
+    def __init__(self, discrete=True):
+        super().__init__(screen_height=12, screen_width=16, n_channels=1, discrete=discrete)
+
+
+class ActionEnv(gym.Env):
+    """Observations are a number; any actions."""
+
+    observation_space = spaces.Discrete(5, start=2)
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return 2, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.t += 1
+        return 2 + self.t % 5, 1.0, self.t % 9 == 0, False, {}
+
+
+# ---- size
+
+
+def test_size1m_is_the_authors():
+    """640,867 parameters on walker's proprioception, as the report lists them."""
+    box = {name: spaces.Box(-np.inf, np.inf, (n,)) for name, n in {"height": 1, "orientations": 14, "velocity": 9}.items()}
+
+    class Walker(gym.Env):
+        observation_space, action_space = spaces.Dict(box), spaces.Box(-1, 1, (6,))
+
+    agent = DreamerV3("MultiInputPolicy", Walker(), size="size1m", buffer_size=100, device="cpu")
+    parts = {"actor": agent.policy.actor, "critic": agent.policy.critic, "model": agent.world_model}
+    found = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    assert found == {"actor": 50_316, "critic": 66_111, "model": 524_440}
+    assert sum(found.values()) == 640_867
+    assert sum(p.numel() for group in agent.optimizer.param_groups for p in group["params"]) == 640_867
+    assert Dreamer is DreamerV3
+
+
+# ---- data
+
+
+def test_latent_states_in_the_buffer_are_those_the_agent_had():
+    """Every deterministic state follows from the state before, and from what was done and seen."""
+    agent = small(learning_starts=1000).learn(60)
+    buffer, side, model = agent.replay_buffer, agent._sampler.side, agent.world_model
+    deter, stoch = th.as_tensor(side.arrays["deter"][:60, 0]).float(), th.as_tensor(side.arrays["stoch"][:60, 0])
+    ends = th.as_tensor(buffer.dones[:60, 0] > 0)
+    state = {"deter": deter[:-1], "stoch": model.latent.unpack(stoch[:-1])}
+    obs, action = th.as_tensor(buffer.observations[1:60, 0]), th.as_tensor(buffer.actions[:59, 0])
+    with th.no_grad():
+        expected = model.see(state, action, obs, ends[:-1], deterministic=True)
+    assert ends.sum() >= 1
+    th.testing.assert_close(expected["deter"], deter[1:], atol=2e-3, rtol=0)
+    assert side.arrays["stoch"].dtype == np.uint8
+
+
+def test_training_refreshes_the_latent_states(trained):
+    before = trained._sampler.side.arrays["deter"].copy()
+    trained.train(1, 4)
+    changed = (before != trained._sampler.side.arrays["deter"]).any(-1).sum()
+    assert 0 < changed <= 4 * 8
+
+
+def test_ends_are_in_what_is_learned(trained):
+    batch = trained._sampler.sample(64, 8)
+    assert batch.rows.terminated.sum() > 0
+    assert th.equal(batch.rows.is_last.float(), batch.rows.terminated), "no time limit was reached"
+
+
+def test_imagination_does_not_move_the_world_model(trained):
+    """Only the critic's loss on real sequences does; with its scale at 0, actor and critic leave the model alone."""
+    agent = small(replay_value_scale=0.0).learn(48)
+    batch = agent._on_device(agent._sampler.sample(4, 8, generator=th.Generator().manual_seed(0)))
+    gradients = []
+    for scale in (0.0, 0.3):
+        agent.replay_value_scale = scale
+        agent._random.generator.manual_seed(3)
+        loss, _, _ = agent._losses(batch)
+        agent.optimizer.zero_grad()
+        loss.backward()
+        gradients.append(agent.world_model.cell.gates.weight.grad.clone())
+    agent._random.generator.manual_seed(3)
+    losses, _ = agent.world_model.losses(batch.rows, batch.start, agent._stream())
+    agent.optimizer.zero_grad()
+    agent.world_model.scaled(losses).backward()
+    th.testing.assert_close(gradients[0], agent.world_model.cell.gates.weight.grad)
+    # The critic begins at zero weights, so that its gradient into the features is 0 then: it has learned by now.
+    assert not th.allclose(gradients[0], gradients[1])
+
+
+def test_too_few_steps_for_a_sequence_are_waited_for():
+    agent = small(learning_starts=0, batch_length=16).learn(16)
+    assert agent._n_updates == 0
+    assert small(learning_starts=0, batch_length=16).learn(24)._n_updates == 1
+
+
+# ---- as a class of SB3
+
+
+def test_predict_is_recurrent(trained):
+    """Two histories that end in the same observation; and every environment has its own."""
+
+    def act(first):
+        _, memory = trained.predict(np.full((1, 4), first, np.float32), None, np.array([True]), deterministic=True)
+        return trained.predict(np.zeros((1, 4), np.float32), memory, np.array([False]), deterministic=True)[1]["deter"]
+
+    assert not th.allclose(act(1.0), act(-1.0))
+    _, both = trained.predict(np.array([[1.0] * 4, [-1.0] * 4], np.float32), None, np.ones(2, bool), deterministic=True)
+    _, both = trained.predict(np.zeros((2, 4), np.float32), both, np.array([False, True]), deterministic=True)
+    th.testing.assert_close(both["deter"][:1], act(1.0))
+    _, alone = trained.predict(np.zeros(4, np.float32), deterministic=True)
+    th.testing.assert_close(both["deter"][1:], alone["deter"])
+    with pytest.raises(ValueError, match="state is of 2 environments, and there are 1 observations"):
+        trained.predict(np.zeros((1, 4), np.float32), both)
+
+
+def test_saved_and_loaded_it_acts_and_learns_the_same(trained, tmp_path):
+    trained.save(tmp_path / "agent")
+    trained.save_replay_buffer(tmp_path / "buffer")
+    assert not hasattr(trained.replay_buffer, "latents")
+    loaded = DreamerV3.load(tmp_path / "agent", env=make_vec_env("CartPole-v1"), device="cpu")
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    assert same(trained, loaded)
+    for name, values in trained._sampler.side.arrays.items():
+        np.testing.assert_array_equal(values, loaded._sampler.side.arrays[name])
+    for agent in (trained, loaded):
+        agent.train(2, 4)
+    assert same(trained, loaded), "optimiser, random stream, return scale and latent states are all back"
+    obs = np.linspace(-1, 1, 4, dtype=np.float32)
+    without_env = DreamerV3.load(tmp_path / "agent", device="cpu")
+    assert (
+        without_env.predict(obs, deterministic=True)[0]
+        == DreamerV3.load(tmp_path / "agent").predict(obs, deterministic=True)[0]
+    )
+
+
+def test_a_replay_buffer_of_a_model_free_agent(tmp_path):
+    sac = SAC("MlpPolicy", "Pendulum-v1", buffer_size=500, learning_starts=1000, device="cpu").learn(100)
+    sac.save_replay_buffer(tmp_path / "buffer")
+    agent = small("Pendulum-v1")
+    agent.load_replay_buffer(tmp_path / "buffer")
+    agent.train(2, 4)
+    assert agent._n_updates == 2
+
+
+def test_evaluation_in_between_changes_nothing():
+    alone = small().learn(100)
+    evaluated = small().learn(100, callback=EvalCallback(make_vec_env("CartPole-v1", seed=1), eval_freq=30, verbose=0))
+    assert same(alone, evaluated)
+
+
+def test_same_seed_same_run():
+    assert same(small().learn(60), small().learn(60))
+    assert not same(small().learn(60), small(seed=1).learn(60))
+
+
+def test_several_environments_and_evaluation():
+    agent = small(make_vec_env("CartPole-v1", n_envs=3, seed=0), train_freq=4).learn(120)
+    assert agent._n_updates > 0
+    assert agent._sampler.side.arrays["deter"].shape[1] == 3
+    mean, _ = evaluate_policy(agent, make_vec_env("CartPole-v1", n_envs=2), n_eval_episodes=3)
+    assert mean > 1
+
+
+@pytest.mark.parametrize(
+    "action_space",
+    [spaces.Discrete(3, start=1), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2), spaces.Box(-3, 1, (2, 1))],
+    ids=lambda space: type(space).__name__,
+)
+def test_all_actions(action_space):
+    agent = small(ActionEnv(action_space)).learn(60)
+    assert agent._n_updates > 0
+    assert all(action_space.contains(agent.predict(np.array(3))[0]) for _ in range(5))
+
+
+def test_dictionaries_and_images(tmp_path):
+    for env, policy in ((DictEnv(), "MultiInputPolicy"), (ImageEnv(), "CnnPolicy")):
+        agent = small(env, policy, train_freq=20).learn(60)
+        assert agent._n_updates > 0
+        agent.save(tmp_path / "agent")
+        loaded = DreamerV3.load(tmp_path / "agent", device="cpu")
+        assert same(agent, loaded)
+        obs, _ = env.reset(seed=0)
+        assert env.action_space.contains(loaded.predict(obs, deterministic=True)[0])
+
+
+def test_normalised_environments_are_seen_raw():
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+    agent = small(env).learn(60)
+    normalised = env.normalize_obs(np.full((1, 4), 0.3, np.float32))
+    _, memory = agent.predict(normalised, deterministic=True)
+    _, raw = agent.policy.predict(np.full((1, 4), 0.3, np.float32), deterministic=True)
+    th.testing.assert_close(memory["deter"], raw["deter"], atol=1e-4, rtol=0)
+
+
+# ---- bad input
+
+
+def test_buffers_that_hold_no_sequences():
+    with pytest.raises(ValueError, match="cannot use HerReplayBuffer"):
+        small(replay_buffer_class=HerReplayBuffer)
+    with pytest.raises(ValueError, match="cannot use NStepReplayBuffer"):
+        small(replay_buffer_class=NStepReplayBuffer)
+    with pytest.raises(ValueError, match="would never see how they end"):
+        small(optimize_memory_usage=True, replay_buffer_kwargs={"handle_timeout_termination": False})
+    with pytest.raises(ValueError, match=r"batch_length=8: the replay buffer keeps 8 steps per environment \(buffer_size=8"):
+        small(buffer_size=8)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"horizon": 0}, "horizon=0: give a whole number from 1"),
+        ({"batch_length": 0}, "batch_length=0: give a whole number from 1"),
+        ({"size": "size2m"}, "size='size2m': choose one of size1m"),
+        ({"gamma": 1.5}, "gamma=1.5: give a discount"),
+        ({"world_model": "ensemble", "world_model_kwargs": {}}, "learns in the latent states of a recurrent"),
+        ({"world_model_kwargs": {"size": "size1m"}}, "give size to DreamerV3"),
+    ],
+)
+def test_choices_that_make_no_sense(given, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        small(**given)
+
+
+def test_a_checkpoint_of_another_size(trained, tmp_path):
+    trained.save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="size"):
+        DreamerV3.load(tmp_path / "agent", size="size1m")
+
+
+def test_a_fault_in_a_dictionary_is_named():
+    with pytest.raises(ValueError, match="place"):
+        small(BrokenEnv(DictEnv(), 20, "place"), "MultiInputPolicy").learn(40)
+
+
+def test_subclasses_of_the_world_model_are_taken():
+    class Mine(RSSM):
+        pass
+
+    assert type(small(world_model=Mine).world_model) is Mine
+    model = Mine(*spaces_of("CartPole-v1"), size="tiny", device="cpu")
+    assert small(world_model=model, world_model_kwargs=None).world_model is model
+    with pytest.raises(ValueError, match=r"built with gamma=0.99.*, and this agent has gamma=0.5"):
+        small(world_model=model, world_model_kwargs=None, gamma=0.5)
