@@ -92,18 +92,24 @@ class BlockGRUCell(Cell):
 
     def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor) -> th.Tensor:
         seen = th.cat([self.from_deter(deter), self.from_stoch(stoch), prepared], -1)
-        own = deter.unflatten(-1, (self.blocks, -1))
-        x = th.cat([own, seen[:, None].expand(-1, self.blocks, -1)], -1).flatten(1)
-        x = self.activation(self.norm(self.mixed(x)))
-        # Gates lie block by block: reset, candidate and update of the first block, then of the second, and so on.
-        gates = self.gates(x).unflatten(-1, (self.blocks, 3, -1))
-        reset, candidate, update = (gates[:, :, i].flatten(1) for i in range(3))
-        return gated((reset, candidate, update), deter)
+        # Every block sees its own part of the state and all of ``seen``: the latter is one dense map for all blocks.
+        own_size = deter.shape[-1] // self.blocks
+        own, shared = self.mixed.weight.split([own_size, seen.shape[-1]], 1)
+        dense = th.addmm(self.mixed.bias, seen, shared.transpose(0, 1).flatten(1))
+        x = th.baddbmm(by_block(dense, self.blocks), by_block(deter, self.blocks), own)
+        x = self.activation(self.norm(x.transpose(0, 1).flatten(1)))
+        # The gates stay block by block, ``(blocks, B, deter / blocks)``, until the new state is put together.
+        gates = th.bmm(by_block(x, self.blocks), self.gates.weight) + self.gates.bias.view(self.blocks, 1, -1)
+        return gated(gates.chunk(3, -1), by_block(deter, self.blocks)).transpose(0, 1).flatten(1)
+
+
+def by_block(x: th.Tensor, blocks: int) -> th.Tensor:
+    """``(B, blocks * n)`` as ``(blocks, B, n)``, without a copy."""
+    return x.unflatten(-1, (blocks, -1)).transpose(0, 1)
 
 
 def gated(gates: tuple[th.Tensor, ...], deter: th.Tensor) -> th.Tensor:
     """The GRU of DreamerV2 and V3: the reset gate acts on the candidate, and the update gate's bias is -1."""
     reset, candidate, update = gates
     candidate = th.tanh(th.sigmoid(reset) * candidate)
-    update = th.sigmoid(update - 1)
-    return update * candidate + (1 - update) * deter
+    return th.lerp(deter, candidate, th.sigmoid(update - 1))

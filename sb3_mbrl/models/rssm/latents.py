@@ -61,23 +61,28 @@ class CategoricalLatent(Latent):
         self.size = self.flat = variables * classes
         self.shape = (variables, classes)
 
+    def probs(self, stats: th.Tensor) -> th.Tensor:
+        """``(..., variables, classes)``, in float32."""
+        probs = stats.float().unflatten(-1, self.shape).softmax(-1)
+        return probs if not self.unimix else (1 - self.unimix) * probs + self.unimix / self.classes
+
     def log_probs(self, stats: th.Tensor) -> th.Tensor:
         """``(..., variables, classes)``, in float32."""
-        logits = stats.float().unflatten(-1, self.shape)
         if not self.unimix:
-            return logits.log_softmax(-1)
-        return ((1 - self.unimix) * logits.softmax(-1) + self.unimix / self.classes).log()
+            return stats.float().unflatten(-1, self.shape).log_softmax(-1)
+        return self.probs(stats).log()
 
     def sample(self, stats: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
-        log_probs = self.log_probs(stats)
-        # The largest of log-probabilities with Gumbel noise: an exact draw, without a look at the numbers by the processor.
-        uniform = th.empty_like(log_probs).uniform_(generator=on_device(generator, log_probs.device))
-        gumbel = -(-uniform.clamp_(1e-20, 1 - 1e-7).log()).log()
-        return self._straight_through((log_probs.detach() + gumbel).argmax(-1), log_probs)
+        probs = self.probs(stats)
+        rising = probs.detach().cumsum(-1)
+        draw = th.rand(rising.shape[:-1], generator=on_device(generator, rising.device), device=rising.device)
+        # The first class whose cumulated probability is above the draw, counted without a look at the numbers.
+        index = (rising <= draw[..., None] * rising[..., -1:]).sum(-1, keepdim=True).clamp_(max=self.classes - 1)
+        return self._straight_through(index, probs)
 
     def mode(self, stats: th.Tensor) -> th.Tensor:
-        log_probs = self.log_probs(stats)
-        return self._straight_through(log_probs.argmax(-1), log_probs)
+        probs = self.probs(stats)
+        return self._straight_through(probs.argmax(-1, keepdim=True), probs)
 
     def pack(self, sample: th.Tensor) -> th.Tensor:
         """The indices of the classes, ``(..., variables)``."""
@@ -86,9 +91,12 @@ class CategoricalLatent(Latent):
     def unpack(self, stored: th.Tensor) -> th.Tensor:
         return F.one_hot(stored.long(), self.classes).float()
 
-    def _straight_through(self, index: th.Tensor, log_probs: th.Tensor) -> th.Tensor:
-        probs = log_probs.exp()
-        return F.one_hot(index, self.classes).to(probs.dtype) + probs - probs.detach()
+    def _straight_through(self, index: th.Tensor, probs: th.Tensor) -> th.Tensor:
+        """
+        :param index: ``(..., variables, 1)``
+        """
+        one_hot = th.zeros_like(probs).scatter_(-1, index, 1.0)
+        return one_hot + (probs - probs.detach()) if probs.requires_grad else one_hot
 
     def kl(self, left: th.Tensor, right: th.Tensor) -> th.Tensor:
         p, q = self.log_probs(left), self.log_probs(right)

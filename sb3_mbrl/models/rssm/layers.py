@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -63,14 +64,39 @@ class BlockLinear(nn.Module):
         return th.bmm(grouped, self.weight).transpose(0, 1).flatten(1) + self.bias
 
 
-class RMSNorm(nn.RMSNorm):
-    """Over the last axis, in float32 whatever comes in; a scale and no shift."""
+class RMSNorm(nn.Module):
+    """
+    Over the last axis, in float32 whatever comes in; a scale and no shift. On a processor several times faster than torch's,
+    whose backward pass is made of a dozen operations.
+
+    :param size: columns
+    """
 
     def __init__(self, size: int, eps: float = 1e-4) -> None:
-        super().__init__(size, eps=eps)
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(th.ones(size)), eps
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        return super().forward(x.float()).to(x.dtype)
+        return _RootMeanSquare.apply(x.float(), self.weight, self.eps).to(x.dtype)
+
+
+class _RootMeanSquare(th.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, eps: float) -> th.Tensor:
+        size = th.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = size.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        normalised = x * scale
+        ctx.save_for_backward(normalised, weight, scale)
+        return normalised * weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: th.Tensor) -> Any:
+        (gradient,) = gradients
+        normalised, weight, scale = ctx.saved_tensors
+        of_weight = (gradient * normalised).flatten(0, -2).sum(0)
+        of_normalised = gradient * weight
+        along = (of_normalised * normalised).mean(-1, keepdim=True)
+        return of_normalised.addcmul_(normalised, along, value=-1).mul_(scale), of_weight, None
 
 
 class LayerNorm(nn.LayerNorm):

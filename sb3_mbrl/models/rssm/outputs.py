@@ -127,10 +127,16 @@ class TwoHot(Output):
         return -((1 - share) * log_probs[..., 0] + share * log_probs[..., 1])
 
     def mean(self, out: th.Tensor) -> th.Tensor:
-        # In float64: near-equal weights of bins at half a billion would leave rounding errors of the size of a reward.
-        probs, bins = out.double().softmax(-1), self.bins.to(out.device).double()
-        # From both ends towards the middle: equal weights cancel to exactly 0, whatever rounding does.
-        middle = self.n_bins // 2
-        pairs = probs[..., :middle].flip(-1) * bins[:middle].flip(0) + probs[..., middle + 1 :] * bins[middle + 1 :]
-        mean = pairs.sum(-1).float()
+        # Bins lie symmetrically around 0, the outermost at half a billion: what counts is how much likelier a bin is than its
+        # mirror image, and that is computed from the difference of their logits. (Rounding errors of the probabilities
+        # themselves would be of the size of a reward.) Equal logits cancel to exactly 0.
+        logits, middle = out.float(), self.n_bins // 2
+        right, left = logits[..., middle + 1 :], logits[..., :middle].flip(-1)
+        apart = right - left
+        likelier, less = th.maximum(right, left), th.expm1(-apart.abs())
+        top = logits.amax(-1, keepdim=True)
+        weight = (likelier - top).exp()
+        total = (weight * (2 + less)).sum(-1) + (logits[..., middle] - top[..., 0]).exp()
+        bins = self.bins[middle + 1 :].to(out.device)
+        mean = (apart.sign() * weight * less.neg() * bins).sum(-1) / total
         return symexp(mean) if self.in_symlog else mean
