@@ -8,6 +8,7 @@ from sb3_mbrl.algorithms.mbpo import MBPO
 from sb3_mbrl.algorithms.pets import PETS
 from sb3_mbrl.contracts import Planner, WorldModel
 from sb3_mbrl.envs import cartpole, mazes
+from sb3_mbrl.envs.latent_vec_env import LatentVecEnv
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.hookspecs import hookimpl
 from sb3_mbrl.version import __version__
@@ -19,6 +20,7 @@ __all__ = [
     "DreamerV3",
     "Dyna",
     "DynaQ",
+    "LatentVecEnv",
     "ModelVecEnv",
     "Planner",
     "WorldModel",

@@ -70,6 +70,20 @@ Draw pictures of a saved agent.
 _PLOT_EPILOG = """
 examples:
   sb3-mbrl plot plan runs/pets/Pendulum-v1_1
+  sb3-mbrl plot dream runs/dreamer_v3/CartPole-v1_1
+"""
+
+_PLOT_DREAM = """
+Does it remember? Play one episode and let the world model see its beginning;
+of the rest it is told only what was done. A GIF shows the truth, what the model
+imagines and the error between them: images frame by frame (green: seen, red:
+imagined), numbers as curves.
+"""
+
+_PLOT_DREAM_EPILOG = """
+examples:
+  sb3-mbrl plot dream runs/dreamer_v3/CartPole-v1_1
+  sb3-mbrl plot dream agent.zip --algo dreamer_v3 --env CartPole-v1 --context 10 --horizon 90
 """
 
 _PLOT_PLAN = """
@@ -180,6 +194,7 @@ def _runner(name: str) -> Callable[[argparse.Namespace], int]:
             "train": training.train,
             "evaluate": playing.evaluate,
             "plot plan": playing.plot_plan,
+            "plot dream": playing.plot_dream,
             "plugins": listing.list_plugins,
             "check": listing.check,
         }[name](args)
@@ -260,6 +275,15 @@ def _plot(parser: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "--output", metavar="FILE", help="of the picture, .png, .svg or .pdf (default: plan.png beside the agent)"
     )
+
+    what = "what the model imagines of an episode whose beginning it saw"
+    dream = _command(pictures, "dream", what, _PLOT_DREAM, _PLOT_DREAM_EPILOG, within="plot ")
+    _saved_agent(dream)
+    dream.add_argument("--context", type=int, default=5, metavar="N", help="observations that it sees (default: 5)")
+    dream.add_argument("--horizon", type=int, default=45, metavar="N", help="observations that it imagines (default: 45)")
+    dream.add_argument("--seed", type=int, default=0, help="of the environment (default: 0)")
+    dream.add_argument("--fps", type=int, default=10, help="frames per second (default: 10)")
+    dream.add_argument("--output", metavar="FILE", help="of the picture (default: dream.gif beside the agent)")
 
 
 def _plugins(parser: argparse.ArgumentParser) -> None:

@@ -26,10 +26,40 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def plot_plan(args: argparse.Namespace) -> int:
-    """Load an agent, play an episode, and draw what it expected of it."""
+def _need_matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('plot: Matplotlib is not installed. Run `pip install "sb3-mbrl[plots]"`.')
+
+
+def plot_dream(args: argparse.Namespace) -> int:
+    """Load an agent, play an episode, and show what its model makes of the actions alone."""
+    _need_matplotlib()
+    from sb3_mbrl.diagnostics.animations import draw_dream
+    from sb3_mbrl.diagnostics.dreams import dream
+
+    agent, env_id, env_kwargs, folder = _saved(args)
+    env = make_env(env_id, env_kwargs)
+    _check_spaces(agent, env, env_id)
+    path = Path(args.output) if args.output else folder / "dream.gif"
+    try:
+        found = dream(agent, env, context=args.context, horizon=args.horizon, seed=args.seed)
+        draw_dream(found, path, title=env_id, fps=args.fps)
+    except (ValueError, OSError, MissingCapability, UnsupportedSpace) as error:
+        raise UserError(str(error)) from error
+    finally:
+        env.close()
+    steps = len(found.real_reward) - found.context + 1
+    real, imagined = (rewards[found.context - 1 :].sum() for rewards in (found.real_reward, found.imagined_reward))
+    print(
+        f"After {found.context} observations the model imagined {steps} more; they earned {real:.2f}, and {imagined:.2f} in it"
+    )
+    print(f"Picture: {path}")
+    return 0
+
+
+def plot_plan(args: argparse.Namespace) -> int:
+    """Load an agent, play an episode, and draw what it expected of it."""
+    _need_matplotlib()
     from sb3_mbrl.diagnostics.foresight import coverage, foresee
     from sb3_mbrl.diagnostics.pictures import draw_plans
 

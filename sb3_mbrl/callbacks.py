@@ -1,0 +1,48 @@
+"""Callbacks for agents with a world model."""
+
+import gymnasium as gym
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Figure, Image
+
+from sb3_mbrl.diagnostics.animations import dream_figure, is_image, strip
+from sb3_mbrl.diagnostics.dreams import dream
+
+
+class DreamCallback(BaseCallback):
+    """
+    Logs open-loop predictions to TensorBoard: what the world model makes of an episode whose beginning it saw, images as a
+    strip (truth, model and error one above the other; green frames: seen, red: imagined), numbers as curves.
+
+    :param env: one environment of the kind that the agent is trained in, for this alone
+    :param every: real steps between two pictures
+    :param context: observations that the model sees
+    :param horizon: observations that it imagines
+    :param seed: of the environment: always the same episode, as far as the agent acts the same
+    """
+
+    def __init__(self, env: gym.Env, every: int = 5_000, context: int = 5, horizon: int = 45, seed: int = 0) -> None:
+        super().__init__()
+        self.env, self.every, self.context, self.horizon, self.seed = env, every, context, horizon, seed
+        self._last = 0
+
+    def _on_step(self) -> bool:
+        model = getattr(self.model, "world_model", None)
+        if model is not None and model.fitted and self.num_timesteps // self.every > self._last // self.every:
+            self._last = self.num_timesteps
+            self._show()
+        return True
+
+    def _show(self) -> None:
+        try:
+            found = dream(self.model, self.env, context=self.context, horizon=self.horizon, seed=self.seed)  # type: ignore[arg-type]
+        except ValueError as error:
+            if "was over after" not in str(error):
+                raise
+            return  # the agent fails before the model has seen enough; the next picture may do better
+        everything = ("stdout", "log", "json", "csv")
+        for key, values in found.real.items():
+            if is_image(values):
+                self.logger.record(f"dream/{key}", Image(strip(found, key), "HWC"), exclude=everything)
+        figure = dream_figure(found)
+        if figure is not None:
+            self.logger.record("dream/curves", Figure(figure, close=False), exclude=everything)

@@ -1,0 +1,103 @@
+"""The real environment, seen through a world model: what deploys an agent that was trained on features.
+
+::
+
+    dream = ModelVecEnv(world_model, replay_buffer, n_envs=16, observation="features")
+    agent = PPO("MlpPolicy", dream).learn(100_000)
+    evaluate_policy(agent, LatentVecEnv(make_vec_env("Pendulum-v1"), world_model))
+"""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from sb3_mbrl.contracts import Obs, WorldModel
+from sb3_mbrl.spaces import ActionCodec
+from sb3_mbrl.states import State, state_index, state_map
+
+
+class LatentVecEnv(VecEnvWrapper):
+    """
+    Observations are the features of a world model that filters what is really observed and done, episode by episode. The model
+    is only read.
+
+    :param venv: the real environments, as the model knows them (images channels first: ``VecTransposeImage``)
+    :param world_model: fitted
+    :raises ValueError: for other spaces than the model's, or a model that is not fitted
+    """
+
+    def __init__(self, venv: VecEnv, world_model: WorldModel) -> None:
+        for name in ("observation_space", "action_space"):
+            own, its = getattr(venv, name), getattr(world_model, name)
+            if own != its:
+                raise ValueError(f"LatentVecEnv: the environment's {name} is {own}, and the world model's is {its}")
+        if not world_model.fitted:
+            raise ValueError(f"LatentVecEnv: {type(world_model).__name__} has not been fitted")
+        if world_model.needs_snapshot:
+            raise ValueError(f"LatentVecEnv: {type(world_model).__name__} cannot filter observations: it needs snapshots")
+        self.world_model = world_model
+        self._codec = ActionCodec(venv.action_space)
+        self._state: State = None
+        self._actions = np.empty(0)
+        example = self._features(self._initial(self._sample(venv.observation_space)))
+        space = spaces.Box(-np.inf, np.inf, (example.shape[1],), np.float32)
+        super().__init__(venv, observation_space=space)
+
+    def reset(self) -> np.ndarray:
+        """The features of the first observations, ``(n_envs, F)``."""
+        self._state = self._initial(self._tensors(self.venv.reset()))
+        return self._features(self._state)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = np.asarray(actions)
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        obs, rewards, dones, infos = self.venv.step_wait()
+        action = self._codec.from_env(th.as_tensor(self._actions, device=self.world_model.device))
+        for i in np.flatnonzero(dones).tolist():
+            self._see_the_end(i, action, infos[i])
+        self._state = self._observe(self._state, action, self._tensors(obs), th.as_tensor(dones, dtype=th.bool))
+        return self._features(self._state), rewards, dones, infos
+
+    def _see_the_end(self, i: int, action: th.Tensor, info: dict[str, Any]) -> None:
+        """The last observation of an episode follows from the state before, not from that of the next."""
+        row = slice(i, i + 1)
+        last = self._tensors(_row(info["terminal_observation"]))
+        state = self._observe(state_index(self._state, row), action[row], last, th.zeros(1, dtype=th.bool))
+        info["terminal_observation"] = self._features(state)[0]
+
+    # ---- the model, in evaluation mode and without gradients
+
+    @th.no_grad()
+    def _initial(self, obs: Obs) -> State:
+        return self.world_model.initial(obs)
+
+    @th.no_grad()
+    def _observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
+        return self.world_model.observe(state, action, obs, is_first.to(self.world_model.device))
+
+    @th.no_grad()
+    def _features(self, state: State) -> np.ndarray:
+        return self.world_model.features(state).float().cpu().numpy()
+
+    def _tensors(self, obs: VecEnvObs) -> Obs:
+        arrays: Any = {key: th.as_tensor(value) for key, value in obs.items()} if isinstance(obs, dict) else th.as_tensor(obs)
+        return state_map(self._leaf, arrays)
+
+    def _leaf(self, value: th.Tensor) -> th.Tensor:
+        value = value.to(self.world_model.device)
+        value = value.float() if value.is_floating_point() else value
+        return value[:, None] if value.dim() == 1 else value
+
+    def _sample(self, space: spaces.Space) -> Obs:
+        return self._tensors(_row(space.sample()))
+
+
+def _row(obs: Any) -> Any:
+    """One observation as a batch of one."""
+    return {key: np.asarray(value)[None] for key, value in obs.items()} if isinstance(obs, dict) else np.asarray(obs)[None]
