@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from records import RESULTS, Record, read_record, write_text
 from run_all import duration
-from tasks import BASES, MODEL_OFF, TASKS, VARIANTS
+from tasks import BASES, MODEL_OFF, MODELS_OWN, TASKS, VARIANTS
 
 COLOURS = {
     **{variant: "#1f6fb4" for variant in BASES},
@@ -171,12 +171,17 @@ def _inconsistencies(records: Sequence[Record]) -> list[str]:
     if len({json.dumps([record[key] for key in TASK_KEYS]) for record in records}) > 1:
         warnings.append("The runs differ in their task (steps, evaluation, threshold); the heading is that of the first.")
     kinds: dict[str, set[str]] = {}
+    shared: dict[str, set[str]] = {}
     for record in records:
         settings = {key: value for key, value in record["settings"].items() if key != "world_model"}
-        kinds.setdefault(record["variant"], set()).add(json.dumps(settings, sort_keys=True))
+        # The control does not look at the model's own settings.
+        without = {key: value for key, value in settings.items() if key not in MODELS_OWN}
+        own = without if record["variant"] == MODEL_OFF else settings
+        kinds.setdefault(record["variant"], set()).add(json.dumps(own, sort_keys=True))
+        shared.setdefault(record["variant"], set()).add(json.dumps(without, sort_keys=True))
     warnings += [f"The seeds of {variant} have different settings." for variant, own in kinds.items() if len(own) > 1]
     for variant in BASES.keys() & kinds.keys():
-        if kinds.get(MODEL_OFF, kinds[variant]) != kinds[variant]:
+        if MODEL_OFF in kinds and shared[variant] != shared[MODEL_OFF]:
             warnings.append(f"The settings of {variant} and {MODEL_OFF} differ in more than the world model.")
     return warnings
 
