@@ -7,7 +7,7 @@ from sb3_mbrl.algorithms.factory import model_based
 from sb3_mbrl.algorithms.mbpo import MBPO
 from sb3_mbrl.algorithms.pets import PETS
 from sb3_mbrl.contracts import Planner, WorldModel
-from sb3_mbrl.envs import cartpole, mazes
+from sb3_mbrl.envs import cartpole, catch, mazes, memory
 from sb3_mbrl.envs.latent_vec_env import LatentVecEnv
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.hookspecs import hookimpl
@@ -31,3 +31,5 @@ __all__ = [
 
 mazes.register()
 cartpole.register()
+catch.register()
+memory.register()

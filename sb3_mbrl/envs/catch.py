@@ -1,0 +1,54 @@
+"""Catch: a ball falls, a paddle has to be under it. The optimum is a return of 1; acting at random earns about -0.6."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class CatchEnv(gym.Env[np.ndarray, np.int64]):
+    """
+    The rules of bsuite (Osband et al. 2020, arXiv 1908.03568): the ball starts in a random column of the first row and falls
+    one row a step; the paddle, in the last row, moves left, stays or moves right. When the ball arrives, the episode ends with
+    1 for a catch and -1 for a miss.
+
+    :param rows: of the board
+    :param columns: of the board
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's)
+
+    def __init__(self, rows: int = 10, columns: int = 5) -> None:
+        if rows < 2 or columns < 1:
+            raise ValueError(f"CatchEnv(rows={rows}, columns={columns}): give at least 2 rows and 1 column")
+        self.rows, self.columns = rows, columns
+        self.observation_space = spaces.Box(0.0, 1.0, (rows, columns), np.float32)
+        self.action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """A new ball, and the paddle in the middle."""
+        super().reset(seed=seed)
+        self._row, self._ball = 0, int(self.np_random.integers(self.columns))
+        self._paddle = self.columns // 2
+        return self._board(), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """0: left, 1: stay, 2: right."""
+        self._paddle = int(np.clip(self._paddle + int(action) - 1, 0, self.columns - 1))
+        self._row += 1
+        over = self._row == self.rows - 1
+        reward = (1.0 if self._paddle == self._ball else -1.0) if over else 0.0
+        return self._board(), reward, over, False, {}
+
+    def _board(self) -> np.ndarray:
+        board = np.zeros((self.rows, self.columns), np.float32)
+        board[self._row, self._ball] = 1.0
+        board[self.rows - 1, self._paddle] = 1.0
+        return board
+
+
+def register() -> None:
+    """Make it known to Gymnasium: ``Catch-v0``; done when ``sb3_mbrl`` is imported."""
+    if "Catch-v0" not in gym.registry:
+        gym.register("Catch-v0", entry_point="sb3_mbrl.envs.catch:CatchEnv")

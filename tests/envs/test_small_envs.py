@@ -1,0 +1,63 @@
+"""Catch and the memory cue: rules and optima."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.env_checker import check_env
+
+import sb3_mbrl  # noqa: F401  (registers them)
+from sb3_mbrl.envs.catch import CatchEnv
+from sb3_mbrl.envs.memory import MemoryCueEnv
+
+
+@pytest.mark.parametrize("name", ["Catch-v0", "MemoryCue-v0"])
+def test_they_are_environments(name):
+    check_env(gym.make(name).unwrapped)
+
+
+def test_the_ball_is_caught_by_following_it():
+    env = CatchEnv()
+    for seed in range(10):
+        board, _ = env.reset(seed=seed)
+        assert board.sum() == 2
+        assert board[9, 2] == 1
+        ball, paddle, steps, over, total = int(board[0].argmax()), 2, 0, False, 0.0
+        while not over:
+            action = 1 + np.sign(ball - paddle)
+            paddle += action - 1
+            board, reward, over, truncated, _ = env.step(action)
+            assert not truncated
+            assert board[9, paddle] == 1
+            total, steps = total + reward, steps + 1
+        assert (total, steps) == (1.0, 9)
+
+
+def test_a_paddle_that_stays_catches_one_ball_of_five():
+    env, returns = CatchEnv(), []
+    for seed in range(300):
+        env.reset(seed=seed)
+        returns.append(sum(env.step(1)[1] for _ in range(9)))
+    assert np.mean(returns) == pytest.approx(-0.6, abs=0.1)
+    for _ in range(4):
+        board = env.reset(seed=0)[0] if _ == 0 else env.step(0)[0]
+    assert board[9, 0] == 1, "the wall holds it"
+
+
+def test_the_cue_is_shown_once_and_decides():
+    env = MemoryCueEnv(4)
+    for seed in range(6):
+        obs, _ = env.reset(seed=seed)
+        cue = obs[0]
+        assert cue in (-1, 1)
+        shown = [env.step(0)[0].tolist() for _ in range(3)]
+        assert shown == [[0, 0], [0, 0], [0, 1]]
+        _, reward, over, _, _ = env.step(seed % 2)
+        assert over
+        assert reward == float((cue == 1) == (seed % 2 == 1))
+
+
+def test_impossible_sizes():
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        CatchEnv(rows=1)
+    with pytest.raises(ValueError, match="give at least 1"):
+        MemoryCueEnv(0)
