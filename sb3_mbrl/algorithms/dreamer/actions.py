@@ -6,7 +6,7 @@ import torch as th
 from gymnasium import spaces
 from torch.distributions import Bernoulli, Normal
 
-from sb3_mbrl.contracts import UnsupportedSpace
+from sb3_mbrl.contracts import MissingCapability, UnsupportedSpace
 from sb3_mbrl.models.rssm.latents import CategoricalLatent
 from sb3_mbrl.rng import on_device
 
@@ -20,6 +20,14 @@ class ActionOutput(ABC):
     @abstractmethod
     def sample(self, out: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
         """An action, without gradients (REINFORCE)."""
+
+    def rsample(self, out: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+        """
+        An action through which gradients flow (reparametrisation).
+
+        :raises MissingCapability: for actions that are not numbers
+        """
+        raise MissingCapability("gradients flow through actions of numbers (Box) alone: actor_gradient='reinforce'")
 
     @abstractmethod
     def mode(self, out: th.Tensor) -> th.Tensor:
@@ -52,7 +60,10 @@ class BoundedNormal(ActionOutput):
         return Normal(th.tanh(mean), std, validate_args=False)
 
     def sample(self, out: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
-        normal = self._normal(out.detach())
+        return self.rsample(out.detach(), generator)
+
+    def rsample(self, out: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+        normal = self._normal(out)
         noise = th.randn(normal.loc.shape, generator=on_device(generator, out.device), device=out.device)
         return normal.loc + normal.scale * noise
 

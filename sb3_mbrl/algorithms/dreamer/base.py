@@ -24,15 +24,17 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import update_learning_rate
 
 from sb3_mbrl.algorithms.agent import AgentMixin
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy, Memory
 from sb3_mbrl.buffers.sequence_sampler import Replayed, SequenceSampler
 from sb3_mbrl.contracts import EnvFunctions, WorldModel
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
+from sb3_mbrl.optim import LaProp
 from sb3_mbrl.rng import RandomStream, on_device
 from sb3_mbrl.states import state_map
+
+OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {"laprop": LaProp, "adam": th.optim.Adam}
 
 
 class DreamerBase(AgentMixin, OffPolicyAlgorithm):
@@ -67,10 +69,13 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
         size: str,
         batch_length: int,
         online: bool,
+        replay_context: bool,
         world_model: Any,
         world_model_kwargs: dict[str, Any] | None,
-        optimizer_class: type[th.optim.Optimizer],
+        optimizer_class: str | type[th.optim.Optimizer],
         optimizer_kwargs: dict[str, Any] | None,
+        behaviour_rate: float,
+        max_grad_norm: tuple[float, float] | None,
         plugins: Iterable[Any] | None,
         **kwargs: Any,
     ) -> None:
@@ -97,6 +102,7 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
             plugins=plugins,
         )
         self.size, self.batch_length, self.online = size, batch_length, online
+        self.replay_context, self.behaviour_rate, self.max_grad_norm = replay_context, behaviour_rate, max_grad_norm
         self.optimizer_class, self.optimizer_kwargs = optimizer_class, dict(optimizer_kwargs or {})
         self._n_updates = 0
         self.phase_seconds = {"act": 0.0, "update": 0.0}
@@ -159,9 +165,24 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
         self._new_sampler()
 
     def _make_optimizer(self) -> th.optim.Optimizer:
-        learners = (self.world_model, self.policy.actor, self.policy.critic)
-        parameters = [parameter for module in learners for parameter in module.parameters()]
-        return self.optimizer_class(parameters, lr=self.lr_schedule(1.0), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        rate, chosen = self.lr_schedule(1.0), self.optimizer_class
+        if isinstance(chosen, str):
+            if chosen not in OPTIMIZERS:
+                raise ValueError(f"optimizer_class={chosen!r}: choose one of {', '.join(map(repr, OPTIMIZERS))}, or a class")
+            chosen = OPTIMIZERS[chosen]
+        groups = [
+            {"params": list(module.parameters()), "lr": rate * scale}
+            for module, scale in zip(self._learners(), self._rates(), strict=True)
+        ]
+        return chosen(groups, **self.optimizer_kwargs)
+
+    def _learners(self) -> tuple[th.nn.Module, ...]:
+        """What learns, a group of the optimiser each."""
+        return self.world_model, self.policy.actor, self.policy.critic
+
+    def _rates(self) -> tuple[float, ...]:
+        """Their learning rates, relative to the world model's."""
+        return 1.0, self.behaviour_rate, self.behaviour_rate
 
     def _new_sampler(self) -> None:
         buffer = self.replay_buffer
@@ -300,7 +321,8 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
     def _set_learning_rate(self) -> None:
         """As SB3's, and without a logger too: a replay buffer alone can be learned from."""
         rate = self.lr_schedule(self._current_progress_remaining)
-        update_learning_rate(self.optimizer, rate)
+        for group, scale in zip(self.optimizer.param_groups, self._rates(), strict=True):
+            group["lr"] = rate * scale
         self._record("train/learning_rate", rate)
 
     def _update(self, batch_size: int) -> dict[str, th.Tensor]:
@@ -308,6 +330,10 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
         loss, found, figures = self._losses(batch)
         self.optimizer.zero_grad()
         loss.backward()
+        if self.max_grad_norm is not None:
+            of_model, of_behaviour = self.max_grad_norm
+            for module, most in zip(self._learners(), (of_model, of_behaviour, of_behaviour), strict=True):
+                th.nn.utils.clip_grad_norm_(module.parameters(), most)
         self.optimizer.step()
         self._after_update()
         self._n_updates += 1
@@ -319,6 +345,9 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
             return leaf.to(self.device, non_blocking=True)
 
         rows, start = state_map(move, batch.rows), state_map(move, batch.start)
+        if not self.replay_context:
+            start = {}
+            rows.is_first[:, 0] = True
         if start:
             start = {"deter": start["deter"], "stoch": self.world_model.latent.unpack(start["stoch"])}
         return batch._replace(rows=rows, start=start)

@@ -1,16 +1,18 @@
 """What actor and critic learn from: imagined trajectories, and replayed ones (DreamerV3, actor and critic learning)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch as th
 
 from sb3_mbrl.algorithms.dreamer.policy import Actor
-from sb3_mbrl.algorithms.dreamer.returns import lambda_returns
+from sb3_mbrl.algorithms.dreamer.returns import ReturnScale, lambda_returns
 from sb3_mbrl.models.rssm.model import Head
 
 
 class Imagined(NamedTuple):
-    """``N`` trajectories of ``H`` steps, without gradients."""
+    """``N`` trajectories of ``H`` steps."""
 
     features: th.Tensor
     """``(N, H + 1, F)``"""
@@ -31,11 +33,12 @@ def worth(
     goes_on: th.Tensor,
     critic: Head,
     lam: float,
-    scale: th.nn.Module,
+    scale: ReturnScale,
     update_scale: bool = True,
 ) -> Imagined:
     """
-    Judge imagined trajectories by the critic itself, not by its slow copy (``slowtar: False`` in DreamerV3's code).
+    Judge imagined trajectories by the critic itself, not by its slow copy (``slowtar: False`` in DreamerV3's code). Gradients
+    flow through returns and advantages where they flow through rewards and features.
 
     :param features: ``(N, H + 1, F)``
     :param action: ``(N, H, A)``
@@ -45,25 +48,28 @@ def worth(
     :param scale: a :class:`~sb3_mbrl.algorithms.dreamer.returns.ReturnScale`
     :param update_scale: let it take note of these returns
     """
-    with th.no_grad():
-        value = critic.mean(features)
-        returns = lambda_returns(reward, goes_on, value, lam)
-        if update_scale:
-            scale.update(returns)  # type: ignore[operator]
-        advantage = (returns - value[:, :-1]) / scale()
-        return Imagined(features, action, returns, advantage, goes_on.cumprod(1)[:, :-1])
+    value = critic.mean(features)
+    returns = lambda_returns(reward, goes_on, value, lam)
+    if update_scale:
+        scale.update(returns)
+    advantage = (returns - value[:, :-1].detach()) / scale()
+    return Imagined(features, action, returns, advantage, goes_on.detach().cumprod(1)[:, :-1])
 
 
-def actor_loss(actor: Actor, imagined: Imagined, ent_coef: float) -> tuple[th.Tensor, th.Tensor]:
+def actor_loss(actor: Actor, imagined: Imagined, ent_coef: float, pathwise: bool = False) -> tuple[th.Tensor, th.Tensor]:
     """
     REINFORCE with a baseline and an entropy bonus, for numbers and categories alike.
 
+    :param pathwise: the advantage's own gradient instead, back through the dynamics to the actions (DreamerV1; V3 in 2023 for
+        numbers)
     :return: the loss of every state, and the entropy of its actions, ``(N, H)`` each
     """
-    out = actor(imagined.features[:, :-1])
+    out = actor(imagined.features[:, :-1].detach())
     entropy = actor.output.entropy(out)
-    log_prob = actor.output.log_prob(out, imagined.action)
-    return -imagined.weight * (log_prob * imagined.advantage + ent_coef * entropy), entropy
+    gain = imagined.advantage
+    if not pathwise:
+        gain = actor.output.log_prob(out, imagined.action) * imagined.advantage
+    return -imagined.weight * (gain + ent_coef * entropy), entropy
 
 
 def critic_loss(critic: Head, slow: Head, features: th.Tensor, returns: th.Tensor, slow_scale: float = 1.0) -> th.Tensor:
@@ -93,6 +99,19 @@ def replayed_returns(
     :return: ``(B, K - 1)``
     """
     return lambda_returns(reward, (1 - terminated) * gamma, boot, lam, is_last)
+
+
+@contextmanager
+def frozen(*modules: th.nn.Module) -> Iterator[None]:
+    """What is computed meanwhile has gradients through these modules, and none into them."""
+    changed = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in changed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in changed:
+            parameter.requires_grad_(True)
 
 
 @th.no_grad()

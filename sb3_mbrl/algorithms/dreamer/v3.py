@@ -4,16 +4,24 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_mbrl.algorithms.dreamer.base import DreamerBase
-from sb3_mbrl.algorithms.dreamer.behaviour import Imagined, actor_loss, critic_loss, follow, replayed_returns, worth
+from sb3_mbrl.algorithms.dreamer.behaviour import (
+    Imagined,
+    actor_loss,
+    critic_loss,
+    follow,
+    frozen,
+    replayed_returns,
+    worth,
+)
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
 from sb3_mbrl.buffers.sequence_sampler import Replayed
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
-from sb3_mbrl.optim import LaProp
 
 
 class DreamerV3(DreamerBase):
@@ -52,11 +60,16 @@ class DreamerV3(DreamerBase):
     :param gae_lambda: of the lambda-returns
     :param ent_coef: of the actor's entropy
     :param replay_value_scale: of the critic's loss on real sequences
+    :param actor_gradient: ``"reinforce"``, or ``"dynamics"``: back through the world model (numbers only; V3 in 2023)
     :param online: let every new step be part of a batch as soon as possible
+    :param replay_context: let sequences begin with the latent state that the agent had before them, and not with nothing
     :param world_model: ``"rssm"``, or a subclass of it
     :param world_model_kwargs: of its constructor (:class:`~sb3_mbrl.models.rssm.Settings`)
-    :param optimizer_class: one optimiser for everything
+    :param optimizer_class: one optimiser for everything: ``"laprop"``, ``"adam"``, or a class
     :param optimizer_kwargs: of its constructor, apart from the parameters and ``lr``
+    :param behaviour_rate: learning rate of actor and critic, relative to the world model's
+    :param max_grad_norm: of the world model's gradients, and of the actor's and the critic's each (``None``: as they are;
+        :class:`~sb3_mbrl.optim.LaProp` clips by itself)
     :param plugins: modules or objects whose hooks are for this agent alone
     :raises ValueError: for a replay buffer without single steps, or one that is shorter than a sequence
     """
@@ -94,11 +107,15 @@ class DreamerV3(DreamerBase):
         gae_lambda: float = 0.95,
         ent_coef: float = 3e-4,
         replay_value_scale: float = 0.3,
+        actor_gradient: str = "reinforce",
         online: bool = True,
+        replay_context: bool = True,
         world_model: str | type[RSSM] | RSSM | Any = "rssm",
         world_model_kwargs: dict[str, Any] | None = None,
-        optimizer_class: type[th.optim.Optimizer] = LaProp,
+        optimizer_class: str | type[th.optim.Optimizer] = "laprop",
         optimizer_kwargs: dict[str, Any] | None = None,
+        behaviour_rate: float = 1.0,
+        max_grad_norm: tuple[float, float] | None = None,
         plugins: Iterable[Any] | None = None,
     ) -> None:
         super().__init__(
@@ -125,12 +142,16 @@ class DreamerV3(DreamerBase):
             size=size,
             batch_length=batch_length,
             online=online,
+            replay_context=replay_context,
             world_model=world_model,
             world_model_kwargs=world_model_kwargs,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
+            behaviour_rate=behaviour_rate,
+            max_grad_norm=max_grad_norm,
             plugins=plugins,
         )
+        self.actor_gradient = actor_gradient
         self.horizon, self.imagine_last, self.gae_lambda = horizon, imagine_last, gae_lambda
         self.ent_coef, self.replay_value_scale = ent_coef, replay_value_scale
         if _init_setup_model:
@@ -143,12 +164,18 @@ class DreamerV3(DreamerBase):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name}={value!r}: give a whole number from 1")
 
+        if self.actor_gradient not in ("reinforce", "dynamics"):
+            raise ValueError(f"actor_gradient={self.actor_gradient!r}: choose 'reinforce' or 'dynamics'")
+        if self.actor_gradient == "dynamics" and not isinstance(self.action_space, spaces.Box):
+            raise ValueError(f"actor_gradient='dynamics' needs Box actions, not {self.action_space}: choose 'reinforce'")
+
     def _losses(self, batch: Replayed) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
         model, policy, rows = self.world_model, self.policy, batch.rows
         losses, found = model.losses(rows, batch.start or None, self._stream())
         last = min(self.imagine_last or self.batch_length, self.batch_length)
         imagined = self._imagine(found, last)
-        of_actor, entropy = actor_loss(policy.actor, imagined, self.ent_coef)
+        of_actor, entropy = actor_loss(policy.actor, imagined, self.ent_coef, self.actor_gradient == "dynamics")
+        imagined = Imagined(*(value.detach() for value in imagined))
         of_critic = imagined.weight * critic_loss(
             policy.critic, policy.slow_critic, imagined.features[:, :-1], imagined.returns
         )
@@ -177,15 +204,18 @@ class DreamerV3(DreamerBase):
             "deter": found.deter[:, -last:].flatten(0, 1).detach(),
             "stoch": found.stoch[:, -last:].flatten(0, 1).detach(),
         }
-        with th.no_grad():
-            dream = model.imagine(
-                start,
-                lambda features: policy.actor.output.sample(policy.actor(features), stream),
-                self.horizon,
-                generator=stream,
-            )
+        pathwise = self.actor_gradient == "dynamics"
+        draw = policy.actor.output.rsample if pathwise else policy.actor.output.sample
+
+        def act(features: th.Tensor) -> th.Tensor:
+            return draw(policy.actor(features.detach()), stream)
+
+        with th.set_grad_enabled(pathwise), frozen(model, policy.critic):
+            dream = model.imagine(start, act, self.horizon, generator=stream)
             features = th.cat([dream.deter, dream.stoch.flatten(2)], -1)
-        return worth(features, dream.action, dream.reward, dream.goes_on, policy.critic, self.gae_lambda, policy.return_scale)
+            return worth(
+                features, dream.action, dream.reward, dream.goes_on, policy.critic, self.gae_lambda, policy.return_scale
+            )
 
     def _replayed_value_loss(self, batch: Replayed, found: Filtered, imagined: Imagined, last: int) -> th.Tensor:
         """Real rewards, and imagined returns where they end. Its gradients shape the world model too."""

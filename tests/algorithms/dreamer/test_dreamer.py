@@ -14,7 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_mbrl import Dreamer, DreamerV3
-from sb3_mbrl.models.rssm.model import RSSM
+from sb3_mbrl.models.rssm import RSSM, SIZES
 from tests.algorithms.common import BrokenEnv, DictEnv
 
 MODEL = {"deter": 16, "units": 8, "stoch": 3, "classes": 4, "hidden": 8, "blocks": 4, "depth": 2, "bins": 15}
@@ -306,3 +306,56 @@ def test_subclasses_of_the_world_model_are_taken():
     assert small(world_model=model, world_model_kwargs=None).world_model is model
     with pytest.raises(ValueError, match=r"built with gamma=0.99.*, and this agent has gamma=0.5"):
         small(world_model=model, world_model_kwargs=None, gamma=0.5)
+
+
+# ---- other versions
+
+
+@pytest.mark.parametrize(("name", "env_id"), [("size1m", "CartPole-v1"), ("v3-2023", "CartPole-v1")])
+def test_presets_learn(name, env_id):
+    settings = {**DreamerV3.preset(name), "batch_size": 2, "batch_length": 4, "horizon": 2, "train_freq": 8}
+    agent = DreamerV3("MlpPolicy", env_id, **settings, learning_starts=16, buffer_size=100, seed=0, device="cpu").learn(32)
+    assert agent._n_updates > 0
+    assert agent.optimizer.param_groups[1]["lr"] == pytest.approx(settings["learning_rate"] * agent.behaviour_rate)
+
+
+def test_all_sizes_have_a_preset():
+    sizes = [name for name in SIZES if name != "tiny"]
+    assert [DreamerV3.preset(name)["size"] for name in sizes] == sizes
+    first, continuous = (DreamerV3.preset(name) for name in ("v3-2023", "v3-2023-continuous"))
+    assert continuous == {**first, "actor_gradient": "dynamics"}
+
+
+def test_gradients_through_the_dynamics_reach_the_actor_alone():
+    agent = small("Pendulum-v1", actor_gradient="dynamics", replay_value_scale=0.0, ent_coef=0.0).learn(56)
+    model, policy = agent.world_model, agent.policy
+    with th.no_grad():
+        for head in (model.reward_head, policy.critic):
+            head.out.weight.normal_()
+    batch = agent._on_device(agent._sampler.sample(4, 8, generator=th.Generator().manual_seed(0)))
+    agent._random.generator.manual_seed(3)
+    loss, _, _ = agent._losses(batch)
+    agent.optimizer.zero_grad()
+    loss.backward()
+    found = model.cell.gates.weight.grad.clone()
+    assert policy.actor.out.weight.grad.abs().sum() > 0
+    agent._random.generator.manual_seed(3)
+    agent.optimizer.zero_grad()
+    model.scaled(model.losses(batch.rows, batch.start, agent._stream())[0]).backward()
+    th.testing.assert_close(found, model.cell.gates.weight.grad)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(ValueError, match="actor_gradient='dynamics' needs Box actions"):
+        small(actor_gradient="dynamics")
+
+
+def test_sequences_may_begin_with_nothing():
+    agent = small(replay_context=False).learn(48)
+    batch = agent._on_device(agent._sampler.sample(4, 8))
+    assert batch.start == {}
+    assert batch.rows.is_first[:, 0].all()
+
+
+def test_an_optimiser_that_there_is_not():
+    with pytest.raises(ValueError, match="optimizer_class='sgd': choose one of 'laprop', 'adam', or a class"):
+        small(optimizer_class="sgd")
+    assert isinstance(small(optimizer_class=th.optim.SGD).optimizer, th.optim.SGD)
