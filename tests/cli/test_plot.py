@@ -60,3 +60,18 @@ def test_a_picture_has_to_be_named(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["plot"])
     assert "PICTURE" in capsys.readouterr().err
+
+
+def test_a_dream_from_train_to_picture(here, capsys):
+    argv = ["--set", "batch_size=2", "batch_length=4", "horizon=2", "train_freq=16", "learning_starts=16", "--no-progress"]
+    argv += ["--world-model-kwargs", "deter=16", "units=8", "hidden=8", "stoch=3", "classes=4", "blocks=4"]
+    argv += ["--env", "CartPole-v1", "--steps", "48", "--eval-episodes", "0", "--output", "run", "--no-preset"]
+    assert main(["train", "--algo", "dreamer_v3", *argv]) == 0
+    capsys.readouterr()
+    assert main(["plot", "dream", "run", "--context", "3", "--horizon", "4"]) == 0
+    assert capsys.readouterr().out.startswith("After 3 observations the model imagined ")
+    assert (here / "run" / "dream.gif").read_bytes().startswith(b"GIF8")
+    assert main(["plot", "dream", "run", "--context", "0"]) == 2
+    assert "context=0: give at least 1" in capsys.readouterr().err
+    assert main(["plot", "dream", "run", "--context", "600"]) == 2
+    assert "the episode was over after" in capsys.readouterr().err
