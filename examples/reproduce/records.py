@@ -60,17 +60,20 @@ def read_record(path: Path) -> Record | None:
         raise ValueError(f"{path} is not a result file ({error}); delete it to run anew") from error
 
 
-def reached_at(steps: Sequence[int], means: Sequence[float], threshold: float | None) -> int | None:
+def reached_at(steps: Sequence[int], means: Sequence[float], threshold: float | None, in_a_row: int = 2) -> int | None:
     """
-    The step of the second of the first two evaluations in a row at or above the threshold; ``None`` where there are no two.
+    The step of the last of the first evaluations in a row at or above the threshold; ``None`` where there are not so many.
 
     :param steps: real environment steps of the evaluations, ascending
     :param means: mean return of each
     :param threshold: ``None``: there is nothing to reach
+    :param in_a_row: how many evaluations
     """
     if threshold is None:
         return None
-    for step, before, now in zip(steps[1:], means[:-1], means[1:], strict=True):
-        if before >= threshold and now >= threshold:
+    row = 0
+    for step, mean in zip(steps, means, strict=True):
+        row = row + 1 if mean >= threshold else 0
+        if row == in_a_row:
             return step
     return None

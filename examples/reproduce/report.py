@@ -16,11 +16,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from records import RESULTS, Record, read_record, write_text
 from run_all import duration
-from tasks import BASES, MODEL_OFF, MODELS_OWN, TASKS, VARIANTS
+from tasks import ALONE, BASES, MODEL_OFF, MODELS_OWN, TASKS, TRUE_MODEL, VARIANTS
 
 COLOURS = {
-    **{variant: "#1f6fb4" for variant in BASES},
+    **{variant: "#1f6fb4" for variant in (*BASES, *ALONE)},
     MODEL_OFF: "#d9721f",
+    TRUE_MODEL: "#2f8f4e",
     **{variant: "#7f7f7f" for variant in BASES.values()},
 }
 LAST = 3
@@ -61,6 +62,16 @@ def reached_step(record: Record) -> float:
     return math.inf if record["reached_at"] is None else record["reached_at"]
 
 
+def reached_trial(record: Record) -> float:
+    """Of training episodes, counted from 1: the first at or above the threshold."""
+    return next((i for i, point in enumerate(record["curve"], 1) if point["mean"] >= record["threshold"]), math.inf)
+
+
+def best_value(record: Record) -> float:
+    """Of training episodes."""
+    return max(point["mean"] for point in record["curve"])
+
+
 def wall_seconds(record: Record) -> float:
     """Training alone, without evaluations."""
     return record["curve"][-1]["wall_s"]
@@ -75,14 +86,19 @@ Column = tuple[str, Callable[[Record], float], Callable[[float], str]]
 
 
 def _columns(record: Record) -> list[Column]:
+    trials = record["eval_episodes"] == 0
     columns: list[Column] = [
-        (f"last {LAST} evaluations", final_value, lambda value: f"{value:,.1f}"),
+        (f"last {LAST} {'episodes' if trials else 'evaluations'}", final_value, lambda value: f"{value:,.1f}"),
         ("average over the run", average_value, lambda value: f"{value:,.1f}"),
         ("training time", wall_seconds, duration),
     ]
     if record["threshold"] is not None:
         total = record["total_steps"]
         columns.insert(0, (f">= {record['threshold']:g} at step", reached_step, lambda step: _step_text(step, total)))
+    if trials:
+        columns.insert(0, ("best episode", best_value, lambda value: f"{value:,.1f}"))
+        if record["threshold"] is not None:
+            columns.insert(0, ("in episode", reached_trial, lambda trial: "-" if math.isinf(trial) else f"{trial:g}"))
     return columns
 
 
@@ -133,13 +149,17 @@ def _row(*cells: str) -> str:
 
 
 def _conditions(record: Record) -> str:
-    text = (
-        f"`{record['env_id']}`, {record['total_steps']:,} real steps; every {record['eval_every']:,} steps "
-        f"{record['eval_episodes']} episodes of the deterministic policy, always from the same start states."
-    )
+    text = f"`{record['env_id']}`, {record['total_steps']:,} real steps; "
+    if record["eval_episodes"] == 0:
+        text += "the episodes of training."
+    else:
+        text += f"every {record['eval_every']:,} steps {record['eval_episodes']} episodes of the deterministic policy, always "
+        text += "from the same start states."
     if record["threshold"] is None:
         return text
     within = f" (required within {record['deadline']:,} steps)" if record["deadline"] is not None else ""
+    if record["eval_episodes"] == 0:
+        return f"{text} Reached: one episode of at least {record['threshold']:g}{within}."
     return (
         f"{text} Reached: two evaluations in a row with a mean of at least {record['threshold']:g}{within}; the second counts."
     )

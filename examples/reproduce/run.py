@@ -40,7 +40,7 @@ from sb3_mbrl.zoo import algorithms
 EVALUATION_SEED = 10_000
 """Evaluation episodes start from the reset seeds 10000, 10001, ... in every run."""
 
-LOGGED = ("model/", "imagination/")
+LOGGED = ("model/", "imagination/", "planner/", "train/entropy", "train/return_", "train/n_updates")
 """What is taken over from the log."""
 
 
@@ -179,9 +179,10 @@ def evaluate(agent: OffPolicyAlgorithm, env: gym.Env, episodes: int) -> list[flo
     with random_states_kept():
         for episode in range(episodes):
             obs, _ = env.reset(seed=EVALUATION_SEED + episode)
-            total, over = 0.0, False
+            total, over, memory, first = 0.0, False, None, np.array([True])
             while not over:
-                action, _ = agent.predict(obs, deterministic=True)
+                action, memory = agent.predict(obs, memory, first, deterministic=True)
+                first = np.array([False])
                 obs, reward, terminated, truncated, _ = env.step(action)
                 total += float(reward)
                 over = terminated or truncated
@@ -242,8 +243,8 @@ def load_checkpoint(cls: type[OffPolicyAlgorithm], folder: Path, env: gym.Env, d
 
 class BenchmarkCallback(BaseCallback):
     """
-    Evaluates, writes the record and a checkpoint between two rollouts, where agent and replay buffer are complete (in
-    ``_on_step`` the latest transition is not stored yet).
+    Evaluates (or takes note of the episodes of training), writes the record and a checkpoint between two rollouts, where agent
+    and replay buffer are complete (in ``_on_step`` the latest transition is not stored yet).
 
     :param run: the run
     :param record: its record; the curve is appended to it
@@ -258,27 +259,39 @@ class BenchmarkCallback(BaseCallback):
         self.wall = curve[-1]["wall_s"] if curve else 0.0
         self.next_step = curve[-1]["step"] + run.task.eval_every if curve else 0
         self.since = 0.0
+        self.episode: float | None = None
+        """The return of an episode of training that was just completed"""
 
     def _on_training_start(self) -> None:
         self.since = time.perf_counter()
 
     def _on_rollout_start(self) -> None:
-        self._evaluate_if_due()
+        self._look()
 
     def _on_step(self) -> bool:
+        episode = self.locals["infos"][0].get("episode")
+        if episode is not None:
+            self.episode = float(episode["r"])
         return True
 
     def _on_training_end(self) -> None:
-        self._evaluate_if_due()
+        self._look()
         self.eval_env.close()
 
-    def _evaluate_if_due(self) -> None:
-        if self.num_timesteps < self.next_step:
-            return
-        self.wall += time.perf_counter() - self.since
-        task, record, agent = self.run.task, self.record, self.model
+    def _look(self) -> None:
+        agent = self.model
         assert isinstance(agent, OffPolicyAlgorithm)
-        returns = evaluate(agent, self.eval_env, task.eval_episodes)
+        if self.run.task.eval_episodes == 0:
+            if self.episode is not None:
+                self.wall += time.perf_counter() - self.since
+                self._write(agent, [self.episode])
+                self.episode = None
+        elif self.num_timesteps >= self.next_step:
+            self.wall += time.perf_counter() - self.since
+            self._write(agent, evaluate(agent, self.eval_env, self.run.task.eval_episodes))
+
+    def _write(self, agent: OffPolicyAlgorithm, returns: list[float]) -> None:
+        task, record = self.run.task, self.record
         logged = {name: value for name, value in agent.logger.name_to_value.items() if name.startswith(LOGGED)}
         record["curve"].append(
             {
@@ -291,7 +304,7 @@ class BenchmarkCallback(BaseCallback):
             }
         )
         steps, means = ([point[name] for point in record["curve"]] for name in ("step", "mean"))
-        record["reached_at"] = reached_at(steps, means, task.threshold)
+        record["reached_at"] = reached_at(steps, means, task.threshold, task.in_a_row)
         record["finished"] = agent.num_timesteps >= task.total_steps
         write_record(self.run.path, record)
         if agent.num_timesteps > 0:
@@ -341,7 +354,7 @@ def _start_or_resume(run: Run, fresh: bool) -> tuple[Record, Path | None]:
 def algorithm(task: Task, variant: str) -> type[OffPolicyAlgorithm]:
     """The class of a variant."""
     cls = algorithms()[task.algo]
-    return cls._model_free_class if variant == BASES[task.algo] else cls
+    return cls._model_free_class if variant == BASES.get(task.algo) else cls
 
 
 def with_noise(settings: Mapping[str, Any], space: gym.Space) -> dict[str, Any]:

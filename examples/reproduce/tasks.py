@@ -2,7 +2,8 @@
 
 Seeds and thresholds are fixed here before any run. Every task has three variants: its algorithm (``mbpo``); the control
 ``model-off``, the same call with ``world_model=None``, so that a difference is the model's and not that of the number of
-updates; and the algorithm's base class at its defaults (``sac``).
+updates; and the algorithm's base class at its defaults (``sac``). Planners have no control of that kind: there ``true-model``
+is the same call with the environment itself as the model, an upper bound.
 """
 
 import ast
@@ -18,7 +19,11 @@ MODEL_OFF = "model-off"
 BASES = {"mbpo": "sac", "dyna": "dqn", "mb_td3": "td3", "mb_tqc": "tqc", "mb_crossq": "crossq"}
 """Algorithms by the names that rl-zoo3's command line has for them, and their base classes"""
 
-VARIANTS = (*BASES, MODEL_OFF, *BASES.values())
+TRUE_MODEL = "true-model"
+ALONE = ("pets", "dreamer_v3")
+"""Algorithms that are nothing without their world model"""
+
+VARIANTS = (*BASES, *ALONE, MODEL_OFF, TRUE_MODEL, *BASES.values())
 """All there are, in the order of tables"""
 
 
@@ -30,12 +35,15 @@ class Task:
     :param env_kwargs: for ``gymnasium.make``
     :param total_steps: real environment steps of a run
     :param eval_every: real environment steps between two evaluations
-    :param eval_episodes: episodes per evaluation, deterministic policy, always from the same start states
-    :param threshold: "reached" is two evaluations in a row with a mean at or above it; ``None``: none
+    :param eval_episodes: episodes per evaluation, deterministic policy, always from the same start states; 0: the episodes of
+        training are the curve, as is usual for planners, which improve from one to the next
+    :param threshold: "reached" is two evaluations in a row with a mean at or above it (of training episodes one);
+        ``None``: none
     :param deadline: real steps within which the threshold has to be reached; ``None``: ``total_steps``
     :param seeds: of the runs
     :param settings: constructor arguments of the algorithm and of ``model-off``
     :param algo: the algorithm
+    :param true_model: settings in the place of the world model's, with which it is the environment itself
     """
 
     name: str
@@ -49,17 +57,25 @@ class Task:
     deadline: int | None = None
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     algo: str = "mbpo"
+    true_model: Mapping[str, Any] | None = None
 
     @property
-    def variants(self) -> tuple[str, str, str]:
-        """The algorithm, its control, and its base class at its defaults."""
-        return self.algo, MODEL_OFF, BASES[self.algo]
+    def variants(self) -> tuple[str, ...]:
+        """The algorithm, and what it is held against."""
+        if self.algo in BASES:
+            return self.algo, MODEL_OFF, BASES[self.algo]
+        return (self.algo,) if self.true_model is None else (self.algo, TRUE_MODEL)
+
+    @property
+    def in_a_row(self) -> int:
+        """Evaluations that have to reach the threshold."""
+        return 2 if self.eval_episodes else 1
 
     def __post_init__(self) -> None:
         if self.eval_every < 1 or self.total_steps % self.eval_every:
             raise ValueError(f"{self.name}: total_steps={self.total_steps} must be a multiple of eval_every={self.eval_every}")
-        if self.eval_episodes < 1:
-            raise ValueError(f"{self.name}: eval_episodes={self.eval_episodes}: give at least 1")
+        if self.eval_episodes < 0:
+            raise ValueError(f"{self.name}: eval_episodes={self.eval_episodes}: give at least 0")
 
 
 SMALL: dict[str, Any] = {
@@ -121,7 +137,45 @@ DQN's part is that of rl-baselines3-zoo (https://github.com/DLR-RM/rl-baselines3
 the thousand steps of ``learning_starts`` there.
 """
 
+DREAMT: dict[str, Any] = {"imagine_last": 8, "train_freq": 4, "learning_rate": 5e-4, "optimizer_kwargs": {"warmup": 200}}
+"""``size="tiny"`` with half an update's worth of 1,024 replayed steps every four steps"""
+
 _FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)
+
+
+PLANNED: dict[str, Any] = {
+    "learning_starts": 200,
+    "fit_freq": 200,
+    "world_model_kwargs": {"members": 5, "elites": 5, "hidden": [128, 128, 128]},
+    "fit_kwargs": {"max_batches": 2_000},
+}
+"""The default planner (iCEM, 64 sequences of 15 steps) and five particles, in a smaller ensemble than the default one"""
+
+
+def planning_tasks(
+    name: str, env_id: str, steps: int, threshold: float | None, true_model: str | None, **more: Any
+) -> list[Task]:
+    """
+    PETS, with the reward known and with it learned.
+
+    :param true_model: name of the environment's twin
+    :param more: settings of its own
+    """
+    settings = PLANNED | more
+    twin = None if true_model is None else {"world_model": true_model}
+    known = Task(
+        f"pets-{name}",
+        env_id,
+        steps,
+        steps,
+        0,
+        _THREE,
+        {**settings, "reward_fn": "auto"},
+        threshold,
+        algo="pets",
+        true_model=twin,
+    )
+    return [known, replace(known, name=f"pets-{name}-learned", settings=settings, true_model=None)]
 
 
 def preset_task(env_id: str) -> Task:
@@ -164,11 +218,16 @@ TASKS = {
         *small_tasks("mb_td3", noise_type="normal", noise_std=0.1),
         *small_tasks("mb_tqc"),
         *small_tasks("mb_crossq", without=["tau"]),
+        *planning_tasks("balance", "CartPoleBalance-v0", 1_000, 195.0, None, learning_starts=20, fit_freq=50),
+        *planning_tasks("swing-up", "CartPoleSwingUp-v0", 2_000, None, "cartpole-swing-up"),
+        *planning_tasks("pendulum", "Pendulum-v1", 1_000, -250.0, "pendulum"),
+        Task("dreamer-cartpole", "CartPole-v1", 40_000, 1_000, 10, _THREE, DREAMT, 475.0, 30_000, algo="dreamer_v3"),
+        Task("dreamer-pendulum", "Pendulum-v1", 30_000, 1_000, 10, _THREE, DREAMT, -200.0, algo="dreamer_v3"),
         *(preset_task(f"{body}-v5") for body in ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid")),
     )
 }
 
-_TASK_FIELDS = {item.name for item in fields(Task)} - {"name", "settings", "algo"}
+_TASK_FIELDS = {item.name for item in fields(Task)} - {"name", "settings", "algo", "true_model"}
 
 
 def override(task: Task, overrides: Mapping[str, Any]) -> Task:
@@ -205,11 +264,15 @@ def constructor_settings(task: Task, variant: str, overrides: Mapping[str, Any] 
     common: dict[str, Any] = {"buffer_size": task.total_steps}
     if variant not in task.variants:
         raise ValueError(f"{task.name} has no variant {variant!r}; there are {', '.join(task.variants)}")
-    if variant == BASES[task.algo]:
+    if variant == BASES.get(task.algo):
         given = {key: value for key, value in (overrides or {}).items() if key not in _TASK_FIELDS}
         return common | dict(override(replace(task, settings={}), given).settings)
-    off = {"world_model": None} if variant == MODEL_OFF else {}
-    return common | deepcopy(dict(task.settings)) | off
+    changed: dict[str, Any] = {}
+    if variant == MODEL_OFF:
+        changed = {"world_model": None}
+    elif variant == TRUE_MODEL:
+        changed = {"world_model_kwargs": {}, **(task.true_model or {})}
+    return common | deepcopy(dict(task.settings)) | changed
 
 
 def conditions(

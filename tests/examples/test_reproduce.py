@@ -122,7 +122,10 @@ def test_a_half_written_file_is_named(tmp_path):
 # ----------------------------------------------------------------------------------------------------------------- settings
 
 
-@pytest.mark.parametrize("task", [*tasks.TASKS.values(), TINY], ids=lambda task: task.name)
+WITH_CONTROL = [task for task in (*tasks.TASKS.values(), TINY) if "model-off" in task.variants]
+
+
+@pytest.mark.parametrize("task", WITH_CONTROL, ids=lambda task: task.name)
 def test_the_control_is_the_same_call_with_the_model_off(task):
     ours, control = (tasks.constructor_settings(task, variant) for variant in (task.algo, "model-off"))
     assert control.pop("world_model", "missing") is None
@@ -139,8 +142,9 @@ def test_every_variant_takes_its_settings(task):
         env = gym.make(task.env_id)
         arguments = run.with_noise(tasks.constructor_settings(task, variant), env.action_space)
         agent = run.algorithm(task, variant)("MlpPolicy", env, device="cpu", **arguments)
-        off = getattr(agent, "world_model", None) is None
-        assert off == (variant != task.algo)
+        model = getattr(agent, "world_model", None)
+        assert (model is None) == (variant not in (task.algo, "true-model"))
+        assert (variant == "true-model") == (model is not None and not model.learns)
 
 
 def test_action_noise_in_the_words_of_the_zoo():
@@ -214,9 +218,9 @@ def test_evaluation_leaves_every_random_stream_and_the_policys_mode_alone(monkey
     agent.policy.set_training_mode(True)
     predict = agent.predict
 
-    def predict_with_draws(obs, deterministic):
+    def predict_with_draws(obs, state, episode_start, deterministic):
         random.random(), np.random.rand(), th.rand(1)
-        return predict(obs, deterministic=deterministic)
+        return predict(obs, state, episode_start, deterministic=deterministic)
 
     monkeypatch.setattr(agent, "predict", predict_with_draws)
     run.set_random_states(states := run.random_states())
@@ -227,6 +231,45 @@ def test_evaluation_leaves_every_random_stream_and_the_policys_mode_alone(monkey
     assert agent.policy.training
     assert run.evaluate(agent, env, 2) == first  # the same start states, whatever was drawn in between
     assert first[0] != first[1]
+
+
+def test_evaluation_gives_the_memory_back():
+    """A planner or a recurrent agent that is not told so begins anew at every step."""
+    told = []
+
+    class Remembering:
+        policy = th.nn.Linear(1, 1)
+
+        def predict(self, obs, state, episode_start, deterministic):
+            told.append((state, bool(episode_start[0])))
+            return np.zeros(1, np.float32), len(told)
+
+    agent = Remembering()
+    agent.policy.set_training_mode = lambda mode: None
+    run.evaluate(agent, gym.make("Pendulum-v1", max_episode_steps=3), 2)
+    assert told == [(None, True), (1, False), (2, False), (None, True), (4, False), (5, False)]
+
+
+def test_the_episodes_of_training_are_a_planners_curve(tmp_path):
+    """Four episodes of 30 steps; the second that reaches the threshold is not waited for."""
+    settings = {"learning_starts": 30, "fit_freq": 60, "fit_kwargs": {"max_batches": 5}}
+    planner = {"horizon": 2, "population": 4, "iterations": 1}
+    model = {"members": 2, "elites": 2, "hidden": [8]}
+    given = {**settings, "planner_kwargs": planner, "world_model_kwargs": model}
+    twin = {"world_model": "pendulum"}
+    task = tasks.Task("trials", "Pendulum-v1", 120, 120, 0, (0,), given, -1e9, None, {"max_episode_steps": 30}, "pets", twin)
+    for variant in task.variants:
+        settings = tasks.constructor_settings(task, variant)
+        one = run.Run(task, variant, 0, settings, None, tmp_path, tmp_path / "checkpoints", "cpu")
+        record = run.execute(one)
+        assert [point["step"] for point in record["curve"]] == [30, 60, 90, 120]
+        assert record["reached_at"] == 30
+        assert record["finished"]
+        assert all(len(point["returns"]) == 1 for point in record["curve"])
+    records_of_both = report.load_records(tmp_path / "trials")
+    text = report.task_section("trials", records_of_both)
+    assert "the episodes of training. Reached: one episode of at least" in text
+    assert "| variant | seed | in episode | best episode |" in text
 
 
 # ---------------------------------------------------------------------------------------------------------------------- runs
