@@ -106,7 +106,7 @@ def distribution(tmp_path, monkeypatch):
     (folder / "sb3_mbrl_scaled.py").write_text(
         "from sb3_mbrl import hookimpl\nfrom sb3_mbrl.contracts import WorldModelSpec\n\n\n"
         "@hookimpl\ndef sb3_mbrl_world_models():\n"
-        "    return [WorldModelSpec(name='scaled', factory='tests.algorithms.test_checkpoint:ScaledModel')]\n"
+        "    return [WorldModelSpec(name='scaled', factory='tests.algorithms.saved_agents:ScaledModel')]\n"
     )
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sb3-mbrl-scaled\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text("[sb3_mbrl]\nscaled = sb3_mbrl_scaled\n")
