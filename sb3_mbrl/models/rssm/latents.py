@@ -21,8 +21,16 @@ class Latent(ABC):
     """Numbers in a sample"""
 
     @abstractmethod
+    def noise(self, shape: tuple[int, ...], device: th.device, generator: th.Generator | None = None) -> th.Tensor:
+        """What samples of so many rows are made of: for a whole sequence at once, so that its steps draw nothing."""
+
+    @abstractmethod
+    def draw(self, stats: th.Tensor, noise: th.Tensor) -> th.Tensor:
+        """A sample, ``(..., *shape)``, out of noise; gradients flow into the parameters ``(..., size)``."""
+
     def sample(self, stats: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
         """``(..., *shape)``; gradients flow into the parameters ``(..., size)``."""
+        return self.draw(stats, self.noise(tuple(stats.shape[:-1]), stats.device, generator))
 
     @abstractmethod
     def mode(self, stats: th.Tensor) -> th.Tensor:
@@ -72,12 +80,14 @@ class CategoricalLatent(Latent):
             return stats.float().unflatten(-1, self.shape).log_softmax(-1)
         return self.probs(stats).log()
 
-    def sample(self, stats: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+    def noise(self, shape: tuple[int, ...], device: th.device, generator: th.Generator | None = None) -> th.Tensor:
+        return th.rand(*shape, self.variables, 1, generator=on_device(generator, device), device=device)
+
+    def draw(self, stats: th.Tensor, noise: th.Tensor) -> th.Tensor:
         probs = self.probs(stats)
         rising = probs.detach().cumsum(-1)
-        draw = th.rand(rising.shape[:-1], generator=on_device(generator, rising.device), device=rising.device)
-        # The first class whose cumulated probability is above the draw, counted without a look at the numbers.
-        index = (rising <= draw[..., None] * rising[..., -1:]).sum(-1, keepdim=True).clamp_(max=self.classes - 1)
+        # The first class whose cumulated probability is above the noise, counted without a look at the numbers.
+        index = (rising <= noise * rising[..., -1:]).sum(-1, keepdim=True).clamp_(max=self.classes - 1)
         return self._straight_through(index, probs)
 
     def mode(self, stats: th.Tensor) -> th.Tensor:
@@ -129,9 +139,12 @@ class GaussianLatent(Latent):
         width = F.softplus(raw) if self.std == "softplus" else 2 * th.sigmoid(raw / 2)
         return mean, width + self.min_std
 
-    def sample(self, stats: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+    def noise(self, shape: tuple[int, ...], device: th.device, generator: th.Generator | None = None) -> th.Tensor:
+        return th.randn(*shape, self.variables, generator=on_device(generator, device), device=device)
+
+    def draw(self, stats: th.Tensor, noise: th.Tensor) -> th.Tensor:
         mean, std = self.moments(stats)
-        return mean + std * th.randn(mean.shape, generator=on_device(generator, mean.device), device=mean.device)
+        return mean + std * noise
 
     def mode(self, stats: th.Tensor) -> th.Tensor:
         return self.moments(stats)[0]

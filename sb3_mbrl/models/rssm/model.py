@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import torch as th
 from gymnasium import spaces
 from torch import nn
+from torch.nn import functional as F
 
 from sb3_mbrl.buffers.arrivals import Arrivals, arrivals
 from sb3_mbrl.contracts import Obs, Prediction, RewardFn, Sequences, TerminationFn, Transitions, WorldModel
 from sb3_mbrl.models.rssm.latents import balanced_kl, joint_kl, split_kl
-from sb3_mbrl.models.rssm.layers import MLP, Linear
+from sb3_mbrl.models.rssm.layers import ACTIVATIONS, MLP, NORMS, Linear
 from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
 from sb3_mbrl.models.rssm.outputs import Bernoulli, Output
 from sb3_mbrl.models.rssm.settings import make_settings
@@ -72,6 +73,38 @@ class Head(nn.Module):
         return self.output.loss(self(features), target)
 
 
+class Posterior(nn.Module):
+    """
+    From the deterministic state and an encoded observation to the numbers of a latent distribution. What the observation alone
+    decides is computed for a whole sequence at once.
+
+    :param deter: numbers of the deterministic state
+    :param tokens: of an encoded observation
+    :param hidden: units of every layer
+    :param layers: how many
+    :param outputs: numbers of the distribution
+    :param style: ``norm`` and ``activation`` of the layers
+    """
+
+    def __init__(self, deter: int, tokens: int, hidden: int, layers: int, outputs: int, **style: str) -> None:
+        super().__init__()
+        self.deter = deter
+        self.first = Linear(deter + tokens, hidden if layers else outputs)
+        self.rest = nn.Sequential()
+        if layers:
+            norm, activation = NORMS[style.get("norm", "rms")](hidden), ACTIVATIONS[style.get("activation", "silu")]()
+            more = MLP(hidden, hidden, layers - 1, **style)
+            self.rest = nn.Sequential(norm, activation, more, Linear(hidden, outputs))
+
+    def prepare(self, tokens: th.Tensor) -> th.Tensor:
+        """``(..., tokens)`` to ``(..., hidden)``."""
+        return F.linear(tokens, self.first.weight[:, self.deter :], self.first.bias)
+
+    def forward(self, deter: th.Tensor, prepared: th.Tensor) -> th.Tensor:
+        """``(B, outputs)`` from ``(B, deter)`` and what :meth:`prepare` made."""
+        return self.rest(th.addmm(prepared, deter, self.first.weight[:, : self.deter].t()))
+
+
 class RSSM(WorldModel):
     """
     A deterministic state that remembers, a stochastic one that is drawn at every step: from the observation too while there is
@@ -121,19 +154,16 @@ class RSSM(WorldModel):
         squash = chosen.vectors == "symlog"
         self.encoder = Encoder(self.layout, units, chosen.layers, chosen.depth, squash=squash, **style)
         self.cell = chosen.make_cell(flat, self.actions.dim)
-        self.prior_head = self._between(wide, chosen.prior_layers)
-        self.post_head = self._between(wide + self.encoder.outputs, chosen.post_layers)
+        body = MLP(wide, chosen.hidden, chosen.prior_layers, **style)
+        self.prior_head = nn.Sequential(body, Linear(body.outputs, self.latent.size))
+        seen = self.encoder.outputs
+        self.post_head = Posterior(wide, seen, chosen.hidden, chosen.post_layers, self.latent.size, **style)
         layers, depth, output = chosen.layers, chosen.depth, chosen.vector_output
         self.decoder = Decoder(self.layout, wide, flat, units, layers, depth, chosen.blocks, output=output, **style)
         self.reward_head = Head(self.n_features, units, chosen.head_layers, chosen.make_reward(), **style)
         self.continue_head = Head(self.n_features, units, chosen.head_layers, Bernoulli(), **style)
         self.to(self.device)
         self.optimizer = LaProp(self.parameters(), lr=lr, warmup=warmup)
-
-    def _between(self, inputs: int, layers: int) -> nn.Sequential:
-        """The layers to a latent distribution's numbers."""
-        body = MLP(inputs, self.settings.hidden, layers, **self.settings.style)
-        return nn.Sequential(body, Linear(body.outputs, self.latent.size))
 
     # ---- states
 
@@ -165,7 +195,7 @@ class RSSM(WorldModel):
     def _posterior(self, state: State, encoded: th.Tensor, tokens: th.Tensor) -> State:
         """With the likeliest sample: the contract gives filtering no source of randomness."""
         deter = self.cell(state["deter"], state["stoch"].flatten(1), self.cell.prepare(encoded))
-        return {"deter": deter, "stoch": self.latent.mode(self.post_head(th.cat([deter, tokens], -1)))}
+        return {"deter": deter, "stoch": self.latent.mode(self.post_head(deter, self.post_head.prepare(tokens)))}
 
     def see(
         self,
@@ -210,19 +240,19 @@ class RSSM(WorldModel):
         """
         rows, steps = is_first.shape
         flat_obs: Any = state_map(lambda leaf: leaf.flatten(0, 1), obs)
-        tokens = self.encoder(flat_obs).unflatten(0, (rows, steps))
+        seen = self.post_head.prepare(self.encoder(flat_obs)).unflatten(0, (rows, steps)).unbind(1)
         keep = (~is_first).float()
         done = th.where(is_first[..., None], self.blank_action.to(action.dtype), action)
         encoded = self.actions.encode(done.flatten(0, 1)).unflatten(0, (rows, steps)) * keep[..., None]
-        prepared = self.cell.prepare(encoded)
+        prepared, kept = self.cell.prepare(encoded).unbind(1), keep[..., None].unbind(1)
+        noise = None if deterministic else self.latent.noise((steps, rows), self.device, generator)
         state = self._blank(rows) if start is None else start
         deter, stoch = state["deter"], state["stoch"]
         deters, stochs, posts = [], [], []
         for t in range(steps):
-            kept = keep[:, t, None]
-            deter = self.cell(deter * kept, stoch.flatten(1) * kept, prepared[:, t])
-            post = self.post_head(th.cat([deter, tokens[:, t]], -1))
-            stoch = self.latent.mode(post) if deterministic else self.latent.sample(post, generator)
+            deter = self.cell(deter * kept[t], stoch.flatten(1) * kept[t], prepared[t])
+            post = self.post_head(deter, seen[t])
+            stoch = self.latent.mode(post) if noise is None else self.latent.draw(post, noise[t])
             deters.append(deter)
             stochs.append(stoch)
             posts.append(post)
@@ -264,11 +294,12 @@ class RSSM(WorldModel):
         """
         deter, stoch = state["deter"], state["stoch"]
         deters, stochs, actions = [deter], [stoch], []
-        for _ in range(horizon):
+        noise = None if deterministic else self.latent.noise((horizon, len(deter)), self.device, generator)
+        for t in range(horizon):
             action = act(th.cat([deter, stoch.flatten(1)], -1))
             deter = self.cell(deter, stoch.flatten(1), self.cell.prepare(self.actions.encode(action)))
             prior = self.prior_head(deter)
-            stoch = self.latent.mode(prior) if deterministic else self.latent.sample(prior, generator)
+            stoch = self.latent.mode(prior) if noise is None else self.latent.draw(prior, noise[t])
             deters.append(deter)
             stochs.append(stoch)
             actions.append(action)
