@@ -1,6 +1,7 @@
 """The policy of Dreamer: an actor and a critic on the features of a latent world model, and the memory to act with."""
 
 import copy
+from dataclasses import replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -14,7 +15,6 @@ from sb3_mbrl.algorithms.dreamer.actions import action_output
 from sb3_mbrl.algorithms.dreamer.returns import ReturnScale
 from sb3_mbrl.models.rssm.layers import MLP, Linear
 from sb3_mbrl.models.rssm.model import RSSM, Head
-from sb3_mbrl.models.rssm.outputs import Output, TwoHot
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import ActionCodec
 from sb3_mbrl.states import batch_size
@@ -65,8 +65,8 @@ class DreamerPolicy(BasePolicy):
     :param units: of the layers of actor and critic (``None``: those of the world model's size)
     :param layers: of both
     :param unimix: share of a uniform distribution in categorical actions
-    :param value_range: returns lie within ``symexp(±value_range)``
-    :param bins: of the critic's two-hot distribution
+    :param value_range: returns lie within ``symexp(±value_range)`` (``None``: as the world model's rewards)
+    :param bins: of the critic's two-hot distribution (``None``: as many as the world model's rewards have)
     """
 
     actor: Actor
@@ -83,8 +83,8 @@ class DreamerPolicy(BasePolicy):
         units: int | None = None,
         layers: int = 3,
         unimix: float = 0.01,
-        value_range: float = 20.0,
-        bins: int = 255,
+        value_range: float | None = None,
+        bins: int | None = None,
     ) -> None:
         super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
         self.units, self.layers, self.unimix = units, layers, unimix
@@ -98,7 +98,8 @@ class DreamerPolicy(BasePolicy):
         self._world_model = (world_model,)  # in a tuple: its weights are saved with it
         chosen, features = world_model.settings, world_model.n_features
         units = self.units or chosen.units
-        value: Output = TwoHot(self.bins, self.value_range, in_symlog=chosen.reward == "twohot_symlog")
+        own: dict[str, Any] = {"reward_range": self.value_range, "bins": self.bins}
+        value = replace(chosen, **{name: given for name, given in own.items() if given is not None}).make_reward()
         self.actor = Actor(features, self.action_space, units, self.layers, self.unimix, **chosen.style)
         self.critic = Head(features, units, self.layers, value, **chosen.style)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)

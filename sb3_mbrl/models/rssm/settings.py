@@ -9,7 +9,7 @@ from sb3_mbrl.models.rssm.cells import BlockGRUCell, Cell, GRUCell, LayerNormGRU
 from sb3_mbrl.models.rssm.latents import CategoricalLatent, GaussianLatent, Latent
 from sb3_mbrl.models.rssm.outputs import Normal, Output, SymlogSquaredError, TwoHot
 
-SIZES: dict[str, dict[str, int]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "size1m": {"deter": 512, "hidden": 64, "classes": 4, "depth": 4, "units": 64},
     "size12m": {"deter": 2048, "hidden": 256, "classes": 16, "depth": 16, "units": 256},
     "size25m": {"deter": 3072, "hidden": 384, "classes": 24, "depth": 24, "units": 384},
@@ -17,8 +17,9 @@ SIZES: dict[str, dict[str, int]] = {
     "size100m": {"deter": 6144, "hidden": 768, "classes": 48, "depth": 48, "units": 768},
     "size200m": {"deter": 8192, "hidden": 1024, "classes": 64, "depth": 64, "units": 1024},
     "size400m": {"deter": 12288, "hidden": 1536, "classes": 96, "depth": 96, "units": 1536},
-    # Not the authors': for processors without a GPU.
-    "tiny": {"deter": 128, "hidden": 32, "classes": 8, "depth": 4, "units": 64, "stoch": 8},
+    # Not the authors': for processors without a GPU. At ten times their learning rate, bins at half a billion would blow up
+    # values before anything is known of them; these reach to 22,000.
+    "tiny": {"deter": 128, "hidden": 32, "classes": 8, "depth": 4, "units": 64, "stoch": 8, "bins": 127, "reward_range": 10.0},
 }
 """The authors' sizes (``configs.yaml``), and ours"""
 
