@@ -194,11 +194,9 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
         does, and a plan starts from the last. Training keeps a plan and a random stream of its own, which evaluation does not
         touch.
         """
-        if self._vec_normalize_env is not None:
-            observation = self._vec_normalize_env.unnormalize_obs(observation)
         if not self._collecting:
-            return self.policy.predict(observation, state, episode_start, deterministic)
-        obs, _ = self.policy.obs_to_tensor(observation)
+            return self.policy.predict(self._raw(observation), state, episode_start, deterministic)
+        obs, _ = self.policy.obs_to_tensor(self._raw_last_obs())
         with self._phase("plan"), self._random.scope(self.device) as generator:
             scaled, self._memory, plan = self.policy.act(
                 obs, self._memory, th.as_tensor(self._is_first), deterministic=deterministic, generator=generator

@@ -1,5 +1,6 @@
 """Windows of real steps for models that filter sequences, with the latent states that the agent had on the way."""
 
+from collections import deque
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,9 +39,20 @@ class SequenceSampler:
     """
 
     def __init__(self, buffer: ReplayBuffer, online: bool = True) -> None:
+        if buffer.optimize_memory_usage:
+            raise ValueError("a replay buffer with optimize_memory_usage=True keeps no last observations of episodes")
+        if not getattr(buffer, "handle_timeout_termination", True):
+            raise ValueError(
+                "a replay buffer with handle_timeout_termination=False cannot tell time limits from terminations: a model "
+                "would learn that episodes end where they are merely cut off"
+            )
         self.data, self.side, self.online = ReplayData(buffer), SideStore(buffer), online
-        self.fresh = 0
-        """Steps per environment that were in no window yet"""
+        self._kept = 0
+        """Steps per environment so far"""
+        self._queued_until = 0
+        """Those of them that were put into the queue"""
+        self._queue: deque[tuple[int, int]] = deque()
+        """Step (of all so far) and environment of new windows that were in no batch yet"""
 
     def keep(self, position: int, states: dict[str, th.Tensor]) -> None:
         """
@@ -51,7 +63,7 @@ class SequenceSampler:
         """
         for name, value in states.items():
             self.side.put(name, position, _compact(value))
-        self.fresh += 1
+        self._kept += 1
 
     def update(self, replayed: Replayed, states: dict[str, th.Tensor]) -> None:
         """
@@ -67,12 +79,14 @@ class SequenceSampler:
 
     def state(self) -> dict[str, Any]:
         """What is to be saved with the replay buffer."""
-        return {"side": self.side.state(), "fresh": self.fresh}
+        queue = (self._kept, self._queued_until, list(self._queue))
+        return {"side": self.side.state(), "queue": queue}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state` gave; nothing, where there was nothing."""
         self.side.restore(state.get("side", {}))
-        self.fresh = state.get("fresh", 0)
+        self._kept, self._queued_until, queue = state.get("queue", (0, 0, []))
+        self._queue = deque(queue)
 
     def enough(self, length: int) -> bool:
         """Whether there are windows of this length."""
@@ -93,11 +107,8 @@ class SequenceSampler:
             )
         drawn = th.randint(choices * n_envs, (n,), generator=generator).numpy()
         offsets, envs = drawn // n_envs, drawn % n_envs
-        filled = 0
-        while self.online and self.fresh >= length and filled + n_envs <= n:
-            newest = min(max(len(positions) - self.fresh - 1, 0), choices - 1)
-            offsets[filled : filled + n_envs], envs[filled : filled + n_envs] = newest, np.arange(n_envs)
-            self.fresh, filled = self.fresh - length, filled + n_envs
+        for i, (offset, env) in enumerate(self._next_new(n, length, len(positions)) if self.online else ()):
+            offsets[i], envs[i] = offset, env
         slots = positions[offsets[:, None] + np.arange(length + 1)]
         wide = np.broadcast_to(envs[:, None], slots.shape)
         rows, step = arrivals(self.data.windows(slots, wide))
@@ -106,6 +117,24 @@ class SequenceSampler:
         rows.is_first[:, 0] |= th.as_tensor(~known)
         steps = np.take_along_axis(slots, step[:, 1:].numpy(), 1)
         return Replayed(rows, start, steps, wide[:, 1:], ~rows.is_last.numpy())
+
+    def _next_new(self, n: int, length: int, held: int) -> list[tuple[int, int]]:
+        """At most ``n`` windows of new steps: where they begin among the ``held`` ones, and their environments."""
+        while self._kept - self._queued_until >= length:
+            # The step before is what the window goes on from; the very first has none.
+            start = max(self._queued_until - 1, 0)
+            self._queue.extend((start, env) for env in range(self.data.buffer.n_envs))
+            self._queued_until += length
+        oldest = self._kept - held
+        found: list[tuple[int, int]] = []
+        while self._queue and len(found) < n:
+            start, env = self._queue[0]
+            if start - oldest + length >= held:
+                break  # not even the last step of it is there yet
+            self._queue.popleft()
+            if start >= oldest:  # else it was overwritten
+                found.append((start - oldest, env))
+        return found
 
     def _states(self, steps: np.ndarray, envs: np.ndarray) -> tuple[dict[str, th.Tensor], np.ndarray]:
         """What is stored with some steps, and with which of them."""

@@ -28,7 +28,9 @@ def filled(steps, size=64, n_envs=1, episode=7, timeouts=False, keep=True, onlin
         infos = [{"TimeLimit.truncated": done and timeouts}] * n_envs
         buffer.add(obs, after, np.full((n_envs, 1), t), np.full(n_envs, t), np.full(n_envs, done), infos)
         if keep:
-            sampler.keep(position, {"deter": th.full((n_envs, 3), float(t)), "stoch": th.full((n_envs, 2), t, dtype=th.uint8)})
+            sampler.keep(
+                position, {"deter": th.full((n_envs, 3), float(t)), "stoch": th.full((n_envs, 2), t % 256, dtype=th.uint8)}
+            )
     return sampler
 
 
@@ -87,15 +89,43 @@ def test_steps_without_states_begin_anew():
     assert found.rows.is_first[:, 0].all()
 
 
+def new_windows(found, n):
+    """Begin of the first rows, where they are next to each other."""
+    return found.rows.obs[:n, 0].tolist()
+
+
 def test_new_steps_come_first_and_once():
     """DreamerV3's online queue: 20 steps make two windows of 9, each of which is in one batch."""
     sampler = filled(20, n_envs=2, episode=100, online=True)
     generator = th.Generator().manual_seed(0)
-    found = sampler.sample(6, 9, generator=generator)
-    assert found.rows.obs[:4, 0].tolist() == [[1, 0], [1, 1], [9, 0], [9, 1]]
-    assert sampler.fresh == 2
-    sampler.sample(6, 9, generator=generator)
-    assert sampler.fresh == 2
+    assert sampler._next_new(6, 9, 20) == [(0, 0), (0, 1), (8, 0), (8, 1)]
+    assert sampler._next_new(6, 9, 20) == []
+    again = filled(20, n_envs=2, episode=100, online=True)
+    assert new_windows(again.sample(6, 9, generator=generator), 4) == [[1, 0], [1, 1], [9, 0], [9, 1]]
+
+
+def test_new_steps_of_many_environments_are_queued():
+    """More environments than there are windows in a batch."""
+    sampler = filled(20, n_envs=5, episode=100, online=True)
+    batches = [new_windows(sampler.sample(4, 9), 4) for _ in range(3)]
+    assert [row for batch in batches for row in batch][:10] == [[1 + 8 * i, env] for i in range(2) for env in range(5)]
+
+
+def test_new_steps_that_were_overwritten_are_dropped():
+    """Not the oldest window over and over again."""
+    sampler = filled(300, size=64, episode=1000, online=True)
+    found = sampler.sample(8, 9, generator=th.Generator().manual_seed(0))
+    assert len(set(found.steps[:, 0].tolist())) > 4
+    assert (found.rows.obs[..., 0] >= 236).all()
+
+
+def test_buffers_that_do_not_know_how_episodes_end():
+    for kwargs, words in (
+        ({"optimize_memory_usage": True, "handle_timeout_termination": False}, "keeps no last observations"),
+        ({"handle_timeout_termination": False}, "cannot tell time limits from terminations"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            SequenceSampler(ReplayBuffer(10, OBS, ACTION, "cpu", **kwargs))
 
 
 def test_windows_are_uniform():

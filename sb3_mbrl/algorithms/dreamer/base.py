@@ -129,10 +129,6 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
         kind = self.replay_buffer_class
         if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
             raise ValueError(f"{name} learns from sequences of single steps as they were; it cannot use {kind.__name__}")
-        if self.optimize_memory_usage:
-            raise ValueError(
-                f"optimize_memory_usage=True keeps no last observations of episodes, and {name} would never see how they end"
-            )
         super()._setup_model()
         self.policy.set_seed(self.seed)
 
@@ -195,6 +191,11 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
             )
         self._sampler = SequenceSampler(buffer, self.online)
 
+    def _follow_buffer(self) -> None:
+        """The user may have put another replay buffer in the place of the one that latent states are stored beside."""
+        if self._sampler.data.buffer is not self.replay_buffer:
+            self._new_sampler()
+
     def set_random_seed(self, seed: int | None = None) -> None:
         """As SB3's; the streams of world model and policy start anew too."""
         super().set_random_seed(seed)
@@ -213,17 +214,26 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
     def save_replay_buffer(self, path: Any) -> None:
         """As SB3's; the latent states of the steps go with it. SB3's own classes can read it."""
         assert self.replay_buffer is not None
-        self.replay_buffer.latents = self._sampler.state()  # type: ignore[attr-defined]
+        self._follow_buffer()
+        latents = {"of": self._latents_of(), **self._sampler.state()}
+        self.replay_buffer.latents = latents  # type: ignore[attr-defined]
         try:
             super().save_replay_buffer(path)
         finally:
             del self.replay_buffer.latents  # type: ignore[attr-defined]
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        """As SB3's. Steps without latent states (of another agent's) begin anew wherever a sequence begins."""
+        """As SB3's. Steps without latent states, or with those of another world model, begin anew where a sequence begins."""
         super().load_replay_buffer(path, truncate_last_traj)
         self._new_sampler()
-        self._sampler.restore(self.replay_buffer.__dict__.pop("latents", {}))
+        latents = self.replay_buffer.__dict__.pop("latents", {})
+        if latents.get("of") == self._latents_of():
+            self._sampler.restore(latents)
+
+    def _latents_of(self) -> tuple[Any, ...]:
+        """What latent states have to fit."""
+        chosen = self.world_model.settings
+        return chosen.deter, chosen.latent, chosen.stoch, chosen.classes
 
     # ------------------------------------------------------------------------------------------------ acting
 
@@ -241,11 +251,9 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
         As SB3's; give the second result back as ``state``, as ``evaluate_policy`` does. Training keeps a memory and a random
         stream of its own, which evaluation does not touch.
         """
-        if self._vec_normalize_env is not None:
-            observation = self._vec_normalize_env.unnormalize_obs(observation)
         if not self._collecting:
-            return self.policy.predict(observation, state, episode_start, deterministic)
-        obs, _ = self.policy.obs_to_tensor(observation)
+            return self.policy.predict(self._raw(observation), state, episode_start, deterministic)
+        obs, _ = self.policy.obs_to_tensor(self._raw_last_obs())
         with self._phase("act"):
             self._memory = self.policy.act(obs, self._memory, th.as_tensor(self._is_first), generator=self._stream())
         return self.policy.in_units(self._memory["action"]), None
@@ -277,8 +285,7 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
         result = super()._setup_learn(total_timesteps, *args, **kwargs)
         if self._last_obs is not before:  # the environments were reset
             self._memory, self._is_first = None, np.ones(self.n_envs, dtype=bool)
-        if self._sampler.data.buffer is not self.replay_buffer:  # the user has put another in its place
-            self._new_sampler()
+        self._follow_buffer()
         return result
 
     # ------------------------------------------------------------------------------------------------ learning
@@ -300,6 +307,7 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
         :param gradient_steps: updates
         :param batch_size: sequences in a batch
         """
+        self._follow_buffer()
         if not self._sampler.enough(self.batch_length):
             return
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)

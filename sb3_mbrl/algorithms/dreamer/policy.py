@@ -38,16 +38,24 @@ class Actor(nn.Module):
     :param units: of every layer
     :param layers: how many
     :param unimix: share of a uniform distribution in categorical actions
+    :param scale: of the last layer's initial weights
     :param style: ``norm`` and ``activation`` of the layers
     """
 
     def __init__(
-        self, features: int, action_space: spaces.Space, units: int, layers: int, unimix: float = 0.01, **style: str
+        self,
+        features: int,
+        action_space: spaces.Space,
+        units: int,
+        layers: int,
+        unimix: float = 0.01,
+        scale: float = 0.01,
+        **style: str,
     ) -> None:
         super().__init__()
         self.output = action_output(action_space, unimix)
         self.body = MLP(features, units, layers, **style)
-        self.out = Linear(self.body.outputs, self.output.size, scale=0.01)
+        self.out = Linear(self.body.outputs, self.output.size, scale=scale)
 
     def forward(self, features: th.Tensor) -> th.Tensor:
         """The numbers of an action's distribution (:attr:`output`)."""
@@ -65,6 +73,7 @@ class DreamerPolicy(BasePolicy):
     :param units: of the layers of actor and critic (``None``: those of the world model's size)
     :param layers: of both
     :param unimix: share of a uniform distribution in categorical actions
+    :param actor_scale: of the initial weights of the actor's last layer: nearly uniform at 0.01
     :param value_range: returns lie within ``symexp(±value_range)`` (``None``: as the world model's rewards)
     :param bins: of the critic's two-hot distribution (``None``: as many as the world model's rewards have)
     """
@@ -83,11 +92,12 @@ class DreamerPolicy(BasePolicy):
         units: int | None = None,
         layers: int = 3,
         unimix: float = 0.01,
+        actor_scale: float = 0.01,
         value_range: float | None = None,
         bins: int | None = None,
     ) -> None:
         super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
-        self.units, self.layers, self.unimix = units, layers, unimix
+        self.units, self.layers, self.unimix, self.actor_scale = units, layers, unimix, actor_scale
         self.value_range, self.bins = value_range, bins
         self.return_scale = ReturnScale()
         self._codec = ActionCodec(action_space)
@@ -100,7 +110,7 @@ class DreamerPolicy(BasePolicy):
         units = self.units or chosen.units
         own: dict[str, Any] = {"reward_range": self.value_range, "bins": self.bins}
         value = replace(chosen, **{name: given for name, given in own.items() if given is not None}).make_reward()
-        self.actor = Actor(features, self.action_space, units, self.layers, self.unimix, **chosen.style)
+        self.actor = Actor(features, self.action_space, units, self.layers, self.unimix, self.actor_scale, **chosen.style)
         self.critic = Head(features, units, self.layers, value, **chosen.style)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.to(world_model.device)

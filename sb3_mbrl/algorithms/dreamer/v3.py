@@ -41,7 +41,8 @@ class DreamerV3(DreamerBase):
     :param tau: how fast the critic's slow copy follows it
     :param gamma: the discount; 1 - 1/333 in the paper
     :param train_freq: as in SB3
-    :param gradient_steps: as in SB3. The paper's train ratio is ``gradient_steps * batch_size * batch_length`` per real step
+    :param gradient_steps: as in SB3. The paper's train ratio is
+        ``gradient_steps * batch_size * batch_length / (train_freq * n_envs)``
     :param action_noise: as in SB3, in addition to the actor's own
     :param replay_buffer_class: as in SB3; single steps only
     :param replay_buffer_kwargs: as in SB3

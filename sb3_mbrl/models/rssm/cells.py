@@ -3,7 +3,7 @@
 import torch as th
 from torch import nn
 
-from sb3_mbrl.models.rssm.layers import BlockLinear, Layer, LayerNorm, RMSNorm
+from sb3_mbrl.models.rssm.layers import BlockLinear, Layer, LayerNorm, Linear, RMSNorm
 
 
 class Cell(nn.Module):
@@ -21,8 +21,11 @@ class Cell(nn.Module):
         self.deter, self.stoch, self.action = deter, stoch, action
 
     def prepare(self, action: th.Tensor) -> th.Tensor:
-        """``(..., A)`` to ``(..., P)``: the part that the action alone decides."""
-        return action
+        """
+        ``(..., A)`` to ``(..., P)``: the part that the action alone decides. Numbers beyond the bounds count as the bound, as
+        they do for the environment: an actor's samples are not cut off.
+        """
+        return action / action.detach().abs().clamp(min=1.0)
 
     def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor) -> th.Tensor:
         """``(B, deter)`` from ``(B, deter)``, ``(B, stoch)`` and what :meth:`prepare` made."""
@@ -61,7 +64,7 @@ class LayerNormGRUCell(Cell):
     ) -> None:
         super().__init__(deter, stoch, action)
         self.inputs = Layer(stoch + action, hidden, norm, activation)
-        self.gates = nn.Linear(hidden + deter, 3 * deter, bias=False)
+        self.gates = Linear(hidden + deter, 3 * deter, bias=False)
         self.norm = LayerNorm(3 * deter)
 
     def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor) -> th.Tensor:
@@ -87,8 +90,7 @@ class BlockGRUCell(Cell):
         self.gates = BlockLinear(deter, 3 * deter, blocks)
 
     def prepare(self, action: th.Tensor) -> th.Tensor:
-        # Actions beyond the bounds keep their direction.
-        return self.from_action(action / action.detach().abs().clamp(min=1.0))
+        return self.from_action(super().prepare(action))
 
     def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor) -> th.Tensor:
         seen = th.cat([self.from_deter(deter), self.from_stoch(stoch), prepared], -1)

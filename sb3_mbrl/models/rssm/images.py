@@ -10,20 +10,21 @@ from torch import nn
 from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.models.rssm.layers import BlockLinear, Layer, Linear, RMSNorm, init_weight
 
-MIN_SIDE = 3
+MIN_SIDE, MAX_SIDE = 3, 16
+"""Of what is left of an image"""
 MULTIPLES = (2, 3, 4, 4)
 """Channels of the stages, in units of ``depth``; the last goes on for bigger images"""
 
 
 def sides(height: int, width: int) -> list[tuple[int, int]]:
     """
-    Height and width before and after every halving (rounded up); at least :data:`MIN_SIDE` pixels are left, and four halvings
-    are made where there is room (64 becomes 4, as in the paper).
+    Height and width before and after every halving (rounded up): four, as the authors have, more where over :data:`MAX_SIDE`
+    pixels would be left, fewer where less than :data:`MIN_SIDE` would.
 
     :raises UnsupportedSpace: for an image that is too small to be halved once
     """
     found = [(height, width)]
-    while max(found[-1]) > 4 and min(found[-1]) > MIN_SIDE:
+    while (min(found[-1]) + 1) // 2 >= MIN_SIDE and (len(found) <= len(MULTIPLES) or max(found[-1]) > MAX_SIDE):
         h, w = found[-1]
         found.append(((h + 1) // 2, (w + 1) // 2))
     if len(found) == 1:

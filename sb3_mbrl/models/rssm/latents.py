@@ -63,8 +63,6 @@ class CategoricalLatent(Latent):
     """
 
     def __init__(self, variables: int = 32, classes: int = 32, unimix: float = 0.01) -> None:
-        if classes > 256:
-            raise ValueError(f"classes={classes}: at most 256, so that an index is stored in a byte")
         self.variables, self.classes, self.unimix = variables, classes, unimix
         self.size = self.flat = variables * classes
         self.shape = (variables, classes)

@@ -27,15 +27,17 @@ class Linear(nn.Linear):
     :param inputs: columns in
     :param outputs: columns out
     :param scale: of the initial weights; biases begin at 0
+    :param bias: whether there are any
     """
 
-    def __init__(self, inputs: int, outputs: int, scale: float = 1.0) -> None:
+    def __init__(self, inputs: int, outputs: int, scale: float = 1.0, bias: bool = True) -> None:
         self.scale = scale
-        super().__init__(inputs, outputs)
+        super().__init__(inputs, outputs, bias=bias)
 
     def reset_parameters(self) -> None:
         init_weight(self.weight, self.in_features, self.scale)
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
 
 class BlockLinear(nn.Module):

@@ -320,6 +320,8 @@ class RSSM(WorldModel):
         assert isinstance(batch, Sequences)
         rows, _ = arrivals(state_map(lambda leaf: leaf.to(self.device), batch))
         losses, found = self.losses(rows)
+        if rows.reward.shape[1] > 1:
+            losses["reward"] = losses["reward"][:, 1:]  # what was earned before the window is not known
         figures = {name: float(value.detach().mean()) for name, value in losses.items()}
         scaled = self.scaled(losses)
         return (

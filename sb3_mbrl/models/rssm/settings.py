@@ -101,6 +101,8 @@ class Settings:
         for name, kinds in CHOICES.items():
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, kinds))}")
+        if self.classes > 256:
+            raise ValueError(f"classes={self.classes}: at most 256, so that a latent state is stored in bytes")
         if not 0.0 < self.gamma <= 1.0:
             raise ValueError(f"gamma={self.gamma!r}: give a discount above 0 and up to 1")
 

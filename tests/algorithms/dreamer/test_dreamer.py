@@ -247,13 +247,56 @@ def test_dictionaries_and_images(tmp_path):
         assert env.action_space.contains(loaded.predict(obs, deterministic=True)[0])
 
 
-def test_normalised_environments_are_seen_raw():
-    env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+def beliefs(predict, scale):
+    """After three observations; the first alone decides nothing of the deterministic state."""
+    memory, first = None, np.array([True])
+    for value in (0.3, -0.2, 0.5):
+        _, memory = predict(scale(np.full((1, 4), value, np.float32)), memory, first, deterministic=True)
+        first = np.array([False])
+    return memory["deter"]
+
+
+def test_normalised_environments_are_seen_raw(tmp_path):
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]), clip_obs=2.0)
     agent = small(env).learn(60)
-    normalised = env.normalize_obs(np.full((1, 4), 0.3, np.float32))
-    _, memory = agent.predict(normalised, deterministic=True)
-    _, raw = agent.policy.predict(np.full((1, 4), 0.3, np.float32), deterministic=True)
-    th.testing.assert_close(memory["deter"], raw["deter"], atol=1e-4, rtol=0)
+    raw = beliefs(agent.policy.predict, lambda obs: obs)
+    env.clip_obs = 1e9  # what lies outside is lost before predict() is asked
+    th.testing.assert_close(beliefs(agent.predict, env.normalize_obs), raw, atol=1e-4, rtol=0)
+    assert not th.allclose(beliefs(agent.policy.predict, env.normalize_obs), raw)
+    agent.save(tmp_path / "agent")
+    with pytest.warns(UserWarning, match="was trained behind VecNormalize, and has none now"):
+        DreamerV3.load(tmp_path / "agent", device="cpu").predict(np.zeros((1, 4), np.float32))
+
+
+def test_what_is_acted_on_is_what_is_stored():
+    """VecNormalize cuts off what is far from its mean; the model does not see that."""
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]), clip_obs=0.1)
+    agent = small(env, learning_starts=1000).learn(32)
+    seen = []
+    act = agent.policy.act
+    agent.policy.act = lambda obs, *args, **kwargs: (seen.append(obs.clone()), act(obs, *args, **kwargs))[1]
+    agent.learn(24, reset_num_timesteps=False)
+    stored = agent.replay_buffer.observations[32:56, 0]
+    np.testing.assert_allclose(th.cat(seen), stored, atol=1e-6)
+
+
+def test_latent_states_of_another_model_are_left_out(trained, tmp_path):
+    trained.save_replay_buffer(tmp_path / "buffer")
+    other = small(world_model_kwargs={**MODEL, "classes": 3})
+    other.load_replay_buffer(tmp_path / "buffer")
+    other.train(1, 4)
+    assert other._sampler.side.arrays == {}
+
+
+def test_a_buffer_that_was_put_in_by_hand(trained, tmp_path):
+    agent = small().learn(40)
+    agent.replay_buffer = trained.replay_buffer
+    agent.train(1, 4)
+    assert agent._sampler.data.buffer is trained.replay_buffer
+
+
+def test_many_categories_of_actions():
+    assert small(ActionEnv(spaces.Discrete(300))).learn(20).predict(np.array(3))[0] < 300
 
 
 # ---- bad input
@@ -264,7 +307,7 @@ def test_buffers_that_hold_no_sequences():
         small(replay_buffer_class=HerReplayBuffer)
     with pytest.raises(ValueError, match="cannot use NStepReplayBuffer"):
         small(replay_buffer_class=NStepReplayBuffer)
-    with pytest.raises(ValueError, match="would never see how they end"):
+    with pytest.raises(ValueError, match="keeps no last observations of episodes"):
         small(optimize_memory_usage=True, replay_buffer_kwargs={"handle_timeout_termination": False})
     with pytest.raises(ValueError, match=r"batch_length=8: the replay buffer keeps 8 steps per environment \(buffer_size=8"):
         small(buffer_size=8)

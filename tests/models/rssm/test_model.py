@@ -244,3 +244,25 @@ def test_the_contract(check):
         return RSSM(observation_space, action_space, reward_range=8.0, context=4, lr=3e-3, warmup=0, **settings, **kwargs)
 
     check(Subject("rssm", "world_model", tiny))
+
+
+@pytest.mark.parametrize("cell", ["block_gru", "layer_norm_gru", "gru"])
+def test_actions_beyond_their_bounds_count_as_the_bound(cell):
+    """An actor's samples are not cut off, and what was stored is."""
+    model = small(cell=cell)
+    state = model.initial(th.ones(1, 3))
+    at, beyond = (model.step(state, th.full((1, 6), value), deterministic=True).state["deter"] for value in (1.0, 2.5))
+    th.testing.assert_close(at, beyond)
+
+
+def test_what_was_earned_before_a_window_is_not_a_target():
+    model = small()
+    with th.no_grad():
+        model.reward_head.out.bias.copy_(-model.reward_head.output.bins.abs())  # sure of 0
+    one = windows([0, 0, 0, 0], [0, 0, 0, 0])._replace(reward=th.zeros(1, 4))
+    one = one._replace(
+        obs=one.obs.expand(1, 4, 3), next_obs=one.next_obs.expand(1, 4, 3), action=one.action.expand(1, 4, 6) / 10
+    )
+    sure = model.loss(one)[2]["reward"]
+    assert model.loss(one._replace(reward=th.tensor([[0.0, 0.0, 0.0, 9.0]])))[2]["reward"] == pytest.approx(sure)
+    assert model.loss(one._replace(reward=th.tensor([[9.0, 0.0, 0.0, 0.0]])))[2]["reward"] > sure + 1

@@ -262,9 +262,11 @@ def test_a_layer_norm_gru_forgets_slowly_at_first():
 # ---- images
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"), [((64, 64), (4, 4)), ((36, 36), (3, 3)), ((16, 16), (4, 4)), ((10, 10), (3, 3)), ((84, 96), (3, 3))]
-)
+SIDES = {64: 4, 36: 3, 16: 4, 10: 3, 96: 6, 128: 8, 300: 10}
+"""Of square images, and of what is left of them"""
+
+
+@pytest.mark.parametrize(("size", "expected"), [*(((a, a), (b, b)) for a, b in SIDES.items()), ((84, 96), (6, 6))])
 def test_sizes_of_images(size, expected):
     assert sides(*size)[-1] == expected
 
