@@ -49,6 +49,8 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
     :param n_particles: with how many particles the model's uncertainty is carried through a plan
     :param propagation: how (:class:`~sb3_mbrl.models.particles.Particles`); ``"auto"``: ``"tsinf"`` where the model has
         members, ``"ts1"`` where it has none, ``"mean"`` for a model that is known
+    :param aleatoric: whether particles are drawn from a member's distribution, as in the paper, or follow its mean
+        (``"tsinf"``): with few particles, noise decides which plan looks best
     :param penalty: on the members' disagreement, per step of a plan
     :param fit_freq: real steps between two fits
     :param fit_kwargs: of :class:`~sb3_mbrl.contracts.FitBudget`
@@ -94,8 +96,9 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
         planner_kwargs: dict[str, Any] | None = None,
         n_particles: int = 5,
         propagation: str = "auto",
+        aleatoric: bool = False,
         penalty: float = 0.0,
-        fit_freq: int = 200,
+        fit_freq: int = 50,
         fit_kwargs: dict[str, Any] | None = None,
         reward_fn: RewardFn | str | None = None,
         termination_fn: TerminationFn | str | None = "auto",
@@ -135,6 +138,7 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
             plugins=plugins,
         )
         self.n_particles, self.propagation, self.penalty = n_particles, propagation, penalty
+        self.aleatoric = aleatoric
         self.phase_seconds |= {"plan": 0.0}
         if _init_setup_model:
             self._setup_model()
@@ -161,7 +165,16 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
         if kind == "auto":
             chooses = type(self.world_model).member_step is not WorldModel.member_step
             kind = "tsinf" if chooses else "ts1" if self.world_model.learns else "mean"
-        particles = Particles(self.world_model, self.n_particles, kind, self.penalty)  # type: ignore[arg-type]
+        if getattr(self.planner, "follows_mean", False):
+            self.policy.attach(self.planner, self.world_model)
+            return
+        particles = Particles(
+            self.world_model,
+            self.n_particles,
+            kind,  # type: ignore[arg-type]
+            self.penalty,
+            aleatoric=self.aleatoric,
+        )
         self.policy.attach(self.planner, particles)
 
     def _on_new_model(self) -> None:
@@ -224,6 +237,8 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
     ) -> None:
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         self._is_first = np.asarray(dones, dtype=bool)
+        if self._memory is not None:  # what was done, noise included
+            self._memory["action"] = th.as_tensor(buffer_action, device=self.device).reshape(self.n_envs, -1)
 
     # ---- learning
 

@@ -1,5 +1,6 @@
 """``Particles``: a world model's uncertainty carried through several steps (trajectory sampling, PETS, section 5)."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch as th
@@ -24,7 +25,8 @@ class Particles(WorldModel):
     ``propagation`` (PETS, section 5):
 
     * ``"ts1"``: every particle draws a member anew at every step;
-    * ``"tsinf"``: every particle keeps the member that it drew at the beginning; members are dealt out evenly;
+    * ``"tsinf"``: every particle keeps the member that it got at the beginning; members are dealt out in turn, so evenly where
+      ``n`` is a multiple of their number;
     * ``"mean"``: one particle follows the model's mean ("E" in PETS);
     * ``"moment"``: after every step all particles are drawn anew from one Gaussian with independent columns, which has their
       mean and their variance, that of each member's prediction included ("MM").
@@ -33,17 +35,27 @@ class Particles(WorldModel):
         ``penalty`` its :meth:`~sb3_mbrl.contracts.WorldModel.members`
     :param n: particles per state
     :param propagation: how they go on
+    :param aleatoric: whether steps are drawn from a member's distribution, as in the paper; ``False`` (``"tsinf"`` alone):
+        they follow its mean, so that particles differ by what the members disagree about, and a plan does not win by luck
     :param penalty: subtracted from every reward, times the members' disagreement: the standard deviation over members of the
         mean next observation, as root mean square over columns, in the observation's units (pessimism: go where the model
         knows its way)
     """
 
-    def __init__(self, model: WorldModel, n: int = 20, propagation: Propagation = "tsinf", penalty: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: WorldModel,
+        n: int = 20,
+        propagation: Propagation = "tsinf",
+        penalty: float = 0.0,
+        *,
+        aleatoric: bool = True,
+    ) -> None:
         super().__init__(model.observation_space, model.action_space, device=model.device)
         if propagation not in ("ts1", "tsinf", "mean", "moment"):
             raise ValueError(f"propagation={propagation!r}: choose 'ts1', 'tsinf', 'mean' or 'moment'")
         n, penalty = whole("n", n, 1), number("penalty", penalty, 0.0)
-        self.model, self.propagation, self.penalty = model, propagation, penalty
+        self.model, self.propagation, self.penalty, self.aleatoric = model, propagation, penalty, aleatoric
         self.n = 1 if propagation == "mean" else n
         if propagation == "tsinf" and type(model).member_step is WorldModel.member_step:
             raise MissingCapability(
@@ -90,6 +102,17 @@ class Particles(WorldModel):
         """The mean over particles."""
         return self.model.features(self._flat(state["particles"])).unflatten(0, (-1, self.n)).mean(1)
 
+    def mean_value(self, state: State, value: Callable[[State], th.Tensor]) -> th.Tensor:
+        """
+        ``(B,)``: the mean of a value over the particles whose episode goes on.
+
+        :param value: of the model's own states, ``(B * n,)``
+        """
+        alive = state["alive"]
+        values = value(self._flat(state["particles"])).unflatten(0, (-1, self.n))
+        total = th.where(alive > 0, alive * values, 0.0).sum(1)
+        return total / alive.sum(1).clamp(min=1e-12)
+
     # ---- one step
 
     def step(
@@ -99,7 +122,8 @@ class Particles(WorldModel):
         actions = action.repeat_interleave(self.n, dim=0)
         if self.propagation == "tsinf":
             member = state["member"].flatten()
-            prediction = self.model.member_step(particles, actions, member, deterministic=deterministic, generator=generator)
+            certain = deterministic or not self.aleatoric
+            prediction = self.model.member_step(particles, actions, member, deterministic=certain, generator=generator)
         else:
             certain = deterministic or self.propagation == "mean"
             prediction = self.model.step(particles, actions, deterministic=certain, generator=generator)
@@ -109,12 +133,17 @@ class Particles(WorldModel):
             reward = reward - self.penalty * found.mean.var(0, correction=0).mean(-1).sqrt()
             if self.propagation == "moment":
                 following = self._matched(found, alive.flatten(), generator)
+                survives = 1 - found.terminated.mean(0).unflatten(0, (-1, self.n))
         # Particles whose episode has certainly ended stay where they were, so that what is not finite there harms nobody.
         following = state_where(alive.flatten() > 0, following, particles)
         reward, terminated = self._grouped(reward), self._grouped(prediction.terminated)
         before = alive.sum(1)
         mean_reward = th.where(alive > 0, alive * reward, 0.0).sum(1) / before.clamp(min=1e-12)
         after = th.where(alive > 0, alive * (1 - terminated), 0.0)
+        if self.propagation == "moment":
+            # Those that are drawn anew are all alike: who goes on is in the Gaussian, and how many of them, in their weight.
+            total = th.where(alive > 0, alive * survives, 0.0).mean(1, keepdim=True)
+            after = total.expand_as(alive)
         ended = 1 - after.sum(1) / before.clamp(min=1e-12)
         ended = th.where(before > 0, ended.clamp(0.0, 1.0), 1.0)
         going_on = {"particles": self._grouped(following), "alive": after, "member": state["member"]}
@@ -124,8 +153,9 @@ class Particles(WorldModel):
         """Particles drawn from the Gaussian that has the moments of all (the law of total variance)."""
         assert self._codec is not None
         mean, variance = (part.unflatten(1, (-1, self.n)) for part in (found.mean, found.variance))
-        weight = alive.view(1, -1, self.n, 1)
-        weight = weight / weight.sum(2, keepdim=True).clamp(min=1e-12) / len(mean)
+        goes_on = 1 - found.terminated.unflatten(1, (-1, self.n))[..., None]
+        weight = alive.view(1, -1, self.n, 1) * goes_on
+        weight = weight / weight.sum((0, 2), keepdim=True).clamp(min=1e-12)
         centre = (weight * mean).sum((0, 2), keepdim=True)
         spread = (weight * (variance + (mean - centre).square())).sum((0, 2))
         noise = th.randn(mean.shape[1:], generator=on_device(generator, mean.device), device=mean.device)

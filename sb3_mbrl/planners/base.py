@@ -11,7 +11,7 @@ from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.contracts import MissingCapability, Plan, Planner, WorldModel
 from sb3_mbrl.planners.rollout import Evaluation, Prior, StateValue, evaluate, follow
 from sb3_mbrl.planners.search import Search, make_search, mask_first, start
-from sb3_mbrl.states import State, batch_size
+from sb3_mbrl.states import State, batch_size, state_where
 
 
 class Task(NamedTuple):
@@ -45,6 +45,8 @@ class SequencePlanner(Planner):
 
     differentiates = False
     """Whether the planner needs gradients of the model"""
+    follows_mean = False
+    """Whether it plans in the mean of the model, and has no use for particles"""
 
     def __init__(
         self,
@@ -116,6 +118,11 @@ class SequencePlanner(Planner):
         belief = start(self.search, task.carry, task.is_first, task.rows, task.model.device)
         return belief if task.mask is None else mask_first(belief, task.mask, self.search)
 
+    def _refit(self, belief: State, elites: "Elites", momentum: float) -> State:
+        """Towards the elites; the belief stays what it was where all of them diverged."""
+        found = self.search.refit(belief, elites.actions, elites.weights, momentum)
+        return state_where(elites.weights.sum(1) > 0, found, belief)
+
     def _check_mask(self, mask: th.Tensor | None, rows: int, device: th.device) -> th.Tensor | None:
         if mask is None:
             return None
@@ -147,12 +154,22 @@ def best_of(actions: th.Tensor, returns: th.Tensor) -> tuple[th.Tensor, th.Tenso
     return actions[th.arange(len(actions), device=actions.device), index], value
 
 
-def top(actions: th.Tensor, returns: th.Tensor, n: int) -> th.Tensor:
-    """``(B, n, H, A)``: the best, best first."""
-    index = returns.topk(min(n, returns.shape[1]), dim=1).indices
-    return actions.gather(1, index[:, :, None, None].expand(-1, -1, *actions.shape[2:]))
+class Elites(NamedTuple):
+    """The best sequences of a decision's iteration."""
+
+    actions: th.Tensor
+    """``(B, n, H, A)``, best first"""
+    weights: th.Tensor
+    """``(B, n)``: the same for all that are worth something, 0 for what diverged"""
+    value: th.Tensor
+    """``(B,)``: what they are worth on average; minus infinity where everything diverged"""
 
 
-def even(actions: th.Tensor) -> th.Tensor:
-    """``(B, n)``: the same weight for every sequence."""
-    return th.full(actions.shape[:2], 1 / actions.shape[1], device=actions.device)
+def top(actions: th.Tensor, returns: th.Tensor, n: int) -> Elites:
+    """The best ``n`` of ``(B, N, H, A)`` by ``(B, N)``."""
+    best, index = returns.topk(min(n, returns.shape[1]), dim=1)
+    chosen = actions.gather(1, index[:, :, None, None].expand(-1, -1, *actions.shape[2:]))
+    finite = best.isfinite().float()
+    weights = finite / finite.sum(1, keepdim=True).clamp(min=1.0)
+    value = (weights * best.masked_fill(finite == 0, 0.0)).sum(1)
+    return Elites(chosen, weights, value.masked_fill(finite.sum(1) == 0, -th.inf))

@@ -6,7 +6,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.arguments import number, whole
-from sb3_mbrl.planners.base import SequencePlanner, Task, even, top
+from sb3_mbrl.planners.base import SequencePlanner, Task, top
 from sb3_mbrl.planners.search import Search, make_search
 from sb3_mbrl.states import State
 
@@ -52,5 +52,5 @@ class CEM(SequencePlanner):
                 actions = th.cat([actions, task.suggested], dim=1)
             returns = task.score(actions).returns
             elites = top(actions, returns, self.n_elites)
-            belief = self.search.refit(belief, elites, even(elites), self.alpha)
-        return self.search.mode(belief), belief, returns.topk(min(self.n_elites, returns.shape[1]), dim=1).values.mean(1)
+            belief = self._refit(belief, elites, self.alpha)
+        return self.search.mode(belief), belief, elites.value

@@ -7,7 +7,8 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.arguments import number, whole
-from sb3_mbrl.planners.base import SequencePlanner, Task, best_of, even, top
+from sb3_mbrl.planners.base import SequencePlanner, Task, best_of, top
+from sb3_mbrl.planners.search import Search, make_search
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.states import State
 
@@ -53,6 +54,9 @@ class ICEM(SequencePlanner):
         self.n_kept = math.ceil(number("keep", keep, 0.0, 1.0) * self.n_elites)
         self.decay = number("decay", decay, 1.0, 100.0)
 
+    def _make_search(self) -> Search:
+        return make_search(self.action_space, self.horizon, self.std, repeat_last=True)
+
     def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
         belief = self._belief(task._replace(carry=None if task.carry is None else task.carry["belief"]))
         kept = self._kept_from_last_time(task, belief)
@@ -65,8 +69,8 @@ class ICEM(SequencePlanner):
                 parts.append(task.suggested)
             actions = th.cat(parts, dim=1)
             returns = task.score(actions).returns
-            kept = top(actions, returns, self.n_elites)
-            belief = self.search.refit(belief, kept, even(kept), self.alpha)
+            elites = top(actions, returns, self.n_elites)
+            kept, belief = elites.actions, self._refit(belief, elites, self.alpha)
         sequence, best = best_of(actions, returns)
         return sequence, {"belief": belief, "elites": kept}, best
 

@@ -30,7 +30,7 @@ class ILQR(SequencePlanner):
     :param kwargs: of :class:`~sb3_mbrl.planners.base.SequencePlanner`; ``population`` and ``n_prior`` do nothing
     """
 
-    differentiates = True
+    differentiates = follows_mean = True
 
     def __init__(
         self, action_space: spaces.Space, *, iterations: int = 15, regularization: float = 1e-3, **kwargs: Any

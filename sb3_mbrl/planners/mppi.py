@@ -13,7 +13,8 @@ from sb3_mbrl.states import State
 
 class MPPI(SequencePlanner):
     """
-    Draw sequences around the mean, weight each by the exponential of its return, and take the weighted mean; act by it.
+    Draw sequences around the mean, weight each by the exponential of its return, and take the weighted mean; act by it. As in
+    most practice, without the paper's cost of control (its cross term of action and noise).
 
     :param action_space: the real environment's
     :param population: sequences per iteration
@@ -57,6 +58,8 @@ class MPPI(SequencePlanner):
 def path_weights(returns: th.Tensor, temperature: float) -> th.Tensor:
     """
     ``(B, n)`` weights that sum to 1: exponentials of standardised returns; 0 for what diverged, all alike where all of it did.
+    The standard deviation is taken to be at most the width of the middle half, so that one sequence that ends badly does not
+    make all others look alike.
 
     :param returns: ``(B, n)``, minus infinity for what diverged
     """
@@ -65,7 +68,10 @@ def path_weights(returns: th.Tensor, temperature: float) -> th.Tensor:
     filled = returns.masked_fill(~finite, 0.0)
     mean = filled.sum(1, keepdim=True) / count
     deviation = th.where(finite, returns - mean, 0.0)
-    std = (deviation.square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-8)
+    std = (deviation.square().sum(1, keepdim=True) / count).sqrt()
+    quarters = th.nanquantile(returns.masked_fill(~finite, th.nan), th.tensor([0.25, 0.75], device=returns.device), dim=1)
+    middle = (quarters[1] - quarters[0]).nan_to_num(0.0)[:, None]
+    std = th.where(middle > 0, th.minimum(std, middle), std).clamp(min=1e-8)
     logits = (deviation / (std * temperature)).masked_fill(~finite, -th.inf)
     none = ~finite.any(1, keepdim=True)
     return logits.masked_fill(none, 0.0).softmax(1)

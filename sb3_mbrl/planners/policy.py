@@ -12,7 +12,9 @@ from stable_baselines3.dqn.policies import QNetwork
 
 from sb3_mbrl.contracts import Plan, Planner, WorldModel
 from sb3_mbrl.imagination.exploration import random_actions
+from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners.rollout import Prior, StateValue
+from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import ActionCodec
 from sb3_mbrl.states import State, batch_size, state_where
 
@@ -99,8 +101,12 @@ class PlannerPolicy(BasePolicy):
         :param is_first: ``(B,)``: where an episode begins
         :return: scaled actions ``(B, A)``, the memory for the next call, and the plan
         """
+        if generator is None:
+            # Priors and critics of SB3 draw from torch's global stream.
+            stream = RandomStream.of(self.generator)
+            with stream.scope(self.world_model.device):
+                return self.act(obs, memory, is_first, deterministic=deterministic, generator=self.generator)
         planner, model, prior, value = self._parts
-        generator = generator or self.generator
         if not model.fitted:
             chance = Plan(random_actions(self.action_space, len(is_first), generator, model.device), carry=None)
             return chance.action, None, chance
@@ -168,25 +174,33 @@ def _scaled(action_space: spaces.Space) -> bool:
     return isinstance(action_space, spaces.Box)
 
 
-def as_prior(prior: BasePolicy | Prior | None, model: WorldModel) -> Prior | None:
-    """A policy of SB3 as a function of the model's states."""
+def as_prior(prior: BasePolicy | Prior | None, model: WorldModel, deterministic: bool = False) -> Prior | None:
+    """A policy of SB3 as a function of the model's states, to scaled actions."""
     if not isinstance(prior, BasePolicy):
         return prior
 
-    def act(state: State) -> th.Tensor:
-        action = prior._predict(model.decode(state), deterministic=False)
-        return action.reshape(len(action), -1)
+    codec = ActionCodec(model.action_space)
+    in_units = isinstance(model.action_space, spaces.Box) and not prior.squash_output
 
+    def act(state: State) -> th.Tensor:
+        action = prior._predict(model.decode(state), deterministic=deterministic)
+        # Policies that do not squash (PPO's) speak in the environment's units.
+        return codec.from_env(action.reshape(len(action), *space.shape)) if in_units else action.reshape(len(action), -1)
+
+    space: Any = model.action_space
     return act
 
 
 def as_value(value: Any, prior: BasePolicy | Prior | None, model: WorldModel) -> StateValue | None:
-    """A critic of SB3 as a function of the model's states."""
+    """A critic of SB3 as a function of the model's states; of particles, the mean over those whose episode goes on."""
+    if isinstance(model, Particles):
+        inner = as_value(value, prior, model.model)
+        return None if inner is None else lambda state: model.mean_value(state, inner)
     if isinstance(value, QNetwork):
         return lambda state: value(model.decode(state)).max(1).values
     if not isinstance(value, ContinuousCritic):
         return value
-    act: Callable[[State], th.Tensor] | None = as_prior(prior, model)
+    act: Callable[[State], th.Tensor] | None = as_prior(prior, model, deterministic=True)
     if act is None:
         raise ValueError("A critic judges actions: give the policy that chooses them as prior=, e.g. prior=agent.policy")
 

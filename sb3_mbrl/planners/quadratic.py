@@ -33,7 +33,10 @@ def flatten(state: State) -> th.Tensor:
     """``(B, D)``: all leaves side by side."""
     parts = list(leaves(state))
     if not all(part.is_floating_point() for part in parts):
-        raise MissingCapability("iLQR differentiates in the state, and this model's has parts that are not floats")
+        raise MissingCapability(
+            "iLQR differentiates in the state, and this model's has parts that are not floats. It follows the model's mean: "
+            "give it the model itself, not Particles of it."
+        )
     return th.cat([part.flatten(1) if part.dim() > 1 else part[:, None] for part in parts], dim=1)
 
 
@@ -92,7 +95,12 @@ def curve(worth_of: Flat | None, x: th.Tensor) -> tuple[th.Tensor, th.Tensor] | 
     def one(row: th.Tensor) -> th.Tensor:
         return worth_of(row[None])[0]
 
-    return vmap(jacrev(one))(x).detach(), vmap(hessian(one))(x).detach()
+    try:
+        return vmap(jacrev(one))(x).detach(), vmap(hessian(one))(x).detach()
+    except (RuntimeError, NotImplementedError) as error:
+        raise MissingCapability(
+            f"The value function cannot be differentiated by torch.func ({error}): choose 'cem' or 'icem'"
+        ) from error
 
 
 def expand(step: Step, states: th.Tensor, actions: th.Tensor) -> Expansion:

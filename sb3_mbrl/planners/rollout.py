@@ -82,6 +82,7 @@ def follow(
     actions = []
     for _ in range(horizon):
         action = prior(state)
+        action = action.clamp(-1.0, 1.0) if action.is_floating_point() else action
         actions.append(action)
         prediction = model.step(state, action, generator=generator)
         state = state_where(finite_rows(prediction.state), prediction.state, state)

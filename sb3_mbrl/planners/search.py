@@ -68,18 +68,21 @@ class GaussianSearch(Search):
     :param std: at the beginning
     :param truncate: draw from a normal distribution cut at two standard deviations, with a width that keeps it within the
         bounds, as PETS does; else clip
+    :param repeat_last: the last step of the next decision's belief begins with the last one's mean, as iCEM's authors have it;
+        else with nothing, as PETS's
     """
 
-    def __init__(self, space: spaces.Box, horizon: int, std: float, truncate: bool) -> None:
+    def __init__(self, space: spaces.Box, horizon: int, std: float, truncate: bool, repeat_last: bool = False) -> None:
         super().__init__(horizon)
-        self.size, self.std, self.truncate = int(np.prod(space.shape)), std, truncate
+        self.size, self.std, self.truncate, self.repeat_last = int(np.prod(space.shape)), std, truncate, repeat_last
 
     def initial(self, rows: int, device: th.device) -> State:
         mean = th.zeros(rows, self.horizon, self.size, device=device)
         return {"mean": mean, "std": th.full_like(mean, self.std)}
 
     def warm(self, belief: State) -> State:
-        mean = th.cat([belief["mean"][:, 1:], th.zeros_like(belief["mean"][:, :1])], dim=1)
+        last = belief["mean"][:, -1:]
+        mean = th.cat([belief["mean"][:, 1:], last if self.repeat_last else th.zeros_like(last)], dim=1)
         return {"mean": mean, "std": th.full_like(mean, self.std)}
 
     def sample(self, belief: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
@@ -155,17 +158,20 @@ class CategoricalSearch(Search):
         return belief["probs"].argmax(-1) + self.first.to(belief["probs"].device)
 
 
-def make_search(space: spaces.Space, horizon: int, std: float = 0.5, truncate: bool = False) -> Search:
+def make_search(
+    space: spaces.Space, horizon: int, std: float = 0.5, truncate: bool = False, repeat_last: bool = False
+) -> Search:
     """
     :param space: of the actions
     :param horizon: steps of a sequence
     :param std: of scaled actions, at the beginning
     :param truncate: see :class:`GaussianSearch`
+    :param repeat_last: likewise
     :raises UnsupportedSpace: for other spaces, and for a ``Box`` without finite bounds
     """
     if isinstance(space, spaces.Box):
         refuse_infinite(space)
-        return GaussianSearch(space, horizon, std, truncate)
+        return GaussianSearch(space, horizon, std, truncate, repeat_last)
     return CategoricalSearch(space, horizon)
 
 

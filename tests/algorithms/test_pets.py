@@ -5,17 +5,20 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import DQN, SAC
+from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl import PETS
 from sb3_mbrl.models.known import CartPoleModel, PendulumModel
-from sb3_mbrl.planners import CEM
-from sb3_mbrl.planners.policy import PlannerPolicy
+from sb3_mbrl.models.particles import Particles
+from sb3_mbrl.planners import CEM, ILQR
+from sb3_mbrl.planners.policy import PlannerPolicy, as_prior, as_value
+from sb3_mbrl.planners.rollout import follow
 
 SMALL = {
     "learning_starts": 60,
@@ -198,6 +201,64 @@ def test_a_trained_agent_plans():
     env.reset(seed=1)
     planned, _ = evaluate_policy(policy, env, n_eval_episodes=2)
     assert planned > -450
+
+
+@pytest.mark.parametrize("planner", ["random", "cem", "icem", "mppi", "gradient", "ilqr"])
+def test_every_planner_plans_in_pets(planner):
+    settings = {"horizon": 3} if planner in ("gradient", "ilqr") else SMALL["planner_kwargs"]
+    settings = {**settings, "iterations": 1} if planner != "random" else {"horizon": 3, "population": 8}
+    trained = agent(planner=planner, planner_kwargs=settings).learn(64)
+    assert trained.action_space.contains(trained.predict(np.zeros(3, np.float32))[0])
+
+
+def test_what_was_done_is_remembered_with_its_noise():
+    noise = NormalActionNoise(np.zeros(1), np.ones(1))
+    trained = agent(action_noise=noise).learn(70)
+    newest = (trained.replay_buffer.pos - 1) % trained.replay_buffer.buffer_size
+    np.testing.assert_allclose(trained._memory["action"], trained.replay_buffer.actions[newest], atol=1e-6)
+
+
+def test_policies_that_speak_in_the_environments_units():
+    """PPO does not squash its actions; of a torque of 1, half the bound, it was made the whole."""
+    ppo = PPO("MlpPolicy", "Pendulum-v1", seed=0, device="cpu")
+    with th.no_grad():
+        ppo.policy.action_net.weight.zero_()
+        ppo.policy.action_net.bias.fill_(1.0)
+    model = PendulumModel(device="cpu")
+    act = as_prior(ppo.policy, model, deterministic=True)
+    assert act(model.initial(th.rand(2, 3))).flatten().tolist() == pytest.approx([0.5, 0.5])
+    sequences = follow(model, model.initial(th.rand(1, 3)), lambda state: th.full((2, 1), 3.0), 2, 2, None)
+    assert sequences.max() == 1.0
+
+
+def test_planning_on_top_leaves_the_global_stream_alone():
+    sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
+    found = []
+    for seed in (1, 2):
+        policy = PlannerPolicy(CEM(sac.action_space, horizon=3, population=8), PendulumModel(device="cpu"), sac.policy, seed=0)
+        th.manual_seed(seed)
+        before = th.get_rng_state()
+        found.append(policy.predict(np.zeros(3, np.float32))[0])
+        assert th.equal(th.get_rng_state(), before)
+    assert found[0] == found[1]
+
+
+def test_a_critic_under_ilqr():
+    sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
+    planner = ILQR(sac.action_space, horizon=3, iterations=2)
+    policy = PlannerPolicy(planner, PendulumModel(device="cpu"), prior=sac.policy, value=sac.critic, seed=0)
+    assert sac.action_space.contains(policy.predict(np.zeros(3, np.float32))[0])
+
+
+def test_a_critic_judges_all_particles():
+    sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
+    model = Particles(PendulumModel(device="cpu"), 3, "ts1")
+    value = as_value(sac.critic, lambda state: th.zeros(len(state["theta"]), 1), model)
+    alone = as_value(sac.critic, lambda state: th.zeros(len(state["theta"]), 1), model.model)
+    state = model.initial(th.rand(2, 3))
+    state["particles"] = {key: th.rand_like(leaf) for key, leaf in state["particles"].items()}
+    inner = {key: leaf.flatten(0, 1) for key, leaf in state["particles"].items()}
+    th.testing.assert_close(value(state), alone(inner).view(2, 3).mean(1))
 
 
 def test_a_critic_is_the_value_of_the_last_state():

@@ -5,10 +5,11 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.contracts import MissingCapability, Prediction, UnsupportedSpace
+from sb3_mbrl.contracts import MemberPrediction, MissingCapability, Prediction, UnsupportedSpace
 from sb3_mbrl.models.ensemble import EnsembleModel
 from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners.rollout import evaluate
+from sb3_mbrl.states import batch_size
 from sb3_mbrl.testing import LinearToy
 from tests.planners.problems import Drifting, Line
 
@@ -80,6 +81,56 @@ def test_the_return_is_the_mean_over_particles_terminations_included():
         Particles(Lottery(), 10, "tsinf"), Particles(Lottery(), 10, "tsinf").initial(th.zeros(1, 1)), th.zeros(1, 1, 5, 1)
     )
     assert float(found.returns) == pytest.approx(0.5 * 1 + 0.5 * 5)
+
+
+class HalfEnds(EnsembleModel):
+    """Of two members one says that the episode ends now, the other that it goes on; every step earns 1."""
+
+    def __init__(self):
+        super().__init__(spaces.Box(-9, 9, (1,)), spaces.Box(-1, 1, (1,)), members=2, elites=2, hidden=(4,), device="cpu")
+        self.steps = 0
+
+    def members(self, state, action):
+        mean, self.steps = state["obs"].expand(2, -1, -1), self.steps + 1
+        ends = th.stack([th.full((len(action),), float(self.steps == 1)), th.zeros(len(action))])
+        return MemberPrediction(mean, th.full_like(mean, 0.01), th.ones(2, len(action)), ends)
+
+    def step(self, state, action, *, deterministic=False, generator=None):
+        ends = th.full((len(action),), 0.5 * float(self.steps == 0))
+        return Prediction(state, th.ones(len(action)), ends)
+
+
+def test_moment_matching_counts_an_end_once():
+    """Half of the weight ends at the first of five steps: 1 + 4 / 2. Redrawn, the survivors must not end again."""
+    model = Particles(HalfEnds(), 1_000, "moment")
+    found = evaluate(model, model.initial(th.zeros(1, 1)), th.zeros(1, 1, 5, 1), generator=th.Generator().manual_seed(0))
+    assert float(found.returns) == pytest.approx(3.0, abs=0.01)
+
+
+def test_the_value_of_a_cloud_is_the_mean_over_those_that_go_on():
+    """Not that of the first particle."""
+    model = Particles(Lottery(), 4, "tsinf")
+    state = model.initial(th.zeros(1, 1))
+    state["alive"] = th.tensor([[0.0, 1.0, 1.0, 2.0]])
+    states = []
+
+    def value(inner):
+        states.append(inner)
+        return th.tensor([th.nan, 10.0, 20.0, 30.0])
+
+    assert float(model.mean_value(state, value)) == pytest.approx((10 + 20 + 60) / 4)
+    assert batch_size(states[0]) == 4
+
+
+def test_particles_may_follow_their_members_means():
+    quiet, noisy = (Particles(Drifting(), 8, "tsinf", aleatoric=aleatoric) for aleatoric in (False, True))
+    state, action = quiet.initial(th.zeros(1, 1)), th.zeros(1, 1)
+    first, second = (quiet.step(state, action).state["particles"]["obs"][0] for _ in range(2))
+    th.testing.assert_close(first, second)
+    th.testing.assert_close(first[:4], first[4:])  # two particles of one member are one
+    assert not th.allclose(first[0], first[1])
+    drawn = noisy.step(state, action, generator=th.Generator().manual_seed(0)).state["particles"]["obs"][0]
+    assert not th.allclose(drawn[:4], drawn[4:])
 
 
 def test_one_particle_that_diverges_spoils_the_sequence():

@@ -1,11 +1,13 @@
 """Exact Gaussian processes, one per number that is predicted, with GPyTorch's kernels and marginal likelihood."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import gpytorch
 import torch as th
 from gymnasium import spaces
+from linear_operator.utils.cholesky import psd_safe_cholesky
 from sb3_mbrl.contracts import Data, FitBudget, Obs, Prediction, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import ActionCodec, SpaceCodec
@@ -109,8 +111,14 @@ class GPModel(WorldModel):
             raise
         finally:
             self.eval()
+        kept = self.stored
         self.stored = stored
-        self._factorise()
+        try:
+            self._factorise()
+        except BaseException:
+            self.stored = kept
+            self.load_state_dict(before)
+            raise
         self.fitted = True
         self.n_fits += 1
         return {"rows": float(len(inputs)), "loss": loss}
@@ -137,9 +145,12 @@ class GPModel(WorldModel):
         """What every prediction needs: the weights of the rows, and the inverse of the covariance's Cholesky factor."""
         x, y = self.stored["x"], self.stored["y"]
         with gpytorch.settings.lazily_evaluate_kernels(False):
-            covariance = self.prior.covar_module(x).to_dense().double()
-        covariance.diagonal(dim1=1, dim2=2).add_(self.likelihood.noise.double() + 1e-6)
-        factor = th.linalg.cholesky(covariance)
+            kernel = copy.deepcopy(self.prior.covar_module).double()
+            covariance = kernel(x.double()).to_dense()
+        noise = self.likelihood.noise.double()
+        covariance.diagonal(dim1=1, dim2=2).add_(noise)
+        # Adds more and more to the diagonal until it can be done.
+        factor = psd_safe_cholesky(covariance)
         residual = (y - self.prior.mean_module.constant[:, None]).double()
         self._weights = th.cholesky_solve(residual[:, :, None], factor).squeeze(2).float()
         identity = th.eye(len(x), dtype=th.float64, device=x.device).expand_as(factor)
