@@ -266,7 +266,7 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
 
         :raises ValueError: for a file that holds no replay buffer, or one of other spaces or another number of environments
         """
-        before = self.replay_buffer
+        before = self.__dict__.get("replay_buffer")  # a user may have deleted it, to make room
         try:
             super().load_replay_buffer(path, truncate_last_traj)
             found = self.replay_buffer

@@ -165,7 +165,9 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
         buffer = self.replay_buffer
         assert buffer is not None
         learned = model.learns and self._known.termination_fn is None
-        if learned and buffer.optimize_memory_usage and buffer.dones.any() and not self._warned_of_lost_ends:
+        # Not by the buffer's ends: those of learn() are among them.
+        lost = buffer.optimize_memory_usage and self._episode_num > 0
+        if learned and lost and not self._warned_of_lost_ends:
             self._warned_of_lost_ends = True
             warnings.warn(
                 "optimize_memory_usage=True keeps no last observations of episodes, so the world model cannot learn when "

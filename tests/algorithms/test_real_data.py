@@ -262,3 +262,21 @@ def test_imagination_samples_the_policy_not_its_mean():
     agent = tiny().learn(60)
     obs = th.zeros(500, 3)
     assert agent._imagination_policy(obs).std() > 0.05
+
+
+def test_a_second_learn_is_no_end_of_an_episode_that_the_model_misses(recwarn):
+    """SB3's test_save_load.py::test_warn_buffer: with optimize_memory_usage, the cut between two calls was taken for one."""
+    options = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    agent = learned(learning_starts=10, buffer_size=100, fit_freq=20, termination_fn=None, **options)
+    agent.learn(50)
+    agent.learn(50, reset_num_timesteps=False)
+    assert [str(warning.message) for warning in recwarn if "optimize_memory_usage" in str(warning.message)] == []
+
+
+def test_a_replay_buffer_that_was_deleted_can_be_loaded(tmp_path):
+    """SB3's test_her.py::test_save_load_replay_buffer."""
+    agent = tiny().learn(60)
+    agent.save_replay_buffer(tmp_path / "buffer")
+    del agent.replay_buffer
+    agent.load_replay_buffer(tmp_path / "buffer")
+    assert agent.replay_buffer.size() == 60
