@@ -16,7 +16,7 @@ from sb3_mbrl.models.rssm.latents import (
     joint_kl,
     split_kl,
 )
-from sb3_mbrl.models.rssm.layers import BlockLinear, Linear, RMSNorm, symexp, symlog
+from sb3_mbrl.models.rssm.layers import BlockLinear, Linear, RMSNorm, _RootMeanSquare, symexp, symlog
 from sb3_mbrl.models.rssm.outputs import Bernoulli, Normal, OneHot, SymlogSquaredError, TwoHot
 from sb3_mbrl.models.rssm.settings import make_settings
 
@@ -48,6 +48,12 @@ def test_rms_norm_by_the_formula(generator):
         norm.weight.copy_(th.arange(1.0, 7.0))
     th.testing.assert_close(norm(x), x / (x.square().mean(1, keepdim=True) + 1e-4).sqrt() * norm.weight)
     assert norm(x.to(th.bfloat16)).dtype == th.bfloat16
+
+
+def test_the_gradient_of_rms_norm(generator):
+    """Its own, against finite differences."""
+    x, weight = (th.randn(shape, generator=generator, dtype=th.float64).requires_grad_() for shape in ((3, 2, 5), (5,)))
+    assert th.autograd.gradcheck(lambda x, weight: _RootMeanSquare.apply(x, weight, 1e-2), (x, weight))
 
 
 def test_symlog_and_back():
