@@ -276,6 +276,10 @@ class BenchmarkCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._look()
+        if self.record["curve"] and self.num_timesteps >= self.run.task.total_steps and not self.record["finished"]:
+            # The steps are over in the middle of an episode, which does not count.
+            self.record["finished"] = True
+            write_record(self.run.path, self.record)
         self.eval_env.close()
 
     def _look(self) -> None:

@@ -227,6 +227,13 @@ def test_the_episodes_of_training_are_a_planners_curve(tmp_path):
         assert record["reached_at"] == 30
         assert record["finished"]
         assert all(len(point["returns"]) == 1 for point in record["curve"])
+    longer = replace(task, name="longer", total_steps=130, eval_every=130)
+    one = run.Run(
+        longer, "pets", 0, tasks.constructor_settings(longer, "pets"), None, tmp_path, tmp_path / "checkpoints", "cpu"
+    )
+    record = run.execute(one)
+    assert record["curve"][-1]["step"] == 120
+    assert records.read_record(one.path)["finished"], "though the last episode is not over"
     records_of_both = report.load_records(tmp_path / "trials")
     text = report.task_section("trials", records_of_both)
     assert "the episodes of training. Reached: one episode of at least" in text
