@@ -5,7 +5,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure, Image
 
 from sb3_mbrl.diagnostics.animations import dream_figure, is_image, strip
-from sb3_mbrl.diagnostics.dreams import dream
+from sb3_mbrl.diagnostics.dreams import EpisodeTooShortError, dream
 
 
 class DreamCallback(BaseCallback):
@@ -35,9 +35,7 @@ class DreamCallback(BaseCallback):
     def _show(self) -> None:
         try:
             found = dream(self.model, self.env, context=self.context, horizon=self.horizon, seed=self.seed)  # type: ignore[arg-type]
-        except ValueError as error:
-            if "was over after" not in str(error):
-                raise
+        except EpisodeTooShortError:
             return  # the agent fails before the model has seen enough; the next picture may do better
         everything = ("stdout", "log", "json", "csv")
         for key, values in found.real.items():

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_mbrl.contracts import Obs, UnsupportedSpace
+from sb3_mbrl.states import state_map
 
 Kind = Literal["continuous", "categorical", "binary"]
 
@@ -77,6 +78,11 @@ def _float32_bounds(space: spaces.Box) -> tuple[th.Tensor, th.Tensor]:
     low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
     high = np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
     return th.as_tensor(low), th.as_tensor(high)
+
+
+def as_stored(obs: Obs) -> Obs:
+    """Observations of environments as SB3's replay buffer has them: those of a ``Discrete`` space are a column."""
+    return state_map(lambda leaf: leaf[:, None] if leaf.dim() == 1 else leaf, obs)
 
 
 def outside(space: spaces.Space, values: np.ndarray | th.Tensor) -> np.ndarray:

@@ -1,6 +1,5 @@
 """What every agent with a world model has: its parts, their random stream, and how it starts and resumes."""
 
-import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -23,9 +22,6 @@ class AgentMixin(ReportingMixin, PartsMixin, RealDataMixin, CheckpointMixin):
 
     _preset_name: ClassVar[str | None] = None
     """The file of presets, where there is one"""
-    _normalised: bool = False
-    """Whether it was trained behind ``VecNormalize``"""
-    _warned_of_raw: bool = False
 
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:
@@ -77,7 +73,6 @@ class AgentMixin(ReportingMixin, PartsMixin, RealDataMixin, CheckpointMixin):
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if reset_num_timesteps:
             self._start_clock()
-        self._normalised = self._vec_normalize_env is not None
         if self.world_model is not None:
             self._refuse_faulty_start()
             self._take_snapshot()
@@ -85,26 +80,6 @@ class AgentMixin(ReportingMixin, PartsMixin, RealDataMixin, CheckpointMixin):
 
     def _start_clock(self) -> None:
         """Real steps are counted anew; what was learned stays."""
-
-    # ------------------------------------------------------------------------------------------------ raw observations
-
-    def _raw(self, observation: Any) -> Any:
-        """What ``predict`` was given, as the world model knows it; for agents that act in their model's terms."""
-        normalising = self._vec_normalize_env
-        if normalising is not None:
-            return normalising.unnormalize_obs(observation)
-        if self._normalised and not self._warned_of_raw:
-            self._warned_of_raw = True
-            warnings.warn(
-                f"This {type(self).__name__} was trained behind VecNormalize, and has none now: it takes the observations "
-                "that predict() is given for raw ones. Load it with the environment (load(..., env=...)), or give raw ones.",
-                stacklevel=4,
-            )
-        return observation
-
-    def _raw_last_obs(self) -> Any:
-        """What was observed last in training; ``VecNormalize`` would have cut off what is far from its mean."""
-        return self._last_obs if self._vec_normalize_env is None else self._last_original_obs
 
 
 class WorldModelMixin(ModelPhaseMixin, AgentMixin):

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -13,12 +12,13 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_mbrl.algorithms.agent import WorldModelMixin
+from sb3_mbrl.algorithms.remembering import RememberingMixin
 from sb3_mbrl.contracts import Planner, RewardFn, TerminationFn, WorldModel
 from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners.policy import AgentPlannerPolicy, Memory
 
 
-class PETS(WorldModelMixin, OffPolicyAlgorithm):
+class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
     """
     Learn a world model, and act by planning in it at every step: model-predictive control. There is no policy network.
 
@@ -68,6 +68,7 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
     _preset_name = "pets"
     _model_free_class = OffPolicyAlgorithm
     policy: AgentPlannerPolicy
+    _memory: Memory | None
     planner: Planner
     planner_kwargs: Any
 
@@ -146,9 +147,6 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
     # ---- parts
 
     def _setup_model(self) -> None:
-        self._memory: Memory | None = None
-        self._is_first = np.ones(self.n_envs, dtype=bool)
-        self._collecting = False
         super()._setup_model()
         if self.world_model is None:
             tried = "none was given" if self.world_model_class is None else "no built-in one takes these spaces"
@@ -184,32 +182,9 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
     def _horizon(self) -> int:
         return int(getattr(self.planner, "horizon", 1))
 
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """As SB3's; the streams of world model and planner start anew too."""
-        super().set_random_seed(seed)
-        if seed is not None and isinstance(getattr(self, "policy", None), AgentPlannerPolicy):
-            self.policy.set_seed(seed)
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_memory", "_is_first", "_collecting"]
-
     # ---- acting
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """
-        Plan; before the first fit, act at random. As SB3's; give the second result back as ``state``, as ``evaluate_policy``
-        does, and a plan starts from the last. Training keeps a plan and a random stream of its own, which evaluation does not
-        touch.
-        """
-        if not self._collecting:
-            return self.policy.predict(self._raw(observation), state, episode_start, deterministic)
-        obs, _ = self.policy.obs_to_tensor(self._raw_last_obs())
+    def _act(self, obs: Any, deterministic: bool) -> th.Tensor:
         with self._phase("plan"), self._random.scope(self.device) as generator:
             scaled, self._memory, plan = self.policy.act(
                 obs, self._memory, th.as_tensor(self._is_first), deterministic=deterministic, generator=generator
@@ -218,36 +193,14 @@ class PETS(WorldModelMixin, OffPolicyAlgorithm):
             self._record(f"planner/{name}", value)
         if plan.value is not None:
             self._record("planner/value", float(plan.value.mean()))
-        return self.policy.in_units(scaled), None
+        return scaled
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _random_until(self, learning_starts: int) -> int:
+        # Until there is a model, whatever the number of steps says (after load without the replay buffer, for example).
         assert self.world_model is not None
-        self._collecting = True
-        try:
-            # Until there is a model, whatever the number of steps says (after load without the replay buffer, for example).
-            starts = learning_starts if self.world_model.fitted else self.num_timesteps + 1
-            return super()._sample_action(starts, action_noise, n_envs)
-        finally:
-            self._collecting = False
-
-    def _store_transition(
-        self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
-    ) -> None:
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        self._is_first = np.asarray(dones, dtype=bool)
-        if self._memory is not None:  # what was done, noise included
-            self._memory["action"] = th.as_tensor(buffer_action, device=self.device).reshape(self.n_envs, -1)
+        return learning_starts if self.world_model.fitted else self.num_timesteps + 1
 
     # ---- learning
-
-    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
-        before = self._last_obs
-        result = super()._setup_learn(total_timesteps, *args, **kwargs)
-        if self._last_obs is not before:  # the environments were reset
-            self._memory, self._is_first = None, np.ones(self.n_envs, dtype=bool)
-        return result
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """

@@ -18,7 +18,7 @@ OWN = {
     *EXTRA,
     *CHOICES.values(),
     *("world_model_kwargs", "imagination_kwargs", "reward_fn", "termination_fn", "real_ratio", "fit_freq", "fit_kwargs"),
-    *("fit_budget", "part_references", "phase_seconds", "_known", "_random", "_validated", "_normalised"),
+    *("fit_budget", "part_references", "phase_seconds", "_known", "_random", "_validated"),
     *(
         "_fit_at",
         "_fit_rows",

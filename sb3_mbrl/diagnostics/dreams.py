@@ -8,8 +8,12 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.contracts import Obs, WorldModel
-from sb3_mbrl.spaces import ActionCodec
-from sb3_mbrl.states import State, state_cat, state_map
+from sb3_mbrl.spaces import ActionCodec, as_stored
+from sb3_mbrl.states import State, state_cat
+
+
+class EpisodeTooShortError(ValueError):
+    """It was over before the model had seen what it is to see."""
 
 
 class Dream(NamedTuple):
@@ -36,7 +40,8 @@ def dream(agent: OffPolicyAlgorithm, env: gym.Env, *, context: int = 5, horizon:
     :param context: observations that are seen
     :param horizon: observations that are imagined; fewer where the episode ends before
     :param seed: of the environment
-    :raises ValueError: for an agent without a fitted world model, numbers below 1, or an episode that ends too soon
+    :raises ValueError: for an agent without a fitted world model, or numbers below 1
+    :raises EpisodeTooShortError: for an episode that ends too soon
     :raises MissingCapability: for a model that does not decode observations
     """
     model: WorldModel | None = getattr(agent, "world_model", None)
@@ -51,7 +56,9 @@ def dream(agent: OffPolicyAlgorithm, env: gym.Env, *, context: int = 5, horizon:
             raise ValueError(f"{name}={value}: give at least 1")
     real, actions, rewards = _play(agent, env, context + horizon - 1, seed)
     if len(actions) < context:
-        raise ValueError(f"the episode was over after {len(actions)} steps, and the model is to see {context} observations")
+        raise EpisodeTooShortError(
+            f"the episode was over after {len(actions)} steps, and the model is to see {context} observations"
+        )
     was_training = model.training
     model.eval()
     try:
@@ -97,8 +104,7 @@ def _follow(model: WorldModel, real: list[Obs], actions: list[th.Tensor], contex
 
 def _rows(agent: Any, obs: Any) -> Obs:
     """A batch of one, as the replay buffer has it."""
-    tensors, _ = agent.policy.obs_to_tensor(obs)
-    return state_map(lambda leaf: leaf[:, None] if leaf.dim() == 1 else leaf, tensors)
+    return as_stored(agent.policy.obs_to_tensor(obs)[0])
 
 
 def _keyed(obs: Obs) -> dict[str, np.ndarray]:

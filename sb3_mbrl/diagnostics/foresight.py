@@ -12,7 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.contracts import MissingCapability, Plan, WorldModel
 from sb3_mbrl.models.particles import Particles
-from sb3_mbrl.spaces import ActionCodec, SpaceCodec
+from sb3_mbrl.spaces import ActionCodec, SpaceCodec, as_stored
 from sb3_mbrl.states import State, batch_size, state_map, state_repeat
 
 Act = Callable[[int, State], th.Tensor]
@@ -180,11 +180,7 @@ class _Actor(ABC):
     def columns(self, obs: Any) -> np.ndarray:
         """``(D,)``: one observation of the environment, encoded."""
         tensors, _ = self.agent.policy.obs_to_tensor(obs)
-        return self.codec.encode(self._rows(tensors))[0].cpu().numpy()
-
-    def _rows(self, tensors: Any) -> Any:
-        # As the replay buffer has them: a Discrete observation is a column.
-        return state_map(lambda leaf: leaf[:, None] if leaf.dim() == 1 else leaf, tensors)
+        return self.codec.encode(as_stored(tensors))[0].cpu().numpy()
 
     @abstractmethod
     def expect(self, obs: Any, horizon: int, n: int, generator: th.Generator) -> tuple[Fan, float | None]:
@@ -209,7 +205,7 @@ class _Following(_Actor):
             chosen, _ = self.agent.predict(self._seen(self._as_shown(self.model.decode(state))), deterministic=True)
             return self.actions.from_env(th.as_tensor(chosen, device=self.model.device))
 
-        return fan_out(self.model, self.model.initial(self._rows(tensors)), act, horizon, n, generator), None
+        return fan_out(self.model, self.model.initial(as_stored(tensors)), act, horizon, n, generator), None
 
     def _as_shown(self, obs: Any) -> Any:
         """As environments show observations: a Discrete one is no column."""

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_mbrl.contracts import Obs, WorldModel
-from sb3_mbrl.spaces import ActionCodec
+from sb3_mbrl.spaces import ActionCodec, as_stored
 from sb3_mbrl.states import State, state_index, state_map
 
 
@@ -87,12 +87,11 @@ class LatentVecEnv(VecEnvWrapper):
 
     def _tensors(self, obs: VecEnvObs) -> Obs:
         arrays: Any = {key: th.as_tensor(value) for key, value in obs.items()} if isinstance(obs, dict) else th.as_tensor(obs)
-        return state_map(self._leaf, arrays)
+        return as_stored(state_map(self._leaf, arrays))
 
     def _leaf(self, value: th.Tensor) -> th.Tensor:
         value = value.to(self.world_model.device)
-        value = value.float() if value.is_floating_point() else value
-        return value[:, None] if value.dim() == 1 else value
+        return value.float() if value.is_floating_point() else value
 
     def _sample(self, space: spaces.Space) -> Obs:
         return self._tensors(_row(space.sample()))

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, TypedDict
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
@@ -14,6 +13,7 @@ from sb3_mbrl.contracts import Plan, Planner, WorldModel
 from sb3_mbrl.imagination.exploration import random_actions
 from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners.rollout import Prior, StateValue
+from sb3_mbrl.policies import RememberingPolicy
 from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import ActionCodec
 from sb3_mbrl.states import State, batch_size, state_where
@@ -30,7 +30,7 @@ class Memory(TypedDict):
     """``(B, A)``: what was done, scaled"""
 
 
-class PlannerPolicy(BasePolicy):
+class PlannerPolicy(RememberingPolicy):
     """
     Acts by planning in a world model (model-predictive control). ``predict`` works as of any policy of SB3, in
     ``evaluate_policy`` too; give its second result back as ``state``, and the next plan starts from the last one.
@@ -69,11 +69,6 @@ class PlannerPolicy(BasePolicy):
         # In a tuple: the model's weights are its owner's to save.
         self._parts = (planner, world_model, as_prior(prior, world_model), as_value(value, prior, world_model))
         self._codec = ActionCodec(self.action_space)
-
-    def set_seed(self, seed: int | None) -> None:
-        """Let the private random stream start anew (``None``: from the operating system)."""
-        self.generator = th.Generator()
-        self.generator.seed() if seed is None else self.generator.manual_seed(seed)
 
     @property
     def planner(self) -> Planner:
@@ -131,34 +126,11 @@ class PlannerPolicy(BasePolicy):
         )
         return plan.action, {"belief": belief, "plan": plan.carry, "action": plan.action}, plan
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """
-        As SB3's.
-
-        :param state: what the last call returned; ``None``: plan without a warm start
-        :param episode_start: ``(n_envs,)``: where an episode begins, and nothing is to be carried over
-        """
-        obs, vectorised = self.obs_to_tensor(observation)
-        rows = batch_size(obs)
-        first = np.zeros(rows, bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(rows)
-        scaled, memory, _ = self.act(obs, state, th.as_tensor(first), deterministic=deterministic)
-        actions = self.in_units(scaled)
-        return (actions if vectorised else actions.squeeze(axis=0)), memory
-
-    def in_units(self, scaled: th.Tensor) -> np.ndarray:
-        """Actions ``(B, A)`` as the environment takes them, ``(B, *shape)``."""
-        return self._codec.to_numpy(scaled)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        rows = batch_size(observation)
-        scaled, _, _ = self.act(observation, None, th.ones(rows, dtype=th.bool), deterministic=deterministic)
-        return scaled.reshape(rows, *(self.action_space.shape or ()))
+    def decide(
+        self, obs: PyTorchObs, memory: Any, is_first: th.Tensor, *, deterministic: bool = False
+    ) -> tuple[th.Tensor, Memory | None]:
+        scaled, memory, _ = self.act(obs, memory, is_first, deterministic=deterministic)
+        return scaled, memory
 
 
 class AgentPlannerPolicy(PlannerPolicy):

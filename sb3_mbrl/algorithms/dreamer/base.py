@@ -15,18 +15,17 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, NoReturn
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_mbrl.algorithms.agent import AgentMixin
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy, Memory
+from sb3_mbrl.algorithms.remembering import RememberingMixin
 from sb3_mbrl.buffers.sequence_sampler import Replayed, SequenceSampler
 from sb3_mbrl.contracts import EnvFunctions, WorldModel
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
@@ -37,7 +36,7 @@ from sb3_mbrl.states import state_map
 OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {"laprop": LaProp, "adam": th.optim.Adam}
 
 
-class DreamerBase(AgentMixin, OffPolicyAlgorithm):
+class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
     """
     The loop, the data and the one update of everything. Subclasses say what is learned (:meth:`_losses`).
 
@@ -50,6 +49,7 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
     partner = None
     _model_free_class = OffPolicyAlgorithm
     policy: DreamerPolicy
+    _memory: Memory | None
     world_model: RSSM
     optimizer: th.optim.Optimizer
     """Of everything that learns"""
@@ -122,9 +122,6 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
                 raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number from 1")
 
     def _setup_model(self) -> None:
-        self._memory: Memory | None = None
-        self._is_first = np.ones(self.n_envs, dtype=bool)
-        self._collecting = False
         name = type(self).__name__
         kind = self.replay_buffer_class
         if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
@@ -196,16 +193,10 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
         if self._sampler.data.buffer is not self.replay_buffer:
             self._new_sampler()
 
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """As SB3's; the streams of world model and policy start anew too."""
-        super().set_random_seed(seed)
-        if seed is not None and isinstance(getattr(self, "policy", None), DreamerPolicy):
-            self.policy.set_seed(seed)
-
     # ------------------------------------------------------------------------------------------------ saving
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_memory", "_is_first", "_collecting", "_sampler"]
+        return [*super()._excluded_save_params(), "_sampler"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
@@ -240,51 +231,23 @@ class DreamerBase(AgentMixin, OffPolicyAlgorithm):
     def _stream(self) -> th.Generator | None:
         return on_device(self._random.generator, self.device)
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """
-        As SB3's; give the second result back as ``state``, as ``evaluate_policy`` does. Training keeps a memory and a random
-        stream of its own, which evaluation does not touch.
-        """
-        if not self._collecting:
-            return self.policy.predict(self._raw(observation), state, episode_start, deterministic)
-        obs, _ = self.policy.obs_to_tensor(self._raw_last_obs())
+    def _act(self, obs: Any, deterministic: bool) -> th.Tensor:
         with self._phase("act"):
-            self._memory = self.policy.act(obs, self._memory, th.as_tensor(self._is_first), generator=self._stream())
-        return self.policy.in_units(self._memory["action"]), None
+            is_first = th.as_tensor(self._is_first)
+            self._memory = self.policy.act(obs, self._memory, is_first, deterministic=deterministic, generator=self._stream())
+        return self._memory["action"]
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        # The untrained actor is as good a source of random actions as any, and its latent states are kept.
-        self._collecting = True
-        try:
-            action, stored = super()._sample_action(0, action_noise, n_envs)
-        finally:
-            self._collecting = False
-        assert self._memory is not None
-        self._memory["action"] = th.as_tensor(stored, device=self.device).reshape(n_envs, -1)
-        return action, stored
+    def _random_until(self, learning_starts: int) -> int:
+        return 0  # the untrained actor is as good a source of random actions as any, and its latent states are kept
 
-    def _store_transition(
-        self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
-    ) -> None:
+    def _store_transition(self, replay_buffer: Any, *args: Any, **kwargs: Any) -> None:
         position = replay_buffer.pos
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        super()._store_transition(replay_buffer, *args, **kwargs)
         assert self._memory is not None
         self._sampler.keep(position, self._packed(self._memory["deter"], self._memory["stoch"]))
-        self._is_first = np.asarray(dones, dtype=bool)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
-        before = self._last_obs
         result = super()._setup_learn(total_timesteps, *args, **kwargs)
-        if self._last_obs is not before:  # the environments were reset
-            self._memory, self._is_first = None, np.ones(self.n_envs, dtype=bool)
         self._follow_buffer()
         return result
 

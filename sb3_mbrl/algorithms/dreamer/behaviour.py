@@ -34,7 +34,6 @@ def worth(
     critic: Head,
     lam: float,
     scale: ReturnScale,
-    update_scale: bool = True,
 ) -> Imagined:
     """
     Judge imagined trajectories by the critic itself, not by its slow copy (``slowtar: False`` in DreamerV3's code). Gradients
@@ -45,13 +44,11 @@ def worth(
     :param reward: ``(N, H + 1)``: of arriving
     :param goes_on: ``(N, H + 1)``: discounts
     :param lam: of the lambda-returns
-    :param scale: a :class:`~sb3_mbrl.algorithms.dreamer.returns.ReturnScale`
-    :param update_scale: let it take note of these returns
+    :param scale: takes note of these returns
     """
     value = critic.mean(features)
     returns = lambda_returns(reward, goes_on, value, lam)
-    if update_scale:
-        scale.update(returns)
+    scale.update(returns)
     advantage = (returns - value[:, :-1].detach()) / scale()
     return Imagined(features, action, returns, advantage, goes_on.detach().cumprod(1)[:, :-1])
 

@@ -4,10 +4,8 @@ import copy
 from dataclasses import replace
 from typing import Any, TypedDict
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
@@ -15,6 +13,7 @@ from sb3_mbrl.algorithms.dreamer.actions import action_output
 from sb3_mbrl.algorithms.dreamer.returns import ReturnScale
 from sb3_mbrl.models.rssm.layers import MLP, Linear
 from sb3_mbrl.models.rssm.model import RSSM, Head
+from sb3_mbrl.policies import RememberingPolicy
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import ActionCodec
 from sb3_mbrl.states import batch_size
@@ -62,11 +61,9 @@ class Actor(nn.Module):
         return self.out(self.body(features))
 
 
-class DreamerPolicy(BasePolicy):
+class DreamerPolicy(RememberingPolicy):
     """
-    ``predict`` works as of SB3's recurrent policies: give its second result back as ``state``, and where an episode begins as
-    ``episode_start`` (``evaluate_policy`` does). Without a state, an observation is taken for the first of its episode.
-    Nothing but a private random stream is drawn from.
+    Actor and critic on a latent state that sees and remembers.
 
     SB3 builds it before there is a world model; the agent calls :meth:`attach`.
 
@@ -119,11 +116,6 @@ class DreamerPolicy(BasePolicy):
     def world_model(self) -> RSSM:
         return self._world_model[0]
 
-    def set_seed(self, seed: int | None) -> None:
-        """Let the private random stream start anew (``None``: from the operating system)."""
-        self.generator = th.Generator()
-        self.generator.seed() if seed is None else self.generator.manual_seed(seed)
-
     @th.no_grad()
     def act(
         self,
@@ -158,32 +150,8 @@ class DreamerPolicy(BasePolicy):
             action = action.clamp(-1.0, 1.0)
         return {"deter": found["deter"], "stoch": found["stoch"], "action": action}
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """
-        As SB3's.
-
-        :param state: what the last call returned; ``None``: the observation is the first of its episode
-        :param episode_start: ``(n_envs,)``: where an episode begins
-        """
-        self.set_training_mode(False)
-        obs, vectorised = self.obs_to_tensor(observation)
-        rows = batch_size(obs)
-        first = np.zeros(rows, bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(rows)
-        memory = self.act(obs, state, th.as_tensor(first), deterministic=deterministic)
-        actions = self.in_units(memory["action"])
-        return (actions if vectorised else actions.squeeze(axis=0)), memory
-
-    def in_units(self, scaled: th.Tensor) -> np.ndarray:
-        """Actions ``(B, A)`` as the environment takes them, ``(B, *shape)``."""
-        return self._codec.to_numpy(scaled)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        rows = batch_size(observation)
-        scaled = self.act(observation, None, th.ones(rows, dtype=th.bool), deterministic=deterministic)["action"]
-        return scaled.reshape(rows, *(self.action_space.shape or ()))
+    def decide(
+        self, obs: PyTorchObs, memory: Any, is_first: th.Tensor, *, deterministic: bool = False
+    ) -> tuple[th.Tensor, Memory]:
+        found = self.act(obs, memory, is_first, deterministic=deterministic)
+        return found["action"], found

@@ -17,7 +17,7 @@ from sb3_mbrl.models.rssm.outputs import Bernoulli, Output
 from sb3_mbrl.models.rssm.settings import make_settings
 from sb3_mbrl.optim import LaProp
 from sb3_mbrl.spaces import ActionCodec
-from sb3_mbrl.states import State, state_map
+from sb3_mbrl.states import State, batch_size, state_map
 
 
 class Filtered(NamedTuple):
@@ -172,17 +172,13 @@ class RSSM(WorldModel):
         return {"deter": deter, "stoch": th.zeros(rows, *self.latent.shape, device=self.device)}
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
-        obs = self._moved(obs)
-        blank = self._blank(len(next(iter(obs.values())) if isinstance(obs, dict) else obs))
-        nothing = th.zeros(len(blank["deter"]), self.actions.dim, device=self.device)
-        return self._posterior(blank, nothing, self.encoder(obs))
+        rows = batch_size(obs)
+        first = th.ones(rows, dtype=th.bool, device=self.device)
+        return self.see(None, self.blank_action.expand(rows, -1), obs, first, deterministic=True)
 
     def observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
-        keep = ~is_first.to(self.device)
-        state = state_map(lambda leaf: leaf * keep.view(-1, *[1] * (leaf.dim() - 1)), state)
-        action = th.where(keep[:, None], action.to(self.device), self.blank_action.to(action.dtype))
-        encoded = self.actions.encode(action) * keep[:, None]
-        return self._posterior(state, encoded, self.encoder(self._moved(obs)))
+        """With the likeliest sample: the contract gives filtering no source of randomness."""
+        return self.see(state, action, obs, is_first.to(self.device), deterministic=True)
 
     def filter(self, obs: Obs, actions: th.Tensor, is_first: th.Tensor) -> State:
         # An action leads to the next observation; what led to the first is not known.
@@ -191,11 +187,6 @@ class RSSM(WorldModel):
         first[:, 0] = True
         found = self.run(self._moved(obs), before.to(self.device), first.to(self.device), deterministic=True)
         return {"deter": found.deter[:, -1], "stoch": found.stoch[:, -1]}
-
-    def _posterior(self, state: State, encoded: th.Tensor, tokens: th.Tensor) -> State:
-        """With the likeliest sample: the contract gives filtering no source of randomness."""
-        deter = self.cell(state["deter"], state["stoch"].flatten(1), self.cell.prepare(encoded))
-        return {"deter": deter, "stoch": self.latent.mode(self.post_head(deter, self.post_head.prepare(tokens)))}
 
     def see(
         self,
