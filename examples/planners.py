@@ -42,7 +42,7 @@ BUDGETS: dict[str, tuple[type[Planner], dict[str, Any]]] = {
 
 TASKS: dict[str, tuple[type[WorldModel], int, int]] = {
     "pendulum": (PendulumModel, 150, 25),
-    "swing-up": (CartPoleSwingUpModel, 200, 40),
+    "swing-up": (CartPoleSwingUpModel, 200, 30),
 }
 """By name: the twin, the steps of an episode, and how far is looked ahead"""
 

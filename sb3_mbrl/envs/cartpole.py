@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 GRAVITY, CART_MASS, POLE_MASS, HALF_LENGTH, FORCE, DT = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 X_LIMIT, THETA_LIMIT = 2.4, 12 * 2 * math.pi / 360
-STEPS = 200
+STEPS, SWING_UP_SKIP = 200, 2
 
 
 def accelerations(theta_dot: Any, sin: Any, cos: Any, force: Any) -> tuple[Any, Any]:
@@ -41,6 +41,8 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+    frame_skip = 1
+    """Euler steps under the same force"""
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
@@ -60,11 +62,12 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         force = float(np.clip(np.asarray(action).flatten()[0], -1.0, 1.0))
-        x, x_dot, theta, theta_dot = self.state
-        x_acceleration, theta_acceleration = accelerations(theta_dot, math.sin(theta), math.cos(theta), FORCE * force)
-        self.state = np.array(
-            [x + DT * x_dot, x_dot + DT * x_acceleration, theta + DT * theta_dot, theta_dot + DT * theta_acceleration]
-        )
+        for _ in range(self.frame_skip):
+            x, x_dot, theta, theta_dot = self.state
+            x_acceleration, theta_acceleration = accelerations(theta_dot, math.sin(theta), math.cos(theta), FORCE * force)
+            self.state = np.array(
+                [x + DT * x_dot, x_dot + DT * x_acceleration, theta + DT * theta_dot, theta_dot + DT * theta_acceleration]
+            )
         return self._observation(), self._reward(force), self._terminated(), False, {}
 
     def _rest(self) -> np.ndarray:
@@ -82,11 +85,14 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
 
 class CartPoleSwingUp(ContinuousCartPole):
     """
-    ``CartPoleSwingUp-v0``: the pole hangs down and is to stand above the middle of the track. Nothing ends an episode.
+    ``CartPoleSwingUp-v0``: the pole hangs down and is to stand above the middle of the track. A force acts for two Euler steps,
+    0.04 s, as in PETS's cartpole. Nothing ends an episode.
 
     Observations are ``(x, x_dot, cos(theta), sin(theta), theta_dot)``; the reward is ``exp(-d^2 / l^2) - 0.01 a^2`` with the
     distance ``d`` of the tip from its goal and the pole's length ``l``.
     """
+
+    frame_skip = SWING_UP_SKIP
 
     def _observation_space(self) -> spaces.Box:
         high = np.array([np.inf, np.inf, 1.0, 1.0, np.inf], np.float32)

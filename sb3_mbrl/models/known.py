@@ -173,7 +173,10 @@ class CartPoleSwingUpModel(KnownModel):
         return {"x": x, "x_dot": x_dot, "theta": th.atan2(sin, cos), "theta_dot": theta_dot}
 
     def transition(self, state: State, action: th.Tensor) -> State:
-        return _cart_pole(state, cartpole.FORCE * action[:, 0].clamp(-1, 1))
+        force = cartpole.FORCE * action[:, 0].clamp(-1, 1)
+        for _ in range(cartpole.SWING_UP_SKIP):
+            state = _cart_pole(state, force)
+        return state
 
     def decode(self, state: State) -> th.Tensor:
         """``(x, x_dot, cos(theta), sin(theta), theta_dot)``, ``(B, 5)``."""
