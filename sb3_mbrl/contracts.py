@@ -336,11 +336,14 @@ class Imagination(ABC):
     :cvar freq: real environment steps between two calls
     :cvar starts_per_step: start states per real environment step
     :cvar max_age: imagined transitions are forgotten after this many real environment steps
+    :cvar n_steps: transitions of up to so many steps are made of the single ones that :meth:`imagine` returns, by the agent,
+        which knows the discount; all actions but the first of a rollout have to be the policy's then
     """
 
     freq: int
     starts_per_step: float
     max_age: int
+    n_steps: int = 1
 
     @abstractmethod
     def horizon(self, num_timesteps: int) -> int:

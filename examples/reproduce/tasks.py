@@ -128,13 +128,22 @@ CARTPOLE: dict[str, Any] = {
     "exploration_final_eps": 0.04,
     "policy_kwargs": {"net_arch": [256, 256]},
     "world_model_kwargs": {"members": 5, "elites": 5, "hidden": [128, 128]},
-    "imagination_kwargs": {"freq": 256, "horizon": 5, "starts_per_step": 4, "max_age": 5_120},
+    "real_ratio": 0.05,
+    "imagination_kwargs": {
+        "freq": 256,
+        "horizon": 20,
+        "n_steps": 20,
+        "exploration": 1.0,
+        "starts_per_step": 2,
+        "max_age": 5_120,
+    },
     "fit_freq": 1_000,
     "fit_kwargs": {"max_batches": 500},
 }
 """
 DQN's part is that of rl-baselines3-zoo (https://github.com/DLR-RM/rl-baselines3-zoo, hyperparams/dqn.yml, CartPole-v1), with
-the thousand steps of ``learning_starts`` there.
+the thousand steps of ``learning_starts`` there. Its network is copied once per 256 steps, so that an end is known one step
+further back with every 256 steps; imagined transitions are of up to 20 steps.
 """
 
 DREAMT: dict[str, Any] = {"imagine_last": 8, "train_freq": 4, "learning_rate": 5e-4, "optimizer_kwargs": {"warmup": 200}}

@@ -7,7 +7,7 @@ The loop, from the outside in::
         _store_transition                           refuses data that is not finite
       train                                         once per collect_rollouts
         fit the world model        (every fit_freq real steps, or when the data has doubled; then judge it on held-out rows)
-        imagine                    (every imagination.freq real steps, unless the model is worse than a trivial predictor)
+        imagine                    (every imagination.freq real steps, unless the model is no better than a trivial predictor)
           start states             real states, uniformly from the replay buffer
           horizon                  steps per start state
         super().train              SB3's gradient steps, on batches of real and imagined rows
@@ -34,6 +34,7 @@ from sb3_mbrl.algorithms.upgrade import UpgradeMixin
 from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, ReplayData
 from sb3_mbrl.contracts import Imagination, Obs
 from sb3_mbrl.imagination.choice import check_choice
+from sb3_mbrl.imagination.returns import multi_step
 
 
 @contextmanager
@@ -215,7 +216,7 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
             # A shrinking horizon keeps its rows until they age.
             young = len(self.imagined) + int(imagined.valid.sum())
             self.imagined.resize(max(capacity, min(self.imagined.capacity, young)))
-            self.imagined.extend(imagined, self.num_timesteps)
+            self.imagined.extend(multi_step(imagined, imagination.n_steps, self.gamma), self.num_timesteps)
         self._imagined_at = self.num_timesteps
         self._record("imagination/horizon", horizon)
         self._record("imagination/rows", len(self.imagined))

@@ -1,5 +1,6 @@
 """The phase of ``train`` in which the world model is fitted, checked against its contract and judged."""
 
+import math
 import warnings
 from numbers import Integral
 
@@ -19,6 +20,19 @@ from sb3_mbrl.validation import validate_metrics, validate_prediction
 
 WARN_AFTER_ROWS = 500
 """A model that is worse than trivial on fewer real rows is only young."""
+
+
+def trusted_below(values: int, learned: bool = True) -> float:
+    """
+    What ``vs_trivial`` has to stay below: on few rows a model that knows nothing is better than a trivial predictor by chance.
+
+    :param values: that it was judged by: held-out rows times the numbers in an observation
+    :param learned: known models have had no chance to fit anything by chance
+    :return: 1 less about a standard error of a mean of squares, and 0, which nothing is below, for less than four
+    """
+    if not learned:
+        return 1.0
+    return 1.0 - 1.0 / math.sqrt(values) if values >= 4 else 0.0
 
 
 class ModelPhaseMixin(ReportingMixin, PartsMixin):
@@ -211,14 +225,15 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
         if bool(held.any()):
             rows = index_transitions(rows, held.nonzero().flatten())
         figures = one_step_quality(model, SpaceCodec(self.observation_space), rows)
-        self._trusted = figures["vs_trivial"] < 1.0
+        limit = trusted_below(sum(leaf.numel() for leaf in leaves(rows.next_obs)), model.learns)
+        self._trusted = figures["vs_trivial"] < limit
         if not self._trusted and len(data) >= WARN_AFTER_ROWS and not self._warned:
             self._warned = True
             warnings.warn(
-                f"After {len(data)} real transitions the world model predicts worse than a trivial predictor: its squared "
+                f"After {len(data)} real transitions the world model predicts no better than a trivial predictor: its squared "
                 f"error relative to the better of copying the state and predicting the mean is {figures['vs_trivial']:.2f} "
-                "(below 1 is better). Imagination waits until it is better; until then training uses real data alone. See "
-                "model/ in the log.",
+                f"(on so many rows it is trusted below {limit:.2f}). Imagination waits until it is better; until then "
+                "training uses real data alone. See model/ in the log.",
                 ModelQualityWarning,
                 stacklevel=3,
             )

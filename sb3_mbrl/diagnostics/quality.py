@@ -4,7 +4,8 @@ Errors of observations are *normalised*: the root of the mean over columns of (s
 data), so that 1 is what predicting the mean gets. Columns that do not vary in the data are left out.
 
 **The verdict** is ``vs_trivial``: for every column the model's squared error relative to that of the better of two trivial
-predictors (copy the state; predict the mean), at most 2, averaged over columns; imagination runs below 1. Why so:
+predictors (copy the state; predict the mean), at most 2, averaged over columns; imagination runs where that is below 1 by more
+than chance. Why so:
 
 * per column, since a sum is decided by whichever columns have the largest scale or are the hardest;
 * capped at 2, so that one impossible column among several does not veto a model, while a model that is broken everywhere
@@ -29,7 +30,7 @@ _SAMPLES = 8
 
 
 class ModelQualityWarning(UserWarning):
-    """The world model predicts worse than a trivial predictor."""
+    """The world model predicts no better than a trivial predictor."""
 
 
 def _squared_errors(prediction: th.Tensor, truth: th.Tensor) -> th.Tensor:

@@ -85,8 +85,8 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
 
 class CartPoleSwingUp(ContinuousCartPole):
     """
-    ``CartPoleSwingUp-v0``: the pole hangs down and is to stand above the middle of the track. A force acts for two Euler steps,
-    0.04 s, as in PETS's cartpole. Nothing ends an episode.
+    ``CartPoleSwingUp-v0``: the pole hangs down and is to stand above the middle of the track. Nothing ends an episode. A force
+    acts for two Euler steps, 0.04 s.
 
     Observations are ``(x, x_dot, cos(theta), sin(theta), theta_dot)``; the reward is ``exp(-d^2 / l^2) - 0.01 a^2`` with the
     distance ``d`` of the tip from its goal and the pole's length ``l``.

@@ -26,10 +26,12 @@ class BranchedRollouts(Imagination):
     :param freq: real environment steps between two calls
     :param max_age: imagined rows are forgotten after this many real environment steps
     :param exploration: the probability with which a row takes a uniformly random action in the place of the policy's, at every
-        step
+        step; with ``n_steps`` above 1 at the first step of a rollout alone, since those after it belong to the return
     :param starts: the real observations to start from: ``"uniform"``, all alike (MBPO); ``"recent"``, the newest ``max_age``
         alone, where the present policy goes; ``"initial"``, those that began an episode; or a function
         ``(data, n, generator)`` that returns ``n`` of ``data.row_ids()`` (:class:`~sb3_mbrl.contracts.Data`)
+    :param n_steps: rows are transitions of up to so many steps, as with SB3's ``n_steps``: what ends an episode is known that
+        many steps before it after one update (:func:`~sb3_mbrl.imagination.returns.multi_step`). At most the horizon
     :param observation: what the policy sees and what is stored: ``"decoded"`` observations, or the model's ``"features"``
     """
 
@@ -42,6 +44,7 @@ class BranchedRollouts(Imagination):
         exploration: float = 0.0,
         observation: Literal["decoded", "features"] = "decoded",
         starts: Literal["uniform", "recent", "initial"] | StartRule = "uniform",
+        n_steps: int = 1,
     ) -> None:
         freq, max_age = whole("freq", freq, 1), whole("max_age", max_age, 1)
         starts_per_step = number("starts_per_step", starts_per_step, 0.0, open_low=True)
@@ -52,7 +55,7 @@ class BranchedRollouts(Imagination):
             raise ValueError(f"observation={observation!r}: choose 'decoded' or 'features'")
         self.schedule = HorizonSchedule.parse(horizon)
         self.starts_per_step, self.freq, self.max_age = starts_per_step, freq, max_age
-        self.exploration, self.observation = exploration, observation
+        self.exploration, self.observation, self.n_steps = exploration, observation, whole("n_steps", n_steps, 1)
         self._rule = parse_rule(starts, max_age)
 
     def choose_starts(self, data: Data, n: int, *, generator: th.Generator | None = None) -> th.Tensor | None:
@@ -84,8 +87,9 @@ class BranchedRollouts(Imagination):
         obs = see(state)
         steps: list[tuple[Any, ...]] = []
         nonfinite = (~running).sum()
-        for _ in range(horizon):
-            action = explore(act(obs), self.exploration, world_model.action_space, generator)
+        for step in range(horizon):
+            share = self.exploration if step == 0 or self.n_steps == 1 else 0.0
+            action = explore(act(obs), share, world_model.action_space, generator)
             prediction = world_model.step(state, action, generator=generator)
             finite = finite_rows((prediction.state, prediction.reward, prediction.terminated, prediction.discount))
             next_state = state_where(running & finite, prediction.state, state)

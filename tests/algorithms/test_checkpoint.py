@@ -137,7 +137,7 @@ def randomised(agent: MBPO) -> dict:
 
 def test_random_weights_do_no_harm(tmp_path):
     """As SB3's test_save_load does; weights in [0, 1] make a world model that predicts enormous rewards."""
-    agent = quick().learn(30)
+    agent = quick(fit_kwargs={"max_batches": 300}).learn(30)
     assert agent._trusted
     agent.imagined = None
     agent.set_parameters(randomised(agent))

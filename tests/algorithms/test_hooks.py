@@ -81,7 +81,7 @@ ARGUMENTS = {
     "imagination_kwargs": IMAGINATION,
     "gradient_steps": 2,
     "batch_size": 16,
-    "fit_kwargs": {"max_batches": 40, "batch_size": 16},
+    "fit_kwargs": {"max_batches": 300, "batch_size": 16},
 }
 
 

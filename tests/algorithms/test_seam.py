@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl import MBPO
 from sb3_mbrl.algorithms.base import ModelBasedMixin
+from sb3_mbrl.algorithms.model_phase import trusted_below
 from sb3_mbrl.diagnostics import ModelQualityWarning
 from sb3_mbrl.imagination import BranchedRollouts
 from tests.algorithms.common import TINY, BrokenEnv, DictEnv, NoiseEnv, learned, tiny
@@ -156,7 +157,7 @@ def test_dict_observations_are_imagined_as_members_of_their_space():
 
 def test_imagination_waits_while_the_model_is_worse_than_trivial():
     agent = learned(NoiseEnv(), fit_kwargs={"max_epochs": 1}, learning_starts=100, fit_freq=150)
-    with pytest.warns(ModelQualityWarning, match="predicts worse than a trivial predictor") as caught:
+    with pytest.warns(ModelQualityWarning, match="predicts no better than a trivial predictor") as caught:
         agent.learn(1000)
     assert len(caught) == 1
     assert agent.imagined is None
@@ -210,7 +211,7 @@ def test_the_key_of_a_dict_observation_is_named():
 
 
 def test_phases_are_timed():
-    agent = learned().learn(200)
+    agent = learned(fit_kwargs={"max_batches": 200}).learn(200)
     assert all(seconds > 0 for seconds in agent.phase_seconds.values())
 
 
@@ -283,3 +284,14 @@ def test_an_environment_that_leaves_its_space_is_told():
 
     with pytest.warns(ModelQualityWarning, match=r"leaves its observation space: obs\[\d\] was -?[12]\."):
         learned(Wide(), fit_kwargs={"max_epochs": 1}).learn(60)
+
+
+def test_a_model_is_not_trusted_for_its_luck_with_a_few_rows():
+    """Regression: QRDQN on random observations: of the first verdicts, on one to twenty rows, some were good by chance."""
+    assert trusted_below(3) == 0.0
+    assert trusted_below(100) == pytest.approx(0.9)
+    assert trusted_below(3, learned=False) == 1.0
+    for seed in range(5):
+        agent = learned(NoiseEnv(), learning_starts=0, seed=seed, fit_kwargs={"max_batches": 5})
+        agent.learn(200)
+        assert agent.imagined is None
