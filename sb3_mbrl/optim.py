@@ -25,6 +25,7 @@ class LaProp(th.optim.Optimizer):
     :param clip: largest step of a gradient relative to its tensor, before it is normalised (0: no clipping)
     :param min_norm: of a tensor, for clipping (biases begin at 0)
     :param warmup: steps in which the step size grows from 0, linearly
+    :param capturable: as of torch's optimisers: keep counts in tensors, so that a CUDA graph can repeat a step
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class LaProp(th.optim.Optimizer):
         clip: float = 0.3,
         min_norm: float = 1e-3,
         warmup: int = 1000,
+        capturable: bool = False,
     ) -> None:
         if not (lr >= 0 and eps > 0 and clip >= 0 and min_norm > 0 and warmup >= 0):
             raise ValueError(
@@ -44,7 +46,13 @@ class LaProp(th.optim.Optimizer):
         if not all(0.0 <= beta < 1.0 for beta in betas):
             raise ValueError(f"LaProp(betas={betas}): give numbers from 0 to 1, without 1")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "min_norm": min_norm, "warmup": warmup}
+        defaults["capturable"] = capturable
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("capturable", False)
 
     @th.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -54,20 +62,41 @@ class LaProp(th.optim.Optimizer):
             with th.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            learning = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not learning:
+                continue
+            for parameter in learning:
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = th.zeros((), device=parameter.device) if group["capturable"] else 0
+                    state["square"], state["momentum"] = th.zeros_like(parameter), th.zeros_like(parameter)
+                state["step"] += 1
+            if group["capturable"]:
+                self._update(learning, group, *self._scales(group, [self.state[parameter]["step"] for parameter in learning]))
+                continue
             by_step: dict[int, list[th.Tensor]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    state = self.state[parameter]
-                    if not state:
-                        state["step"] = 0
-                        state["square"], state["momentum"] = th.zeros_like(parameter), th.zeros_like(parameter)
-                    state["step"] += 1
-                    by_step.setdefault(state["step"], []).append(parameter)
+            for parameter in learning:
+                by_step.setdefault(self.state[parameter]["step"], []).append(parameter)
             for t, parameters in by_step.items():
-                self._update(parameters, t, group)
+                self._update(parameters, group, *self._scales(group, t))
         return loss
 
-    def _update(self, parameters: list[th.Tensor], t: int, group: dict[str, Any]) -> None:
+    @staticmethod
+    def _scales(group: dict[str, Any], t: Any) -> tuple[Any, Any]:
+        """
+        What mean squares are divided by at step ``t``, and what momenta are multiplied by. Numbers for a number, lists of
+        tensors for a list of them.
+        """
+        beta1, beta2 = group["betas"]
+        warmup = max(group["warmup"], 1)
+        if isinstance(t, list):
+            return (
+                [1 - beta2**step for step in t],
+                [-group["lr"] * (step / warmup).clamp(max=1.0) / (1 - beta1**step) for step in t],
+            )
+        return 1 - beta2**t, -group["lr"] * min(1.0, t / warmup) / (1 - beta1**t)
+
+    def _update(self, parameters: list[th.Tensor], group: dict[str, Any], debias: Any, rate: Any) -> None:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         squares = [self.state[parameter]["square"] for parameter in parameters]
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
@@ -83,10 +112,12 @@ class LaProp(th.optim.Optimizer):
             gradients = list(th._foreach_mul(gradients, sizes))
         th._foreach_mul_(squares, beta2)
         th._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
-        roots = th._foreach_div(squares, 1 - beta2**t)
+        roots = th._foreach_div(squares, debias)
         th._foreach_sqrt_(roots)
         th._foreach_add_(roots, group["eps"])
         th._foreach_mul_(momenta, beta1)
         th._foreach_add_(momenta, th._foreach_div(gradients, roots), alpha=1 - beta1)
-        rate = group["lr"] * min(1.0, t / group["warmup"]) if group["warmup"] else group["lr"]
-        th._foreach_add_(parameters, momenta, alpha=-rate / (1 - beta1**t))
+        if isinstance(rate, list):
+            th._foreach_add_(parameters, th._foreach_mul(momenta, rate))
+        else:
+            th._foreach_add_(parameters, momenta, alpha=rate)

@@ -13,7 +13,7 @@ learn                                           SB3's
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch as th
 from gymnasium import spaces
@@ -24,14 +24,23 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_mbrl.algorithms.agent import AgentMixin
+from sb3_mbrl.algorithms.dreamer.acceleration import (
+    Compile,
+    Update,
+    chosen_update,
+    explained_out_of_memory,
+    precision,
+    set_rate,
+)
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy, Memory
 from sb3_mbrl.algorithms.remembering import RememberingMixin
+from sb3_mbrl.buffers.arrivals import Arrivals
 from sb3_mbrl.buffers.sequence_sampler import Replayed, SequenceSampler
 from sb3_mbrl.contracts import EnvFunctions, WorldModel
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
 from sb3_mbrl.optim import LaProp
 from sb3_mbrl.rng import RandomStream, on_device
-from sb3_mbrl.states import state_map
+from sb3_mbrl.states import State, state_map
 
 OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {"laprop": LaProp, "adam": th.optim.Adam}
 
@@ -76,6 +85,8 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
         optimizer_kwargs: dict[str, Any] | None,
         behaviour_rate: float,
         max_grad_norm: tuple[float, float] | None,
+        compile: Compile,
+        mixed_precision: bool | Literal["auto"],
         plugins: Iterable[Any] | None,
         **kwargs: Any,
     ) -> None:
@@ -104,6 +115,7 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
         self.size, self.batch_length, self.online = size, batch_length, online
         self.replay_context, self.behaviour_rate, self.max_grad_norm = replay_context, behaviour_rate, max_grad_norm
         self.optimizer_class, self.optimizer_kwargs = optimizer_class, dict(optimizer_kwargs or {})
+        self.compile, self.mixed_precision = compile, mixed_precision
         self._n_updates = 0
         self.phase_seconds = {"act": 0.0, "update": 0.0}
 
@@ -117,6 +129,9 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
                 if self.world_model_kwargs.get(name, value) != value:
                     raise ValueError(f"world_model_kwargs has {name!r}: give {name} to {type(self).__name__}")
             self.world_model_kwargs = {**own, **self.world_model_kwargs}
+        for name, given in (("compile", self.compile), ("mixed_precision", self.mixed_precision)):
+            if given != "auto" and not isinstance(given, bool):
+                raise ValueError(f"{name}={given!r}: choose 'auto', True or False")
         for name in ("batch_size", "batch_length"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number from 1")
@@ -155,6 +170,8 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
             self.policy.attach(self.world_model)
         self.world_model.optimizer = None  # it is trained here
         self.optimizer = self._make_optimizer()
+        self._play: Update | None = None
+        self._noise = self._random.generator
         self._new_sampler()
 
     def _make_optimizer(self) -> th.optim.Optimizer:
@@ -196,7 +213,7 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
     # ------------------------------------------------------------------------------------------------ saving
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_sampler"]
+        return [*super()._excluded_save_params(), "_sampler", "_play", "_noise"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
@@ -254,9 +271,10 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
     # ------------------------------------------------------------------------------------------------ learning
 
     @abstractmethod
-    def _losses(self, batch: Replayed) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
+    def _losses(self, rows: Arrivals, start: State) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
         """
-        :param batch: on the device
+        :param rows: sequences ``(B, T)``, on the device
+        :param start: the latent states before them; nothing where they begin with nothing
         :return: the loss of everything, the latent states of the batch, and figures to log
         """
 
@@ -293,12 +311,31 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
         """As SB3's, and without a logger too: a replay buffer alone can be learned from."""
         rate = self.lr_schedule(self._current_progress_remaining)
         for group, scale in zip(self.optimizer.param_groups, self._rates(), strict=True):
-            group["lr"] = rate * scale
+            set_rate(group, rate * scale)
         self._record("train/learning_rate", rate)
 
     def _update(self, batch_size: int) -> dict[str, th.Tensor]:
-        batch = self._on_device(self._sampler.sample(batch_size, self.batch_length, generator=self._random.generator))
-        loss, found, figures = self._losses(batch)
+        stream = self._random.generator
+        if self.device.type == stream.device.type:
+            self._noise = stream
+        else:  # always the same generator, which a captured graph knows
+            if self._noise.device.type != self.device.type:
+                self._noise = th.Generator(self.device)
+            self._noise.manual_seed(int(th.randint(2**62, (1,), generator=stream)))
+        if self._play is None:
+            self._play = chosen_update(self)
+        batch = self._sampler.sample(batch_size, self.batch_length, generator=stream)
+        told = {"imagine_last": getattr(self, "imagine_last", None), "batch_size": batch_size, "size": self.size}
+        with explained_out_of_memory(**told, batch_length=self.batch_length):
+            latent, figures = self._play(self._on_device(batch))
+            self._sampler.update(batch, latent)
+        self._n_updates += 1
+        return figures
+
+    def _learn_from(self, batch: State) -> State:
+        """One update: rows and latent states before them, to new latent states and figures. Nothing but tensors is changed."""
+        with precision(self.mixed_precision, self.device):
+            loss, found, figures = self._losses(*batch)
         self.optimizer.zero_grad()
         loss.backward()
         if self.max_grad_norm is not None:
@@ -307,11 +344,9 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
                 th.nn.utils.clip_grad_norm_(module.parameters(), most)
         self.optimizer.step()
         self._after_update()
-        self._n_updates += 1
-        self._sampler.update(batch, self._packed(found.deter, found.stoch))
-        return figures
+        return self._packed(found.deter.detach(), found.stoch.detach()), figures
 
-    def _on_device(self, batch: Replayed) -> Replayed:
+    def _on_device(self, batch: Replayed) -> State:
         def move(leaf: th.Tensor) -> th.Tensor:
             return leaf.to(self.device, non_blocking=True)
 
@@ -321,7 +356,7 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
             rows.is_first[:, 0] = True
         if start:
             start = {"deter": start["deter"], "stoch": self.world_model.latent.unpack(start["stoch"])}
-        return batch._replace(rows=rows, start=start)
+        return rows, start
 
     def _packed(self, deter: th.Tensor, stoch: th.Tensor) -> dict[str, th.Tensor]:
         return {"deter": deter, "stoch": self.world_model.latent.pack(stoch)}

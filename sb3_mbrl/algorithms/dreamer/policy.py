@@ -58,7 +58,7 @@ class Actor(nn.Module):
 
     def forward(self, features: th.Tensor) -> th.Tensor:
         """The numbers of an action's distribution (:attr:`output`)."""
-        return self.out(self.body(features))
+        return self.out(self.body(features)).float()
 
 
 class DreamerPolicy(RememberingPolicy):

@@ -1,7 +1,7 @@
 """``DreamerV3``: one configuration for many domains (Hafner et al. 2025, Nature 640)."""
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch as th
 from gymnasium import spaces
@@ -9,6 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from sb3_mbrl.algorithms.dreamer.acceleration import Compile
 from sb3_mbrl.algorithms.dreamer.base import DreamerBase
 from sb3_mbrl.algorithms.dreamer.behaviour import (
     Imagined,
@@ -20,8 +21,9 @@ from sb3_mbrl.algorithms.dreamer.behaviour import (
     worth,
 )
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
-from sb3_mbrl.buffers.sequence_sampler import Replayed
+from sb3_mbrl.buffers.arrivals import Arrivals
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
+from sb3_mbrl.states import State
 
 
 class DreamerV3(DreamerBase):
@@ -71,6 +73,9 @@ class DreamerV3(DreamerBase):
     :param behaviour_rate: learning rate of actor and critic, relative to the world model's
     :param max_grad_norm: of the world model's gradients, and of the actor's and the critic's each (``None``: as they are;
         :class:`~sb3_mbrl.optim.LaProp` clips by itself)
+    :param compile: ``"auto"``: on a GPU updates are captured as a CUDA graph, on a processor they run as they are
+        (:mod:`~sb3_mbrl.algorithms.dreamer.acceleration`); ``False``: as they are everywhere
+    :param mixed_precision: matrix products of updates in bfloat16; ``"auto"``: on a GPU that can
     :param plugins: modules or objects whose hooks are for this agent alone
     :raises ValueError: for a replay buffer without single steps, or one that is shorter than a sequence
     """
@@ -117,6 +122,8 @@ class DreamerV3(DreamerBase):
         optimizer_kwargs: dict[str, Any] | None = None,
         behaviour_rate: float = 1.0,
         max_grad_norm: tuple[float, float] | None = None,
+        compile: Compile = "auto",
+        mixed_precision: bool | Literal["auto"] = "auto",
         plugins: Iterable[Any] | None = None,
     ) -> None:
         super().__init__(
@@ -150,6 +157,8 @@ class DreamerV3(DreamerBase):
             optimizer_kwargs=optimizer_kwargs,
             behaviour_rate=behaviour_rate,
             max_grad_norm=max_grad_norm,
+            compile=compile,
+            mixed_precision=mixed_precision,
             plugins=plugins,
         )
         self.actor_gradient = actor_gradient
@@ -170,9 +179,9 @@ class DreamerV3(DreamerBase):
         if self.actor_gradient == "dynamics" and not isinstance(self.action_space, spaces.Box):
             raise ValueError(f"actor_gradient='dynamics' needs Box actions, not {self.action_space}: choose 'reinforce'")
 
-    def _losses(self, batch: Replayed) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
-        model, policy, rows = self.world_model, self.policy, batch.rows
-        losses, found = model.losses(rows, batch.start or None, self._stream())
+    def _losses(self, rows: Arrivals, start: State) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
+        model, policy = self.world_model, self.policy
+        losses, found = model.losses(rows, start or None, self._noise)
         last = min(self.imagine_last or self.batch_length, self.batch_length)
         imagined = self._imagine(found, last)
         of_actor, entropy = actor_loss(policy.actor, imagined, self.ent_coef, self.actor_gradient == "dynamics")
@@ -193,14 +202,14 @@ class DreamerV3(DreamerBase):
             "imagination/weight": imagined.weight.mean(),
         }
         if self.replay_value_scale and last > 1:
-            of_replay = self._replayed_value_loss(batch, found, imagined, last).mean()
+            of_replay = self._replayed_value_loss(rows, found, imagined, last).mean()
             total = total + self.replay_value_scale * of_replay
             figures["train/replay_value_loss"] = of_replay.detach()
         return total, found, figures
 
     def _imagine(self, found: Filtered, last: int) -> Imagined:
         """From the last states of every sequence."""
-        model, policy, stream = self.world_model, self.policy, self._stream()
+        model, policy, stream = self.world_model, self.policy, self._noise
         start = {
             "deter": found.deter[:, -last:].flatten(0, 1).detach(),
             "stoch": found.stoch[:, -last:].flatten(0, 1).detach(),
@@ -218,9 +227,8 @@ class DreamerV3(DreamerBase):
                 features, dream.action, dream.reward, dream.goes_on, policy.critic, self.gae_lambda, policy.return_scale
             )
 
-    def _replayed_value_loss(self, batch: Replayed, found: Filtered, imagined: Imagined, last: int) -> th.Tensor:
+    def _replayed_value_loss(self, rows: Arrivals, found: Filtered, imagined: Imagined, last: int) -> th.Tensor:
         """Real rewards, and imagined returns where they end. Its gradients shape the world model too."""
-        rows = batch.rows
         reward, terminated, is_last = (part[:, -last:] for part in (rows.reward, rows.terminated, rows.is_last))
         boot = imagined.returns[:, 0].view(reward.shape)
         returns = replayed_returns(reward, terminated, is_last, boot, self.gamma, self.gae_lambda)

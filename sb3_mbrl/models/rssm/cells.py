@@ -112,6 +112,6 @@ def by_block(x: th.Tensor, blocks: int) -> th.Tensor:
 
 def gated(gates: tuple[th.Tensor, ...], deter: th.Tensor) -> th.Tensor:
     """The GRU of DreamerV2 and V3: the reset gate acts on the candidate, and the update gate's bias is -1."""
-    reset, candidate, update = gates
+    reset, candidate, update = (gate.to(deter.dtype) for gate in gates)
     candidate = th.tanh(th.sigmoid(reset) * candidate)
     return th.lerp(deter, candidate, th.sigmoid(update - 1))

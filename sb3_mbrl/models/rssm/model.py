@@ -63,7 +63,7 @@ class Head(nn.Module):
         self.out = Linear(self.body.outputs, output.size, output.scale)
 
     def forward(self, features: th.Tensor) -> th.Tensor:
-        return self.out(self.body(features))
+        return self.out(self.body(features)).float()
 
     def mean(self, features: th.Tensor) -> th.Tensor:
         """What is expected."""

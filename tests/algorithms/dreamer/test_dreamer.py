@@ -138,13 +138,13 @@ def test_imagination_does_not_move_the_world_model(trained):
     gradients = []
     for scale in (0.0, 0.3):
         agent.replay_value_scale = scale
-        agent._random.generator.manual_seed(3)
-        loss, _, _ = agent._losses(batch)
+        agent._noise.manual_seed(3)
+        loss, _, _ = agent._losses(*batch)
         agent.optimizer.zero_grad()
         loss.backward()
         gradients.append(agent.world_model.cell.gates.weight.grad.clone())
-    agent._random.generator.manual_seed(3)
-    losses, _ = agent.world_model.losses(batch.rows, batch.start, agent._stream())
+    agent._noise.manual_seed(3)
+    losses, _ = agent.world_model.losses(*batch, agent._noise)
     agent.optimizer.zero_grad()
     agent.world_model.scaled(losses).backward()
     th.testing.assert_close(gradients[0], agent.world_model.cell.gates.weight.grad)
@@ -376,15 +376,15 @@ def test_gradients_through_the_dynamics_reach_the_actor_alone():
         for head in (model.reward_head, policy.critic):
             head.out.weight.normal_()
     batch = agent._on_device(agent._sampler.sample(4, 8, generator=th.Generator().manual_seed(0)))
-    agent._random.generator.manual_seed(3)
-    loss, _, _ = agent._losses(batch)
+    agent._noise.manual_seed(3)
+    loss, _, _ = agent._losses(*batch)
     agent.optimizer.zero_grad()
     loss.backward()
     found = model.cell.gates.weight.grad.clone()
     assert policy.actor.out.weight.grad.abs().sum() > 0
-    agent._random.generator.manual_seed(3)
+    agent._noise.manual_seed(3)
     agent.optimizer.zero_grad()
-    model.scaled(model.losses(batch.rows, batch.start, agent._stream())[0]).backward()
+    model.scaled(model.losses(*batch, agent._noise)[0]).backward()
     th.testing.assert_close(found, model.cell.gates.weight.grad)
     assert all(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(ValueError, match="actor_gradient='dynamics' needs Box actions"):
@@ -393,9 +393,9 @@ def test_gradients_through_the_dynamics_reach_the_actor_alone():
 
 def test_sequences_may_begin_with_nothing():
     agent = small(replay_context=False).learn(48)
-    batch = agent._on_device(agent._sampler.sample(4, 8))
-    assert batch.start == {}
-    assert batch.rows.is_first[:, 0].all()
+    rows, start = agent._on_device(agent._sampler.sample(4, 8))
+    assert start == {}
+    assert rows.is_first[:, 0].all()
 
 
 def test_an_optimiser_that_there_is_not():
