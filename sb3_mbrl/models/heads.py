@@ -49,6 +49,7 @@ class Heads(nn.Module):
     :param probabilistic: Gaussian numbers instead of plain regression
     :param target: whether the change of an observation or the next one is learned
     :param normalize_targets: standardise every number on its own
+    :param nll_beta: of :meth:`loss`
     :param learn_reward: ``False`` when the reward is known
     :param learn_termination: ``False`` when the termination is known
     """
@@ -61,11 +62,13 @@ class Heads(nn.Module):
         probabilistic: bool,
         target: Target,
         normalize_targets: bool,
+        nll_beta: float,
         learn_reward: bool,
         learn_termination: bool,
     ) -> None:
         super().__init__()
         self.codec, self.probabilistic, self.target = codec, probabilistic, target
+        self.nll_beta = nll_beta
         self.normalize_targets, self.learn_reward, self.learn_termination = normalize_targets, learn_reward, learn_termination
         self.number_columns = codec.mask("continuous").nonzero().flatten()
         self.label_columns = (~codec.mask("continuous")).nonzero().flatten()
@@ -150,6 +153,11 @@ class Heads(nn.Module):
         likelihoods are means over columns, and against many of them a sum drives the bounds past each other, to one constant
         variance.
 
+        A likelihood weighs every error by the inverse of the predicted variance: what is hard to predict at first (rare
+        rewards, fast turns) is taken for noise and never learned. ``nll_beta`` multiplies each term by that power of the
+        variance, as a constant (Seitzer et al. 2022, arXiv 2203.09168, equation 5): 0 is the likelihood, at 1 means learn as
+        from squared errors.
+
         :param raw: ``(E, B, out)``
         :param targets: ``(E, B, ...)``
         """
@@ -158,7 +166,10 @@ class Heads(nn.Module):
         if self.numbers:
             errors = (mean - targets.numbers).square()
             if logvar is not None:
-                errors = errors * (-logvar).exp() + logvar
+                precision = (-logvar).exp()
+                errors = errors * precision + logvar
+                if self.nll_beta:
+                    errors = errors * precision.detach().pow(-self.nll_beta)
                 loss = 0.01 * (self.max_logvar - self.min_logvar).mean(-1).sum()
             loss = loss + errors.mean((1, 2)).sum()
         if self.label_groups:

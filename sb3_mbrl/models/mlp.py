@@ -7,6 +7,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 
+from sb3_mbrl.arguments import number
 from sb3_mbrl.contracts import (
     Data,
     FitBudget,
@@ -58,6 +59,9 @@ class MLPModel(VectorModel):
     :param target: learn the ``"delta"`` of an observation or the ``"next"`` one
     :param normalize_targets: standardise every target on its own, so that neither rewards nor single columns dominate the loss
         (arXiv 2510.01457); the MBPO paper does not
+    :param nll_beta: how much errors count where the predicted variance is large
+        (:meth:`~sb3_mbrl.models.heads.Heads.loss`); 0, the likelihood, as in PETS and MBPO, learns deterministic dynamics and
+        rare rewards badly
     :param learning_rate: of Adam
     :param weight_decay: L2 penalty per linear layer, on weights only; ``None`` takes the MBPO paper's
     :param reward_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
@@ -75,6 +79,7 @@ class MLPModel(VectorModel):
         probabilistic: bool = True,
         target: Target = "delta",
         normalize_targets: bool = True,
+        nll_beta: float = 0.5,
         learning_rate: float = 1e-3,
         weight_decay: float | Sequence[float] | None = None,
         reward_fn: RewardFn | None = None,
@@ -96,6 +101,7 @@ class MLPModel(VectorModel):
             probabilistic=probabilistic,
             target=target,
             normalize_targets=normalize_targets,
+            nll_beta=number("nll_beta", nll_beta, 0.0, 1.0),
             learn_reward=reward_fn is None,
             learn_termination=termination_fn is None,
         )

@@ -4,7 +4,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.models.heads import Heads
+from sb3_mbrl.models.heads import Heads, Targets
 from sb3_mbrl.spaces import SpaceCodec
 
 
@@ -14,6 +14,7 @@ def heads(space=None, **kwargs) -> Heads:
         "probabilistic": True,
         "target": "delta",
         "normalize_targets": False,
+        "nll_beta": 0.0,
         "learn_reward": True,
         "learn_termination": False,
     }
@@ -144,3 +145,16 @@ def test_what_only_the_termination_head_learned_counts_on_the_holdout_data():
     untrained, trained = part.score(raw, targets)
     assert float(untrained) == pytest.approx(math.log(2))
     assert float(trained) < 1e-3
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_how_much_an_error_counts_where_the_variance_is_large(beta):
+    """Seitzer et al. 2022: the gradient of a mean is 2 (mu - y) / var^(1 - beta); variances still follow the likelihood."""
+    part = heads(nll_beta=beta)
+    raw = th.randn(2, 1, part.out_features, generator=th.Generator().manual_seed(0)).requires_grad_()
+    targets = Targets(th.zeros(2, 1, 3), th.zeros(2, 1, 0), th.zeros(2, 1))
+    (gradient,) = th.autograd.grad(part.loss(raw, targets), raw)
+    mean, logvar, _, _ = part.split(raw.detach())
+    th.testing.assert_close(gradient[..., :3], 2 * mean / logvar.exp() ** (1 - beta) / 3)
+    # Where the likelihood wants no change of a variance, nothing else does.
+    assert th.equal((gradient[..., 3:6] > 0), (mean.square() < logvar.exp()))
