@@ -26,12 +26,14 @@ from numbers import Real
 from typing import Any
 
 import torch as th
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.algorithms.acting import act_in_imagination
 from sb3_mbrl.algorithms.agent import WorldModelMixin
 from sb3_mbrl.algorithms.upgrade import UpgradeMixin
 from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, ReplayData
+from sb3_mbrl.buffers.hindsight import towards_goals
 from sb3_mbrl.contracts import Imagination, Obs
 from sb3_mbrl.imagination.choice import check_choice
 from sb3_mbrl.imagination.returns import multi_step
@@ -209,6 +211,8 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
         with self._phase("imagine"), self._random.scope(self.device) as generator, th.no_grad():
             starts = self._start_states(n_starts, generator)
             imagined = imagination.imagine(model, starts, self._imagination_policy, horizon, generator=generator)
+            if isinstance(self.replay_buffer, HerReplayBuffer) and isinstance(imagined.obs, dict):
+                imagined = towards_goals(imagined, self.replay_buffer)
             capacity = max(1, int(imagination.starts_per_step * imagination.max_age * horizon))
             if self.imagined is None:
                 self.imagined = ImaginedBuffer(capacity)

@@ -5,10 +5,12 @@ import warnings
 from numbers import Integral
 
 import torch as th
+from stable_baselines3 import HerReplayBuffer
 
 from sb3_mbrl.algorithms.parts import PartsMixin, make_budget
 from sb3_mbrl.algorithms.reporting import ReportingMixin
 from sb3_mbrl.buffers import ReplayData, SideStore
+from sb3_mbrl.buffers.hindsight import goal_starts
 from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Transitions, WorldModel
 from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error, one_step_quality
 from sb3_mbrl.fitting import holdout_mask, index_transitions
@@ -277,6 +279,8 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
         model, data = self.world_model, ReplayData(self.replay_buffer, self._side, None if self._side is None else "snapshot")
         assert model is not None
         chosen = self._choose_starts(data, n, generator)
+        if isinstance(self.replay_buffer, HerReplayBuffer) and chosen is None and self._side is None and model.context == 1:
+            return model.initial(goal_starts(self.replay_buffer, n, generator))
         rows, envs = data.draw(n, generator) if chosen is None else data.places(chosen)
         if self._side is None:
             return filter_contexts(model, data.contexts_at(rows, envs, model.context))
