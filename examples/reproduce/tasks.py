@@ -165,9 +165,13 @@ PLANNED: dict[str, Any] = {
     "fit_kwargs": {"max_batches": 2_000},
 }
 """
-The default planner (iCEM, 64 sequences of 15 steps) and five particles, in a smaller ensemble than the default one, whose means
-learn as from squared errors: nothing else of the Gaussians is used.
+The default planner (iCEM, 64 sequences of 15 steps) and five particles, in a smaller ensemble than the default one. Its means,
+which are all that particles follow, learn as from squared errors.
 """
+
+
+GAUSSIAN_PROCESS: dict[str, Any] = {"learning_starts": 200, "world_model": "gp", "reward_fn": "auto"}
+"""The plug-in sb3-mbrl-gp (plugins/sb3-mbrl-gp has to be installed), otherwise at its defaults"""
 
 
 def planning_tasks(
@@ -240,6 +244,7 @@ TASKS = {
         # 1.2 s ahead: with less, hanging still is as good as anything.
         *planning_tasks("swing-up", "CartPoleSwingUp-v0", 2_000, None, "cartpole-swing-up", planner_kwargs={"horizon": 30}),
         *planning_tasks("pendulum", "Pendulum-v1", 1_000, -250.0, "pendulum"),
+        Task("pets-pendulum-gp", "Pendulum-v1", 600, 600, 0, _THREE, GAUSSIAN_PROCESS, -300.0, algo="pets"),
         Task("dreamer-cartpole", "CartPole-v1", 40_000, 1_000, 10, _THREE, DREAMT, 475.0, 30_000, algo="dreamer_v3"),
         Task("dreamer-pendulum", "Pendulum-v1", 30_000, 1_000, 10, _THREE, DREAMT, -200.0, algo="dreamer_v3"),
         *(preset_task(f"{body}-v5") for body in ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid")),

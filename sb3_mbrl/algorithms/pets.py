@@ -51,7 +51,7 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
         members, ``"ts1"`` where it has none, ``"mean"`` for a model that is known
     :param aleatoric: whether particles are drawn from a member's distribution, as in the paper, or follow its mean
         (``"tsinf"``): with few particles, noise decides which plan looks best
-    :param penalty: on the members' disagreement, per step of a plan
+    :param penalty: on the members' disagreement, per step of a plan (below 0: optimism)
     :param fit_freq: real steps between two fits
     :param fit_kwargs: of :class:`~sb3_mbrl.contracts.FitBudget`
     :param reward_fn: known reward instead of a learned one; ``"auto"``: where the environment's is known (the paper's are)

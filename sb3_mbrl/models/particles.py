@@ -1,5 +1,6 @@
 """``Particles``: a world model's uncertainty carried through several steps (trajectory sampling, PETS, section 5)."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -39,7 +40,7 @@ class Particles(WorldModel):
         they follow its mean, so that particles differ by what the members disagree about, and a plan does not win by luck
     :param penalty: subtracted from every reward, times the members' disagreement: the standard deviation over members of the
         mean next observation, as root mean square over columns, in the observation's units (pessimism: go where the model
-        knows its way)
+        knows its way; below 0 optimism: try what it does not know)
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Particles(WorldModel):
         super().__init__(model.observation_space, model.action_space, device=model.device)
         if propagation not in ("ts1", "tsinf", "mean", "moment"):
             raise ValueError(f"propagation={propagation!r}: choose 'ts1', 'tsinf', 'mean' or 'moment'")
-        n, penalty = whole("n", n, 1), number("penalty", penalty, 0.0)
+        n, penalty = whole("n", n, 1), number("penalty", penalty, -math.inf)
         self.model, self.propagation, self.penalty, self.aleatoric = model, propagation, penalty, aleatoric
         self.n = 1 if propagation == "mean" else n
         if propagation == "tsinf" and type(model).member_step is WorldModel.member_step:

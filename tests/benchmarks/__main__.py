@@ -10,12 +10,13 @@ from typing import Any
 
 import torch as th
 
-from tests.benchmarks import bench_mbpo, bench_planning, bench_tabular, bench_world_model
+from tests.benchmarks import bench_dreamer, bench_mbpo, bench_planning, bench_tabular, bench_world_model
 
 BENCHMARKS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "mbpo": bench_mbpo.run,
     "world_model": bench_world_model.run,
     "planning": bench_planning.run,
+    "dreamer": bench_dreamer.run,
     "tabular": bench_tabular.run,
 }
 

@@ -1,8 +1,10 @@
 """Interleaved timing: the candidates take turns, so that whatever else the machine does meets all of them."""
 
 import multiprocessing
+import os
 import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -49,6 +51,40 @@ class Worker:
         self._process.join()
 
 
+class External:
+    """
+    Does its work with another interpreter, where another library lives: a line in, a line with a turn's units, seconds, user
+    and system time out. The first line that it writes is its greeting.
+
+    :param command: starts it
+    :param environment: variables, in addition to ours
+    """
+
+    def __init__(self, command: list[str], environment: dict[str, str] | None = None) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+        )
+        self.greeting = self._line()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args} ended without an answer; its own output says why")
+        return line.strip()
+
+    def __call__(self) -> Turn:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        return Turn(*(float(part) for part in self._line().split()))
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
 def _work(pipe: Connection, make: Callable[..., Work], args: tuple[Any, ...]) -> None:
     th.set_num_threads(THREADS)
     work = make(*args)
@@ -66,7 +102,7 @@ def timed(work: Work) -> Turn:
     return Turn(units, seconds, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime)
 
 
-def interleave(rounds: int, candidates: dict[str, Work | Worker]) -> dict[str, dict[str, Any]]:
+def interleave(rounds: int, candidates: dict[str, Work | Worker | External]) -> dict[str, dict[str, Any]]:
     """
     Give every candidate a turn in every round, the order reversed from round to round; one round before that warms up.
 
@@ -83,7 +119,7 @@ def interleave(rounds: int, candidates: dict[str, Work | Worker]) -> dict[str, d
         used = 0.0
         for name in names if i % 2 == 0 else reversed(names):
             candidate = candidates[name]
-            turn = candidate() if isinstance(candidate, Worker) else timed(candidate)
+            turn = candidate() if isinstance(candidate, (Worker, External)) else timed(candidate)
             used += turn.user + turn.system
             if i:
                 turns[name].append(turn)
@@ -91,7 +127,7 @@ def interleave(rounds: int, candidates: dict[str, Work | Worker]) -> dict[str, d
             wall = (time.perf_counter() - start) * multiprocessing.cpu_count()
             others.append(max(0.0, (_busy_seconds() or 0.0) - busy - used) / wall)
     for candidate in candidates.values():
-        if isinstance(candidate, Worker):
+        if isinstance(candidate, (Worker, External)):
             candidate.close()
     results: dict[str, Any] = {name: _summary(turns[name]) for name in names}
     results["others_share"] = round(statistics.median(others), 3) if others else None

@@ -60,10 +60,12 @@ def test_tsinf_deals_members_out_evenly_and_keeps_them():
     assert th.equal(model.step(state, th.zeros(3, 1)).state["member"], state["member"])
 
 
-def test_the_penalty_is_the_disagreement():
-    plain, pessimistic = cloud("ts1")[1], cloud("ts1", penalty=2.0)[1]
-    expected = 2.0 * float(Drifting.OFFSETS.std(correction=0))
-    assert np.subtract(plain, pessimistic) == pytest.approx([expected] * STEPS, rel=1e-4)
+@pytest.mark.parametrize("penalty", [2.0, -1.0])
+def test_the_penalty_is_the_disagreement(penalty):
+    """Below 0 it is optimism."""
+    plain, changed = cloud("ts1")[1], cloud("ts1", penalty=penalty)[1]
+    expected = penalty * float(Drifting.OFFSETS.std(correction=0))
+    assert np.subtract(plain, changed) == pytest.approx([expected] * STEPS, rel=1e-4)
 
 
 class Lottery(Line):
