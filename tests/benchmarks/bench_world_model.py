@@ -43,7 +43,10 @@ def transitions(rows: int = ROWS) -> tuple[np.ndarray, ...]:
 
 
 def our_model() -> EnsembleModel:
-    return EnsembleModel(OBS, ACT, members=MEMBERS, elites=ELITES, hidden=HIDDEN, termination_fn=never, device="cpu")
+    # By likelihood, as theirs.
+    return EnsembleModel(
+        OBS, ACT, members=MEMBERS, elites=ELITES, hidden=HIDDEN, nll_beta=0.0, termination_fn=never, device="cpu"
+    )
 
 
 def our_data() -> ReplayData:

@@ -1,6 +1,5 @@
-"""How fast an update runs: as it is, compiled where that pays on a processor, or as a captured graph on a GPU."""
+"""How an update runs: as it is, or as a captured graph on a GPU; in which precision."""
 
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,8 +8,6 @@ from typing import Any, Literal
 import torch as th
 
 from sb3_mbrl.states import State, leaves, state_map
-
-log = logging.getLogger(__name__)
 
 Compile = Literal["auto"] | bool
 Update = Callable[[State], State]
@@ -56,8 +53,8 @@ class CapturedUpdate:
             except RuntimeError as error:
                 self._failed, self._graph = True, None
                 warnings.warn(
-                    f"The update could not be captured as a CUDA graph, and runs as it is, slower ({error}). compile=False: "
-                    "so from the beginning.",
+                    f"The update could not be captured as a CUDA graph, and runs as it is, slower ({error}). compile=False "
+                    "does not try.",
                     stacklevel=2,
                 )
                 return self._update(batch)
@@ -85,7 +82,6 @@ class CapturedUpdate:
         with th.cuda.graph(graph):
             self._found = self._update(self._batch)
         self._graph = graph
-        log.info("The update of %d tensors was captured as a CUDA graph", len(self._shapes))
 
 
 def chosen_update(agent: Any) -> Update:
@@ -95,7 +91,8 @@ def chosen_update(agent: Any) -> Update:
     :param agent: has ``_learn_from``, ``_noise``, ``optimizer``, ``device``, ``compile`` and ``verbose``
     """
     update: Update = agent._learn_from
-    if agent.compile is not False and agent.device.type == "cuda":
+    can = agent.compile is True or all("capturable" in group for group in agent.optimizer.param_groups)
+    if agent.compile is not False and agent.device.type == "cuda" and can:
         told = f"captured as a CUDA graph after {EAGER_BEFORE_CAPTURE} of them"
         update = CapturedUpdate(update, agent.optimizer, (agent._noise,))
     else:

@@ -1,4 +1,4 @@
-"""Captured, compiled and mixed-precision updates against plain ones."""
+"""Captured and mixed-precision updates against plain ones."""
 
 from contextlib import contextmanager
 
