@@ -33,6 +33,18 @@ def accelerations(theta_dot: Any, sin: Any, cos: Any, force: Any) -> tuple[Any, 
     return push - moment * theta_acceleration * cos / mass, theta_acceleration
 
 
+def kick(x_dot: Any, cos: Any) -> Any:
+    """
+    What the pole gains when the cart is stopped dead: its equation of motion, ``4/3 l theta'' = g sin(theta) - x'' cos(theta)``,
+    over an instant.
+
+    :param x_dot: velocity of the cart before, in metres per second
+    :param cos: of the pole's angle from upright
+    :return: change of the pole's velocity, in radians per second
+    """
+    return cos * x_dot / (4.0 / 3.0 * HALF_LENGTH)
+
+
 class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
     """
     ``CartPoleBalance-v0``: as ``CartPole-v1``, 1 a step until the pole falls or the cart leaves the track.
@@ -68,10 +80,14 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
             self.state = np.array(
                 [x + DT * x_dot, x_dot + DT * x_acceleration, theta + DT * theta_dot, theta_dot + DT * theta_acceleration]
             )
+            self._at_the_ends()
         return self._observation(), self._reward(force), self._terminated(), False, {}
 
     def _rest(self) -> np.ndarray:
         return np.zeros(4)
+
+    def _at_the_ends(self) -> None:
+        """Of the track: the episode is over there."""
 
     def _observation(self) -> np.ndarray:
         return self.state.astype(np.float32)
@@ -85,8 +101,9 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
 
 class CartPoleSwingUp(ContinuousCartPole):
     """
-    ``CartPoleSwingUp-v0``: the pole hangs down and is to stand above the middle of the track. Nothing ends an episode. A force
-    acts for two Euler steps, 0.04 s.
+    ``CartPoleSwingUp-v0``: the pole hangs down and is to stand above the middle of the track. A force acts for two Euler steps,
+    0.04 s. Nothing ends an episode: at the ends of the track, 2.4 m from its middle, the cart stops dead, and the pole swings
+    on. (Without ends, random forces carry the cart tens of metres away, where there is nothing to be learned of rewards.)
 
     Observations are ``(x, x_dot, cos(theta), sin(theta), theta_dot)``; the reward is ``exp(-d^2 / l^2) - 0.01 a^2`` with the
     distance ``d`` of the tip from its goal and the pole's length ``l``.
@@ -95,11 +112,19 @@ class CartPoleSwingUp(ContinuousCartPole):
     frame_skip = SWING_UP_SKIP
 
     def _observation_space(self) -> spaces.Box:
-        high = np.array([np.inf, np.inf, 1.0, 1.0, np.inf], np.float32)
+        high = np.array([X_LIMIT, np.inf, 1.0, 1.0, np.inf], np.float32)
         return spaces.Box(-high, high)
 
     def _rest(self) -> np.ndarray:
         return np.array([0.0, 0.0, math.pi, 0.0])
+
+    def _at_the_ends(self) -> None:
+        x, x_dot, theta, theta_dot = self.state
+        if abs(x) > X_LIMIT:
+            self.state[0] = math.copysign(X_LIMIT, x)
+            if x * x_dot > 0:
+                self.state[1] = 0.0
+                self.state[3] = theta_dot + kick(x_dot, math.cos(theta))
 
     def _observation(self) -> np.ndarray:
         x, x_dot, theta, theta_dot = self.state

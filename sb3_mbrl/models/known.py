@@ -163,7 +163,7 @@ class CartPoleModel(KnownModel):
 class CartPoleSwingUpModel(KnownModel):
     """``CartPoleSwingUp-v0``. The state is ``x`` (metres), ``theta`` (radians, not wrapped) and their velocities."""
 
-    _high = np.array([np.inf, np.inf, 1.0, 1.0, np.inf], np.float32)
+    _high = np.array([cartpole.X_LIMIT, np.inf, 1.0, 1.0, np.inf], np.float32)
     env_spaces = (spaces.Box(-_high, _high), spaces.Box(-1.0, 1.0, (1,), np.float32))
     env_reward, env_termination = SwingUpReward(2 * cartpole.HALF_LENGTH), Never()
 
@@ -175,8 +175,21 @@ class CartPoleSwingUpModel(KnownModel):
     def transition(self, state: State, action: th.Tensor) -> State:
         force = cartpole.FORCE * action[:, 0].clamp(-1, 1)
         for _ in range(cartpole.SWING_UP_SKIP):
-            state = _cart_pole(state, force)
+            state = self._stopped(_cart_pole(state, force))
         return state
+
+    @staticmethod
+    def _stopped(state: State) -> State:
+        """At the ends of the track."""
+        x, x_dot = state["x"], state["x_dot"]
+        stops = (x.abs() > cartpole.X_LIMIT) & (x * x_dot > 0)
+        kicked = state["theta_dot"] + cartpole.kick(x_dot, state["theta"].cos())
+        return {
+            "x": x.clamp(-cartpole.X_LIMIT, cartpole.X_LIMIT),
+            "x_dot": th.where(stops, 0.0, x_dot),
+            "theta": state["theta"],
+            "theta_dot": th.where(stops, kicked, state["theta_dot"]),
+        }
 
     def decode(self, state: State) -> th.Tensor:
         """``(x, x_dot, cos(theta), sin(theta), theta_dot)``, ``(B, 5)``."""

@@ -57,6 +57,34 @@ def test_the_swing_ups_reward():
     assert env.step(np.ones(1, np.float32))[1] == pytest.approx(0.99, abs=1e-3)
 
 
+def test_the_cart_stops_at_the_ends_of_the_swing_ups_track_and_the_pole_swings_on():
+    env = gym.make("CartPoleSwingUp-v0").unwrapped
+    env.reset(seed=0)
+    for side in (-1.0, 1.0):
+        env.state = np.array([2.39 * side, 2.0 * side, np.pi, 0.0])
+        obs = env.step(np.zeros(1, np.float32))[0]
+        assert obs[0] == pytest.approx(2.4 * side)
+        assert obs[1] == pytest.approx(0.0, abs=0.05)  # the swinging pole may pull it off again
+        # 4/3 l theta' is kept relative to the ground: 2 m/s over 2/3 m; the lower end goes on, so theta turns against x.
+        assert obs[4] == pytest.approx(-3.0 * side, abs=0.01)
+        assert env.observation_space.contains(obs)
+    for _ in range(100):
+        obs = env.step(np.ones(1, np.float32))[0]
+    assert obs[0] == pytest.approx(2.4)
+
+
+def test_the_twin_stops_there_too():
+    env, model = gym.make("CartPoleSwingUp-v0"), CartPoleSwingUpModel(device="cpu")
+    obs, _ = env.reset(seed=1)
+    state, at_the_end = model.initial(th.as_tensor(obs)[None]), 0
+    for _ in range(100):
+        obs = env.step(np.ones(1, np.float32))[0]
+        state = model.step(state, th.ones(1, 1)).state
+        np.testing.assert_allclose(model.decode(state)[0], obs, atol=2e-3)
+        at_the_end += obs[0] == np.float32(2.4)
+    assert 10 < at_the_end < 100
+
+
 @pytest.mark.parametrize("env_id", IDS)
 def test_the_twin_and_the_known_functions_follow_the_environment(env_id):
     env, rng = gym.make(env_id), np.random.default_rng(0)
