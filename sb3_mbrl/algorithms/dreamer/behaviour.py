@@ -8,7 +8,7 @@ import torch as th
 
 from sb3_mbrl.algorithms.dreamer.policy import Actor
 from sb3_mbrl.algorithms.dreamer.returns import ReturnScale, lambda_returns
-from sb3_mbrl.models.rssm.model import Head
+from sb3_mbrl.models.rssm.outputs import Output
 
 
 class Imagined(NamedTuple):
@@ -31,22 +31,21 @@ def worth(
     action: th.Tensor,
     reward: th.Tensor,
     goes_on: th.Tensor,
-    critic: Head,
+    value: th.Tensor,
     lam: float,
     scale: ReturnScale,
 ) -> Imagined:
     """
-    Judge imagined trajectories by the critic itself, not by its slow copy (``slowtar: False`` in DreamerV3's code). Gradients
-    flow through returns and advantages where they flow through rewards and features.
+    Judge imagined trajectories. Gradients flow through returns and advantages where they flow through rewards and values.
 
     :param features: ``(N, H + 1, F)``
     :param action: ``(N, H, A)``
     :param reward: ``(N, H + 1)``: of arriving
     :param goes_on: ``(N, H + 1)``: discounts
+    :param value: ``(N, H + 1)``: the critic's own, not its slow copy's (``slowtar: False`` in DreamerV3's code)
     :param lam: of the lambda-returns
     :param scale: takes note of these returns
     """
-    value = critic.mean(features)
     returns = lambda_returns(reward, goes_on, value, lam)
     scale.update(returns)
     advantage = (returns - value[:, :-1].detach()) / scale()
@@ -61,7 +60,8 @@ def actor_loss(actor: Actor, imagined: Imagined, ent_coef: float, pathwise: bool
         numbers)
     :return: the loss of every state, and the entropy of its actions, ``(N, H)`` each
     """
-    out = actor(imagined.features[:, :-1].detach())
+    # Of all states, without a copy of those that count.
+    out = actor(imagined.features.detach())[:, :-1]
     entropy = actor.output.entropy(out)
     gain = imagined.advantage
     if not pathwise:
@@ -69,18 +69,18 @@ def actor_loss(actor: Actor, imagined: Imagined, ent_coef: float, pathwise: bool
     return -imagined.weight * (gain + ent_coef * entropy), entropy
 
 
-def critic_loss(critic: Head, slow: Head, features: th.Tensor, returns: th.Tensor, slow_scale: float = 1.0) -> th.Tensor:
+def critic_loss(output: Output, out: th.Tensor, returns: th.Tensor, calm: th.Tensor, slow_scale: float = 1.0) -> th.Tensor:
     """
     Towards the returns, and towards the prediction of the critic's slow copy.
 
-    :param features: ``(..., F)``
+    :param output: of the critic
+    :param out: its numbers, ``(..., size)``
     :param returns: ``(...)``
+    :param calm: ``(...)``: the slow copy's prediction
     :param slow_scale: of the second part
     """
-    out = critic(features)
-    with th.no_grad():
-        calm = slow.mean(features)
-    return critic.output.loss(out, returns) + slow_scale * critic.output.loss(out, calm)
+    to_returns, to_calm = output.losses(out, returns, calm)
+    return to_returns + slow_scale * to_calm
 
 
 def replayed_returns(

@@ -183,12 +183,10 @@ class DreamerV3(DreamerBase):
         model, policy = self.world_model, self.policy
         losses, found = model.losses(rows, start or None, self._noise)
         last = min(self.imagine_last or self.batch_length, self.batch_length)
-        imagined = self._imagine(found, last)
+        imagined, judged = self._imagine(found, last)
         of_actor, entropy = actor_loss(policy.actor, imagined, self.ent_coef, self.actor_gradient == "dynamics")
         imagined = Imagined(*(value.detach() for value in imagined))
-        of_critic = imagined.weight * critic_loss(
-            policy.critic, policy.slow_critic, imagined.features[:, :-1], imagined.returns
-        )
+        of_critic = imagined.weight * self._critic_loss(imagined.features, judged, imagined.returns)
         total = model.scaled(losses) + of_actor.mean() + of_critic.mean()
         figures = {
             **{f"model/{name}_loss": value.detach().mean() for name, value in losses.items()},
@@ -207,8 +205,24 @@ class DreamerV3(DreamerBase):
             figures["train/replay_value_loss"] = of_replay.detach()
         return total, found, figures
 
-    def _imagine(self, found: Filtered, last: int) -> Imagined:
-        """From the last states of every sequence."""
+    def _critic_loss(self, features: th.Tensor, judged: th.Tensor, returns: th.Tensor) -> th.Tensor:
+        """
+        Of all states but the last of each trajectory: ``(N, H)``.
+
+        :param features: ``(N, H + 1, F)``
+        :param judged: what the critic says of them, ``(N, H + 1, size)``
+        :param returns: ``(N, H)``
+        """
+        with th.no_grad():
+            calm = self.policy.slow_critic.mean(features)
+        return critic_loss(self.policy.critic.output, judged[:, :-1], returns, calm[:, :-1])
+
+    def _imagine(self, found: Filtered, last: int) -> tuple[Imagined, th.Tensor]:
+        """
+        From the last states of every sequence.
+
+        :return: trajectories, and the critic's numbers of all their states, through which it learns
+        """
         model, policy, stream = self.world_model, self.policy, self._noise
         start = {
             "deter": found.deter[:, -last:].flatten(0, 1).detach(),
@@ -222,19 +236,23 @@ class DreamerV3(DreamerBase):
 
         with th.set_grad_enabled(pathwise), frozen(model, policy.critic):
             dream = model.imagine(start, act, self.horizon, generator=stream)
-            features = th.cat([dream.deter, dream.stoch.flatten(2)], -1)
-            return worth(
-                features, dream.action, dream.reward, dream.goes_on, policy.critic, self.gae_lambda, policy.return_scale
-            )
+            value = policy.critic.mean(dream.features) if pathwise else None
+        judged = policy.critic(dream.features.detach())
+        if value is None:
+            with th.no_grad():
+                value = policy.critic.output.mean(judged)
+        imagined = worth(
+            dream.features, dream.action, dream.reward, dream.goes_on, value, self.gae_lambda, policy.return_scale
+        )
+        return imagined, judged
 
     def _replayed_value_loss(self, rows: Arrivals, found: Filtered, imagined: Imagined, last: int) -> th.Tensor:
         """Real rewards, and imagined returns where they end. Its gradients shape the world model too."""
         reward, terminated, is_last = (part[:, -last:] for part in (rows.reward, rows.terminated, rows.is_last))
         boot = imagined.returns[:, 0].view(reward.shape)
         returns = replayed_returns(reward, terminated, is_last, boot, self.gamma, self.gae_lambda)
-        features = th.cat([found.deter, found.stoch.flatten(2)], -1)[:, -last:-1]
-        loss = critic_loss(self.policy.critic, self.policy.slow_critic, features, returns)
-        return loss * ~is_last[:, :-1]
+        features = th.cat([found.deter, found.stoch.flatten(2)], -1)[:, -last:]
+        return self._critic_loss(features, self.policy.critic(features), returns) * ~is_last[:, :-1]
 
     def _after_update(self) -> None:
         follow(self.policy.slow_critic, self.policy.critic, self.tau)

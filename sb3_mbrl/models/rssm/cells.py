@@ -101,7 +101,7 @@ class BlockGRUCell(Cell):
         x = th.baddbmm(by_block(dense, self.blocks), by_block(deter, self.blocks), own)
         x = self.activation(self.norm(x.transpose(0, 1).flatten(1)))
         # The gates stay block by block, ``(blocks, B, deter / blocks)``, until the new state is put together.
-        gates = th.bmm(by_block(x, self.blocks), self.gates.weight) + self.gates.bias.view(self.blocks, 1, -1)
+        gates = th.bmm(by_block(x, self.blocks), self.gates.weight).add_(self.gates.bias.view(self.blocks, 1, -1))
         return gated(gates.chunk(3, -1), by_block(deter, self.blocks)).transpose(0, 1).flatten(1)
 
 
@@ -111,7 +111,13 @@ def by_block(x: th.Tensor, blocks: int) -> th.Tensor:
 
 
 def gated(gates: tuple[th.Tensor, ...], deter: th.Tensor) -> th.Tensor:
-    """The GRU of DreamerV2 and V3: the reset gate acts on the candidate, and the update gate's bias is -1."""
+    """
+    The GRU of DreamerV2 and V3: the reset gate acts on the candidate, and the update gate's bias is -1.
+
+    :param gates: nobody else's: where no gradients are needed, the new state is made in their place
+    """
     reset, candidate, update = (gate.to(deter.dtype) for gate in gates)
+    if not th.is_grad_enabled():
+        return th.lerp(deter, reset.sigmoid_().mul_(candidate).tanh_(), update.sub_(1).sigmoid_())
     candidate = th.tanh(th.sigmoid(reset) * candidate)
     return th.lerp(deter, candidate, th.sigmoid(update - 1))

@@ -34,10 +34,12 @@ class Filtered(NamedTuple):
 class Trajectory(NamedTuple):
     """What :meth:`RSSM.imagine` returns: ``H`` steps from ``B`` states, these included."""
 
+    features: th.Tensor
+    """``(B, H + 1, F)``"""
     deter: th.Tensor
-    """``(B, H + 1, deter)``"""
+    """``(B, H + 1, deter)``: part of the features"""
     stoch: th.Tensor
-    """``(B, H + 1, *latent)``"""
+    """``(B, H + 1, *latent)``: likewise"""
     action: th.Tensor
     """``(B, H, A)``: taken in all states but the last"""
     reward: th.Tensor
@@ -283,21 +285,20 @@ class RSSM(WorldModel):
         :param deterministic: the likeliest samples
         :param generator: the source of randomness
         """
-        deter, stoch = state["deter"], state["stoch"]
-        deters, stochs, actions = [deter], [stoch], []
-        noise = None if deterministic else self.latent.noise((horizon, len(deter)), self.device, generator)
+        noise = None if deterministic else self.latent.noise((horizon, len(state["deter"])), self.device, generator)
+        deter, features = state["deter"], [self.features(state)]
+        actions: list[th.Tensor] = []
         for t in range(horizon):
-            action = act(th.cat([deter, stoch.flatten(1)], -1))
-            deter = self.cell(deter, stoch.flatten(1), self.cell.prepare(self.actions.encode(action)))
+            actions.append(act(features[-1]))
+            stoch = features[-1][:, deter.shape[1] :]
+            deter = self.cell(deter, stoch, self.cell.prepare(self.actions.encode(actions[-1])))
             prior = self.prior_head(deter)
-            stoch = self.latent.mode(prior) if noise is None else self.latent.draw(prior, noise[t])
-            deters.append(deter)
-            stochs.append(stoch)
-            actions.append(action)
-        deter, stoch = th.stack(deters, 1), th.stack(stochs, 1)
-        features = th.cat([deter, stoch.flatten(2)], -1)
-        heads = self.reward_head.mean(features), self.continue_head.mean(features)
-        return Trajectory(deter, stoch, th.stack(actions, 1), *heads)
+            drawn = self.latent.mode(prior) if noise is None else self.latent.draw(prior, noise[t])
+            features.append(th.cat([deter, drawn.flatten(1)], -1))
+        seen = th.stack(features, 1)
+        parts = seen.split([self.settings.deter, self.latent.flat], -1)
+        heads = self.reward_head.mean(seen), self.continue_head.mean(seen)
+        return Trajectory(seen, parts[0], parts[1].unflatten(-1, self.latent.shape), th.stack(actions, 1), *heads)
 
     def decode(self, state: State) -> Obs:
         return self.decoder(state["deter"], state["stoch"].flatten(1))

@@ -25,7 +25,7 @@ def test_advantages_and_weights_by_hand(critic):
     features = th.tensor([[[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]])
     reward, goes_on = th.tensor([[99.0, 10.0, 20.0]]), th.tensor([[0.9, 0.5, 0.8]])
     scale = ReturnScale(rate=1.0)
-    found = worth(features, th.zeros(1, 2, 1), reward, goes_on, critic, 0.5, scale)
+    found = worth(features, th.zeros(1, 2, 1), reward, goes_on, critic.mean(features), 0.5, scale)
     second = 20 + 0.8 * 3
     first = 10 + 0.5 * (0.5 * 2 + 0.5 * second)
     th.testing.assert_close(found.returns, th.tensor([[first, second]]))
@@ -66,7 +66,7 @@ def test_the_critic_is_held_back_by_its_slow_copy(generator):
     with th.no_grad():
         slow.out.bias.normal_(generator=generator)
     features, returns = th.randn((6, 2), generator=generator), th.randn(6, generator=generator)
-    loss = critic_loss(critic, slow, features, returns)
+    loss = critic_loss(critic.output, critic(features), returns, slow.mean(features).detach())
     expected = critic.loss(features, returns) + critic.loss(features, slow.mean(features))
     th.testing.assert_close(loss, expected)
     loss.mean().backward()
