@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import itertools
+import json
 import os
 import re
 import shutil
@@ -163,10 +164,20 @@ def test_make_alone_lists_every_target():
     assert targets >= {"demo", "test", "test-slow", "lint", "format", "bench", "help"}
 
 
-def test_ci_runs_lint_and_test():
+def test_ci_runs_lint_test_and_conformance():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert {"make lint", "make test", "set -euo pipefail"} <= set(script.read_text().splitlines())
+    assert {"make lint", "make test", "make conformance", "set -euo pipefail"} <= set(script.read_text().splitlines())
+
+
+def test_the_counts_of_the_conformance_suites_in_the_readme_are_those_recorded():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for counts in json.loads((ROOT / "tests" / "conformance" / "results.json").read_text()).values():
+        assert counts["regressions"] == []
+        ours = counts["model_based"]
+        assert re.search(rf"{ours['passed']} passed(,| and) {ours['skipped']} skipped", readme)
+        assert f"the {counts['files']} files of" in readme
+        assert counts["version"] in readme
 
 
 # ------------------------------------------------------------------------------------------------------------------- packaging

@@ -35,8 +35,8 @@ def accelerations(theta_dot: Any, sin: Any, cos: Any, force: Any) -> tuple[Any, 
 
 def kick(x_dot: Any, cos: Any) -> Any:
     """
-    What the pole gains when the cart is stopped dead: its equation of motion, ``4/3 l theta'' = g sin(theta) - x'' cos(theta)``,
-    over an instant.
+    What the pole gains when the cart is stopped dead: its equation of motion over an instant,
+    ``4/3 l theta'' = g sin(theta) - x'' cos(theta)``.
 
     :param x_dot: velocity of the cart before, in metres per second
     :param cos: of the pole's angle from upright
@@ -101,9 +101,9 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
 
 class CartPoleSwingUp(ContinuousCartPole):
     """
-    ``CartPoleSwingUp-v0``: the pole hangs down and is to stand above the middle of the track. A force acts for two Euler steps,
-    0.04 s. Nothing ends an episode: at the ends of the track, 2.4 m from its middle, the cart stops dead, and the pole swings
-    on. (Without ends, random forces carry the cart tens of metres away, where there is nothing to be learned of rewards.)
+    ``CartPoleSwingUp-v0``: the pole hangs down and is to stand above the middle of the track. A force acts for two Euler
+    steps, 0.04 s. Nothing ends an episode: at the ends of the track, 2.4 m from its middle, the cart stops dead, and the pole
+    swings on. (Without ends, random forces carry the cart tens of metres away, where rewards are 0 whatever the pole does.)
 
     Observations are ``(x, x_dot, cos(theta), sin(theta), theta_dot)``; the reward is ``exp(-d^2 / l^2) - 0.01 a^2`` with the
     distance ``d`` of the tip from its goal and the pole's length ``l``.

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 
 from sb3_mbrl.models.rssm.layers import symexp, symlog
 
-
 ROWS_AT_A_TIME = 1024
 """Of bins, where no gradients are needed, on a processor: a dozen elementwise operations, which stay in its cache then"""
 
