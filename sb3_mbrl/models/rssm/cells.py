@@ -3,7 +3,7 @@
 import torch as th
 from torch import nn
 
-from sb3_mbrl.models.rssm.layers import BlockLinear, Layer, LayerNorm, Linear, RMSNorm
+from sb3_mbrl.models.rssm.layers import BlockLinear, Layer, LayerNorm, Linear, RMSNorm, SiLU
 
 
 class Cell(nn.Module):
@@ -86,7 +86,7 @@ class BlockGRUCell(Cell):
         self.blocks = blocks
         self.from_deter, self.from_stoch, self.from_action = (Layer(n, hidden) for n in (deter, stoch, action))
         self.mixed = BlockLinear(blocks * 3 * hidden + deter, deter, blocks)
-        self.norm, self.activation = RMSNorm(deter), nn.SiLU()
+        self.norm, self.activation = RMSNorm(deter), SiLU()
         self.gates = BlockLinear(deter, 3 * deter, blocks)
 
     def prepare(self, action: th.Tensor) -> th.Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch as th
 from torch import nn
+from torch.nn import functional as F
 
 INIT_STD = 1.1368
 """Of a truncated normal distribution, times ``sqrt(1 / fan_in)`` (DreamerV3's code): unit variance after cutting at two"""
@@ -79,14 +80,21 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(th.ones(size)), eps
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        return _RootMeanSquare.apply(x.float(), self.weight, self.eps).to(x.dtype)
+        if th.is_grad_enabled():
+            return _RootMeanSquare.apply(x.float(), self.weight, self.eps).to(x.dtype)
+        numbers = x.float()
+        return (numbers * _inverse_size(numbers, self.eps)).mul_(self.weight).to(x.dtype)
+
+
+def _inverse_size(x: th.Tensor, eps: float) -> th.Tensor:
+    size = th.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return size.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
 class _RootMeanSquare(th.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, eps: float) -> th.Tensor:
-        size = th.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = size.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        scale = _inverse_size(x, eps)
         normalised = x * scale
         ctx.save_for_backward(normalised, weight, scale)
         return normalised * weight
@@ -108,10 +116,17 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(size, eps=eps)
 
 
+class SiLU(nn.SiLU):
+    """Of what nobody else needs: in its place, where no gradients are needed."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return F.silu(x, inplace=not th.is_grad_enabled())
+
+
 Norm = Callable[[int], nn.Module]
 
 NORMS: dict[str, Norm] = {"rms": RMSNorm, "layer": LayerNorm, "none": lambda size: nn.Identity()}
-ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "elu": nn.ELU, "relu": nn.ReLU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": SiLU, "elu": nn.ELU, "relu": nn.ReLU}
 
 
 class Layer(nn.Sequential):
