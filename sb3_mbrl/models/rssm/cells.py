@@ -1,5 +1,7 @@
 """The deterministic half of a latent state: how it goes on with the last sample and action."""
 
+from typing import Any
+
 import torch as th
 from torch import nn
 
@@ -27,8 +29,16 @@ class Cell(nn.Module):
         """
         return action / action.detach().abs().clamp(min=1.0)
 
-    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor) -> th.Tensor:
-        """``(B, deter)`` from ``(B, deter)``, ``(B, stoch)`` and what :meth:`prepare` made."""
+    def laid_out(self) -> Any:
+        """Weights in the form in which steps use them: made once, for many steps."""
+        return None
+
+    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor, weights: Any = None) -> th.Tensor:
+        """
+        ``(B, deter)`` from ``(B, deter)``, ``(B, stoch)`` and what :meth:`prepare` made.
+
+        :param weights: of :meth:`laid_out`, if there is more than one step
+        """
         raise NotImplementedError
 
 
@@ -45,7 +55,7 @@ class GRUCell(Cell):
         self.inputs = Layer(stoch + action, hidden, "none", activation)
         self.gru = nn.GRUCell(hidden, deter)
 
-    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor) -> th.Tensor:
+    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor, weights: Any = None) -> th.Tensor:
         return self.gru(self.inputs(th.cat([stoch, prepared], -1)), deter)
 
 
@@ -67,7 +77,7 @@ class LayerNormGRUCell(Cell):
         self.gates = Linear(hidden + deter, 3 * deter, bias=False)
         self.norm = LayerNorm(3 * deter)
 
-    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor) -> th.Tensor:
+    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor, weights: Any = None) -> th.Tensor:
         inputs = self.inputs(th.cat([stoch, prepared], -1))
         return gated(self.norm(self.gates(th.cat([inputs, deter], -1))).chunk(3, -1), deter)
 
@@ -92,12 +102,15 @@ class BlockGRUCell(Cell):
     def prepare(self, action: th.Tensor) -> th.Tensor:
         return self.from_action(super().prepare(action))
 
-    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor) -> th.Tensor:
+    def laid_out(self) -> tuple[th.Tensor, th.Tensor]:
+        # Every block sees its own part of the state and all projections: the latter is one dense map for all blocks.
+        own, shared = self.mixed.weight.tensor_split([self.deter // self.blocks], 1)
+        return own, shared.transpose(0, 1).flatten(1)
+
+    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor, weights: Any = None) -> th.Tensor:
         seen = th.cat([self.from_deter(deter), self.from_stoch(stoch), prepared], -1)
-        # Every block sees its own part of the state and all of ``seen``: the latter is one dense map for all blocks.
-        own_size = deter.shape[-1] // self.blocks
-        own, shared = self.mixed.weight.split([own_size, seen.shape[-1]], 1)
-        dense = th.addmm(self.mixed.bias, seen, shared.transpose(0, 1).flatten(1))
+        own, shared = self.laid_out() if weights is None else weights
+        dense = th.addmm(self.mixed.bias, seen, shared)
         x = th.baddbmm(by_block(dense, self.blocks), by_block(deter, self.blocks), own)
         x = self.activation(self.norm(x.transpose(0, 1).flatten(1)))
         # The gates stay block by block, ``(blocks, B, deter / blocks)``, until the new state is put together.

@@ -1,6 +1,7 @@
 """The stochastic half of a latent state: categories (DreamerV2 and V3) or Gaussian numbers (PlaNet, DreamerV1)."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch as th
 import torch.nn.functional as F
@@ -64,6 +65,7 @@ class CategoricalLatent(Latent):
 
     def __init__(self, variables: int = 32, classes: int = 32, unimix: float = 0.01) -> None:
         self.variables, self.classes, self.unimix = variables, classes, unimix
+        self._uniform: th.Tensor | None = None
         self.size = self.flat = variables * classes
         self.shape = (variables, classes)
 
@@ -79,11 +81,11 @@ class CategoricalLatent(Latent):
         return self.probs(stats).log()
 
     def noise(self, shape: tuple[int, ...], device: th.device, generator: th.Generator | None = None) -> th.Tensor:
-        return th.rand(*shape, self.variables, 1, generator=on_device(generator, device), device=device)
+        uniform = th.rand(*shape, self.variables, 1, generator=on_device(generator, device), device=device)
+        return uniform.div_(1 - self.unimix)
 
     def draw(self, stats: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        one_hot = self._drawn(stats.detach(), noise)
-        return self._straight_through(one_hot, self.probs(stats)) if _learning(stats) else one_hot
+        return self._with_gradients(self._drawn(stats.detach(), noise), stats)
 
     def _drawn(self, stats: th.Tensor, noise: th.Tensor) -> th.Tensor:
         """
@@ -93,20 +95,24 @@ class CategoricalLatent(Latent):
         """
         logits = stats.float().unflatten(-1, self.shape)
         rising = (logits - logits.amax(-1, keepdim=True)).exp_().cumsum(-1)
-        total = rising[..., -1:]
-        if self.unimix:
-            share = th.arange(1, self.classes + 1, device=stats.device) * (self.unimix / self.classes)
-            rising = th.addcmul((1 - self.unimix) * rising, total, share)
-        above = (rising > noise * total).float()
-        above[..., -1] = 1.0
+        # Of the uniform part, so much has gone before: sum_k (1 - u) p_k + k u / K > noise, for both sides without p's sum.
+        above = (rising > (noise - self._uniform_part(stats.device)) * rising[..., -1:]).float()
         one_hot = above.clone()
         one_hot[..., 1:] -= above[..., :-1]
         return one_hot
 
+    def _uniform_part(self, device: th.device) -> th.Tensor:
+        """``(classes,)``; the last class is above any noise, whatever was rounded."""
+        if self._uniform is None or self._uniform.device != device:
+            part = th.arange(1, self.classes + 1) * (self.unimix / self.classes / (1 - self.unimix))
+            part[-1] = 2.0 / (1 - self.unimix)
+            self._uniform = part.to(device)
+        return self._uniform
+
     def mode(self, stats: th.Tensor) -> th.Tensor:
-        index = stats.unflatten(-1, self.shape).argmax(-1)
-        one_hot = F.one_hot(index, self.classes).float()
-        return self._straight_through(one_hot, self.probs(stats)) if _learning(stats) else one_hot
+        index = stats.unflatten(-1, self.shape).argmax(-1, keepdim=True)
+        one_hot = th.zeros(*index.shape[:-1], self.classes, device=stats.device).scatter_(-1, index, 1.0)
+        return self._with_gradients(one_hot, stats)
 
     def pack(self, sample: th.Tensor) -> th.Tensor:
         """The indices of the classes, ``(..., variables)``."""
@@ -115,9 +121,11 @@ class CategoricalLatent(Latent):
     def unpack(self, stored: th.Tensor) -> th.Tensor:
         return F.one_hot(stored.long(), self.classes).float()
 
-    @staticmethod
-    def _straight_through(one_hot: th.Tensor, probs: th.Tensor) -> th.Tensor:
-        return one_hot + (probs - probs.detach())
+    def _with_gradients(self, one_hot: th.Tensor, stats: th.Tensor) -> th.Tensor:
+        """The same, with the gradients of the probabilities."""
+        if not (stats.requires_grad and th.is_grad_enabled()):
+            return one_hot
+        return _StraightThrough.apply(stats.float().unflatten(-1, self.shape), one_hot, 1 - self.unimix)
 
     def kl(self, left: th.Tensor, right: th.Tensor) -> th.Tensor:
         p, q = self.log_probs(left), self.log_probs(right)
@@ -128,9 +136,20 @@ class CategoricalLatent(Latent):
         return -(log_probs.exp() * log_probs).sum((-2, -1))
 
 
-def _learning(stats: th.Tensor) -> bool:
-    """Whether gradients go back to where they come from."""
-    return stats.requires_grad and th.is_grad_enabled()
+class _StraightThrough(th.autograd.Function):
+    """A sample, with the gradients of ``share * softmax(logits)``."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: th.Tensor, one_hot: th.Tensor, share: float) -> th.Tensor:
+        ctx.save_for_backward(logits.softmax(-1))
+        ctx.share = share
+        return one_hot
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: th.Tensor) -> Any:
+        (probs,) = ctx.saved_tensors
+        weighted = gradients[0] * probs
+        return weighted.addcmul_(probs, weighted.sum(-1, keepdim=True), value=-1).mul_(ctx.share), None, None
 
 
 class GaussianLatent(Latent):

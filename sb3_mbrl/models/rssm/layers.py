@@ -77,7 +77,11 @@ class RMSNorm(nn.Module):
 
     def __init__(self, size: int, eps: float = 1e-4) -> None:
         super().__init__()
-        self.weight, self.eps = nn.Parameter(th.ones(size)), eps
+        self.weight = nn.Parameter(th.ones(size))
+        # In a tensor: on a processor, a number that is added costs as much as a small layer.
+        self.register_buffer("eps", th.tensor(eps), persistent=False)
+
+    eps: th.Tensor
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         if th.is_grad_enabled():
@@ -86,14 +90,14 @@ class RMSNorm(nn.Module):
         return (numbers * _inverse_size(numbers, self.eps)).mul_(self.weight).to(x.dtype)
 
 
-def _inverse_size(x: th.Tensor, eps: float) -> th.Tensor:
+def _inverse_size(x: th.Tensor, eps: th.Tensor) -> th.Tensor:
     size = th.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return size.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return th.addcmul(eps, size, size, value=1 / x.shape[-1]).rsqrt_()
 
 
 class _RootMeanSquare(th.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, eps: float) -> th.Tensor:
+    def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, eps: th.Tensor) -> th.Tensor:
         scale = _inverse_size(x, eps)
         normalised = x * scale
         ctx.save_for_backward(normalised, weight, scale)

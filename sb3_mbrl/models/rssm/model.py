@@ -242,8 +242,9 @@ class RSSM(WorldModel):
         state = self._blank(rows) if start is None else start
         deter, stoch = state["deter"], state["stoch"]
         deters, stochs, posts = [], [], []
+        weights = self.cell.laid_out()
         for t in range(steps):
-            deter = self.cell(deter * kept[t], stoch.flatten(1) * kept[t], prepared[t])
+            deter = self.cell(deter * kept[t], stoch.flatten(1) * kept[t], prepared[t], weights)
             post = self.post_head(deter, seen[t])
             stoch = self.latent.mode(post) if noise is None else self.latent.draw(post, noise[t])
             deters.append(deter)
@@ -286,12 +287,12 @@ class RSSM(WorldModel):
         :param generator: the source of randomness
         """
         noise = None if deterministic else self.latent.noise((horizon, len(state["deter"])), self.device, generator)
-        deter, features = state["deter"], [self.features(state)]
+        deter, features, weights = state["deter"], [self.features(state)], self.cell.laid_out()
         actions: list[th.Tensor] = []
         for t in range(horizon):
             actions.append(act(features[-1]))
             stoch = features[-1][:, deter.shape[1] :]
-            deter = self.cell(deter, stoch, self.cell.prepare(self.actions.encode(actions[-1])))
+            deter = self.cell(deter, stoch, self.cell.prepare(self.actions.encode(actions[-1])), weights)
             prior = self.prior_head(deter)
             drawn = self.latent.mode(prior) if noise is None else self.latent.draw(prior, noise[t])
             features.append(th.cat([deter, drawn.flatten(1)], -1))

@@ -134,8 +134,7 @@ class TwoHot(Output):
         # All but two weights are 0: the rest of the sum is not computed. What normalises is computed once.
         places = [self.between(target) for target in targets]
         index = th.stack([bin for below, _ in places for bin in (below, below + 1)], -1)
-        logits = out.float()
-        log_probs = (logits.gather(-1, index) - logits.logsumexp(-1, keepdim=True)).unflatten(-1, (-1, 2)).unbind(-2)
+        log_probs = out.float().log_softmax(-1).gather(-1, index).unflatten(-1, (-1, 2)).unbind(-2)
         return [-th.lerp(pair[..., 0], pair[..., 1], share) for pair, (_, share) in zip(log_probs, places, strict=True)]
 
     def mean(self, out: th.Tensor) -> th.Tensor:
