@@ -26,6 +26,11 @@ class Imagined(NamedTuple):
     """``(N, H)``: the probability that the state is reached at all, discounts included"""
 
 
+def by_step(features: th.Tensor) -> th.Tensor:
+    """``(N, H + 1, F)`` as ``(H + 1, N, F)``: as :meth:`RSSM.imagine` puts them into memory, where slices need no copy."""
+    return features.transpose(0, 1)
+
+
 def worth(
     features: th.Tensor,
     action: th.Tensor,
@@ -60,8 +65,7 @@ def actor_loss(actor: Actor, imagined: Imagined, ent_coef: float, pathwise: bool
         numbers)
     :return: the loss of every state, and the entropy of its actions, ``(N, H)`` each
     """
-    # Of all states, without a copy of those that count.
-    out = actor(imagined.features.detach())[:, :-1]
+    out = actor(by_step(imagined.features)[:-1].detach()).transpose(0, 1)
     entropy = actor.output.entropy(out)
     gain = imagined.advantage
     if not pathwise:

@@ -14,6 +14,7 @@ from sb3_mbrl.algorithms.dreamer.base import DreamerBase
 from sb3_mbrl.algorithms.dreamer.behaviour import (
     Imagined,
     actor_loss,
+    by_step,
     critic_loss,
     follow,
     frozen,
@@ -186,7 +187,7 @@ class DreamerV3(DreamerBase):
         imagined, judged = self._imagine(found, last)
         of_actor, entropy = actor_loss(policy.actor, imagined, self.ent_coef, self.actor_gradient == "dynamics")
         imagined = Imagined(*(value.detach() for value in imagined))
-        of_critic = imagined.weight * self._critic_loss(imagined.features, judged, imagined.returns)
+        of_critic = imagined.weight * self._critic_loss(by_step(imagined.features)[:-1], judged, imagined.returns.T).T
         total = model.scaled(losses) + of_actor.mean() + of_critic.mean()
         figures = {
             **{f"model/{name}_loss": value.detach().mean() for name, value in losses.items()},
@@ -207,21 +208,20 @@ class DreamerV3(DreamerBase):
 
     def _critic_loss(self, features: th.Tensor, judged: th.Tensor, returns: th.Tensor) -> th.Tensor:
         """
-        Of all states but the last of each trajectory: ``(N, H)``.
-
-        :param features: ``(N, H + 1, F)``
-        :param judged: what the critic says of them, ``(N, H + 1, size)``
-        :param returns: ``(N, H)``
+        :param features: ``(..., F)``
+        :param judged: what the critic says of them, ``(..., size)``
+        :param returns: ``(...)``
         """
         with th.no_grad():
             calm = self.policy.slow_critic.mean(features)
-        return critic_loss(self.policy.critic.output, judged[:, :-1], returns, calm[:, :-1])
+        return critic_loss(self.policy.critic.output, judged, returns, calm)
 
     def _imagine(self, found: Filtered, last: int) -> tuple[Imagined, th.Tensor]:
         """
         From the last states of every sequence.
 
-        :return: trajectories, and the critic's numbers of all their states, through which it learns
+        :return: trajectories, and the critic's numbers ``(H, N, size)`` of all their states but the last, through which it
+            learns
         """
         model, policy, stream = self.world_model, self.policy, self._noise
         start = {
@@ -237,10 +237,11 @@ class DreamerV3(DreamerBase):
         with th.set_grad_enabled(pathwise), frozen(model, policy.critic):
             dream = model.imagine(start, act, self.horizon, generator=stream)
             value = policy.critic.mean(dream.features) if pathwise else None
-        judged = policy.critic(dream.features.detach())
+        seen = by_step(dream.features).detach()
+        judged = policy.critic(seen[:-1])
         if value is None:
             with th.no_grad():
-                value = policy.critic.output.mean(judged)
+                value = th.cat([policy.critic.output.mean(judged), policy.critic.mean(seen[-1:])]).T
         imagined = worth(
             dream.features, dream.action, dream.reward, dream.goes_on, value, self.gae_lambda, policy.return_scale
         )
@@ -251,7 +252,7 @@ class DreamerV3(DreamerBase):
         reward, terminated, is_last = (part[:, -last:] for part in (rows.reward, rows.terminated, rows.is_last))
         boot = imagined.returns[:, 0].view(reward.shape)
         returns = replayed_returns(reward, terminated, is_last, boot, self.gamma, self.gae_lambda)
-        features = th.cat([found.deter, found.stoch.flatten(2)], -1)[:, -last:]
+        features = th.cat([found.deter, found.stoch.flatten(2)], -1)[:, -last:-1]
         return self._critic_loss(features, self.policy.critic(features), returns) * ~is_last[:, :-1]
 
     def _after_update(self) -> None:

@@ -296,10 +296,12 @@ class RSSM(WorldModel):
             prior = self.prior_head(deter)
             drawn = self.latent.mode(prior) if noise is None else self.latent.draw(prior, noise[t])
             features.append(th.cat([deter, drawn.flatten(1)], -1))
-        seen = th.stack(features, 1)
+        # Step after step in memory, so that all but the last are one piece of it.
+        seen = th.stack(features)
         parts = seen.split([self.settings.deter, self.latent.flat], -1)
+        whole = seen, parts[0], parts[1].unflatten(-1, self.latent.shape), th.stack(actions)
         heads = self.reward_head.mean(seen), self.continue_head.mean(seen)
-        return Trajectory(seen, parts[0], parts[1].unflatten(-1, self.latent.shape), th.stack(actions, 1), *heads)
+        return Trajectory(*(part.transpose(0, 1) for part in (*whole, *heads)))
 
     def decode(self, state: State) -> Obs:
         return self.decoder(state["deter"], state["stoch"].flatten(1))

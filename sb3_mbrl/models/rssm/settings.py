@@ -98,6 +98,8 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}={value!r}: give a whole number from 1")
+        if not 0.0 <= self.unimix < 1.0:
+            raise ValueError(f"unimix={self.unimix!r}: give a share from 0 to 1, without 1")
         for name, kinds in CHOICES.items():
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, kinds))}")
