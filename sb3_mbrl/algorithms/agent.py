@@ -1,5 +1,6 @@
 """What every agent with a world model has: its parts, their random stream, and how it starts and resumes."""
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -124,8 +125,11 @@ class WorldModelMixin(ModelPhaseMixin, AgentMixin):
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         result = super()._setup_learn(total_timesteps, *args, **kwargs)
         if self.world_model is not None:
-            if self.num_timesteps > 0 and len(self.model_data) == 0 and self.verbose >= 1:
-                print("The replay buffer is empty (see load_replay_buffer): the world model waits for new real rows")
+            if self.num_timesteps > 0 and len(self.model_data) == 0:
+                warnings.warn(
+                    "The replay buffer is empty (see load_replay_buffer): the world model waits for new real rows",
+                    stacklevel=4,
+                )
             if not self.world_model.fitted and len(self.model_data) >= max(self.learning_starts, 1):
                 self.fit_world_model()
         return result

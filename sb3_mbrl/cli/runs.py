@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import get_device
 
-from sb3_mbrl.algorithms.checkpoint import write_beside
+from sb3_mbrl.algorithms.checkpoint import saved_attributes, write_beside
 from sb3_mbrl.algorithms.factory import BY_NAME, model_based_by_name
 from sb3_mbrl.cli.values import UserError
 from sb3_mbrl.plugins import Registry
@@ -32,6 +32,7 @@ class Run:
     :param env_kwargs: of ``gymnasium.make``
     :param plugins: modules or names given with ``--plugin``
     :param arguments: of the algorithm's constructor, for the reader
+    :param tensorboard: folder of its TensorBoard logs, if it writes any
     """
 
     algo: str
@@ -42,6 +43,7 @@ class Run:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
+    tensorboard: str | None = None
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,18 @@ def load(cls: type[OffPolicyAlgorithm], path: Path, **kwargs: Any) -> Any:
     try:
         return cls.load(path, **kwargs)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} cannot be loaded as {cls.__name__}: {_words(error)}") from error
+        raise UserError(f"{path} cannot be loaded as {cls.__name__}: {_words(error)}{_right_option(path, cls)}") from error
+
+
+def _right_option(path: Path, cls: type) -> str:
+    """What to write on the command line for the checkpoint of another algorithm."""
+    try:
+        base = (saved_attributes(path).get("saved_by") or {}).get("base", "").rpartition(".")[2]
+    except ValueError:
+        return ""
+    own = getattr(getattr(cls, "_model_free_class", None), "__name__", None)
+    name = {"SAC": "mbpo", "DQN": "dyna"}.get(base) or next((name for name, of in BY_NAME.items() if of == base), None)
+    return f" Here: --algo {name}" if name and base != own else ""
 
 
 def _words(error: Exception) -> str:

@@ -44,10 +44,11 @@ def train(args: argparse.Namespace) -> int:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give at least 1")
     if args.eval_episodes < (1 if args.eval_every else 0):
         raise UserError(f"--eval-episodes {args.eval_episodes}: give at least 1 (0 without --eval-every: no evaluation)")
-    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard: TensorBoard is not installed. Run `pip install tensorboard`.")
     check_device(args.device)
     agent, run, folder = _resumed(args) if args.resume else _new(args)
+    run.tensorboard = args.tensorboard or run.tensorboard
+    if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard: TensorBoard is not installed. Run `pip install tensorboard`.")
     try:
         run.write(folder)
     except OSError as error:
@@ -56,7 +57,7 @@ def train(args: argparse.Namespace) -> int:
     print(f"Training {run.algo} on {run.env_id}: {left} real steps, seed {run.seed}. Output: {folder}")
     print(f"World model: {_describe_model(agent)}")
     figures = _LastFigures()
-    agent.set_logger(_logger(args, folder, agent.num_timesteps, figures))
+    agent.set_logger(_logger(args.verbose, run, folder, agent.num_timesteps, figures))
     resume = f"sb3-mbrl train --resume --output {shlex.quote(str(folder))}"
     with _terminated_like_interrupted():
         try:
@@ -70,6 +71,11 @@ def train(args: argparse.Namespace) -> int:
             return 130
     runs.save(agent, folder)
     print(f"Saved {folder / MODEL} and {REPLAY_BUFFER} after {agent.num_timesteps} real steps. To go on: {resume} --steps N")
+    if 0 < agent.num_timesteps <= agent.learning_starts:
+        print(
+            f"Nothing was learned yet: the first {agent.learning_starts} steps are random ones. Give more --steps, or begin "
+            "sooner: --set learning_starts=N"
+        )
     figures.print()
     if args.eval_episodes:
         print(evaluation(agent, run.env_id, run.env_kwargs, args.eval_episodes, run.seed + _EVALUATION_SEED))
@@ -291,11 +297,11 @@ class _LastFigures(KVWriter):
             print("Time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
 
 
-def _logger(args: argparse.Namespace, folder: Path, start: int, figures: KVWriter) -> Logger:
+def _logger(verbose: bool, run: Run, folder: Path, start: int, figures: KVWriter) -> Logger:
     # A resumed run would overwrite the file of the run so far.
     formats: list[KVWriter] = [make_output_format("csv", str(folder), f"_from_{start}" if start else ""), figures]
-    if args.verbose:
+    if verbose:
         formats.append(make_output_format("stdout", str(folder)))
-    if args.tensorboard:
-        formats.append(make_output_format("tensorboard", str(Path(args.tensorboard) / folder.name)))
+    if run.tensorboard:
+        formats.append(make_output_format("tensorboard", str(Path(run.tensorboard) / run.algo / folder.name)))
     return Logger(str(folder), formats)

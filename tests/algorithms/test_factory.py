@@ -271,7 +271,7 @@ def test_a_class_of_a_well_known_name_is_not_taken_for_it(tmp_path):
     assert pickle.loads(pickle.dumps(own)) is own
     assert pickle.loads(pickle.dumps(known)) is known
     own("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "agent")
-    with pytest.raises(ValueError, match=rf"was saved by {own.__name__}, not by ModelBasedTD3"):
+    with pytest.raises(ValueError, match=rf"was saved by {own.__name__}, not by ModelBasedTD3: load it with model_based"):
         known.load(tmp_path / "agent")
 
 

@@ -228,3 +228,26 @@ def test_a_generated_class_by_its_name(here, capsys):
     assert main([*argv, "--set", "learning_starts=50", "--world-model", "pendulum", "--output", "run"]) == 0
     assert main(["evaluate", "run", "--episodes", "1"]) == 0
     assert "mean return" in capsys.readouterr().out
+    # The zip alone does not say which algorithm it is of; the message does.
+    (here / "run" / "model.zip").rename(here / "alone.zip")
+    assert main(["evaluate", "alone.zip", "--env", "Pendulum-v1"]) == 2
+    error = capsys.readouterr().err
+    assert "load it with model_based(TD3).load(path)" in error
+    assert "Here: --algo mb_td3" in error
+    assert main(["evaluate", "alone.zip", "--env", "Pendulum-v1", "--algo", "mb_td3", "--episodes", "1"]) == 0
+
+
+def test_a_run_that_learned_nothing_says_so(here, capsys):
+    assert train("--steps", "50") == 0
+    assert "Nothing was learned yet: the first 50 steps are random ones" in capsys.readouterr().out
+    assert main(["train", "--resume", "--env", "Pendulum-v1", "--steps", "60", "--no-progress", "--eval-episodes", "0"]) == 0
+    assert "Nothing was learned" not in capsys.readouterr().out
+
+
+def test_tensorboard_keeps_algorithms_apart_and_goes_on_with_the_run(here):
+    pytest.importorskip("tensorboard")
+    assert train("--steps", "20", "--tensorboard", "tb") == 0
+    logs = here / "tb" / "mbpo" / "Pendulum-v1_1"
+    assert len(list(logs.glob("events*"))) == 1
+    assert main(["train", "--resume", "--env", "Pendulum-v1", "--steps", "40", "--no-progress", "--eval-episodes", "0"]) == 0
+    assert len(list(logs.glob("events*"))) == 2
