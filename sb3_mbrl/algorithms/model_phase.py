@@ -279,7 +279,9 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
         model, data = self.world_model, ReplayData(self.replay_buffer, self._side, None if self._side is None else "snapshot")
         assert model is not None
         chosen = self._choose_starts(data, n, generator)
-        if isinstance(self.replay_buffer, HerReplayBuffer) and chosen is None and self._side is None and model.context == 1:
+        plain = chosen is None and self._side is None and model.context == 1
+        # Where rewards need more than goals (copy_info_dict), none could be told for goals that are put in afterwards.
+        if isinstance(self.replay_buffer, HerReplayBuffer) and plain and not self.replay_buffer.copy_info_dict:
             return model.initial(goal_starts(self.replay_buffer, n, generator))
         rows, envs = data.draw(n, generator) if chosen is None else data.places(chosen)
         if self._side is None:

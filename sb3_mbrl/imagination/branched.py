@@ -101,7 +101,11 @@ class BranchedRollouts(Imagination):
             uniform = th.rand(valid.shape, generator=on_device(generator, valid.device), device=valid.device)
             terminated = valid & (uniform < prediction.terminated)
             reward = th.where(valid, prediction.reward, 0.0)
-            steps.append((obs, action, next_obs, reward, terminated.float(), prediction.discount, valid))
+            discount = prediction.discount
+            if discount is not None and self.n_steps > 1:
+                # Its share of ends is in the draw already, which decides whether the return goes on.
+                discount = th.where(terminated, 0.0, discount / (1 - prediction.terminated).clamp(min=1e-6))
+            steps.append((obs, action, next_obs, reward, terminated.float(), discount, valid))
             running = valid & ~terminated
             state, obs = next_state, next_obs
         obs, action, next_obs, reward, done, discount, mask = (_stack(column) for column in zip(*steps, strict=True))

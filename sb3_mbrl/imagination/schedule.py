@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,11 @@ class HorizonSchedule:
         given = [0, 0, horizon, horizon] if isinstance(horizon, Real) else horizon
         # Whole floats pass: a file of settings may say 20e3.
         items = list(given) if isinstance(given, Iterable) else []
-        numbers = [int(float(value)) for value in items if isinstance(value, Real) and float(value).is_integer()]
+        numbers = [int(float(value)) for value in items if _whole(value)]
         if not len(numbers) == len(items) == 4:
             raise ValueError(f"horizon={horizon!r}: give a whole number, or four: [start_step, end_step, start, end]")
         return cls(*numbers)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer()

@@ -1,5 +1,6 @@
 """``mlp``: one network for transition, reward and termination, deterministic or Gaussian."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -31,6 +32,9 @@ def layer_weight_decay(weight_decay: float | Sequence[float] | None, layers: int
     :param weight_decay: one for all layers, one for each, or ``None`` for the paper's (interpolated where the depth differs)
     :param layers: the number of linear layers
     """
+    given = [] if weight_decay is None else [weight_decay] if isinstance(weight_decay, (int, float)) else list(weight_decay)
+    if not all(0.0 <= value < math.inf for value in given):
+        raise ValueError(f"weight_decay={weight_decay!r}: give finite numbers from 0 on")
     if weight_decay is None:
         if layers == len(PAPER_WEIGHT_DECAY):
             return list(PAPER_WEIGHT_DECAY)

@@ -85,6 +85,32 @@ def test_with_several_steps_only_the_first_explores(generator):
         assert [bool((action != 0.5).any()) for action in imagined.action] == explored
 
 
+def test_ends_are_counted_once_whether_the_model_gives_a_discount_or_not(generator):
+    """Regression: a model's own discount has its share of ends in it, and ends were drawn besides."""
+    p, n = 0.5, 200_000
+
+    class Discounting(LinearToy):
+        def step(self, state, action, *, deterministic=False, generator=None):
+            ends = th.full((len(action),), p)
+            return (
+                super().step(state, action)._replace(reward=th.ones(len(action)), terminated=ends, discount=GAMMA * (1 - ends))
+            )
+
+    class Plain(Discounting):
+        def step(self, state, action, *, deterministic=False, generator=None):
+            return super().step(state, action)._replace(discount=None)
+
+    for cls in (Discounting, Plain):
+        model = cls(spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-1, 1, (2,)), device="cpu")
+        rollouts = BranchedRollouts(horizon=2, n_steps=2)
+        imagined = rollouts.imagine(
+            model, model.initial(th.zeros(n, 3)), lambda obs: th.zeros(len(obs), 2), 2, generator=generator
+        )
+        found = multi_step(imagined, 2, GAMMA)
+        assert float(found.reward[0].mean()) == pytest.approx(1 + (1 - p) * GAMMA, abs=0.01)
+        assert float(found.discount[0].mean()) == pytest.approx(((1 - p) * GAMMA) ** 2, abs=0.01)
+
+
 def test_dyna_learns_from_them():
     """A batch has the real rows' discount and the imagined ones'."""
     agent = Dyna(

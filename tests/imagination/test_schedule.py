@@ -69,7 +69,7 @@ def test_ways_to_write_a_constant(given):
     assert {schedule(step) for step in (0, 1, 10**6)} == {4}
 
 
-@pytest.mark.parametrize("given", ["5", None, 1.5, [1, 2, 3], [0, 1, 1, 2, 3], [0, 10, 1, 2.5], ["a", 1, 2, 3]])
+@pytest.mark.parametrize("given", ["5", None, True, 1.5, [1, 2, 3], [0, 1, 1, 2, 3], [0, 10, 1, 2.5], ["a", 1, 2, 3]])
 def test_what_is_no_horizon_is_refused(given):
     with pytest.raises(ValueError, match=r"give a whole number, or four: \[start_step, end_step, start, end\]"):
         HorizonSchedule.parse(given)

@@ -99,6 +99,9 @@ def test_weight_decay_is_the_l2_penalty_of_the_paper():
     assert [group["weight_decay"] for group in groups] == [2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4, 0.0, 0.0]
     with pytest.raises(ValueError, match="weight_decay has 2 entries, but the network has 3 linear layers"):
         MLPModel(OBS, ACT, hidden=[8, 8], weight_decay=[1e-4, 1e-4])
+    for wrong in (float("nan"), -1.0, [1e-4, float("inf"), 0.0]):
+        with pytest.raises(ValueError, match=r"weight_decay=.*: give finite numbers from 0 on"):
+            MLPModel(OBS, ACT, hidden=[8, 8], weight_decay=wrong)
 
 
 def test_known_functions_replace_the_heads_and_get_the_environments_units():
