@@ -198,7 +198,8 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         saved_by = saved.get("saved_by")
         if saved_by is not None and saved_by["base"] != qualified_name(cls._model_free_class):
             right, own = saved_by["class"], qualified_name(cls._model_free_class)
-            named = f"model_based({right.removeprefix('ModelBased')})" if right.startswith("ModelBased") else right
+            base = saved_by["base"].rpartition(".")[2]
+            named = f"model_based({base})" if right.startswith("ModelBased") else right
             raise ValueError(
                 f"{path} was saved by {right}, not by {cls.__name__}: load it with {named}.load(path). (That one is made of "
                 f"{saved_by['base']}, this one of {own}.)"

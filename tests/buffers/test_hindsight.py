@@ -57,29 +57,27 @@ def test_goals_stay_and_rewards_are_the_environments(buffer):
         buffer.copy_info_dict = False
 
 
-def test_goals_for_which_no_rewards_can_be_told_are_not_put_in():
-    """Regression: with ``copy_info_dict`` the model's rewards, of goals never reached, stood beside HER's own."""
-    settings = {**HER, "replay_buffer_kwargs": {**HER.get("replay_buffer_kwargs", {}), "copy_info_dict": True}}
-    agent = Dyna(
-        "MultiInputPolicy",
-        bits(),
-        world_model_kwargs={"members": 2, "elites": 2, "hidden": [64], "learning_rate": 0.01},
-        fit_kwargs={"max_batches": 500},
-        **settings,
-    ).learn(260)
-    goals = agent.imagined.draw(500, th.Generator().manual_seed(0))["obs"]["desired_goal"]
-    assert bool((goals == 1).all())
-
-
-def test_an_agent_dreams_of_relabelled_goals():
+def imagined_rows(**more):
+    """Of an agent that has trained for a while."""
     agent = Dyna(
         "MultiInputPolicy",
         bits(),
         world_model_kwargs={"members": 2, "elites": 2, "hidden": [64], "learning_rate": 0.01},
         fit_kwargs={"max_batches": 500},
         **HER,
+        **more,
     ).learn(260)
-    rows = agent.imagined.draw(500, th.Generator().manual_seed(0))
+    return agent.imagined.draw(500, th.Generator().manual_seed(0))
+
+
+def test_goals_for_which_no_rewards_can_be_told_are_not_put_in():
+    """Regression: with ``copy_info_dict`` the model's rewards, of goals never reached, stood beside HER's own."""
+    goals = imagined_rows(replay_buffer_kwargs={"copy_info_dict": True})["obs"]["desired_goal"]
+    assert bool((goals == 1).all())
+
+
+def test_an_agent_dreams_of_relabelled_goals():
+    rows = imagined_rows()
     goals = rows["obs"]["desired_goal"]
     assert bool((goals != 1).any(1).any())
     assert th.equal(goals, rows["next_obs"]["desired_goal"])
