@@ -10,8 +10,8 @@ def multi_step(imagined: Imagined, n_steps: int, gamma: float) -> Imagined:
     """
     Every row becomes what follows it: the discounted rewards of up to ``n_steps`` steps, the observation after them, and the
     discount of its value, as in SB3's ``NStepReplayBuffer``. All actions but the first of a rollout are the present agent's
-    (DQN's with the share of random ones that it explores with just then): it is the model-based value expansion of Feinberg et al. (2018, arXiv 1803.00101,
-    equation 2), which carries what ends an episode back in one update instead of ``n_steps``.
+    (DQN's with the share of random ones that it explores with just then): it is the model-based value expansion of Feinberg
+    et al. (2018, arXiv 1803.00101, equation 2), which carries what ends an episode back in one update instead of ``n_steps``.
 
     :param imagined: ``(T, B, ...)``, single steps
     :param n_steps: at most; fewer at the end of a rollout
