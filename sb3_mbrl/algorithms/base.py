@@ -132,6 +132,10 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
     def _without_imagination(self) -> bool:
         return self.real_ratio >= 1.0
 
+    def _shared_settings(self) -> dict[str, Any]:
+        # Real and imagined rows of one batch are discounted alike.
+        return {"gamma": self.gamma}
+
     def _horizon(self) -> int:
         assert self.imagination is not None
         return self.imagination.horizon(self.num_timesteps)

@@ -25,29 +25,29 @@ its age limit would have kept, at the first ``train`` that finds enough real row
 buffer is loaded or refilled, training uses real rows alone. ``save(..., include=["imagined"])`` keeps the very rows.
 """
 
-import inspect
 import io
-import json
-import os
 import pathlib
 import pickle
-import uuid
-import zipfile
-from collections.abc import Callable, Collection
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import cloudpickle
-import stable_baselines3
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.save_util import open_path
 
 from sb3_mbrl.algorithms.parts import FUNCTIONS
+from sb3_mbrl.algorithms.zips import (
+    Guard,
+    check_names,
+    name_what_cannot_be_pickled,
+    qualified_name,
+    reading_guarded,
+    refuse_model_free,
+    same_json,
+    saved_attributes,
+    write_beside,
+)
 from sb3_mbrl.contracts import EnvFunctions
-from sb3_mbrl.plugins.errors import did_you_mean
 
 NOT_SAVED = [
     "world_model",
@@ -65,34 +65,6 @@ NOT_SAVED = [
 
 EXTRA = ("world_model_extra", "plugin_extra", "saved_by", "_guard")
 """In the zip, not on the agent"""
-
-_reading: ContextVar[bool] = ContextVar("reading a checkpoint", default=False)
-"""Whether a model-based class is loading"""
-
-
-class Guard:
-    """
-    Stops a model-free class that opens a model-based checkpoint. SB3 would fail too, but with the words ``KeyError:
-    'policy.optimizer'``.
-
-    :param saved_by: the name of the class
-    """
-
-    def __init__(self, saved_by: str) -> None:
-        self.saved_by = saved_by
-
-    def __reduce__(self) -> Any:
-        return _unpickle_guard, (self.saved_by,)
-
-
-def _unpickle_guard(saved_by: str) -> Guard:
-    if not _reading.get():
-        raise ValueError(
-            f"This checkpoint was saved by {saved_by}. Load it with {saved_by}.load(path); without its world model: "
-            f"{saved_by}.load(path).to_model_free()"
-        )
-    return Guard(saved_by)
-
 
 REQUIRED = ("part_references", "world_model_kwargs", "_known", *EXTRA)
 """Without them the saved weights find no model to go into"""
@@ -152,7 +124,7 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
                     return
             super().save(path, exclude=exclude, include=include)
         except Exception as error:
-            _name_what_cannot_be_pickled(error, {name: getattr(self, name) for name in EXTRA if hasattr(self, name)})
+            name_what_cannot_be_pickled(error, {name: getattr(self, name) for name in EXTRA if hasattr(self, name)})
             raise
         finally:
             self.__dict__.update(choices)
@@ -189,12 +161,8 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         if {"planning", "kappa"} <= set(saved):
             raise ValueError(f"{path} was saved by DynaQ, not by {cls.__name__}: load it with DynaQ.load(path)")
         if "part_references" not in saved:
-            raise ValueError(
-                f"{path} was not saved by a model-based class: it looks like a plain {_guess_class(saved)} file. Load it with "
-                "the class it was saved with; to go on training with a world model: "
-                f"{cls.__name__}.from_model_free({cls._model_free_class.__name__}.load(path), env=...)."
-            )
-        cls._check_names("load", kwargs, saved)
+            refuse_model_free(cls, path, saved)
+        check_names(cls, "load", kwargs, saved)
         saved_by = saved.get("saved_by")
         if saved_by is not None and saved_by["base"] != qualified_name(cls._model_free_class):
             right, own = saved_by["class"], qualified_name(cls._model_free_class)
@@ -210,7 +178,7 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
                 f"load(..., real_ratio={ratio}): this agent was saved with real_ratio=1, so without a world model. To "
                 f"switch it on: {cls.__name__}.from_model_free({cls.__name__}.load(path).to_model_free(), real_ratio={ratio})"
             )
-        if "world_model_kwargs" in kwargs and not _same_json(kwargs["world_model_kwargs"], saved.get("world_model_kwargs")):
+        if "world_model_kwargs" in kwargs and not same_json(kwargs["world_model_kwargs"], saved.get("world_model_kwargs")):
             raise ValueError(
                 f"load(..., world_model_kwargs={kwargs['world_model_kwargs']!r}): the saved weights belong to a "
                 "world model that was built with its own world_model_kwargs. Leave them out, and start a new agent for "
@@ -220,17 +188,15 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         if functions and set(functions) == {name for name in FUNCTIONS if (saved.get("_known") or {}).get(name) is not None}:
             # The saved ones are not even unpickled: that their module is missing may be why they are given again.
             custom_objects = {"_known": EnvFunctions(**functions), **functions, **(custom_objects or {})}
-        reading = _reading.set(True)
         try:
-            agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+            with reading_guarded():
+                agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         except ImportError as error:
             error.add_note(
                 f"{path} pickles an object of this module. Make it importable; if it is a known reward or termination "
                 "function, give what was known again instead: load(..., reward_fn=..., termination_fn=...)"
             )
             raise
-        finally:
-            _reading.reset(reading)
         for name in ("saved_by", "_guard"):
             agent.__dict__.pop(name, None)
         # SB3 has put the weights back by set_parameters(), but the saved verdict is about these very weights.
@@ -238,28 +204,20 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=agent.__dict__.pop("plugin_extra", {}))
         return agent
 
-    @classmethod
-    def _check_names(cls, where: str, given: Collection[str], saved: Collection[str]) -> None:
-        """
-        SB3 makes an attribute of any keyword argument; a misspelt one would go unnoticed.
-
-        :param saved: the names of saved attributes, which may be changed too
-        :raises TypeError: for a name that is neither an argument of the constructor nor an attribute
-        """
-        known = {*inspect.signature(cls.__init__).parameters, *saved, "_without_model"}
-        for name in given:
-            if name not in known:
-                raise TypeError(
-                    f"{cls.__name__}.{where}(..., {name}=...): there is no such argument.{did_you_mean(name, known)}"
-                )
-
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
         """As SB3's. Before the next imagination the world model is judged anew, since its weights may be others now."""
         if self.__dict__.pop("_without_model", False):
             # The parameters of a model-free agent: the world model is new.
             own = {name: value for name, value in self.get_parameters().items() if name.startswith("world_model")}
             load_path_or_dict = {**load_path_or_dict, **own}
-        super().set_parameters(load_path_or_dict, exact_match, device)
+        try:
+            super().set_parameters(load_path_or_dict, exact_match, device)
+        except ValueError as error:
+            error.add_note(
+                f"Parameters of {self._model_free_class.__name__} have no world model: set_parameters(..., exact_match=False) "
+                "keeps this agent's own"
+            )
+            raise
         self._judge_again = True
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
@@ -306,73 +264,3 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         extra = self.__dict__.pop("world_model_extra", None)
         if extra is not None and self.world_model is not None:
             self.world_model.load_extra_state(extra)
-
-
-def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
-    """
-    The attributes in a checkpoint as SB3 writes them: JSON, and dictionaries that describe what is pickled. Nothing is
-    unpickled.
-
-    :raises ValueError: when it is no zip file, or none of SB3's
-    """
-    file = open_path(path, "r", verbose=0, suffix="zip")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            attributes = json.loads(archive.read("data"))
-        if not isinstance(attributes, dict):
-            raise ValueError(f"its 'data' is a JSON {type(attributes).__name__}, not an object")
-        return attributes
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:  # JSON's and Unicode's errors are ValueErrors
-        raise ValueError(f"{path} is not an agent that was saved with save(): {error}") from error
-    finally:
-        if isinstance(path, (str, pathlib.Path)):
-            file.close()
-        else:
-            file.seek(0)
-
-
-def qualified_name(cls: type) -> str:
-    """Two classes may have the same name."""
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def write_beside(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
-    """
-    Write beside, then rename: the old file stays whole until the new one is.
-
-    :param path: the file in the end; a link stays one
-    :param write: writes the file that it is given
-    """
-    path = pathlib.Path(os.path.realpath(path))
-    beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.new{path.suffix}")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def _name_what_cannot_be_pickled(error: Exception, extras: dict[str, Any]) -> None:
-    for name, extra in extras.items():
-        parts = {f"{name}[{key!r}]": value for key, value in extra.items()} if isinstance(extra, dict) else {name: extra}
-        for part, value in parts.items():
-            try:
-                cloudpickle.dumps(value)
-            except Exception as cause:  # whatever an object's own pickling raises
-                error.add_note(f"{part} ({type(value).__name__}) cannot be pickled: {type(cause).__name__}: {cause}")
-
-
-def _same_json(given: Any, saved: Any) -> bool:
-    try:
-        return bool(json.loads(json.dumps(given or {})) == (saved or {}))
-    except TypeError:  # saved as a pickle, whose content is not known here
-        return False
-
-
-def _guess_class(saved: Collection[str]) -> str:
-    if "target_entropy" in saved:
-        return "SAC"
-    if "exploration_rate" in saved:
-        return "DQN"
-    return "TD3 or DDPG" if "policy_delay" in saved else f"stable-baselines3 {stable_baselines3.__version__} model"

@@ -1,5 +1,6 @@
 """``DynaQ``: tabular Q-learning and planning on a tabular model."""
 
+import math
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorch
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_mbrl.algorithms.real_data import RealDataMixin
+from sb3_mbrl.algorithms.zips import Guard, check_names, reading_guarded, saved_attributes
 from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.models.tabular import TabularModel
 from sb3_mbrl.spaces import discrete_spaces, outside
@@ -46,9 +48,9 @@ class QTablePolicy(BasePolicy):
         if reason := discrete_spaces(observation_space, action_space):
             raise ValueError(f"DynaQ works on tables: {reason}. For other spaces there is Dyna.")
         super().__init__(observation_space, action_space)
-        self.initial_value = initial_value
+        self.initial_value = number("initial_value", initial_value, -math.inf)
         shape = int(self.observation_space.n), int(self.action_space.n)
-        self.register_buffer("q_values", th.full(shape, float(initial_value), dtype=th.float64))
+        self.register_buffer("q_values", th.full(shape, self.initial_value, dtype=th.float64))
 
     def table(self) -> np.ndarray:
         """The values as an array, which shares their memory."""
@@ -57,9 +59,10 @@ class QTablePolicy(BasePolicy):
     def checked(self, observation: Any) -> np.ndarray:
         """:raises ValueError: for an observation that is not in the space, which has no row in the table"""
         found = np.asarray(observation)
-        if outside(self.observation_space, found.reshape(-1)).any():
+        whole_numbers = np.issubdtype(found.dtype, np.number) and bool((found == np.floor(found)).all())
+        if not whole_numbers or outside(self.observation_space, found.reshape(-1)).any():
             raise ValueError(f"The observation {observation} is not in {self.observation_space}")
-        return found
+        return found if np.issubdtype(found.dtype, np.integer) else found.astype(np.int64)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """The first of the best actions, or (not deterministic) one of them at random."""
@@ -321,12 +324,28 @@ class DynaQ(RealDataMixin, OffPolicyAlgorithm):
         """
         As SB3's.
 
-        :raises ValueError: for another world model than the saved one
+        :raises ValueError: for another world model than the saved one, or a file of another class
+        :raises TypeError: for an argument that there is not
         """
         for name in ("world_model", "world_model_kwargs"):
             if name in kwargs:
                 raise ValueError(f"load(..., {name}=...): the saved model goes with the table; start a new agent for another")
-        return super().load(path, env, *args, **kwargs)
+        saved = saved_attributes(path)
+        if "kappa" not in saved:
+            raise ValueError(f"{path} was not saved by DynaQ: load it with the class it was saved with")
+        check_names(cls, "load", kwargs, saved)
+        with reading_guarded():
+            agent = super().load(path, env, *args, **kwargs)
+        agent.__dict__.pop("_guard", None)
+        return agent
+
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """As SB3's."""
+        self._guard = Guard("DynaQ", can_do_without=False)
+        try:
+            super().save(path, exclude, include)
+        finally:
+            del self._guard
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_statistics"]

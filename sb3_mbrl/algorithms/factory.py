@@ -91,26 +91,19 @@ def model_based_by_name(name: str) -> type[Any]:
 
 
 def _generate(base: type[OffPolicyAlgorithm]) -> type[Any]:
-    name = f"{_PREFIX}{base.__name__}"
-    if base.__name__ in KNOWN_BASES and not base.__module__.startswith(f"{KNOWN_BASES[base.__name__]}."):
-        # Somebody's own class of a well-known name: pickle would find the well-known one.
-        name = f"{_PREFIX}_{base.__module__}_{base.__name__}".replace(".", "_")
+    name = _free_name(base)
     signature = _joint_signature(base)
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         ModelBasedMixin.__init__(self, *args, **kwargs)
 
-    def learn(
-        self: Any,
-        total_timesteps: int,
-        callback: Any = None,
-        log_interval: int = 4,
-        tb_log_name: str = name,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Any:
+    takes = inspect.signature(base.learn)
+
+    def learn(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As the base class's. Only steps of the real environment count."""
-        return super(cls, self).learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        if "tb_log_name" in takes.parameters and "tb_log_name" not in takes.bind(self, *args, **kwargs).arguments:
+            kwargs["tb_log_name"] = name
+        return super(cls, self).learn(*args, **kwargs)
 
     steps = signature.parameters.get("gradient_steps")
     doc = _DOCSTRING.format(
@@ -131,14 +124,37 @@ def _generate(base: type[OffPolicyAlgorithm]) -> type[Any]:
     vars(init)["__signature__"] = inspect.Signature(
         [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), *signature.parameters.values()]
     )
-    # Pickle looks classes up by their name in their module.
-    globals().setdefault(name, cls)
+    vars(learn)["__signature__"] = takes.replace(
+        parameters=[p.replace(default=name) if p.name == "tb_log_name" else p for p in takes.parameters.values()]
+    )
+    # Pickle looks classes up by their name in their module. Of a class that was defined again (a notebook) the last counts.
+    globals()[name] = cls
     return cls
+
+
+def _free_name(base: type) -> str:
+    """Two classes of the same name, from different modules, must not be taken for each other by pickle."""
+    name = f"{_PREFIX}{base.__name__}"
+    module = KNOWN_BASES.get(base.__name__)
+    other = globals().get(name)
+    foreign = module is not None and not base.__module__.startswith(f"{module}.")
+    if foreign or (other is not None and other._model_free_class.__module__ != base.__module__):
+        return f"{_PREFIX}_{base.__module__}_{base.__name__}".replace(".", "_")
+    return name
 
 
 def _joint_signature(base: type) -> inspect.Signature:
     """The base class's arguments, then the keyword-only ones of the mixin."""
     given = list(inspect.signature(base).parameters.values())
+    variable = [p for p in given if p.kind is p.VAR_KEYWORD]
+    first = [p.name for p in given[:2] if p.kind is p.POSITIONAL_OR_KEYWORD]
+    positional = any(p.kind is p.VAR_POSITIONAL for p in given)
+    if not (first == ["policy", "env"] or positional) or not (variable or any(p.name == "_init_setup_model" for p in given)):
+        raise TypeError(
+            f"model_based({base.__name__}): its constructor is {base.__name__}{inspect.signature(base)}. It has to begin with "
+            "(policy, env) and to take _init_setup_model, which it hands to its base class, as all of Stable-Baselines3's do: "
+            "the world model is built after its arguments are known."
+        )
     taken = {parameter.name for parameter in given}
     mixin = inspect.signature(ModelBasedMixin).parameters.values()
     extra = [p for p in mixin if p.kind is p.KEYWORD_ONLY and not p.name.startswith("_")]
@@ -147,7 +163,6 @@ def _joint_signature(base: type) -> inspect.Signature:
             f"model_based({base.__name__}): its constructor has arguments of its own called {', '.join(clash)}, as the model "
             "has: rename them"
         )
-    variable = [p for p in given if p.kind is p.VAR_KEYWORD]
     return inspect.Signature([*(p for p in given if p.kind is not p.VAR_KEYWORD), *extra, *variable])
 
 

@@ -11,8 +11,8 @@ from sb3_mbrl.algorithms.parts import PartsMixin, make_budget
 from sb3_mbrl.algorithms.reporting import ReportingMixin
 from sb3_mbrl.buffers import ReplayData, SideStore
 from sb3_mbrl.buffers.hindsight import goal_starts
-from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Transitions, WorldModel
-from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error, one_step_quality
+from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Sequences, Transitions, WorldModel
+from sb3_mbrl.diagnostics import ModelQualityWarning, columns_of, k_step_error, one_step_quality
 from sb3_mbrl.fitting import holdout_mask, index_transitions
 from sb3_mbrl.imagination.starts import filter_contexts
 from sb3_mbrl.plugins import PluginContractError
@@ -22,6 +22,10 @@ from sb3_mbrl.validation import validate_metrics, validate_prediction
 
 WARN_AFTER_ROWS = 500
 """A model that is worse than trivial on fewer real rows is only young."""
+
+
+_JUDGED_CONTEXTS = 128
+"""Of a model that filters them"""
 
 
 def trusted_below(values: int, learned: bool = True) -> float:
@@ -219,15 +223,17 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
         assert model is not None
         self._judge_again = False
         enough = len(rows.reward) >= 2
-        judged_elsewhere = model.context > 1 or self._side is not None or unsupported_by_vectors(self.observation_space)
-        if judged_elsewhere or not enough:
+        if self._side is not None or not enough:  # an oracle has been held against real rows
             self._trusted = enough
             return {}
-        held = holdout_mask(data.row_ids(), budget)
-        if bool(held.any()):
-            rows = index_transitions(rows, held.nonzero().flatten())
-        figures = one_step_quality(model, SpaceCodec(self.observation_space), rows)
-        limit = trusted_below(sum(leaf.numel() for leaf in leaves(rows.next_obs)), model.learns)
+        judged: Transitions | Sequences = rows
+        if model.context > 1:
+            judged = self._contexts_to_judge(data)
+        elif bool((held := holdout_mask(data.row_ids(), budget)).any()):
+            judged = index_transitions(rows, held.nonzero().flatten())
+        figures = one_step_quality(model, columns_of(self.observation_space), judged)
+        values = sum(leaf[0].numel() for leaf in leaves(rows.next_obs)) * len(judged.reward)
+        limit = trusted_below(values, model.learns)
         self._trusted = figures["vs_trivial"] < limit
         if not self._trusted and len(data) >= WARN_AFTER_ROWS and not self._warned:
             self._warned = True
@@ -240,6 +246,17 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
                 stacklevel=3,
             )
         return figures
+
+    def _contexts_to_judge(self, data: ReplayData) -> Sequences:
+        """
+        Windows of a model with a context, always the same ones of the same data. Its fits hold nothing out, since windows
+        overlap: it is judged where it learned, which finds out a model that has not (yet) learned anything. How it does on
+        steps that it has not seen is in ``model/error_1`` and its like.
+        """
+        assert self.world_model is not None
+        ids = data.row_ids()
+        chosen = ids[th.randperm(len(ids), generator=th.Generator().manual_seed(0))[:_JUDGED_CONTEXTS]]
+        return data.contexts_at(*data.places(chosen), self.world_model.context)
 
     def _k_step_metrics(self, rows: Transitions, generator: th.Generator) -> dict[str, float]:
         """Open-loop errors on steps that came after the last fit: the model has not seen them in any way."""

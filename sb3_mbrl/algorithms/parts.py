@@ -184,6 +184,10 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         selection = self._world_model_selection
         if selection is None:
             return None
+        shared = {name: value for name, value in self._shared_settings().items() if selection.takes(name)}
+        for name, value in shared.items():
+            if self.world_model_kwargs.get(name, value) != value:
+                raise ValueError(f"world_model_kwargs has {name!r}: give {name} to {type(self).__name__}")
         with random.scope(self.device):
             model = selection.build(
                 self.observation_space,
@@ -191,11 +195,15 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
                 reward_fn=known.reward_fn,
                 termination_fn=known.termination_fn,
                 device=self.device,
-                **self.world_model_kwargs,
+                **{**shared, **self.world_model_kwargs},
             )
         if selection.instance is not None:
             self._check_instance(model)
         return model
+
+    def _shared_settings(self) -> dict[str, Any]:
+        """What the agent and its world model have to agree on: given to factories that have arguments of these names."""
+        return {}
 
     def _check_instance(self, model: WorldModel) -> None:
         """A model that was built elsewhere has to fit this agent."""

@@ -7,8 +7,11 @@ import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_mbrl.algorithms.checkpoint import EXTRA, NOT_SAVED, CheckpointMixin
+from sb3_mbrl.algorithms.real_data import RealDataMixin
+from sb3_mbrl.algorithms.zips import check_names
 
 CHOICES = {"world_model": "world_model_class", "imagination": "imagination_class"}
 """Constructor arguments that are kept under another name"""
@@ -55,15 +58,20 @@ class UpgradeMixin(CheckpointMixin):
         :raises ValueError: when environment or replay buffer do not fit
         """
         base = cls._model_free_class
-        if isinstance(agent, CheckpointMixin):
-            raise TypeError(f"{type(agent).__name__} is model-based already: go on with it as it is")
+        given = type(agent).__name__
+        if isinstance(agent, RealDataMixin):
+            raise TypeError(f"{given} is model-based already: go on with it as it is")
+        if isinstance(agent, OnPolicyAlgorithm):
+            raise TypeError(
+                f"{cls.__name__}.from_model_free takes a {base.__name__} agent, not {given}, which learns from its own "
+                "rollouts and has no replay buffer. Train it in a learned model: ModelVecEnv."
+            )
         if type(agent) is not base:
-            given = type(agent).__name__
             remedy = f"use model_based({given}).from_model_free(agent)"
             if not isinstance(agent, OffPolicyAlgorithm):
                 remedy = f"load it first, {base.__name__}.load(path)"
             raise TypeError(f"{cls.__name__}.from_model_free takes a {base.__name__} agent, not {given}: {remedy}")
-        cls._check_names("from_model_free", kwargs, vars(agent))
+        check_names(cls, "from_model_free", kwargs, vars(agent))
         saved = io.BytesIO()
         agent.save(saved)
         saved.seek(0)

@@ -46,6 +46,10 @@ class ImaginedBuffer:
             rows, n = state_map(lambda leaf: leaf[-self.capacity :], rows), self.capacity
         if n == 0:
             return 0
+        if self._rows is not None and (self._rows["discount"] is None) != (rows["discount"] is None):
+            # Loaded with another ``n_steps`` than it was saved with.
+            self.clear()
+            self._rows = None
         if self._rows is None:
             self._rows = state_map(lambda leaf: leaf.new_zeros((self.capacity, *leaf.shape[1:])), rows)
         place = (self._head + th.arange(n)) % self.capacity

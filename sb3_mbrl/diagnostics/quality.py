@@ -14,13 +14,19 @@ than chance. Why so:
 * an average of ratios, not of their logarithms: a few columns predicted perfectly must not outweigh many that are wrong;
 * the error is that of the model's *mean*. For numbers a deterministic step is the mean; for categories and bits it is the
   mode, and a mode loses against the mean wherever the world is random, even where the model knows the true probabilities.
-  There the mean is estimated from samples, without bias.
+  There, and for all columns of models that filter a context, whose latent states are drawn, the mean is estimated from
+  samples, without bias.
 """
 
-import torch as th
+from typing import Protocol
 
-from sb3_mbrl.contracts import Sequences, Transitions, WorldModel
-from sb3_mbrl.spaces import SpaceCodec
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_obs_shape
+
+from sb3_mbrl.contracts import Obs, Sequences, Transitions, WorldModel
+from sb3_mbrl.spaces import Kind, SpaceCodec, unsupported_by_vectors
 from sb3_mbrl.states import State, finite_rows, state_index, state_map
 
 _MAX_RATIO = 2.0
@@ -33,12 +39,59 @@ class ModelQualityWarning(UserWarning):
     """The world model predicts no better than a trivial predictor."""
 
 
+class Columns(Protocol):
+    """Observations as rows of numbers: a :class:`~sb3_mbrl.spaces.SpaceCodec`, or what stands in for it."""
+
+    def encode(self, obs: Obs) -> th.Tensor:
+        """``(B, D)``."""
+
+    def mask(self, kind: Kind) -> th.Tensor:
+        """``(D,)`` booleans: the columns of one kind."""
+
+
+class _Numbers:
+    """What no codec takes (images), flattened; bytes become 0 to 1."""
+
+    def __init__(self, space: spaces.Space) -> None:
+        self.dim = int(np.prod(get_obs_shape(space)))  # type: ignore[arg-type]
+
+    def encode(self, obs: Obs) -> th.Tensor:
+        assert isinstance(obs, th.Tensor)
+        return obs.flatten(1).float() / (255.0 if obs.dtype == th.uint8 else 1.0)
+
+    def mask(self, kind: Kind) -> th.Tensor:
+        return th.full((self.dim,), kind == "continuous")
+
+
+class _Keys:
+    """The columns of all keys of a ``Dict``, side by side."""
+
+    def __init__(self, children: dict[str, Columns]) -> None:
+        self.children = children
+
+    def encode(self, obs: Obs) -> th.Tensor:
+        assert isinstance(obs, dict)
+        return th.cat([child.encode(obs[key]) for key, child in self.children.items()], 1)
+
+    def mask(self, kind: Kind) -> th.Tensor:
+        return th.cat([child.mask(kind) for child in self.children.values()])
+
+
+def columns_of(space: spaces.Space) -> Columns:
+    """What a model's predictions are judged by in an observation space."""
+    if unsupported_by_vectors(space) is None:
+        return SpaceCodec(space)
+    if isinstance(space, spaces.Dict):
+        return _Keys({key: columns_of(child) for key, child in space.spaces.items()})
+    return _Numbers(space)
+
+
 def _squared_errors(prediction: th.Tensor, truth: th.Tensor) -> th.Tensor:
     """``(D,)``; a prediction that is not finite counts as infinitely wrong."""
     return th.nan_to_num((prediction - truth).square().mean(0), nan=float("inf"), posinf=float("inf"))
 
 
-def _seen(model: WorldModel, codec: SpaceCodec, state: State) -> th.Tensor:
+def _seen(model: WorldModel, codec: Columns, state: State) -> th.Tensor:
     """``(B, D)``: encoded observations; NaN where the state is not finite, also where it would decode to some category."""
     obs = codec.encode(model.decode(state)).double()
     return obs.masked_fill(~finite_rows(state)[:, None], float("nan"))
@@ -50,10 +103,10 @@ def _varies(variance: th.Tensor, truth: th.Tensor) -> th.Tensor:
 
 @th.no_grad()
 def one_step_quality(
-    model: WorldModel, codec: SpaceCodec, rows: Transitions, generator: th.Generator | None = None
+    model: WorldModel, codec: Columns, rows: Transitions | Sequences, generator: th.Generator | None = None
 ) -> dict[str, float]:
     """
-    Judge one-step predictions on held-out rows.
+    Judge one-step predictions on real rows, held out where there are any such.
 
     * ``error``: normalised error of the next observation; ``copy_error`` and ``mean_error``: of the copied state and of the
       mean next observation
@@ -63,17 +116,16 @@ def one_step_quality(
     * ``term_brier``: mean squared error of the termination probability; ``term_recall``: mean probability on true
       terminations, where there are any
 
-    :param model: fitted, without a context (``model.context == 1``)
-    :param codec: of the observation space
-    :param rows: held-out transitions, at least one
-    :param generator: of the samples that categories and bits need; ``None``: always the same ones
+    :param model: fitted
+    :param codec: of the observation space (:func:`columns_of`)
+    :param rows: transitions, at least one; of models with a context windows of so many steps, whose last step is judged
+    :param generator: of the samples that are needed for a mean; ``None``: always the same ones
     """
-    rows = state_map(lambda leaf: leaf.to(model.device), rows)
-    start = model.initial(rows.obs)
+    start, rows = _starts(model, state_map(lambda leaf: leaf.to(model.device), rows))
     prediction = model.step(start, rows.action, deterministic=True)
     obs, truth = codec.encode(rows.obs).double(), codec.encode(rows.next_obs).double()
     errors = _squared_errors(_seen(model, codec, prediction.state), truth)
-    labels = ~codec.mask("continuous").to(errors.device)
+    labels = ~codec.mask("continuous").to(errors.device) | (model.context > 1)
     if bool(labels.any()):
         generator = generator or th.Generator().manual_seed(0)
         steps = (model.step(start, rows.action, generator=generator) for _ in range(_SAMPLES))
@@ -100,6 +152,15 @@ def one_step_quality(
     return figures
 
 
+def _starts(model: WorldModel, rows: Transitions | Sequences) -> tuple[State, Transitions]:
+    """The states before the steps that are judged, and these."""
+    if isinstance(rows, Transitions):
+        return model.initial(rows.obs), rows
+    last = state_map(lambda leaf: leaf[:, -1], rows)
+    judged = Transitions(last.obs, last.action, last.next_obs, last.reward, last.terminated)
+    return model.filter(rows.obs, rows.action, rows.is_first), judged
+
+
 def _reward_error(predicted: th.Tensor, reward: th.Tensor) -> float:
     variance = reward.var(correction=0)
     if not bool(_varies(variance, reward[:, None]).any()):
@@ -115,7 +176,7 @@ def _normalised(errors: th.Tensor, variance: th.Tensor, truth: th.Tensor) -> flo
 
 @th.no_grad()
 def k_step_error(
-    model: WorldModel, codec: SpaceCodec, windows: Sequences, variance: th.Tensor | None = None
+    model: WorldModel, codec: Columns, windows: Sequences, variance: th.Tensor | None = None
 ) -> tuple[float, float]:
     """
     Open-loop error after the last step of the windows, under the actions that were really taken.

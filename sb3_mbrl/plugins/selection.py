@@ -97,6 +97,15 @@ class Selection:
                 raise
             raise BrokenPluginError(str(error)) from error  # the record promised it: not the user's mistake
 
+    def takes(self, name: str) -> bool:
+        """Whether the factory has a keyword argument of this name, spelt out; one that is built already takes nothing."""
+        if self.instance is not None:
+            return False
+        try:
+            return name in inspect.signature(self.factory).parameters
+        except ValueError:  # written in C without a signature
+            return False
+
     def build(self, *args: Any, **kwargs: Any) -> Any:
         """
         Call the factory.

@@ -188,6 +188,18 @@ def test_exclude_and_include(agent, tmp_path):
     assert all(th.equal(a, b) for a, b in zip(leaves(old), leaves(new), strict=True))
 
 
+def test_saved_single_steps_make_room_for_returns_of_several(agent, tmp_path):
+    """It used to die in the middle of training: rows of returns carry a discount, single steps do not."""
+    agent.save(tmp_path / "agent", include=["imagined", "replay_buffer"])
+    more = dict(agent.imagination_kwargs or {}) | {"n_steps": 3, "horizon": 3}
+    loaded = MBPO.load(tmp_path / "agent", agent.get_env(), imagination_kwargs=more)
+    assert loaded.imagined.draw(1)["discount"] is None
+    freq = loaded.imagination.freq
+    loaded.learn(2 * freq, reset_num_timesteps=False)
+    discounts = loaded.imagined.draw(200)["discount"]
+    assert float(discounts.min()) == pytest.approx(loaded.gamma**3)
+
+
 def test_streams_instead_of_paths(agent):
     buffer = io.BytesIO()
     agent.save(buffer)

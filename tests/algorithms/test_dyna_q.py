@@ -258,6 +258,7 @@ def test_epsilon_is_per_row_and_ties_are_random():
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"learning_rate": 3.0}, "learning_rate=3.0"),
         ({"gradient_steps": 2.5}, "gradient_steps=2.5"),
+        ({"policy_kwargs": {"initial_value": float("nan")}}, "initial_value=nan"),
     ],
 )
 def test_bad_settings(settings, words):
@@ -331,3 +332,19 @@ def test_a_saved_model_goes_with_its_table(given, tmp_path):
     DynaQ("QTablePolicy", "DynaMaze-v0", seed=0).save(tmp_path / "agent")
     with pytest.raises(ValueError, match="the saved model goes with the table"):
         DynaQ.load(tmp_path / "agent", **given)
+
+
+def test_a_misspelt_setting_does_not_go_unnoticed_in_load(tmp_path):
+    DynaQ("QTablePolicy", "DynaMaze-v0", seed=0).save(tmp_path / "agent")
+    with pytest.raises(TypeError, match=r"DynaQ.load\(..., gamme=...\): there is no such argument. Did you mean 'gamma'"):
+        DynaQ.load(tmp_path / "agent", gamme=0.5)
+    assert DynaQ.load(tmp_path / "agent", gamma=0.5).gamma == 0.5
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("observation", [float("nan"), 1.5, 54, -1])
+def test_what_is_no_row_of_the_table(observation, deterministic):
+    agent = DynaQ("QTablePolicy", "DynaMaze-v0", seed=0)
+    with pytest.raises(ValueError, match="is not in Discrete"):
+        agent.predict(np.array([observation]), deterministic=deterministic)
+    assert agent.predict(np.array([1.0]), deterministic=deterministic)[0].shape == (1,)

@@ -293,3 +293,52 @@ def test_what_plans_with_a_model_already_is_refused(cls):
 def test_the_mixin_is_no_algorithm():
     with pytest.raises(TypeError, match=r"give an algorithm, e\.g\. TQC"):
         model_based(ModelBasedMixin)
+
+
+class Renamed(TD3):
+    def learn(self, total_timesteps, callback=None, note="", **options):
+        self.note = note
+        return super().learn(total_timesteps, callback, **options)
+
+
+def test_a_learn_of_ones_own_keeps_its_arguments(tmp_path):
+    cls = model_based(Renamed)
+    assert list(inspect.signature(cls.learn).parameters) == ["self", "total_timesteps", "callback", "note", "options"]
+    agent = cls("MlpPolicy", "Pendulum-v1", buffer_size=30, learning_starts=50, device="cpu")
+    assert agent.learn(10, note="mine", log_interval=1).note == "mine"
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_learn_has_the_base_class_arguments(base):
+    ours, theirs = (inspect.signature(cls.learn).parameters for cls in (model_based(base), base))
+    assert list(ours) == list(theirs)
+    assert ours["tb_log_name"].default == model_based(base).__name__
+    assert ours["log_interval"].default == theirs["log_interval"].default
+
+
+def own_class(init):
+    return type("Own", (TD3,), {"__init__": init})
+
+
+@pytest.mark.parametrize(
+    "init",
+    [
+        lambda self, env, **kwargs: TD3.__init__(self, "MlpPolicy", env, **kwargs),
+        lambda self, policy, env, learning_rate=1e-3: TD3.__init__(self, policy, env, learning_rate),
+    ],
+    ids=["no policy", "no _init_setup_model"],
+)
+def test_constructors_that_leave_no_room_for_a_model_are_refused(init):
+    with pytest.raises(TypeError, match=r"It has to begin with \(policy, env\) and to take _init_setup_model"):
+        model_based(own_class(init))
+
+
+def test_a_class_that_is_defined_again_pickles():
+    """As in a notebook, whose cell is run a second time."""
+
+    def define():
+        return type("DefinedAgain", (TD3,), {})
+
+    first, second = model_based(define()), model_based(define())
+    assert first is not second
+    assert pickle.loads(pickle.dumps(second)) is second

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from sb3_contrib import QRDQN
-from stable_baselines3 import SAC, TD3, HerReplayBuffer
+from stable_baselines3 import DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
@@ -122,10 +122,15 @@ def test_another_number_of_environments():
     [
         (MBPO, TD3, r"MBPO.from_model_free takes a SAC agent, not TD3: use model_based\(TD3\).from_model_free\(agent\)"),
         (Dyna, QRDQN, r"takes a DQN agent, not QRDQN: use model_based\(QRDQN\)"),
+        (
+            MBPO,
+            PPO,
+            r"takes a SAC agent, not PPO, which learns from its own rollouts .* learned model: ModelVecEnv",
+        ),
     ],
 )
 def test_an_agent_of_another_class(cls, given, words):
-    agent = given("MlpPolicy", env_id(given), **quick_settings())
+    agent = PPO("MlpPolicy", "Pendulum-v1") if given is PPO else given("MlpPolicy", env_id(given), **quick_settings())
     with pytest.raises(TypeError, match=words):
         cls.from_model_free(agent)
 
@@ -135,12 +140,24 @@ def test_what_is_no_model_free_agent(tmp_path):
         MBPO.from_model_free("old.zip")
     with pytest.raises(TypeError, match=r"MBPO is model-based already"):
         MBPO.from_model_free(tiny())
+    with pytest.raises(TypeError, match=r"DynaQ is model-based already"):
+        Dyna.from_model_free(DynaQ("QTablePolicy", "DynaMaze-v0"))
 
 
 def test_loading_with_the_wrong_class_points_the_way(tmp_path):
     SAC("MlpPolicy", "Pendulum-v1", **quick_settings()).save(tmp_path / "sac")
     with pytest.raises(ValueError, match=r"looks like a plain SAC file.*MBPO.from_model_free\(SAC.load\(path\), env=...\)"):
         MBPO.load(tmp_path / "sac")
+    with pytest.raises(ValueError, match=r"a plain SAC file.*: model_based\(SAC\).from_model_free\(SAC.load\(path\)"):
+        Dyna.load(tmp_path / "sac")
+    with pytest.raises(ValueError, match="sac was not saved by DynaQ: load it with the class it was saved with"):
+        DynaQ.load(tmp_path / "sac")
+    PPO("MlpPolicy", "Pendulum-v1").save(tmp_path / "ppo")
+    with pytest.raises(ValueError, match=r"looks like a file of an on-policy class .* in a learned model: ModelVecEnv"):
+        MBPO.load(tmp_path / "ppo")
+    with pytest.raises(ValueError) as caught:
+        tiny().set_parameters(tmp_path / "sac")
+    assert "Parameters of SAC have no world model: set_parameters(..., exact_match=False)" in caught.value.__notes__[0]
     tiny().save(tmp_path / "mbpo")
     with pytest.raises(ValueError, match=r"saved by MBPO.*MBPO.load\(path\).to_model_free\(\)"):
         SAC.load(tmp_path / "mbpo")
@@ -155,6 +172,8 @@ def test_a_table_is_not_taken_for_a_network(tmp_path):
     DynaQ("QTablePolicy", "DynaMaze-v0", seed=0).save(tmp_path / "table")
     with pytest.raises(ValueError, match=r"was saved by DynaQ, not by Dyna: load it with DynaQ.load\(path\)"):
         Dyna.load(tmp_path / "table")
+    with pytest.raises(ValueError, match=r"was saved by DynaQ. Load it with DynaQ.load\(path\)$"):
+        DQN.load(tmp_path / "table")
 
 
 def test_a_replay_buffer_of_something_else(tmp_path):

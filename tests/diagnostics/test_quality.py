@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.contracts import Prediction, Sequences, Transitions, WorldModel
-from sb3_mbrl.diagnostics import k_step_error, one_step_quality
+from sb3_mbrl.diagnostics import columns_of, k_step_error, one_step_quality
 from sb3_mbrl.models.known import PendulumModel
 from sb3_mbrl.spaces import SpaceCodec
 from sb3_mbrl.testing import LinearToy
@@ -345,3 +345,59 @@ def test_a_broken_model_has_an_infinite_error():
     obs, flags = th.randn(30, 2, 1), th.zeros(30, 2, dtype=th.bool)
     windows = Sequences(obs, th.zeros(30, 2, 1), obs + 1, th.zeros(30, 2), th.zeros(30, 2), flags, flags)
     assert k_step_error(Says(space, lambda x: x / 0), SpaceCodec(space), windows)[0] == math.inf
+
+
+def test_the_last_step_of_a_context_is_judged():
+    """Noise of latent states is taken out: the mean of what is drawn is right, and so is the model."""
+
+    class Remembers(Says):
+        context = 3
+
+        def filter(self, obs, actions, is_first):
+            return self.codec.encode(obs[:, 0])
+
+    g = th.Generator().manual_seed(0)
+    first = th.randn(N, 1, 2, generator=g)
+    obs = th.cat([first, th.randn(N, 2, 2, generator=g)], 1)
+    zeros, flags = th.zeros(N, 3), th.zeros(N, 3, dtype=th.bool)
+    windows = Sequences(obs, th.zeros(N, 3, 1), obs[:, :1].expand(-1, 3, -1), zeros, zeros, flags, flags)
+    model = Remembers(box(2), lambda x: x + 1.0, lambda x, generator: x + th.randn(x.shape, generator=generator))
+    figures = one_step_quality(model, SpaceCodec(box(2)), windows, g)
+    assert figures["vs_trivial"] == pytest.approx(0.0, abs=0.03)
+    assert figures["copy_error"] == pytest.approx(math.sqrt(2), abs=0.05)
+
+
+def test_images_are_judged_by_their_pixels():
+    space = spaces.Dict({"image": spaces.Box(0, 255, (1, 4, 4), np.uint8), "number": box(1), "kind": spaces.Discrete(3)})
+    columns = columns_of(space)
+    image = th.zeros(2, 1, 4, 4, dtype=th.uint8)
+    image[0, 0, 1, 2] = 51
+    encoded = columns.encode({"image": image, "number": th.tensor([[7.0], [8.0]]), "kind": th.tensor([[2], [0]])})
+    # In the order of the keys: a picture from 0 to 1, a one-hot vector, a number.
+    expected = th.zeros(2, 20)
+    expected[0, 6], expected[0, 18], expected[1, 16] = 0.2, 1, 1
+    expected[:, 19] = th.tensor([7.0, 8.0])
+    th.testing.assert_close(encoded, expected)
+    assert columns.mask("categorical").nonzero().flatten().tolist() == [16, 17, 18]
+
+
+def test_broken_models_of_images_are_found_out():
+    space = spaces.Box(0, 255, (1, 4, 4), np.uint8)
+
+    class Shows(Says):
+        def __init__(self, mean):
+            WorldModel.__init__(self, space, ACTION, device="cpu")
+            self.mean, self.reward, self.terminated = mean, 0.0, 0.0
+
+        def initial(self, obs, snapshot=None):
+            return obs.flatten(1).float()
+
+        def decode(self, state):
+            return state.clamp(0, 255).to(th.uint8).view(-1, 1, 4, 4)
+
+    g = th.Generator().manual_seed(0)
+    before = th.randint(0, 256, (200, 1, 4, 4), generator=g, dtype=th.uint8)
+    data = rows(255 - before, before)
+    models = {"exact": lambda x: 255 - x, "copy": lambda x: x, "blank": lambda x: 0 * x}
+    judged = {name: one_step_quality(Shows(mean), columns_of(space), data)["vs_trivial"] for name, mean in models.items()}
+    assert judged == pytest.approx({"exact": 0.0, "copy": 2.0, "blank": 2.0})

@@ -113,12 +113,13 @@ class RSSM(WorldModel):
     one (the posterior), from the deterministic state alone in imagination (the prior).
 
     The state is ``{"deter": (B, deter), "stoch": (B, stoch, classes)}``. Rewards are those of arriving; the discount
-    ``1 - 1 / horizon`` is part of what the continue head learns, and of :attr:`~sb3_mbrl.contracts.Prediction.discount`.
+    ``gamma`` is part of what the continue head learns, and of :attr:`~sb3_mbrl.contracts.Prediction.discount`.
 
     :param observation_space: ``Box`` vectors, images (channels first), ``Discrete``, ``MultiDiscrete``, ``MultiBinary``, or a
         ``Dict`` of these
     :param action_space: any of SB3's
     :param size: ``"size1m"`` to ``"size400m"`` (the authors' names) or ``"tiny"``
+    :param gamma: the discount of a step
     :param context: steps that a start state is filtered from; fits see windows of twice as many
     :param lr: of :class:`~sb3_mbrl.optim.LaProp`, where the model is fitted by itself
     :param warmup: steps in which the step size grows to that
@@ -137,6 +138,7 @@ class RSSM(WorldModel):
         action_space: spaces.Space,
         *,
         size: str = "size1m",
+        gamma: float = 1 - 1 / 333,
         context: int = 16,
         lr: float = 4e-5,
         warmup: int = 1000,
@@ -146,7 +148,7 @@ class RSSM(WorldModel):
         **settings: Any,
     ) -> None:
         super().__init__(observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device)
-        self.settings = chosen = make_settings(size, settings)
+        self.settings = chosen = make_settings(size, {"gamma": gamma, **settings})
         self.context, self.discount = context, chosen.gamma
         self.latent, self.layout = chosen.make_latent(), Layout(observation_space)
         self.actions = ActionCodec(action_space)

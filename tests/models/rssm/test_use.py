@@ -8,6 +8,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 from sb3_mbrl import MBPO, PETS, ModelVecEnv
+from sb3_mbrl.algorithms import model_phase
 from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.models.rssm import RSSM
 
@@ -48,15 +49,37 @@ def test_ppo_trains_on_its_features(planning):
     assert env.nonfinite == 0
 
 
-def test_rollouts_of_it_are_decoded_for_a_model_free_learner():
+def imagining(**more):
     imagination = {"starts_per_step": 2, "freq": 25}
-    agent = MBPO(
-        "MlpPolicy", "Pendulum-v1", imagination_kwargs=imagination, fit_kwargs={"max_batches": 5}, gradient_steps=1, **COMMON
-    ).learn(100)
+    settings = {"imagination_kwargs": imagination, "fit_kwargs": {"max_batches": 5}, "gradient_steps": 1, **COMMON, **more}
+    return MBPO("MlpPolicy", "Pendulum-v1", **settings)
+
+
+def test_rollouts_of_it_are_decoded_for_a_model_free_learner(monkeypatch):
+    monkeypatch.setattr(model_phase, "trusted_below", lambda *_: 3.0)  # five batches teach it nothing
+    agent = imagining(gamma=0.9).learn(100)
     assert isinstance(agent.world_model, RSSM)
     assert len(agent.imagined) > 0
     rows = agent.imagined.draw(64)
     assert all(agent.observation_space.contains(obs) for obs in rows["next_obs"].numpy())
+    # Imagined and real rows of a batch are discounted alike, and not by the model's own 1 - 1 / 333.
+    going_on = rows["discount"] > 0.5
+    assert going_on.any()
+    assert float(rows["discount"][going_on].max()) == pytest.approx(0.9, abs=0.01)
+
+
+def test_it_has_the_agents_discount():
+    with pytest.raises(ValueError, match="world_model_kwargs has 'gamma': give gamma to MBPO"):
+        imagining(world_model_kwargs={**MODEL, "gamma": 0.5})
+    assert imagining(world_model_kwargs={**MODEL, "gamma": 0.99}).world_model.discount == 0.99
+
+
+def test_it_waits_at_the_gate_until_it_beats_a_copy():
+    """It used to be trusted as soon as there were two rows."""
+    agent = imagining().learn(100)
+    figures = agent.logger.name_to_value
+    assert figures["model/error"] > figures["model/copy_error"]
+    assert agent.imagined is None
 
 
 def test_images_have_their_channels_first():
