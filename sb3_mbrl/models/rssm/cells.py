@@ -1,12 +1,11 @@
 """The deterministic half of a latent state: how it goes on with the last sample and action."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch as th
 from torch import nn
 
 from sb3_mbrl.models.rssm.layers import BlockLinear, Layer, LayerNorm, Linear, RMSNorm, SiLU
-from sb3_mbrl.models.rssm.scans import LinearMap, linear_map, map_of
 
 
 class Cell(nn.Module):
@@ -83,18 +82,6 @@ class LayerNormGRUCell(Cell):
         return gated(self.norm(self.gates(th.cat([inputs, deter], -1))).chunk(3, -1), deter)
 
 
-class BlockMaps(NamedTuple):
-    """What a step of :class:`BlockGRUCell` multiplies by."""
-
-    from_deter: LinearMap
-    from_stoch: LinearMap
-    shared: LinearMap
-    """Every block sees all projections: one dense map for all blocks"""
-    own: LinearMap
-    """Every block sees its own part of the state"""
-    gates: LinearMap
-
-
 class BlockGRUCell(Cell):
     """
     DreamerV3's: state, sample and action are projected separately, every block of the state sees all three and itself, and the
@@ -115,25 +102,19 @@ class BlockGRUCell(Cell):
     def prepare(self, action: th.Tensor) -> th.Tensor:
         return self.from_action(super().prepare(action))
 
-    def laid_out(self) -> BlockMaps:
+    def laid_out(self) -> tuple[th.Tensor, th.Tensor]:
+        # Every block sees its own part of the state and all projections: the latter is one dense map for all blocks.
         own, shared = self.mixed.weight.tensor_split([self.deter // self.blocks], 1)
-        return BlockMaps(
-            map_of(self.from_deter[0]),
-            map_of(self.from_stoch[0]),
-            linear_map(shared.transpose(0, 1).flatten(1), self.mixed.bias),
-            linear_map(own),
-            linear_map(self.gates.weight, self.gates.bias.view(self.blocks, 1, -1)),
-        )
+        return own, shared.transpose(0, 1).flatten(1)
 
-    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor, weights: BlockMaps | None = None) -> th.Tensor:
-        maps = self.laid_out() if weights is None else weights
-        from_deter = self.from_deter.without_map(maps.from_deter(deter))
-        from_stoch = self.from_stoch.without_map(maps.from_stoch(stoch))
-        dense = maps.shared(th.cat([from_deter, from_stoch, prepared], -1))
-        x = maps.own(by_block(deter, self.blocks), by_block(dense, self.blocks))
+    def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor, weights: Any = None) -> th.Tensor:
+        seen = th.cat([self.from_deter(deter), self.from_stoch(stoch), prepared], -1)
+        own, shared = self.laid_out() if weights is None else weights
+        dense = th.addmm(self.mixed.bias, seen, shared)
+        x = th.baddbmm(by_block(dense, self.blocks), by_block(deter, self.blocks), own)
         x = self.activation(self.norm(x.transpose(0, 1).flatten(1)))
         # The gates stay block by block, ``(blocks, B, deter / blocks)``, until the new state is put together.
-        gates = maps.gates(by_block(x, self.blocks))
+        gates = th.bmm(by_block(x, self.blocks), self.gates.weight).add_(self.gates.bias.view(self.blocks, 1, -1))
         return gated(gates.chunk(3, -1), by_block(deter, self.blocks)).transpose(0, 1).flatten(1)
 
 

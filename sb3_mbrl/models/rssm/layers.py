@@ -139,10 +139,6 @@ class Layer(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, norm: str = "rms", activation: str = "silu") -> None:
         super().__init__(Linear(inputs, outputs), NORMS[norm](outputs), ACTIVATIONS[activation]())
 
-    def without_map(self, x: th.Tensor) -> th.Tensor:
-        """Norm and activation of what has been mapped already."""
-        return self[2](self[1](x))
-
 
 class MLP(nn.Sequential):
     """

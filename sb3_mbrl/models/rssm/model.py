@@ -1,6 +1,5 @@
 """``rssm``: the recurrent state-space model (PlaNet, Hafner et al. 2019; DreamerV3, Hafner et al. 2025)."""
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,6 @@ from sb3_mbrl.models.rssm.latents import balanced_kl, joint_kl, split_kl
 from sb3_mbrl.models.rssm.layers import ACTIVATIONS, MLP, NORMS, Linear
 from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
 from sb3_mbrl.models.rssm.outputs import Bernoulli, Output
-from sb3_mbrl.models.rssm.scans import LinearMap, linear_map, map_of
 from sb3_mbrl.models.rssm.settings import make_settings
 from sb3_mbrl.optim import LaProp
 from sb3_mbrl.spaces import ActionCodec
@@ -104,22 +102,9 @@ class Posterior(nn.Module):
         """``(..., tokens)`` to ``(..., hidden)``."""
         return F.linear(tokens, self.first.weight[:, self.deter :], self.first.bias)
 
-    def laid_out(self) -> tuple[LinearMap, LinearMap | None]:
-        """Weights in the form in which steps use them: made once, for many steps."""
-        first = linear_map(self.first.weight[:, : self.deter].t())
-        return first, map_of(self.rest[-1]) if len(self.rest) else None
-
-    def forward(self, deter: th.Tensor, prepared: th.Tensor, maps: tuple[LinearMap, LinearMap | None]) -> th.Tensor:
-        """
-        ``(B, outputs)`` from ``(B, deter)``, what :meth:`prepare` made, and what :meth:`laid_out` made.
-        """
-        first, last = maps
-        hidden = first(deter, prepared)
-        if last is None:
-            return hidden
-        for layer in itertools.islice(self.rest, len(self.rest) - 1):
-            hidden = layer(hidden)
-        return last(hidden)
+    def forward(self, deter: th.Tensor, prepared: th.Tensor) -> th.Tensor:
+        """``(B, outputs)`` from ``(B, deter)`` and what :meth:`prepare` made."""
+        return self.rest(th.addmm(prepared, deter, self.first.weight[:, : self.deter].t()))
 
 
 class RSSM(WorldModel):
@@ -259,10 +244,10 @@ class RSSM(WorldModel):
         state = self._blank(rows) if start is None else start
         deter, stoch = state["deter"], state["stoch"]
         deters, stochs, posts = [], [], []
-        weights, maps = self.cell.laid_out(), self.post_head.laid_out()
+        weights = self.cell.laid_out()
         for t in range(steps):
             deter = self.cell(deter * kept[t], stoch.flatten(1) * kept[t], prepared[t], weights)
-            post = self.post_head(deter, seen[t], maps)
+            post = self.post_head(deter, seen[t])
             stoch = self.latent.mode(post) if noise is None else self.latent.draw(post, noise[t])
             deters.append(deter)
             stochs.append(stoch)
