@@ -34,7 +34,7 @@ from sb3_mbrl.algorithms.agent import WorldModelMixin
 from sb3_mbrl.algorithms.upgrade import UpgradeMixin
 from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, ReplayData
 from sb3_mbrl.buffers.hindsight import towards_goals
-from sb3_mbrl.contracts import Imagination, Obs
+from sb3_mbrl.contracts import Imagination, Obs, WorldModel
 from sb3_mbrl.imagination.choice import check_choice
 from sb3_mbrl.imagination.returns import multi_step
 
@@ -135,6 +135,14 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
     def _shared_settings(self) -> dict[str, Any]:
         # Real and imagined rows of one batch are discounted alike.
         return {"gamma": self.gamma}
+
+    def _check_instance(self, model: WorldModel) -> None:
+        super()._check_instance(model)
+        discount = getattr(model, "discount", self.gamma)
+        if isinstance(discount, float) and discount != self.gamma:
+            raise ValueError(
+                f"The world model was built with gamma={discount}, and this agent has gamma={self.gamma}: give both the same"
+            )
 
     def _horizon(self) -> int:
         assert self.imagination is not None

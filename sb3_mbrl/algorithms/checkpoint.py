@@ -38,6 +38,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_mbrl.algorithms.parts import FUNCTIONS
 from sb3_mbrl.algorithms.zips import (
     Guard,
+    _unpickle_guard,  # noqa: F401 - by this name files that were saved before zips.py look for it
     check_names,
     name_what_cannot_be_pickled,
     qualified_name,
@@ -213,10 +214,11 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         try:
             super().set_parameters(load_path_or_dict, exact_match, device)
         except ValueError as error:
-            error.add_note(
-                f"Parameters of {self._model_free_class.__name__} have no world model: set_parameters(..., exact_match=False) "
-                "keeps this agent's own"
-            )
+            named = load_path_or_dict if isinstance(load_path_or_dict, dict) else ()
+            if "do not match" in str(error) and "world_model" not in named:
+                error.add_note(
+                    "Parameters of a model-free class lack the world model; exact_match=False keeps this agent's own"
+                )
             raise
         self._judge_again = True
 

@@ -320,7 +320,16 @@ class DynaQ(RealDataMixin, OffPolicyAlgorithm):
     # ---- saving: the model, the queue and the random stream are pickled with the other attributes
 
     @classmethod
-    def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
+    def load(
+        cls,
+        path: Any,
+        env: Any = None,
+        device: Any = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
         """
         As SB3's.
 
@@ -335,7 +344,7 @@ class DynaQ(RealDataMixin, OffPolicyAlgorithm):
             raise ValueError(f"{path} was not saved by DynaQ: load it with the class it was saved with")
         check_names(cls, "load", kwargs, saved)
         with reading_guarded():
-            agent = super().load(path, env, *args, **kwargs)
+            agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         agent.__dict__.pop("_guard", None)
         return agent
 

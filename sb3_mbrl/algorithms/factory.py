@@ -98,11 +98,13 @@ def _generate(base: type[OffPolicyAlgorithm]) -> type[Any]:
         ModelBasedMixin.__init__(self, *args, **kwargs)
 
     takes = inspect.signature(base.learn)
+    named = "tb_log_name" in takes.parameters or any(p.kind is p.VAR_KEYWORD for p in takes.parameters.values())
 
     def learn(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As the base class's. Only steps of the real environment count."""
-        if "tb_log_name" in takes.parameters and "tb_log_name" not in takes.bind(self, *args, **kwargs).arguments:
-            kwargs["tb_log_name"] = name
+        given = takes.bind(self, *args, **kwargs).arguments
+        if named and "tb_log_name" not in given:
+            kwargs.setdefault("tb_log_name", name)
         return super(cls, self).learn(*args, **kwargs)
 
     steps = signature.parameters.get("gradient_steps")
@@ -147,9 +149,10 @@ def _joint_signature(base: type) -> inspect.Signature:
     """The base class's arguments, then the keyword-only ones of the mixin."""
     given = list(inspect.signature(base).parameters.values())
     variable = [p for p in given if p.kind is p.VAR_KEYWORD]
-    first = [p.name for p in given[:2] if p.kind is p.POSITIONAL_OR_KEYWORD]
+    first = [p.name for p in given if p.kind is p.POSITIONAL_OR_KEYWORD][:2]
     positional = any(p.kind is p.VAR_POSITIONAL for p in given)
-    if not (first == ["policy", "env"] or positional) or not (variable or any(p.name == "_init_setup_model" for p in given)):
+    begins = first == ["policy", "env"] or (positional and first == ["policy", "env"][: len(first)])
+    if not begins or not (variable or any(p.name == "_init_setup_model" for p in given)):
         raise TypeError(
             f"model_based({base.__name__}): its constructor is {base.__name__}{inspect.signature(base)}. It has to begin with "
             "(policy, env) and to take _init_setup_model, which it hands to its base class, as all of Stable-Baselines3's do: "

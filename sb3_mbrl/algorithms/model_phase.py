@@ -3,6 +3,7 @@
 import math
 import warnings
 from numbers import Integral
+from typing import ClassVar
 
 import torch as th
 from stable_baselines3 import HerReplayBuffer
@@ -24,8 +25,13 @@ WARN_AFTER_ROWS = 500
 """A model that is worse than trivial on fewer real rows is only young."""
 
 
-_JUDGED_CONTEXTS = 128
-"""Of a model that filters them"""
+_JUDGED = 128
+"""Contexts, or pictures"""
+
+
+def _some(ids: th.Tensor) -> th.Tensor:
+    """At most that many, always the same."""
+    return ids[th.randperm(len(ids), generator=th.Generator().manual_seed(0))[:_JUDGED]]
 
 
 def trusted_below(values: int, learned: bool = True) -> float:
@@ -52,6 +58,7 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
     """Real transitions that it saw"""
     _trusted: bool
     """The verdict: whether imagination may run"""
+    _while_untrusted: ClassVar[str] = "Imagination waits until it is better; until then training uses real data alone."
     _judge_again: bool
     _warned: bool
     _warned_of_lost_ends: bool = False
@@ -226,13 +233,17 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
         if self._side is not None or not enough:  # an oracle has been held against real rows
             self._trusted = enough
             return {}
+        pictures = unsupported_by_vectors(self.observation_space) is not None
         judged: Transitions | Sequences = rows
         if model.context > 1:
             judged = self._contexts_to_judge(data)
-        elif bool((held := holdout_mask(data.row_ids(), budget)).any()):
-            judged = index_transitions(rows, held.nonzero().flatten())
+        else:
+            held = holdout_mask(data.row_ids(), budget).nonzero().flatten()
+            chosen = held if len(held) else th.arange(len(rows.reward))
+            judged = index_transitions(rows, _some(chosen) if pictures else chosen)
         figures = one_step_quality(model, columns_of(self.observation_space), judged)
-        values = sum(leaf[0].numel() for leaf in leaves(rows.next_obs)) * len(judged.reward)
+        # The pixels of a picture are no independent evidence.
+        values = len(judged.reward) * (1 if pictures else sum(leaf[0].numel() for leaf in leaves(rows.next_obs)))
         limit = trusted_below(values, model.learns)
         self._trusted = figures["vs_trivial"] < limit
         if not self._trusted and len(data) >= WARN_AFTER_ROWS and not self._warned:
@@ -240,8 +251,7 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
             warnings.warn(
                 f"After {len(data)} real transitions the world model predicts no better than a trivial predictor: its squared "
                 f"error relative to the better of copying the state and predicting the mean is {figures['vs_trivial']:.2f} "
-                f"(on so many rows it is trusted below {limit:.2f}). Imagination waits until it is better; until then "
-                "training uses real data alone. See model/ in the log.",
+                f"(on so many rows it is trusted below {limit:.2f}). {self._while_untrusted} See model/ in the log.",
                 ModelQualityWarning,
                 stacklevel=3,
             )
@@ -251,12 +261,10 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
         """
         Windows of a model with a context, always the same ones of the same data. Its fits hold nothing out, since windows
         overlap: it is judged where it learned, which finds out a model that has not (yet) learned anything. How it does on
-        steps that it has not seen is in ``model/error_1`` and its like.
+        steps that it has not seen is in ``model/error_1`` and its like (of vectors).
         """
         assert self.world_model is not None
-        ids = data.row_ids()
-        chosen = ids[th.randperm(len(ids), generator=th.Generator().manual_seed(0))[:_JUDGED_CONTEXTS]]
-        return data.contexts_at(*data.places(chosen), self.world_model.context)
+        return data.contexts_at(*data.places(_some(data.row_ids())), self.world_model.context)
 
     def _k_step_metrics(self, rows: Transitions, generator: th.Generator) -> dict[str, float]:
         """Open-loop errors on steps that came after the last fit: the model has not seen them in any way."""

@@ -60,6 +60,7 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
     :raises ValueError: when there is no world model to plan with
     """
 
+    _while_untrusted: ClassVar[str] = "The planner plans with it all the same."
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": AgentPlannerPolicy,
         "MultiInputPolicy": AgentPlannerPolicy,

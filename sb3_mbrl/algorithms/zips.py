@@ -140,12 +140,15 @@ def refuse_model_free(cls: Any, path: Any, saved: Collection[str]) -> None:
             "cannot go on from it; train the on-policy class in a learned model: ModelVecEnv."
         )
     guess = next((classes for name, classes in _TELLING.items() if name in saved), ())
-    if guess and base not in guess and base in itertools.chain(*_TELLING.values()):
-        own, base = f"model_based({guess[0]})", guess[0]
-    named = " or ".join(guess) or "stable-baselines3"
+    named, way = " or ".join(guess) or "stable-baselines3", ""
+    if base in guess or base not in itertools.chain(*_TELLING.values()):
+        way = f"{own}.from_model_free({base}.load(path), env=...)"
+    elif len(guess) == 1:
+        way = f"model_based({guess[0]}).from_model_free({guess[0]}.load(path), env=...)"
+    way = f"; to go on training with a world model: {way}" if way and hasattr(cls, "from_model_free") else ""
     raise ValueError(
         f"{path} was not saved by a model-based class: it looks like a plain {named} file. Load it with the class it was "
-        f"saved with; to go on training with a world model: {own}.from_model_free({base}.load(path), env=...)."
+        f"saved with{way}."
     )
 
 

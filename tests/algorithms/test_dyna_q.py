@@ -338,7 +338,7 @@ def test_a_misspelt_setting_does_not_go_unnoticed_in_load(tmp_path):
     DynaQ("QTablePolicy", "DynaMaze-v0", seed=0).save(tmp_path / "agent")
     with pytest.raises(TypeError, match=r"DynaQ.load\(..., gamme=...\): there is no such argument. Did you mean 'gamma'"):
         DynaQ.load(tmp_path / "agent", gamme=0.5)
-    assert DynaQ.load(tmp_path / "agent", gamma=0.5).gamma == 0.5
+    assert DynaQ.load(tmp_path / "agent", gamma=0.5, custom_objects={}, force_reset=False).gamma == 0.5
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

@@ -295,17 +295,28 @@ def test_the_mixin_is_no_algorithm():
         model_based(ModelBasedMixin)
 
 
-class Renamed(TD3):
+class Noted(TD3):
     def learn(self, total_timesteps, callback=None, note="", **options):
-        self.note = note
+        self.note, self.options = note, options
         return super().learn(total_timesteps, callback, **options)
 
 
-def test_a_learn_of_ones_own_keeps_its_arguments(tmp_path):
-    cls = model_based(Renamed)
+class Plain(TD3):
+    def learn(self, total_timesteps, callback=None, log_interval=4, tb_log_name="Plain", *args):
+        self.logged_as = tb_log_name
+        return self
+
+
+def test_a_learn_of_ones_own_keeps_its_arguments():
+    cls = model_based(Noted)
     assert list(inspect.signature(cls.learn).parameters) == ["self", "total_timesteps", "callback", "note", "options"]
     agent = cls("MlpPolicy", "Pendulum-v1", buffer_size=30, learning_starts=50, device="cpu")
     assert agent.learn(10, note="mine", log_interval=1).note == "mine"
+    assert agent.options == {"log_interval": 1, "tb_log_name": "ModelBasedNoted"}
+    assert agent.learn(10, tb_log_name="other").options == {"tb_log_name": "other"}
+    agent = model_based(Plain)("MlpPolicy", "Pendulum-v1", buffer_size=30)
+    assert agent.learn(10).logged_as == "ModelBasedPlain"
+    assert agent.learn(10, None, 1, "other").logged_as == "other"
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -324,9 +335,10 @@ def own_class(init):
     "init",
     [
         lambda self, env, **kwargs: TD3.__init__(self, "MlpPolicy", env, **kwargs),
+        lambda self, env, *args, **kwargs: TD3.__init__(self, "MlpPolicy", env, *args, **kwargs),
         lambda self, policy, env, learning_rate=1e-3: TD3.__init__(self, policy, env, learning_rate),
     ],
-    ids=["no policy", "no _init_setup_model"],
+    ids=["no policy", "no policy, others", "no _init_setup_model"],
 )
 def test_constructors_that_leave_no_room_for_a_model_are_refused(init):
     with pytest.raises(TypeError, match=r"It has to begin with \(policy, env\) and to take _init_setup_model"):

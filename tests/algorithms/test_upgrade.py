@@ -15,7 +15,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 
-from sb3_mbrl import MBPO, Dyna, DynaQ, model_based
+from sb3_mbrl import MBPO, PETS, Dyna, DynaQ, model_based
 from tests.algorithms.common import LEARNED, TINY, DictEnv, tiny
 from tests.algorithms.test_factory import BASES, env_id, quick_settings
 from tests.algorithms.test_real_data import Counter
@@ -157,7 +157,9 @@ def test_loading_with_the_wrong_class_points_the_way(tmp_path):
         MBPO.load(tmp_path / "ppo")
     with pytest.raises(ValueError) as caught:
         tiny().set_parameters(tmp_path / "sac")
-    assert "Parameters of SAC have no world model: set_parameters(..., exact_match=False)" in caught.value.__notes__[0]
+    assert "Parameters of a model-free class lack the world model; exact_match=False keeps" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match=r"a plain SAC file. Load it with the class it was saved with.$"):
+        PETS.load(tmp_path / "sac")
     tiny().save(tmp_path / "mbpo")
     with pytest.raises(ValueError, match=r"saved by MBPO.*MBPO.load\(path\).to_model_free\(\)"):
         SAC.load(tmp_path / "mbpo")

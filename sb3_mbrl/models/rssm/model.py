@@ -1,6 +1,6 @@
 """``rssm``: the recurrent state-space model (PlaNet, Hafner et al. 2019; DreamerV3, Hafner et al. 2025)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch as th
@@ -149,7 +149,7 @@ class RSSM(WorldModel):
     ) -> None:
         super().__init__(observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device)
         self.settings = chosen = make_settings(size, {"gamma": gamma, **settings})
-        self.context, self.discount = context, chosen.gamma
+        self.context, self.discount, self._learned_discount = context, chosen.gamma, chosen.gamma
         self.latent, self.layout = chosen.make_latent(), Layout(observation_space)
         self.actions = ActionCodec(action_space)
         self.register_buffer("blank_action", self.actions.neutral(), persistent=False)
@@ -266,7 +266,7 @@ class RSSM(WorldModel):
         reward, terminated = self.with_known(
             lambda: (self.decode(state), self.actions.to_env(action), self.decode(following)),
             reward,
-            (1 - goes_on / self.discount).clamp(0.0, 1.0),
+            (1 - goes_on / self._learned_discount).clamp(0.0, 1.0),
         )
         return Prediction(following, reward, terminated, (1 - terminated) * self.discount)
 
@@ -311,6 +311,15 @@ class RSSM(WorldModel):
     def features(self, state: State) -> th.Tensor:
         return th.cat([state["deter"], state["stoch"].flatten(1)], -1)
 
+    # ---- saving: loaded with another discount, the continue head means what it has learned
+
+    def extra_state(self) -> dict[str, Any]:
+        return {**super().extra_state(), "gamma": self._learned_discount}
+
+    def load_extra_state(self, extra: Mapping[str, Any]) -> None:
+        super().load_extra_state(extra)
+        self._learned_discount = extra.get("gamma", self._learned_discount)
+
     # ---- learning
 
     def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State | None, dict[str, float]]:
@@ -339,7 +348,7 @@ class RSSM(WorldModel):
         deter, stoch = found.deter.flatten(0, 1), found.stoch.flatten(0, 1).flatten(1)
         features = th.cat([deter, stoch], -1)
         reconstruction = self.decoder.losses(deter, stoch, flat)
-        goes_on = (1 - rows.terminated.flatten()) * self.discount
+        goes_on = (1 - rows.terminated.flatten()) * self._learned_discount
         losses = {
             **{f"obs_{key}" if key != "obs" else "obs": value for key, value in reconstruction.items()},
             "reward": self.reward_head.loss(features, rows.reward.flatten()),

@@ -1,5 +1,7 @@
 """What the contract promises a recurrent model: planners, imagined environments and agents take it as any other."""
 
+import math
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -72,6 +74,23 @@ def test_it_has_the_agents_discount():
     with pytest.raises(ValueError, match="world_model_kwargs has 'gamma': give gamma to MBPO"):
         imagining(world_model_kwargs={**MODEL, "gamma": 0.5})
     assert imagining(world_model_kwargs={**MODEL, "gamma": 0.99}).world_model.discount == 0.99
+    with gym.make("Pendulum-v1") as env:
+        model = RSSM(env.observation_space, env.action_space, **MODEL, device="cpu")
+        with pytest.raises(ValueError, match=r"built with gamma=0.99\d+, and this agent has gamma=0.99: give both the same"):
+            MBPO("MlpPolicy", env, world_model=model, device="cpu")
+
+
+def test_what_it_learned_of_ends_does_not_depend_on_the_discount_it_is_loaded_with(tmp_path):
+    """Ten percent of all steps used to end where a head that was taught 0.9 was read as if it had been taught 0.999."""
+    agent = imagining(gamma=0.9, termination_fn=None)
+    with th.no_grad():
+        agent.world_model.continue_head.out.weight.zero_()
+        agent.world_model.continue_head.out.bias.fill_(math.log(9.0))  # 0.9: nothing ends
+    agent.save(tmp_path / "agent")
+    model = MBPO.load(tmp_path / "agent", gamma=0.999).world_model
+    prediction = model.step(model.initial(th.zeros(2, 3)), th.zeros(2, 1))
+    th.testing.assert_close(prediction.terminated, th.zeros(2), atol=1e-6, rtol=0)
+    th.testing.assert_close(prediction.discount, th.full((2,), 0.999))
 
 
 def test_it_waits_at_the_gate_until_it_beats_a_copy():
