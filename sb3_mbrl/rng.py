@@ -7,6 +7,11 @@ import numpy as np
 import torch as th
 
 
+def another_seed(seed: int | None) -> int | None:
+    """Of a second stream beside the one that has this seed, whose numbers are not the same."""
+    return None if seed is None else int(np.random.SeedSequence(seed).spawn(1)[0].generate_state(1)[0])
+
+
 class RandomStream:
     """
     A stream of torch randomness of its own: a generator for code that takes one, and a scope for code that does not.

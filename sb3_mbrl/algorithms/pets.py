@@ -16,6 +16,7 @@ from sb3_mbrl.algorithms.remembering import RememberingMixin
 from sb3_mbrl.contracts import Planner, RewardFn, TerminationFn, WorldModel
 from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners.policy import AgentPlannerPolicy, Memory
+from sb3_mbrl.rng import another_seed
 
 
 class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
@@ -23,7 +24,7 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
     Learn a world model, and act by planning in it at every step: model-predictive control. There is no policy network.
 
     ``docs/pets.md`` has every difference from the paper, and results. ``PETS.preset("published")`` are the paper's settings,
-    ``PETS.preset("random-shooting")`` those of Nagabandi et al. (2018).
+    ``PETS.preset("random-shooting")`` is in the manner of Nagabandi et al. (2018).
 
     :param policy: ``"MlpPolicy"`` (or ``"MultiInputPolicy"`` for ``Dict`` observations)
     :param env: as in SB3
@@ -48,9 +49,9 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
     :param planner_kwargs: of its constructor
     :param n_particles: with how many particles the model's uncertainty is carried through a plan
     :param propagation: how (:class:`~sb3_mbrl.models.particles.Particles`); ``"auto"``: ``"tsinf"`` where the model has
-        members, ``"ts1"`` where it has none, ``"mean"`` for a model that is known
-    :param aleatoric: whether particles are drawn from a member's distribution, as in the paper, or follow its mean
-        (``"tsinf"``): with few particles, noise decides which plan looks best
+        members; where it has none, ``"ts1"`` if ``aleatoric``, else ``"mean"``
+    :param aleatoric: whether particles are drawn from a member's distribution, as in the paper, or follow its mean: with few
+        particles, noise decides which plan looks best
     :param penalty: on the members' disagreement, per step of a plan (below 0: optimism)
     :param fit_freq: real steps between two fits
     :param fit_kwargs: of :class:`~sb3_mbrl.contracts.FitBudget`
@@ -156,15 +157,21 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
                 f"{self.action_space}): give world_model=..."
             )
         self._attach()
-        self.policy.set_seed(self.seed)
+        self.policy.set_seed(another_seed(self.seed))
 
     def _attach(self) -> None:
         assert self.world_model is not None
         kind = self.propagation
         if kind == "auto":
             chooses = type(self.world_model).member_step is not WorldModel.member_step
-            kind = "tsinf" if chooses else "ts1" if self.world_model.learns else "mean"
+            draws = self.world_model.learns and self.aleatoric
+            kind = "tsinf" if chooses else "ts1" if draws else "mean"
         if getattr(self.planner, "follows_mean", False):
+            if self.penalty or self.propagation not in ("auto", "mean"):
+                raise ValueError(
+                    f"planner={self.planner_class!r} follows the model's mean: it has no particles for "
+                    f"propagation={self.propagation!r} or penalty={self.penalty}. Leave these out, or choose 'icem'."
+                )
             self.policy.attach(self.planner, self.world_model)
             return
         particles = Particles(

@@ -10,6 +10,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.policies import RememberingPolicy
+from sb3_mbrl.rng import another_seed
 
 
 class RememberingMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
@@ -34,7 +35,7 @@ class RememberingMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type
         """As SB3's; the streams of world model and policy start anew too."""
         super().set_random_seed(seed)
         if seed is not None and isinstance(getattr(self, "policy", None), RememberingPolicy):
-            self.policy.set_seed(seed)
+            self.policy.set_seed(another_seed(seed))
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_memory", "_is_first", "_collecting"]

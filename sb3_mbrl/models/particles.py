@@ -10,7 +10,7 @@ from gymnasium import spaces
 from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.contracts import MemberPrediction, MissingCapability, Obs, Prediction, UnsupportedSpace, WorldModel
 from sb3_mbrl.rng import on_device
-from sb3_mbrl.spaces import SpaceCodec
+from sb3_mbrl.spaces import ActionCodec, SpaceCodec
 from sb3_mbrl.states import State, batch_size, state_map, state_repeat, state_where
 
 Propagation = Literal["ts1", "tsinf", "mean", "moment"]
@@ -21,7 +21,8 @@ class Particles(WorldModel):
     A world model in which every state is a cloud of ``n`` states of another model.
 
     A planner that rolls it out sees, step by step, the mean reward of the particles whose episode goes on, and the share of
-    these that end; so its return is the mean of the particles' returns, terminations included.
+    these that end; so its return is the mean of the particles' returns, terminations included. Where the model predicts
+    discounts, particles are weighted by the product of theirs, and their mean is the cloud's.
 
     ``propagation`` (PETS, section 5):
 
@@ -36,8 +37,9 @@ class Particles(WorldModel):
         ``penalty`` its :meth:`~sb3_mbrl.contracts.WorldModel.members`
     :param n: particles per state
     :param propagation: how they go on
-    :param aleatoric: whether steps are drawn from a member's distribution, as in the paper; ``False`` (``"tsinf"`` alone):
-        they follow its mean, so that particles differ by what the members disagree about, and a plan does not win by luck
+    :param aleatoric: whether steps are drawn from a member's distribution, as in the paper; ``False``: they follow its mean
+        (for ``"moment"``: its variance is left out), so that particles differ by what the members disagree about, and a plan
+        does not win by luck. A model without members has nothing but its distribution, and ``"ts1"`` draws from that.
     :param penalty: subtracted from every reward, times the members' disagreement: the standard deviation over members of the
         mean next observation, as root mean square over columns, in the observation's units (pessimism: go where the model
         knows its way; below 0 optimism: try what it does not know)
@@ -66,13 +68,14 @@ class Particles(WorldModel):
             what = "propagation='moment'" if propagation == "moment" else f"penalty={penalty}"
             raise MissingCapability(f"{what} needs several members, which {type(model).__name__} has not: choose an ensemble")
         self._codec = _numbers_alone(model.observation_space) if propagation == "moment" else None
+        self._actions = ActionCodec(model.action_space)
         self.context, self.needs_snapshot = model.context, model.needs_snapshot  # type: ignore[misc]
 
     @property
     def fitted(self) -> bool:  # type: ignore[override]
         return self.model.fitted
 
-    # ---- states: {"particles": (B, n, ...), "alive": (B, n), "member": (B, n)}
+    # ---- states: {"particles": (B, n, ...), "alive": (B, n), the weight of each, "member": (B, n)}
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
         return self.spread(self.model.initial(obs, snapshot))
@@ -121,34 +124,60 @@ class Particles(WorldModel):
     ) -> Prediction:
         particles, alive = self._flat(state["particles"]), state["alive"]
         actions = action.repeat_interleave(self.n, dim=0)
-        if self.propagation == "tsinf":
-            member = state["member"].flatten()
-            certain = deterministic or not self.aleatoric
-            prediction = self.model.member_step(particles, actions, member, deterministic=certain, generator=generator)
-        else:
-            certain = deterministic or self.propagation == "mean"
-            prediction = self.model.step(particles, actions, deterministic=certain, generator=generator)
-        following, reward = prediction.state, prediction.reward
+        prediction = self._each(particles, actions, state["member"].flatten(), deterministic, generator)
+        following, reward, goes_on = prediction.state, prediction.reward, 1 - prediction.terminated
+        if prediction.discount is not None:
+            goes_on = prediction.discount
+            if bool((goes_on < 0).any()):
+                raise MissingCapability(
+                    f"{type(self.model).__name__} predicts negative discounts (the other player moves next), which particles "
+                    "cannot average: plan in the model itself"
+                )
         if self.propagation == "moment" or self.penalty:
             found = self.model.members(particles, actions)
             reward = reward - self.penalty * found.mean.var(0, correction=0).mean(-1).sqrt()
             if self.propagation == "moment":
                 following = self._matched(found, alive.flatten(), generator)
-                survives = 1 - found.terminated.mean(0).unflatten(0, (-1, self.n))
+                goes_on = 1 - found.terminated.mean(0) if prediction.discount is None else goes_on
+                # The reward is that of going where the Gaussian's particles have gone.
+                matched, _ = self.model.with_known(
+                    lambda: (self.model.decode(particles), self._actions.to_env(actions), self.model.decode(following)),
+                    found.reward.mean(0),
+                    prediction.terminated,
+                )
+                reward = reward - prediction.reward + matched
         # Particles whose episode has certainly ended stay where they were, so that what is not finite there harms nobody.
         following = state_where(alive.flatten() > 0, following, particles)
-        reward, terminated = self._grouped(reward), self._grouped(prediction.terminated)
+        reward, goes_on = self._grouped(reward), self._grouped(goes_on)
         before = alive.sum(1)
         mean_reward = th.where(alive > 0, alive * reward, 0.0).sum(1) / before.clamp(min=1e-12)
-        after = th.where(alive > 0, alive * (1 - terminated), 0.0)
+        after = th.where(alive > 0, alive * goes_on, 0.0)
         if self.propagation == "moment":
             # Those that are drawn anew are all alike: who goes on is in the Gaussian, and how many of them, in their weight.
-            total = th.where(alive > 0, alive * survives, 0.0).mean(1, keepdim=True)
-            after = total.expand_as(alive)
-        ended = 1 - after.sum(1) / before.clamp(min=1e-12)
-        ended = th.where(before > 0, ended.clamp(0.0, 1.0), 1.0)
+            after = after.mean(1, keepdim=True).expand_as(alive)
+        share = after.sum(1) / before.clamp(min=1e-12)
         going_on = {"particles": self._grouped(following), "alive": after, "member": state["member"]}
-        return Prediction(going_on, mean_reward, ended)
+        if prediction.discount is None:
+            ended = th.where(before > 0, (1 - share).clamp(0.0, 1.0), 1.0)
+            return Prediction(going_on, mean_reward, ended)
+        weight = alive / before.clamp(min=1e-12)[:, None]
+        ended = 1 - (weight * (1 - self._grouped(prediction.terminated))).sum(1)
+        return Prediction(going_on, mean_reward, th.where(before > 0, ended.clamp(0.0, 1.0), 1.0), share)
+
+    def _each(
+        self, particles: State, actions: th.Tensor, member: th.Tensor, deterministic: bool, generator: th.Generator | None
+    ) -> Prediction:
+        """A step of every particle on its own."""
+        if self.propagation == "tsinf":
+            certain = deterministic or not self.aleatoric
+            return self.model.member_step(particles, actions, member, deterministic=certain, generator=generator)
+        chooses = type(self.model).member_step is not WorldModel.member_step
+        if self.propagation == "ts1" and chooses and not (deterministic or self.aleatoric):
+            device = member.device
+            drawn = th.randint(self.model.n_choices, member.shape, generator=on_device(generator, device), device=device)
+            return self.model.member_step(particles, actions, drawn, deterministic=True, generator=generator)
+        certain = deterministic or self.propagation == "mean"
+        return self.model.step(particles, actions, deterministic=certain, generator=generator)
 
     def _matched(self, found: MemberPrediction, alive: th.Tensor, generator: th.Generator | None) -> State:
         """Particles drawn from the Gaussian that has the moments of all (the law of total variance)."""
@@ -158,7 +187,7 @@ class Particles(WorldModel):
         weight = alive.view(1, -1, self.n, 1) * goes_on
         weight = weight / weight.sum((0, 2), keepdim=True).clamp(min=1e-12)
         centre = (weight * mean).sum((0, 2), keepdim=True)
-        spread = (weight * (variance + (mean - centre).square())).sum((0, 2))
+        spread = (weight * (variance * self.aleatoric + (mean - centre).square())).sum((0, 2))
         noise = th.randn(mean.shape[1:], generator=on_device(generator, mean.device), device=mean.device)
         drawn = centre[0] + spread.sqrt()[:, None] * noise
         return self.model.initial(self._codec.decode(drawn.flatten(0, 1)))

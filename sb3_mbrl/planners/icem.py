@@ -62,7 +62,8 @@ class ICEM(SequencePlanner):
         kept = self._kept_from_last_time(task, belief)
         for i in range(self.iterations):
             n = max(round(self.population * self.decay**-i), min(2 * self.n_elites, self.population))
-            parts = [self._draw(belief, n, task.generator), kept[:, : self.n_kept]]
+            # Within a decision, the best sequence so far is never lost.
+            parts = [self._draw(belief, n, task.generator), kept[:, : max(self.n_kept, min(i, 1))]]
             if i == self.iterations - 1:
                 parts.append(self.search.mode(belief)[:, None])
             if task.suggested is not None:

@@ -16,7 +16,7 @@ from sb3_mbrl.planners.rollout import Prior, StateValue
 from sb3_mbrl.policies import RememberingPolicy
 from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import ActionCodec
-from sb3_mbrl.states import State, batch_size, state_where
+from sb3_mbrl.states import State, batch_size, state_map, state_where
 
 
 class Memory(TypedDict):
@@ -147,9 +147,15 @@ def _scaled(action_space: spaces.Space) -> bool:
 
 
 def as_prior(prior: BasePolicy | Prior | None, model: WorldModel, deterministic: bool = False) -> Prior | None:
-    """A policy of SB3 as a function of the model's states, to scaled actions."""
+    """
+    A policy of SB3 as a function of the model's states, to scaled actions. It sees observations as the model decodes them: one
+    that was trained behind ``VecNormalize`` has to be given as a function that normalises them.
+    """
     if not isinstance(prior, BasePolicy):
-        return prior
+        if prior is None or not isinstance(model, Particles):
+            return prior
+        # As a value does, it sees the states of the model itself.
+        return lambda state: prior(state_map(lambda leaf: leaf[:, 0], state["particles"]))
 
     codec = ActionCodec(model.action_space)
     in_units = isinstance(model.action_space, spaces.Box) and not prior.squash_output

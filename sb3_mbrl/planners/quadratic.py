@@ -8,7 +8,7 @@ from torch.func import hessian, jacrev, vmap
 
 from sb3_mbrl.contracts import MissingCapability, WorldModel
 from sb3_mbrl.planners.rollout import StateValue
-from sb3_mbrl.states import State, leaves, state_map
+from sb3_mbrl.states import State, finite_rows, leaves, state_map
 
 Flat = Callable[[th.Tensor], th.Tensor]
 """From flat states ``(B, D)`` to values ``(B,)``"""
@@ -18,7 +18,10 @@ Step = Callable[[th.Tensor, th.Tensor], tuple[th.Tensor, th.Tensor]]
 
 
 class Expansion(NamedTuple):
-    """Of the model's mean around a trajectory: dynamics to first order, rewards to second."""
+    """
+    Of the model's mean around a trajectory: dynamics to first order, rewards to second, the curvature of these without what
+    bends upwards (:func:`bent_down`).
+    """
 
     f_x: th.Tensor
     f_u: th.Tensor
@@ -96,11 +99,12 @@ def curve(worth_of: Flat | None, x: th.Tensor) -> tuple[th.Tensor, th.Tensor] | 
         return worth_of(row[None])[0]
 
     try:
-        return vmap(jacrev(one))(x).detach(), vmap(hessian(one))(x).detach()
+        slope, bend = (part.detach().nan_to_num(0.0, 0.0, 0.0) for part in (vmap(jacrev(one))(x), vmap(hessian(one))(x)))
     except (RuntimeError, NotImplementedError) as error:
         raise MissingCapability(
             f"The value function cannot be differentiated by torch.func ({error}): choose 'cem' or 'icem'"
         ) from error
+    return slope, bent_down(bend)
 
 
 def expand(step: Step, states: th.Tensor, actions: th.Tensor) -> Expansion:
@@ -129,8 +133,19 @@ def expand(step: Step, states: th.Tensor, actions: th.Tensor) -> Expansion:
         raise MissingCapability(
             "The model is not differentiable in the action (no action changes anything): choose 'cem' or 'icem'"
         )
-    parts = (f_x, f_u, r_x, r_u, r_xx, r_ux, r_uu)
+    bend = th.cat([th.cat([r_xx, r_ux.mT], 2), th.cat([r_ux, r_uu], 2)], 1).detach().nan_to_num(0.0, 0.0, 0.0)
+    bend, size = bent_down(bend), states.shape[2]
+    parts = (f_x, f_u, r_x, r_u, bend[:, :size, :size], bend[:, size:, :size], bend[:, size:, size:])
     return Expansion(*(part.detach().nan_to_num(0.0, 0.0, 0.0).unflatten(0, (rows, horizon)) for part in parts))
+
+
+def bent_down(curvature: th.Tensor) -> th.Tensor:
+    """
+    The nearest symmetric matrices that bend nowhere upwards, ``(..., D, D)``. Where a reward does, in the state and the action
+    taken together, the backward pass has no maximum: values would grow from step to step without any bound.
+    """
+    values, vectors = th.linalg.eigh(0.5 * (curvature + curvature.mT))
+    return (vectors * values.clamp(max=0.0)[..., None, :]) @ vectors.mT
 
 
 def solve(
@@ -153,6 +168,9 @@ def solve(
         q_xx = around.r_xx[:, t] + gamma * f_x.mT @ v_xx @ f_x
         q_ux = around.r_ux[:, t] + gamma * f_u.mT @ v_xx @ f_x
         q_uu = around.r_uu[:, t] + gamma * f_u.mT @ v_xx @ f_u
+        # Dynamics that explode make numbers that are none: such rows take no step this time, and more damping.
+        sound = finite_rows((q_x, q_u, q_xx, q_ux, q_uu))
+        q_x, q_u, q_xx, q_ux, q_uu = (th.where(_over(sound, part), part, 0.0) for part in (q_x, q_u, q_xx, q_ux, q_uu))
         curvature = downward(q_uu, damping)
         k = -th.linalg.solve(curvature, q_u[:, :, None])
         matrix = -th.linalg.solve(curvature, q_ux)
@@ -162,6 +180,10 @@ def solve(
         ahead.append(k.squeeze(2))
         feedback.append(matrix)
     return th.stack(ahead[::-1], 1), th.stack(feedback[::-1], 1)
+
+
+def _over(rows: th.Tensor, like: th.Tensor) -> th.Tensor:
+    return rows.view(-1, *(1 for _ in like.shape[1:]))
 
 
 def downward(matrix: th.Tensor, damping: th.Tensor) -> th.Tensor:

@@ -152,6 +152,8 @@ class Wrong:
         ),
         ({"propagation": "ts3"}, "propagation='ts3': choose"),
         ({"n_particles": 0}, "n=0: give a whole number from 1 on"),
+        ({"planner": "ilqr", "penalty": 5.0}, "planner='ilqr' follows the model's mean: it has no particles for"),
+        ({"planner": "ilqr", "propagation": "ts1"}, "Leave these out, or choose 'icem'"),
     ],
 )
 def test_bad_choices(kwargs, words):
@@ -259,6 +261,22 @@ def test_a_critic_judges_all_particles():
     state["particles"] = {key: th.rand_like(leaf) for key, leaf in state["particles"].items()}
     inner = {key: leaf.flatten(0, 1) for key, leaf in state["particles"].items()}
     th.testing.assert_close(value(state), alone(inner).view(2, 3).mean(1))
+
+
+def test_a_prior_under_particles_sees_the_states_of_the_model():
+    """It used to be called with the cloud by the planner, and with the particles by the critic."""
+    sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
+    model = Particles(PendulumModel(device="cpu"), 3, "ts1")
+    planner = CEM(sac.action_space, horizon=3, population=4, iterations=1, n_prior=2)
+    policy = PlannerPolicy(planner, model, prior=lambda state: th.zeros(len(state["theta"]), 1), value=sac.critic, seed=0)
+    assert sac.action_space.contains(policy.predict(np.zeros(3, np.float32))[0])
+
+
+def test_training_and_evaluation_draw_different_numbers():
+    pets = agent()
+    assert pets.policy.generator.initial_seed() != pets._random.generator.initial_seed()
+    same = agent()
+    assert pets.policy.generator.initial_seed() == same.policy.generator.initial_seed()
 
 
 def test_a_critic_is_the_value_of_the_last_state():

@@ -135,6 +135,50 @@ def test_particles_may_follow_their_members_means():
     assert not th.allclose(drawn[:4], drawn[4:])
 
 
+def test_drawn_members_are_followed_to_their_means_too():
+    """It used to do nothing but under TSinf."""
+    model, action = Particles(Drifting(), 1_000, "ts1", aleatoric=False), th.zeros(1, 1)
+    found = model.step(model.initial(th.zeros(1, 1)), action, generator=th.Generator().manual_seed(0))
+    assert sorted(set(found.state["particles"]["obs"].flatten().tolist())) == pytest.approx(sorted(Drifting.OFFSETS.tolist()))
+    particles, _ = cloud("moment", aleatoric=False)
+    within = Drifting.SIGMA**2 * (Drifting.DECAY ** (2 * np.arange(STEPS))).sum()
+    assert float(particles.var()) == pytest.approx(Drifting.moments(STEPS, False)[1] - within, rel=0.02)
+
+
+def test_the_reward_of_matched_particles_is_that_of_where_they_are():
+    """Not that of the mixture: of x^4 they are different."""
+    model = Drifting()
+    model.reward_fn = lambda obs, action, next_obs: next_obs[:, 0] ** 4
+    cloud = Particles(model, 400_000, "moment")
+    found = cloud.step(cloud.initial(th.zeros(1, 1)), th.zeros(1, 1), generator=th.Generator().manual_seed(0))
+    mean, variance = Drifting.moments(1, False)
+    assert float(found.reward) == pytest.approx(mean**4 + 6 * mean**2 * variance + 3 * variance**2, rel=0.03)
+
+
+class Discounting(Line):
+    """Its own discounts, by place: ``0.9`` left of 0, ``0.5`` right of it."""
+
+    def step(self, state, action, **kwargs):
+        prediction = super().step(state, action, **kwargs)
+        place = prediction.state["obs"][:, 0]
+        return prediction._replace(discount=self.factor * th.where(place < 0, 0.9, 0.5))
+
+    factor = 1.0
+
+
+def test_discounts_of_the_model_are_kept():
+    model, actions = Discounting(), th.tensor([[[[0.2], [0.3], [0.1]], [[-0.2], [-0.3], [1.0]]]])
+    start = model.initial(th.zeros(1, 1))
+    plain = evaluate(model, start, actions)
+    assert plain.returns.flatten().tolist() == pytest.approx([0.2 + 0.5 * 0.5 + 0.25 * 0.6, -0.2 - 0.9 * 0.5 + 0.81 * 0.5])
+    particles = Particles(model, 4, "ts1")
+    found = evaluate(particles, particles.spread(start), actions)
+    th.testing.assert_close(found.returns, plain.returns)
+    model.factor = -1.0
+    with pytest.raises(MissingCapability, match="predicts negative discounts"):
+        evaluate(particles, particles.spread(start), actions)
+
+
 def test_one_particle_that_diverges_spoils_the_sequence():
     model = Particles(Line(break_at=0.5), 4, "ts1")
     found = evaluate(model, model.initial(th.zeros(1, 1)), th.tensor([[[[0.2]], [[0.9]]]]))

@@ -7,7 +7,10 @@ from gymnasium import spaces
 
 from sb3_mbrl.contracts import MissingCapability, UnsupportedSpace
 from sb3_mbrl.models.ensemble import EnsembleModel
+from sb3_mbrl.models.known import CartPoleSwingUpModel
 from sb3_mbrl.planners import CEM, ICEM, ILQR, MPPI, GradientPlanner, RandomShooting
+from sb3_mbrl.planners.rollout import evaluate
+from sb3_mbrl.states import batch_size
 from sb3_mbrl.testing import parametrize_with_checks
 from tests.planners.problems import ONE, Line, LinearQuadratic
 
@@ -21,7 +24,7 @@ def rng(seed=0):
 
 def plan(planner, model, x, carry=None, first=True, **kwargs):
     state = model.initial(th.as_tensor(x, dtype=th.float32))
-    is_first = th.full((len(state["obs"]),), first)
+    is_first = th.full((batch_size(state),), first)
     return planner.plan(model, state, carry, is_first=is_first, generator=rng(), **kwargs)
 
 
@@ -79,6 +82,38 @@ def test_ilqr_takes_a_terminal_value():
     found = plan(ILQR(ONE, horizon=HORIZON, iterations=3), model, STARTS, value=value)
     assert found.sequence == pytest.approx(actions[:, :HORIZON], abs=1e-3)
     assert found.value == pytest.approx(best, rel=1e-3)
+
+
+def test_ilqr_where_rewards_bend_upwards():
+    """Values used to grow from step to step until nothing was finite, and every second iteration was lost."""
+    model = CartPoleSwingUpModel(device="cpu")
+    hanging = th.tensor([[0.0, 0.0, -1.0, 0.0, 0.1], [0.0, 0.0, -1.0, 0.0, -0.1]])
+    found = plan(ILQR(ONE, horizon=30, iterations=10), model, hanging)
+    assert (found.value > 3.0).all()
+
+
+def test_ilqr_in_a_model_that_knows_nothing():
+    """Eigenvalues of what is not finite: an error that ended the training."""
+    th.manual_seed(0)
+    many, few = (spaces.Box(-np.inf, np.inf, (17,), np.float32), spaces.Box(-1, 1, (6,)))
+    model = EnsembleModel(many, few, members=2, elites=2, hidden=[32, 32], device="cpu")
+    model.fitted = True
+    found = plan(ILQR(few, horizon=25, iterations=4), model, th.randn(2, 17))
+    assert found.sequence.isfinite().all()
+
+
+def test_icem_without_elites_of_earlier_does_not_lose_its_best(monkeypatch):
+    scored = []
+
+    def recorded(*args, **kwargs):
+        found = evaluate(*args, **kwargs)
+        scored.append(found.returns)
+        return found
+
+    monkeypatch.setattr("sb3_mbrl.planners.base.evaluate", recorded)
+    found = plan(ICEM(ONE, horizon=HORIZON, population=16, iterations=6, keep=0.0), LinearQuadratic(), STARTS)
+    assert len(scored) == 6
+    th.testing.assert_close(found.value, th.cat(scored, 1).max(1).values)
 
 
 # ------------------------------------------------------------------------------------------------------------ what is counted

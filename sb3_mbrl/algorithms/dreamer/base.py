@@ -39,7 +39,7 @@ from sb3_mbrl.buffers.sequence_sampler import Replayed, SequenceSampler
 from sb3_mbrl.contracts import EnvFunctions, WorldModel
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
 from sb3_mbrl.optim import LaProp
-from sb3_mbrl.rng import RandomStream, on_device
+from sb3_mbrl.rng import RandomStream, another_seed, on_device
 from sb3_mbrl.states import State, state_map
 
 OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {"laprop": LaProp, "adam": th.optim.Adam}
@@ -142,7 +142,7 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
         if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
             raise ValueError(f"{name} learns from sequences of single steps as they were; it cannot use {kind.__name__}")
         super()._setup_model()
-        self.policy.set_seed(self.seed)
+        self.policy.set_seed(another_seed(self.seed))
 
     def _build_world_model(self, random: RandomStream, known: EnvFunctions) -> RSSM:
         selection = self._world_model_selection
