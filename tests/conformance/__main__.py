@@ -29,13 +29,15 @@ BASE, OURS = "base", "model-based"
 
 COIN_FLIPS = re.compile(
     r"test_save_load(_policy)?\[.*CrossQ.*\]$|test_eval_success_logging$|test_fps_logger\[|test_infinite_horizon\[True-SAC\]$"
+    r"|test_warn_buffer\[|test_no_resource_warning$"
 )
 """
 Tests that chance, or what else the machine is doing, decides for the base class too, and that are run again, up to five times
 in all, from another seed where they name one. The frames per second that a logger tells have to lie in a narrow band around
 those that an environment's sleep allows. CrossQ's BatchNorm counts batches in an integer, which the test replaces by a random
-one of ten and then expects to have changed. The other two ask what was learned from one seed: a success rate above one half
-after a hundred updates of DQN; a value within 1 of 50 after 500 of SAC.
+one of ten and then expects to have changed. Two ask what was learned from one seed: a success rate above one half
+after a hundred updates of DQN; a value within 1 of 50 after 500 of SAC. The last two ask that there be no warning, and one of
+them finds the log file that test_set_logger has left open, whichever runs when it is collected as garbage.
 """
 
 
