@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_mbrl.contracts import Obs, UnsupportedSpace
-from sb3_mbrl.states import state_map
+from sb3_mbrl.states import Constant, state_map
 
 Kind = Literal["continuous", "categorical", "binary"]
 
@@ -119,14 +119,14 @@ class _LeafCodec:
         if isinstance(space, spaces.Box):
             self.kind, self.shape = "continuous", space.shape
             sizes = [int(np.prod(space.shape))]
-            self.low, self.high = _float32_bounds(space)
+            self.low, self.high = (Constant(bound) for bound in _float32_bounds(space))
         elif isinstance(space, spaces.MultiBinary):
             self.kind, self.shape = "binary", tuple(space.shape)
             sizes = [int(np.prod(space.shape))]
         else:
             nvec = [int(space.n)] if isinstance(space, spaces.Discrete) else [int(n) for n in space.nvec]  # type: ignore[attr-defined]
             self.kind, self.shape, sizes = "categorical", (len(nvec),), nvec
-            self.first = th.as_tensor(np.atleast_1d(space.start), dtype=th.int64)  # type: ignore[attr-defined]
+            self.first = Constant(th.as_tensor(np.atleast_1d(space.start), dtype=th.int64))  # type: ignore[attr-defined]
         edges = np.cumsum([start, *sizes]).tolist()
         self.groups = [Group(key, self.kind, a, b) for a, b in pairwise(edges)]
         self.stop = edges[-1]
@@ -134,13 +134,13 @@ class _LeafCodec:
     def encode(self, value: th.Tensor) -> th.Tensor:
         if self.kind != "categorical":
             return value.reshape(len(value), -1).float()
-        index = value.reshape(len(value), -1).long() - self.first.to(value.device)
+        index = value.reshape(len(value), -1).long() - self.first.on(value.device)
         one_hot = [th.nn.functional.one_hot(index[:, i], g.stop - g.start) for i, g in enumerate(self.groups)]
         return th.cat(one_hot, dim=1).float()
 
     def project(self, flat: th.Tensor) -> th.Tensor:
         if self.kind == "continuous":
-            low, high = self.low.to(flat.device).flatten(), self.high.to(flat.device).flatten()
+            low, high = self.low.on(flat.device).flatten(), self.high.on(flat.device).flatten()
             return flat[:, self.start : self.stop].clamp(low, high)
         if self.kind == "binary":
             return (flat[:, self.start : self.stop] > 0.5).to(flat.dtype)
@@ -151,13 +151,13 @@ class _LeafCodec:
         dtype = torch_dtype(self.space.dtype)  # type: ignore[arg-type]
         if self.kind == "categorical":
             index = th.stack([flat[:, g.columns].argmax(1) for g in self.groups], dim=1)
-            return (index + self.first.to(flat.device)).to(dtype)
+            return (index + self.first.on(flat.device)).to(dtype)
         value = flat[:, self.start : self.stop]
         if self.kind == "binary":
             return (value > 0.5).to(dtype).reshape(-1, *self.shape)
         if dtype != th.float32:
             value = value.round()
-        value = value.reshape(-1, *self.shape).clamp(self.low.to(flat.device), self.high.to(flat.device))
+        value = value.reshape(-1, *self.shape).clamp(self.low.on(flat.device), self.high.on(flat.device))
         return value.to(dtype)
 
 
@@ -248,7 +248,7 @@ class ActionCodec:
     def neutral(self) -> th.Tensor:
         """``(A,)``: some action, as the replay buffer stores it; where none is known, and none is to be looked at."""
         if self._leaf.kind == "categorical":
-            return self._leaf.first.clone()
+            return self._leaf.first.value.clone()
         return th.zeros(self.dim, dtype=th.float32 if self.continuous else th.int64)
 
     def to_env(self, action: th.Tensor) -> th.Tensor:

@@ -14,6 +14,28 @@ State = Any
 """Nested ``dict`` / ``list`` / ``tuple`` / named tuple of tensors, every leaf ``(B, ...)``."""
 
 
+class Constant:
+    """
+    A tensor that is needed wherever the others are, copied to each device once: a CUDA graph cannot copy from the processor.
+
+    :param value: on the processor
+    """
+
+    def __init__(self, value: th.Tensor) -> None:
+        self.value = value
+        self._elsewhere: dict[th.device, th.Tensor] = {}
+
+    def on(self, device: th.device) -> th.Tensor:
+        if device == self.value.device:
+            return self.value
+        if device not in self._elsewhere:
+            self._elsewhere[device] = self.value.to(device)
+        return self._elsewhere[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"value": self.value, "_elsewhere": {}}  # what is saved on one machine is loaded on another
+
+
 def state_map(function: Callable[..., th.Tensor], state: State, *others: State) -> State:
     """
     Apply a function to every leaf of one state, or to the matching leaves of several states of the same structure.

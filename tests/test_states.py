@@ -1,9 +1,10 @@
+import pickle
 from collections import namedtuple
 
 import pytest
 import torch as th
 
-from sb3_mbrl.states import batch_size, finite_rows, state_cat, state_index, state_map, state_repeat, state_where
+from sb3_mbrl.states import Constant, batch_size, finite_rows, state_cat, state_index, state_map, state_repeat, state_where
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -54,3 +55,15 @@ def test_states_of_different_structure_are_refused():
         state_map(lambda a, b: a, {"a": th.zeros(1)}, {"a": th.zeros(1), "b": th.zeros(1)})
     with pytest.raises(TypeError, match="not int"):
         state_map(lambda a: a, {"a": 3})
+
+
+def test_a_constant_is_copied_to_a_device_once():
+    constant = Constant(th.arange(3))
+    assert constant.on(th.device("cpu")) is constant.value
+    elsewhere = constant.on(th.device("meta"))
+    assert elsewhere.device.type == "meta"
+    assert constant.on(th.device("meta")) is elsewhere
+    # What is saved on one machine is loaded on another.
+    again = pickle.loads(pickle.dumps(constant))
+    assert again.on(th.device("cpu")).tolist() == [0, 1, 2]
+    assert again.on(th.device("meta")) is not elsewhere

@@ -39,6 +39,16 @@ class SideStore:
         self.arrays[name][pos] = value
         self._written[name][pos] = True
 
+    def put_rows(self, name: str, rows: np.ndarray, envs: np.ndarray, value: np.ndarray) -> None:
+        """
+        :param name: what is stored
+        :param rows: ``(N,)``
+        :param envs: ``(N,)``
+        :param value: ``(N, ...)``
+        """
+        self._make(name, value.shape[1:], value.dtype)
+        self.arrays[name][rows, envs] = value
+
     def _make(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
         if name not in self.arrays:
             self.arrays[name] = np.zeros((self.buffer.buffer_size, self.buffer.n_envs, *shape), dtype=dtype)

@@ -28,8 +28,9 @@ class Replayed(NamedTuple):
 
 class SequenceSampler:
     """
-    Draws windows uniformly, except that every new step is seen soon: as soon as there are enough new ones for a window, they
-    are part of the next batch (DreamerV3's online queue).
+    Draws windows uniformly, except that new steps are seen soon: as soon as there are enough new ones for a window, they are
+    part of the next batch (DreamerV3's online queue). Where an episode ends in such a window its last observation takes a row,
+    and the window's last step is left to chance.
 
     A window begins with the state that the agent had one step earlier, which is kept beside the replay buffer
     (:meth:`keep`) and replaced whenever training has computed it anew (DreamerV3's replay context).
@@ -47,6 +48,8 @@ class SequenceSampler:
                 "would learn that episodes end where they are merely cut off"
             )
         self.data, self.side, self.online = ReplayData(buffer), SideStore(buffer), online
+        self._known = np.zeros((buffer.buffer_size, buffer.n_envs), dtype=bool)
+        """With which steps states are stored"""
         self._kept = 0
         """Steps per environment so far"""
         self._queued_until = 0
@@ -63,6 +66,7 @@ class SequenceSampler:
         """
         for name, value in states.items():
             self.side.put(name, position, _compact(value))
+        self._known[position] = True
         self._kept += 1
 
     def update(self, replayed: Replayed, states: dict[str, th.Tensor]) -> None:
@@ -74,17 +78,19 @@ class SequenceSampler:
         """
         steps, envs = replayed.steps[replayed.own], replayed.envs[replayed.own]
         for name, value in states.items():
-            if name in self.side.arrays:
-                self.side.arrays[name][steps, envs] = _compact(value)[replayed.own]
+            self.side.put_rows(name, steps, envs, _compact(value)[replayed.own])
+        self._known[steps, envs] = True
 
     def state(self) -> dict[str, Any]:
         """What is to be saved with the replay buffer."""
         queue = (self._kept, self._queued_until, list(self._queue))
-        return {"side": self.side.state(), "queue": queue}
+        return {"side": self.side.state(), "known": self._known[: self.data.buffer.size()], "queue": queue}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state` gave; nothing, where there was nothing."""
         self.side.restore(state.get("side", {}))
+        known = state.get("known", np.zeros((0, self._known.shape[1]), dtype=bool))
+        self._known[: len(known)] = known
         self._kept, self._queued_until, queue = state.get("queue", (0, 0, []))
         self._queue = deque(queue)
 
@@ -138,13 +144,11 @@ class SequenceSampler:
 
     def _states(self, steps: np.ndarray, envs: np.ndarray) -> tuple[dict[str, th.Tensor], np.ndarray]:
         """What is stored with some steps, and with which of them."""
-        known = np.zeros(len(steps), dtype=bool)
         found = {}
         for name, values in self.side.arrays.items():
-            known = self.side.written(name)[steps]
             stored = values[steps, envs]
             found[name] = th.as_tensor(stored.astype(np.float32) if stored.dtype == np.float16 else stored)
-        return found, known
+        return found, self._known[steps, envs]
 
 
 def _compact(value: th.Tensor) -> np.ndarray:

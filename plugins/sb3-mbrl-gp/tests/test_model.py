@@ -52,6 +52,17 @@ def test_a_hundred_rows_are_enough():
     assert (prediction.reward - test.reward)[near].abs().max() < 0.05
 
 
+def test_rows_that_lie_close_together():
+    """A pendulum that is held up: in single precision their covariance had no factor, and training ended there."""
+    data, generator = Rows(400), th.Generator().manual_seed(3)
+    rows = data.rows
+    still = th.randn((400, 2), generator=generator) * 1e-4
+    data.rows = rows._replace(obs=still, next_obs=still * 0.999, reward=th.ones(400), terminated=th.zeros(400))
+    model = fitted(data, steps=100)
+    assert model.step(model.initial(still[:5]), rows.action[:5]).state.isfinite().all()
+    assert all(parameter.dtype == th.float32 for parameter in model.parameters())
+
+
 def test_the_posterior_is_the_textbooks():
     """Rasmussen and Williams, equations 2.25 and 2.26, by hand for one process."""
     model = fitted(Rows(20), steps=10)

@@ -97,6 +97,8 @@ def chosen_update(agent: Any) -> Update:
         update = CapturedUpdate(update, agent.optimizer, (agent._noise,))
     else:
         told = "run as they are"
+        if agent.device.type != "cuda":
+            make_plain(agent.optimizer)
     if agent.verbose:
         print(f"Updates are {told} (compile={agent.compile!r}, {agent.device.type})")
     return update
@@ -115,6 +117,14 @@ def make_capturable(optimizer: th.optim.Optimizer) -> None:
             state = optimizer.state.get(parameter, {})
             if "step" in state and not isinstance(state["step"], th.Tensor):
                 state["step"] = th.tensor(float(state["step"]), device=device)
+
+
+def make_plain(optimizer: th.optim.Optimizer) -> None:
+    """Take back what :func:`make_capturable` did on a GPU: torch's optimisers refuse it on a processor."""
+    for group in optimizer.param_groups:
+        if group.get("capturable"):
+            group["capturable"] = False
+        group["lr"] = float(group["lr"])
 
 
 def set_rate(group: dict[str, Any], rate: float) -> None:

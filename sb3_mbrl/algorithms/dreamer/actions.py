@@ -9,6 +9,7 @@ from torch.distributions import Bernoulli, Normal
 from sb3_mbrl.contracts import MissingCapability, UnsupportedSpace
 from sb3_mbrl.models.rssm.latents import CategoricalLatent
 from sb3_mbrl.rng import on_device
+from sb3_mbrl.states import Constant
 
 
 class ActionOutput(ABC):
@@ -88,7 +89,7 @@ class Categories(ActionOutput):
 
     def __init__(self, sizes: list[int], first: list[int], unimix: float = 0.01) -> None:
         self.parts = [CategoricalLatent(1, n, unimix) for n in sizes]
-        self.sizes, self.first = sizes, th.as_tensor(first)
+        self.sizes, self.first = sizes, Constant(th.as_tensor(first))
         self.size = sum(sizes)
 
     def _each(self, out: th.Tensor) -> list[tuple[CategoricalLatent, th.Tensor]]:
@@ -101,10 +102,10 @@ class Categories(ActionOutput):
         return self._values([part.mode(stats) for part, stats in self._each(out)])
 
     def _values(self, one_hot: list[th.Tensor]) -> th.Tensor:
-        return th.cat([value.argmax(-1) for value in one_hot], -1) + self.first.to(one_hot[0].device)
+        return th.cat([value.argmax(-1) for value in one_hot], -1) + self.first.on(one_hot[0].device)
 
     def log_prob(self, out: th.Tensor, action: th.Tensor) -> th.Tensor:
-        index = action.long() - self.first.to(action.device)
+        index = action.long() - self.first.on(action.device)
         parts = [part.log_probs(stats).squeeze(-2) for part, stats in self._each(out)]
         return th.stack([p.gather(-1, index[..., i, None]).squeeze(-1) for i, p in enumerate(parts)]).sum(0)
 

@@ -11,6 +11,7 @@ learn                                           SB3's
     update                                      the sequences' latent states are replaced by the new ones
 """
 
+import uuid
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NoReturn
@@ -166,6 +167,8 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
         )
 
     def _after_parts(self, random: RandomStream) -> None:
+        if "_model_id" not in self.__dict__:  # else it came with a checkpoint
+            self._model_id = uuid.uuid4().hex
         with random.scope(self.device):
             self.policy.attach(self.world_model)
         self.world_model.optimizer = None  # it is trained here
@@ -241,7 +244,7 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
     def _latents_of(self) -> tuple[Any, ...]:
         """What latent states have to fit."""
         chosen = self.world_model.settings
-        return chosen.deter, chosen.latent, chosen.stoch, chosen.classes
+        return self._model_id, chosen.deter, chosen.latent, chosen.stoch, chosen.classes
 
     # ------------------------------------------------------------------------------------------------ acting
 
@@ -289,7 +292,7 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
         :param batch_size: sequences in a batch
         """
         self._follow_buffer()
-        if not self._sampler.enough(self.batch_length):
+        if not self._enough(batch_size):
             return
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
         self.world_model.train()
@@ -306,6 +309,21 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
             self._record(name, float(value))
         self._record("train/n_updates", self._n_updates)
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+
+    def _enough(self, batch_size: int) -> bool:
+        """
+        Not on next to nothing: after ``load`` without the replay buffer, updates on a few new steps would make an agent forget
+        what it knew. A buffer that was given is learned from as it is.
+        """
+        assert self.replay_buffer is not None
+        steps = self.replay_buffer.size() * self.n_envs
+        wanted = min(self.learning_starts, batch_size * self.batch_length) if self.num_timesteps else 0
+        return self._sampler.enough(self.batch_length) and (steps >= wanted or self.replay_buffer.full)
+
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """As SB3's."""
+        super().set_parameters(*args, **kwargs)
+        self._play = None  # a captured graph goes on with the optimiser's old state
 
     def _set_learning_rate(self) -> None:
         """As SB3's, and without a logger too: a replay buffer alone can be learned from."""

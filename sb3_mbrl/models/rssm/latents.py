@@ -7,6 +7,7 @@ import torch as th
 import torch.nn.functional as F
 
 from sb3_mbrl.rng import on_device
+from sb3_mbrl.states import Constant
 
 
 class Latent(ABC):
@@ -65,7 +66,10 @@ class CategoricalLatent(Latent):
 
     def __init__(self, variables: int = 32, classes: int = 32, unimix: float = 0.01) -> None:
         self.variables, self.classes, self.unimix = variables, classes, unimix
-        self._uniform: th.Tensor | None = None
+        # So much of the uniform part has gone before a class; the last is above any noise, whatever was rounded.
+        part = th.arange(1, classes + 1) * (unimix / classes / (1 - unimix))
+        part[-1] = 2.0 / (1 - unimix)
+        self._uniform = Constant(part)
         self.size = self.flat = variables * classes
         self.shape = (variables, classes)
 
@@ -96,18 +100,10 @@ class CategoricalLatent(Latent):
         logits = stats.float().unflatten(-1, self.shape)
         rising = (logits - logits.amax(-1, keepdim=True)).exp_().cumsum(-1)
         # Of the uniform part, so much has gone before: sum_k (1 - u) p_k + k u / K > noise, for both sides without p's sum.
-        above = (rising > (noise - self._uniform_part(stats.device)) * rising[..., -1:]).float()
+        above = (rising > (noise - self._uniform.on(stats.device)) * rising[..., -1:]).float()
         one_hot = above.clone()
         one_hot[..., 1:] -= above[..., :-1]
         return one_hot
-
-    def _uniform_part(self, device: th.device) -> th.Tensor:
-        """``(classes,)``; the last class is above any noise, whatever was rounded."""
-        if self._uniform is None or self._uniform.device != device:
-            part = th.arange(1, self.classes + 1) * (self.unimix / self.classes / (1 - self.unimix))
-            part[-1] = 2.0 / (1 - self.unimix)
-            self._uniform = part.to(device)
-        return self._uniform
 
     def mode(self, stats: th.Tensor) -> th.Tensor:
         index = stats.unflatten(-1, self.shape).argmax(-1, keepdim=True)

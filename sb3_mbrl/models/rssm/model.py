@@ -262,7 +262,7 @@ class RSSM(WorldModel):
         stoch = self.latent.mode(prior) if deterministic else self.latent.sample(prior, generator)
         following: State = {"deter": deter, "stoch": stoch}
         features = self.features(following)
-        reward, goes_on = self.reward_head.mean(features), self.continue_head.mean(features)
+        reward, goes_on = self.reward_head.mean(features), self._goes_on(features)
         reward, terminated = self.with_known(
             lambda: (self.decode(state), self.actions.to_env(action), self.decode(following)),
             reward,
@@ -302,8 +302,14 @@ class RSSM(WorldModel):
         seen = th.stack(features)
         parts = seen.split([self.settings.deter, self.latent.flat], -1)
         whole = seen, parts[0], parts[1].unflatten(-1, self.latent.shape), th.stack(actions)
-        heads = self.reward_head.mean(seen), self.continue_head.mean(seen)
+        heads = self.reward_head.mean(seen), self._goes_on(seen)
         return Trajectory(*(part.transpose(0, 1) for part in (*whole, *heads)))
+
+    def _goes_on(self, features: th.Tensor) -> th.Tensor:
+        """The discount of each state, 0 where an episode is over. A head that learns nothing says nothing."""
+        if self.settings.continue_scale == 0.0:
+            return th.full_like(features[..., 0], self._learned_discount)
+        return self.continue_head.mean(features)
 
     def decode(self, state: State) -> Obs:
         return self.decoder(state["deter"], state["stoch"].flatten(1))

@@ -6,6 +6,7 @@ import torch as th
 import torch.nn.functional as F
 
 from sb3_mbrl.models.rssm.layers import symexp, symlog
+from sb3_mbrl.states import Constant
 
 ROWS_AT_A_TIME = 1024
 """Of bins, where no gradients are needed, on a processor: a dozen elementwise operations, which stay in its cache then"""
@@ -112,17 +113,22 @@ class TwoHot(Output):
         self.n_bins, self.in_symlog = bins, in_symlog
         half = th.linspace(-low, 0.0, bins // 2 + 1)
         half = half if in_symlog else symexp(half)
-        self.bins = th.cat([half, -half[:-1].flip(0)])
+        self._bins = Constant(th.cat([half, -half[:-1].flip(0)]))
 
     @property
     def size(self) -> int:
         return self.n_bins
 
+    @property
+    def bins(self) -> th.Tensor:
+        """Their middles, from the lowest to the highest."""
+        return self._bins.value
+
     def between(self, target: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """The bin below a target (integers), and the weight of the bin above it; the one below has the rest."""
         target = target.float()
         value = symlog(target) if self.in_symlog else target
-        bins = self.bins.to(target.device)
+        bins = self._bins.on(target.device)
         below = th.searchsorted(bins, value.contiguous()).clamp(1, self.n_bins - 1) - 1
         low, high = bins[below], bins[below + 1]
         return below, ((value - low) / (high - low)).clamp(0.0, 1.0)
@@ -154,6 +160,6 @@ class TwoHot(Output):
         top = logits.amax(-1, keepdim=True)
         weight = (likelier - top).exp()
         total = (weight * (2 + less)).sum(-1) + (logits[..., middle] - top[..., 0]).exp()
-        bins = self.bins[middle + 1 :].to(out.device)
+        bins = self._bins.on(out.device)[middle + 1 :]
         mean = (apart.sign() * weight * less.neg() * bins).sum(-1) / total
         return symexp(mean) if self.in_symlog else mean

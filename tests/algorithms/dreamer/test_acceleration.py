@@ -104,6 +104,22 @@ def test_an_optimiser_with_its_numbers_in_tensors_takes_the_same_steps():
     th.testing.assert_close(run(True), run(False), rtol=1e-5, atol=1e-6)
 
 
+def test_an_agent_of_a_gpu_goes_on_without_one():
+    """torch's Adam refuses on a processor what a captured graph needs, and it is saved with the agent."""
+    agent = small(optimizer_class="adam", optimizer_kwargs={}).learn(48)
+    make_capturable(agent.optimizer)
+    agent._play = None
+    agent.train(1, 4)
+    assert not any(group["capturable"] for group in agent.optimizer.param_groups)
+
+
+def test_parameters_that_are_put_in_are_not_played_back():
+    agent = small().learn(48)
+    assert agent._play is not None
+    agent.set_parameters(agent.get_parameters())
+    assert agent._play is None
+
+
 def test_an_optimiser_that_cannot_be_captured_is_refused():
     with pytest.raises(ValueError, match="SGD cannot be captured"):
         make_capturable(th.optim.SGD([th.nn.Parameter(th.zeros(1))], lr=0.1))

@@ -280,12 +280,39 @@ def test_what_is_acted_on_is_what_is_stored():
     np.testing.assert_allclose(th.cat(seen), stored, atol=1e-6)
 
 
-def test_latent_states_of_another_model_are_left_out(trained, tmp_path):
+@pytest.mark.parametrize("other", [{"world_model_kwargs": {**MODEL, "classes": 3}}, {"seed": 1}])
+def test_latent_states_of_another_model_are_left_out(trained, tmp_path, other):
+    """Those of one with the same sizes used to be taken for its own."""
     trained.save_replay_buffer(tmp_path / "buffer")
-    other = small(world_model_kwargs={**MODEL, "classes": 3})
-    other.load_replay_buffer(tmp_path / "buffer")
-    other.train(1, 4)
-    assert other._sampler.side.arrays == {}
+    agent = small(**other)
+    agent.load_replay_buffer(tmp_path / "buffer")
+    assert agent._sampler.side.arrays == {}
+    trained.save(tmp_path / "agent")
+    again = DreamerV3.load(tmp_path / "agent", device="cpu")
+    again.load_replay_buffer(tmp_path / "buffer")
+    assert set(again._sampler.side.arrays) == {"deter", "stoch"}
+
+
+def test_data_of_others_gets_latent_states_while_it_is_learned_from(tmp_path):
+    """They never had any, so that every sequence began anew for ever."""
+    source = SAC("MlpPolicy", "Pendulum-v1", learning_starts=100, buffer_size=100, device="cpu").learn(60)
+    source.save_replay_buffer(tmp_path / "buffer")
+    agent = small("Pendulum-v1")
+    agent.load_replay_buffer(tmp_path / "buffer")
+    agent.train(30, 4)
+    rows = agent._sampler.sample(64, 8, generator=th.Generator().manual_seed(0)).rows
+    assert float(rows.is_first[:, 0].float().mean()) < 0.2
+
+
+def test_without_its_replay_buffer_an_agent_waits_for_new_data(trained, tmp_path):
+    """Every sequence of a batch was the same one, over and over."""
+    trained.save(tmp_path / "agent")
+    agent = DreamerV3.load(tmp_path / "agent", gym.make("CartPole-v1"), device="cpu")
+    before = weights(agent)
+    agent.learn(24, reset_num_timesteps=False)
+    assert all(th.equal(a, b) for a, b in zip(before, weights(agent), strict=True))
+    agent.learn(24, reset_num_timesteps=False)
+    assert not all(th.equal(a, b) for a, b in zip(before, weights(agent), strict=True))
 
 
 def test_a_buffer_that_was_put_in_by_hand(trained, tmp_path):

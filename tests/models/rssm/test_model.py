@@ -110,6 +110,18 @@ def test_the_discount_is_in_the_continue_head():
     assert prediction.reward.tolist() == [0.0, 0.0], "the reward head begins at exactly 0"
 
 
+def test_without_a_continue_head_episodes_never_end():
+    """An untrained head used to end every second one."""
+    model = small(continue_scale=0.0, gamma=0.99)
+    th.nn.init.normal_(model.continue_head.out.weight)
+    state, action = model.initial(th.zeros(4, 3)), th.zeros(4, 6)
+    found = model.imagine(state, lambda features: th.zeros(4, 6), 5)
+    th.testing.assert_close(found.goes_on, th.full((4, 6), 0.99))
+    prediction = model.step(state, action)
+    assert prediction.terminated.tolist() == [0.0] * 4
+    assert prediction.discount.tolist() == pytest.approx([0.99] * 4)
+
+
 def test_imagining_is_stepping(generator):
     model = small()
     obs, action = th.randn((2, 3), generator=generator), th.rand((2, 4, 6), generator=generator)

@@ -105,11 +105,15 @@ class GPModel(WorldModel):
         stored["y"] = ((targets - stored["target_mean"]) / stored["target_std"]).T.contiguous()
         before = {name: value.clone() for name, value in self.state_dict().items()}
         try:
-            loss = self._climb(stored["x"], stored["y"], budget or FitBudget())
+            # In single precision the covariance of rows that lie close together (a pendulum that is held up) has no factor.
+            self.prior.double()
+            loss = self._climb(stored["x"].double(), stored["y"].double(), budget or FitBudget())
         except BaseException:
+            self.prior.float()
             self.load_state_dict(before)
             raise
         finally:
+            self.prior.float()
             self.eval()
         kept = self.stored
         self.stored = stored
