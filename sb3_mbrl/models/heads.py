@@ -114,7 +114,8 @@ class Heads(nn.Module):
     def fit_normaliser(self, targets: Targets, index: th.Tensor) -> Targets:
         """Take the scale from the rows ``index`` (training data only) and return all rows standardised."""
         if self.normalize_targets and self.numbers:
-            self.standardiser.fit(targets.numbers[index])
+            # What never varied is predicted not to vary. A planner would go for the errors of a network there.
+            self.standardiser.fit(targets.numbers[index], constant=0.0)
         self.saw_termination.fill_(float(targets.terminated[index].any()))
         return targets._replace(numbers=self.standardiser(targets.numbers))
 

@@ -154,23 +154,24 @@ class Standardiser(nn.Module):
         self.register_buffer("mean", th.zeros(dim))
         self.register_buffer("std", th.ones(dim))
 
-    def fit(self, rows: th.Tensor, columns: th.Tensor | None = None) -> None:
+    def fit(self, rows: th.Tensor, columns: th.Tensor | None = None, constant: float = 1.0) -> None:
         """
-        Take mean and standard deviation from data. A constant column keeps a scale of 1.
+        Take mean and standard deviation from data.
 
         :param rows: ``(N, dim)``
         :param columns: ``(dim,)`` booleans: the columns to standardise, the others stay as they are
+        :param constant: the scale of columns that do not vary; 0: :meth:`inverse` gives their value, whatever it is told
         """
         mean, std = rows.mean(0), rows.std(0, correction=0)
         # float32: a constant column of value c has a computed deviation of about 1e-7 c
-        std = th.where(std <= 1e-6 * mean.abs().clamp(min=1e-6), th.ones_like(std), std)
+        std = th.where(std <= 1e-6 * mean.abs().clamp(min=1e-6), constant, std)
         if columns is not None:
             mean, std = th.where(columns, mean, 0.0), th.where(columns, std, 1.0)
         self.mean.copy_(mean)
         self.std.copy_(std)
 
     def forward(self, rows: th.Tensor) -> th.Tensor:
-        return (rows - self.mean) / self.std
+        return (rows - self.mean) / th.where(self.std > 0, self.std, 1.0)
 
     def inverse(self, rows: th.Tensor) -> th.Tensor:
         return th.addcmul(self.mean, rows, self.std)

@@ -62,6 +62,21 @@ def test_targets_are_standardised_one_by_one():
     th.testing.assert_close(part.standardiser.inverse(targets.numbers), raw.numbers)
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_what_never_varied_is_predicted_not_to_vary(deterministic, generator):
+    """A planner drove the cart off its track for rewards of 1.002 where every reward had been 1."""
+    part = heads(normalize_targets=True)
+    obs = th.randn(50, 2, generator=generator)
+    next_obs = th.stack([obs[:, 0] * 2, obs[:, 1]], 1)
+    part.fit_normaliser(part.targets(obs, next_obs, th.ones(50), th.zeros(50)), th.arange(50))
+    raw = th.randn(50, part.out_features, generator=generator)
+    outcome = part.predict(raw, obs, member=0, deterministic=deterministic, generator=generator)
+    assert outcome.reward.tolist() == [1.0] * 50
+    assert th.equal(outcome.obs[:, 1], obs[:, 1])
+    assert not th.allclose(outcome.obs[:, 0], next_obs[:, 0])
+    assert part.numbers_in_units(raw, obs, 0)[1][:, 1].tolist() == [0.0] * 50
+
+
 @pytest.mark.parametrize("target", ["delta", "next"])
 def test_prediction_undoes_the_target(target):
     part = heads(target=target, normalize_targets=True, probabilistic=False)
