@@ -8,7 +8,7 @@ from torch.func import hessian, jacrev, vmap
 
 from sb3_mbrl.contracts import MissingCapability, WorldModel
 from sb3_mbrl.planners.rollout import StateValue
-from sb3_mbrl.states import State, finite_rows, leaves, state_map
+from sb3_mbrl.states import State, finite_rows, leaves, state_map, state_where
 
 Flat = Callable[[th.Tensor], th.Tensor]
 """From flat states ``(B, D)`` to values ``(B,)``"""
@@ -169,8 +169,8 @@ def solve(
         q_ux = around.r_ux[:, t] + gamma * f_u.mT @ v_xx @ f_x
         q_uu = around.r_uu[:, t] + gamma * f_u.mT @ v_xx @ f_u
         # Dynamics that explode make numbers that are none: such rows take no step this time, and more damping.
-        sound = finite_rows((q_x, q_u, q_xx, q_ux, q_uu))
-        q_x, q_u, q_xx, q_ux, q_uu = (th.where(_over(sound, part), part, 0.0) for part in (q_x, q_u, q_xx, q_ux, q_uu))
+        parts = q_x, q_u, q_xx, q_ux, q_uu
+        q_x, q_u, q_xx, q_ux, q_uu = state_where(finite_rows(parts), parts, state_map(th.zeros_like, parts))
         curvature = downward(q_uu, damping)
         k = -th.linalg.solve(curvature, q_u[:, :, None])
         matrix = -th.linalg.solve(curvature, q_ux)
@@ -180,10 +180,6 @@ def solve(
         ahead.append(k.squeeze(2))
         feedback.append(matrix)
     return th.stack(ahead[::-1], 1), th.stack(feedback[::-1], 1)
-
-
-def _over(rows: th.Tensor, like: th.Tensor) -> th.Tensor:
-    return rows.view(-1, *(1 for _ in like.shape[1:]))
 
 
 def downward(matrix: th.Tensor, damping: th.Tensor) -> th.Tensor:
