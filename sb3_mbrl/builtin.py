@@ -12,7 +12,7 @@ from sb3_mbrl.contracts import (
     WorldModelSpec,
 )
 from sb3_mbrl.hookspecs import hookimpl
-from sb3_mbrl.spaces import ActionCodec, continuous_actions, discrete_spaces, vector_spaces
+from sb3_mbrl.spaces import ActionCodec, continuous_actions, differentiable_spaces, discrete_spaces, vector_spaces
 
 
 @hookimpl
@@ -163,7 +163,7 @@ def sb3_mbrl_planners() -> list[PlannerSpec]:
             name="ilqr",
             factory="sb3_mbrl.planners.ilqr:ILQR",
             summary="iterative linear-quadratic regulator, for differentiable models",
-            supports=continuous_actions,
+            supports=differentiable_spaces,
         ),
     ]
 

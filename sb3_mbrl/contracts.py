@@ -36,6 +36,7 @@ from sb3_mbrl.specs import (
     Supports,
     TerminationFn,
     WorldModelSpec,
+    ask_known,
 )
 from sb3_mbrl.states import State
 
@@ -213,9 +214,9 @@ class WorldModel(nn.Module, ABC):
             return reward, terminated
         found = seen()
         if self.reward_fn is not None:
-            reward = self.reward_fn(*found).to(reward)
+            reward = ask_known("reward_fn", self.reward_fn, found, len(reward)).to(reward)
         if self.termination_fn is not None:
-            terminated = self.termination_fn(*found).to(terminated)
+            terminated = ask_known("termination_fn", self.termination_fn, found, len(terminated)).to(terminated)
         return reward, terminated
 
     def decode(self, state: State) -> Obs:

@@ -224,6 +224,15 @@ def continuous_actions(observation_space: spaces.Space, action_space: spaces.Spa
     return None if isinstance(action_space, spaces.Box) else f"action space: a gradient needs Box actions, not {action_space}"
 
 
+def differentiable_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
+    """``supports`` of planners that also differentiate in the observation: why the spaces do not fit, or ``None``."""
+    children = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+    wrong = next((child for child in children if not isinstance(child, spaces.Box)), None)
+    if wrong is not None:
+        return f"observation space: derivatives need Box observations, not {wrong}"
+    return continuous_actions(observation_space, action_space)
+
+
 class ActionCodec:
     """
     Actions as SB3's replay buffer stores them, to what a network takes and to what the environment takes.
@@ -262,6 +271,8 @@ class ActionCodec:
         """Scaled actions ``(B, A)`` as a real environment takes them, ``(B, *shape)``: members of the space."""
         actions = self.to_env(action).cpu().numpy().reshape((len(action), *(self.space.shape or ())))
         if isinstance(self.space, spaces.Box):
+            if np.issubdtype(self.space.dtype, np.integer):
+                actions = np.rint(actions)
             actions = np.clip(actions, self.space.low, self.space.high).astype(self.space.dtype)
         return actions
 

@@ -18,6 +18,28 @@ RewardFn = Callable[[Obs, th.Tensor, Obs], th.Tensor]
 TerminationFn = Callable[[Obs, th.Tensor, Obs], th.Tensor]
 """``termination_fn(obs, action, next_obs) -> (B,)`` boolean: batched, actions in the environment's units."""
 
+
+def ask_known(name: str, function: Callable[..., Any], seen: tuple[Obs, th.Tensor, Obs], rows: int) -> th.Tensor:
+    """
+    What a known function says.
+
+    :param name: of the function, for messages: ``"reward_fn"`` or ``"termination_fn"``
+    :param seen: observations, actions in the environment's units, next observations
+    :param rows: how many
+    :return: ``(rows,)``
+    :raises ValueError: for anything but one value per row, in a tensor
+    """
+    try:
+        value = function(*seen)
+    except Exception as error:
+        error.add_note(f"raised by {name}(obs, action, next_obs) on {rows} rows; {name}=None learns it instead")
+        raise
+    if not isinstance(value, th.Tensor) or tuple(value.shape) != (rows,):
+        got = tuple(value.shape) if isinstance(value, th.Tensor) else type(value).__name__
+        raise ValueError(f"{name} must return a tensor of shape ({rows},), one value per row; got {got}")
+    return value
+
+
 Supports = Callable[[spaces.Space, spaces.Space], str | None]
 """
 ``supports(observation_space, action_space)``: ``None`` when the part takes the spaces, else the reason why not, in words.

@@ -107,6 +107,13 @@ def test_actions_scale_to_the_environments_units_and_back():
     assert codec.from_env(env).tolist() == [[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]
 
 
+def test_whole_numbers_are_the_nearest_ones():
+    """They used to be cut off, so that 1 became 0, and the highest was hardly ever reached."""
+    codec = ActionCodec(spaces.Box(0, 255, (1,), np.uint8))
+    numbers = th.arange(256.0)[:, None]
+    np.testing.assert_array_equal(codec.to_numpy(codec.from_env(numbers))[:, 0], np.arange(256))
+
+
 def test_discrete_actions_are_one_hot_for_networks_and_unchanged_for_the_environment():
     codec = ActionCodec(spaces.Discrete(3))
     action = th.tensor([[2], [0]])

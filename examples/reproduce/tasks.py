@@ -152,38 +152,19 @@ DREAMT: dict[str, Any] = {"imagine_last": 8, "train_freq": 4, "learning_rate": 5
 _FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)
 
 
-PLANNED: dict[str, Any] = {
-    "learning_starts": 200,
-    "fit_freq": 200,
-    "world_model_kwargs": {
-        "members": 5,
-        "elites": 5,
-        "hidden": [128, 128, 128],
-        "nll_beta": 1.0,
-        "learning_rate": 3e-3,
-    },
-    "fit_kwargs": {"max_batches": 2_000},
-}
-"""
-The default planner (iCEM, 64 sequences of 15 steps) and five particles, in a smaller ensemble than the default one. Its means,
-which are all that particles follow, learn as from squared errors.
-"""
-
-
 GAUSSIAN_PROCESS: dict[str, Any] = {"learning_starts": 200, "world_model": "gp", "reward_fn": "auto"}
 """The plug-in sb3-mbrl-gp (plugins/sb3-mbrl-gp has to be installed), otherwise at its defaults"""
 
 
-def planning_tasks(
-    name: str, env_id: str, steps: int, threshold: float | None, true_model: str | None, **more: Any
-) -> list[Task]:
+def planning_tasks(name: str, env_id: str, threshold: float | None, true_model: str | None) -> list[Task]:
     """
-    PETS, with the reward known and with it learned.
+    PETS by its preset for the environment, with the reward known and with it learned.
 
     :param true_model: name of the environment's twin
-    :param more: settings of its own
     """
-    settings = PLANNED | more
+    preset = load_preset("pets", env_id)
+    steps, settings = preset.n_timesteps, {key: value for key, value in preset.kwargs.items() if key != "reward_fn"}
+    assert steps is not None
     twin = None if true_model is None else {"world_model": true_model}
     known = Task(
         f"pets-{name}",
@@ -240,10 +221,9 @@ TASKS = {
         *small_tasks("mb_td3", noise_type="normal", noise_std=0.1),
         *small_tasks("mb_tqc"),
         *small_tasks("mb_crossq", without=["tau"]),
-        *planning_tasks("balance", "CartPoleBalance-v0", 1_000, 195.0, None, learning_starts=20, fit_freq=50),
-        # 1.2 s ahead: with less, hanging still is as good as anything.
-        *planning_tasks("swing-up", "CartPoleSwingUp-v0", 2_000, None, "cartpole-swing-up", planner_kwargs={"horizon": 30}),
-        *planning_tasks("pendulum", "Pendulum-v1", 1_000, -250.0, "pendulum"),
+        *planning_tasks("balance", "CartPoleBalance-v0", 195.0, None),
+        *planning_tasks("swing-up", "CartPoleSwingUp-v0", None, "cartpole-swing-up"),
+        *planning_tasks("pendulum", "Pendulum-v1", -250.0, "pendulum"),
         Task("pets-pendulum-gp", "Pendulum-v1", 600, 600, 0, _THREE, GAUSSIAN_PROCESS, -300.0, algo="pets"),
         Task("dreamer-cartpole", "CartPole-v1", 40_000, 1_000, 10, _THREE, DREAMT, 475.0, 30_000, algo="dreamer_v3"),
         Task("dreamer-pendulum", "Pendulum-v1", 30_000, 1_000, 10, _THREE, DREAMT, -200.0, algo="dreamer_v3"),

@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
-import torch as th
 from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
@@ -20,6 +19,7 @@ from sb3_mbrl.plugins.errors import did_you_mean
 from sb3_mbrl.plugins.records import KINDS
 from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import ActionCodec
+from sb3_mbrl.specs import ask_known
 
 FUNCTIONS = ("reward_fn", "termination_fn")
 
@@ -291,24 +291,27 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
         """
         assert self.world_model is not None
         action = ActionCodec(self.action_space).to_env(rows.action)
-        wrong = {}
+        seen, wrong = (rows.obs, action, rows.next_obs), {}
         if self._known.termination_fn is not None:
-            said = _call("termination_fn", self._known.termination_fn, rows, action).float()
+            said = ask_known("termination_fn", self._known.termination_fn, seen, len(action)).float()
             bad = said != rows.terminated  # also where it is not a boolean
             # A few rows may lie on a threshold, where the data's float32 and the simulator's float64 part ways.
             if int(bad.sum()) > max(2, 0.1 * float(rows.terminated.sum())):
-                wrong["termination_fn"] = bad
+                wrong["termination_fn"] = bad, said, rows.terminated
         if self._known.reward_fn is not None:
-            said = _call("reward_fn", self._known.reward_fn, rows, action).float()
+            said = ask_known("reward_fn", self._known.reward_fn, seen, len(action)).float()
             bad = ~((said - rows.reward).abs() <= 1e-3 * (1 + rows.reward.abs()))
             if int(bad.sum()) > max(2, 0.01 * len(bad)):
-                wrong["reward_fn"] = bad
+                wrong["reward_fn"] = bad, said, rows.reward
         if not wrong:
             return self.world_model
         assert self._world_model_selection is not None
-        for name, bad in wrong.items():
+        for name, (bad, said, real) in wrong.items():
             first = int(bad.nonzero()[0])
-            message = f"{name} disagrees with {int(bad.sum())} of {len(bad)} real transitions (the first: row {first})"
+            message = (
+                f"{name} disagrees with {int(bad.sum())} of {len(bad)} real transitions (the first: row {first}, where it is "
+                f"{float(said[first]):.6g} and the environment's {float(real[first]):.6g})"
+            )
             if getattr(self, name) != "auto" or self._world_model_selection.instance is not None:
                 raise ValueError(
                     f"{message}. It must return what the environment does, for observations as the agent sees them (after "
@@ -348,20 +351,6 @@ def _keywords(name: str, given: Any) -> dict[str, Any]:
     if given is not None and not isinstance(given, Mapping):
         raise TypeError(f"{name}={given!r}: give a dictionary of keyword arguments")
     return dict(given or {})
-
-
-def _call(name: str, function: Any, rows: Transitions, action: th.Tensor) -> th.Tensor:
-    try:
-        value = function(rows.obs, action, rows.next_obs)
-    except Exception as error:
-        error.add_note(
-            f"raised by {name}(obs, action, next_obs) on {len(rows.reward)} real transitions; {name}=None learns it instead"
-        )
-        raise
-    if not isinstance(value, th.Tensor) or value.shape != rows.reward.shape:
-        got = tuple(value.shape) if isinstance(value, th.Tensor) else type(value).__name__
-        raise ValueError(f"{name} must return a tensor of shape ({len(rows.reward)},), one value per row; got {got}")
-    return value
 
 
 @contextmanager

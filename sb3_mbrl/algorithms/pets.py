@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_mbrl.algorithms.agent import WorldModelMixin
 from sb3_mbrl.algorithms.remembering import RememberingMixin
+from sb3_mbrl.arguments import whole
 from sb3_mbrl.contracts import Planner, RewardFn, TerminationFn, WorldModel
 from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners.policy import AgentPlannerPolicy, Memory
@@ -161,16 +162,21 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
 
     def _attach(self) -> None:
         assert self.world_model is not None
+        whole("n_particles", self.n_particles, 1)
+        if not isinstance(self.aleatoric, bool):
+            raise ValueError(f"aleatoric={self.aleatoric!r}: give True or False")
         kind = self.propagation
         if kind == "auto":
             chooses = type(self.world_model).member_step is not WorldModel.member_step
             draws = self.world_model.learns and self.aleatoric
             kind = "tsinf" if chooses else "ts1" if draws else "mean"
         if getattr(self.planner, "follows_mean", False):
-            if self.penalty or self.propagation not in ("auto", "mean"):
+            wrong = [f"propagation={self.propagation!r}"] if self.propagation not in ("auto", "mean") else []
+            wrong += [f"penalty={self.penalty}"] if self.penalty else []
+            if wrong:
                 raise ValueError(
-                    f"planner={self.planner_class!r} follows the model's mean: it has no particles for "
-                    f"propagation={self.propagation!r} or penalty={self.penalty}. Leave these out, or choose 'icem'."
+                    f"planner={self.planner_class!r} follows the model's mean: it has no particles for {' and '.join(wrong)}. "
+                    "Leave that out, or choose 'icem'."
                 )
             self.policy.attach(self.planner, self.world_model)
             return

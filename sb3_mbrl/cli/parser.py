@@ -37,6 +37,7 @@ examples:
   sb3-mbrl train --env Pendulum-v1 --world-model none
   sb3-mbrl train --env Pendulum-v1 --world-model-kwargs members=3 elites=3
   sb3-mbrl train --env Pendulum-v1 --imagination-kwargs horizon=3
+  sb3-mbrl train --algo pets --env CartPoleSwingUp-v0 --planner-kwargs horizon=25
   sb3-mbrl train --env my_package:MyEnv-v0 --env-kwargs size=5 --steps 5000 \\
       --plugin my_package.my_model --world-model my_model
   sb3-mbrl train --resume --output runs/mbpo/Pendulum-v1_1 --steps 5000
@@ -108,6 +109,8 @@ how to read it:
                                         longer fit
   rewards above the black line          what is planned exploits the model: a
                                         known reward, more particles, a penalty
+  (with --replan the black line may     it changed its mind: no error of the
+  leave a good band)                    model)
 """
 
 _PLUGINS = """
@@ -218,15 +221,20 @@ def _train(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("settings")
     how.add_argument(
         "--preset",
-        action=argparse.BooleanOptionalAction,
-        help="use the preset for this environment, or not (default: where there is one)",
+        nargs="?",
+        const=True,
+        metavar="NAME",
+        help="use the preset for this environment (default: where there is one), or that of another name, e.g. published",
     )
+    how.add_argument("--no-preset", dest="preset", action="store_const", const=False, help="the algorithm's defaults")
     how.add_argument(
         "--set", **_PAIRS, help="arguments of the algorithm's constructor, e.g. gradient_steps=20 learning_rate=1e-3"
     )
     how.add_argument("--world-model", metavar="NAME", help="see `sb3-mbrl plugins`; package.module:Class; none: off")
     how.add_argument("--world-model-kwargs", **_PAIRS, help="arguments of the world model, on top of the preset's")
     how.add_argument("--imagination-kwargs", **_PAIRS, help="arguments of the imagination, e.g. horizon=3 max_age=2000")
+    how.add_argument("--planner", metavar="NAME", help="of an algorithm that plans; see `sb3-mbrl plugins`")
+    how.add_argument("--planner-kwargs", **_PAIRS, help="arguments of the planner, e.g. horizon=30 population=128")
     how.add_argument(
         "--load-replay-buffer", metavar="FILE", help="start from saved transitions; the world model is fitted on them first"
     )

@@ -32,6 +32,8 @@ _FIXED_BY_RUN = (
     "world_model",
     "world_model_kwargs",
     "imagination_kwargs",
+    "planner",
+    "planner_kwargs",
     "load_replay_buffer",
 )
 _EVALUATION_SEED = 10_000
@@ -148,20 +150,21 @@ def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
     return agent, run, folder
 
 
-def _preset(algo: str, env_id: str, wanted: bool | None) -> Preset | None:
+def _preset(algo: str, env_id: str, wanted: bool | str | None) -> Preset | None:
     if wanted is False:
         return None
+    name = wanted if isinstance(wanted, str) else env_id
     try:
-        known = env_id in preset_names(algo)
+        known = name in preset_names(algo)
         if not known and not wanted:
             print(f"There is no preset of {algo} for {env_id}: using the algorithm's defaults")
             return None
-        preset = load_preset(algo, env_id)
+        preset = load_preset(algo, name)
     except KeyError as error:
         if wanted:
             raise UserError(f"--preset: {error.args[0]}") from error
         return None
-    print(f"Using the preset of {algo} for {env_id} (--no-preset: the algorithm's defaults)")
+    print(f"Using the preset of {algo} for {name} (--no-preset: the algorithm's defaults)")
     return preset
 
 
@@ -173,7 +176,11 @@ def _arguments(args: argparse.Namespace, preset: Preset | None, cls: type) -> di
         if chosen not in (None, arguments.get("world_model")) and arguments.pop("world_model_kwargs", None):
             print("The preset's world_model_kwargs are for another world model: left out")
         arguments["world_model"] = chosen
-    for name in ("world_model_kwargs", "imagination_kwargs"):
+    if args.planner is not None:
+        if args.planner != arguments.get("planner") and arguments.pop("planner_kwargs", None):
+            print("The preset's planner_kwargs are for another planner: left out")
+        arguments["planner"] = args.planner
+    for name in ("world_model_kwargs", "imagination_kwargs", "planner_kwargs"):
         given = parse_pairs(f"--{name.replace('_', '-')}", getattr(args, name))
         if given:
             arguments[name] = {**arguments.get(name, {}), **given}

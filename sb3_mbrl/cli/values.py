@@ -38,8 +38,10 @@ def parse_pairs(option: str, pairs: Sequence[str] | None) -> dict[str, Any]:
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
+            outer, _, inner = key.partition(".")
+            nested = f'; a setting within another one: {option} "{outer}={{{inner!r}: {value}}}"' if equals and inner else ""
             raise UserError(
-                f"{option} {pair!r}: write key=value, without spaces around the = (quote values that contain spaces)"
+                f"{option} {pair!r}: write key=value, without spaces around the = (quote values that contain spaces)" + nested
             )
         result[key] = parse_value(value)
     return result

@@ -22,16 +22,17 @@ def draw_plans(
     *,
     title: str,
     columns: Sequence[int] | None = None,
-) -> None:
+) -> Path:
     """
     One panel per column of the observation and one for the reward: every imagined trajectory, the band that holds 90 % of
     them, and what then really happened.
 
     :param found: of :func:`~sb3_mbrl.diagnostics.foresight.foresee`
     :param observation_space: the environment's
-    :param path: of the picture; its suffix decides the format
+    :param path: of the picture; its suffix decides the format (none: png); in a folder that exists it is ``plan.png``
     :param title: of the picture
     :param columns: which of the encoded observation (default: all, at most the six that vary most for their size)
+    :return: where the picture is
     :raises ValueError: for a column that there is not, or nothing to draw
     """
     if not found:
@@ -58,8 +59,11 @@ def draw_plans(
     handles = [*axes[0].plot([], [], color=_IMAGINED), *axes[0].plot([], [], color=_REAL)]
     axes[0].legend(handles, ["imagined (band: 90 % of the rollouts)", "real"], ncols=2, fontsize=8, **_ABOVE)
     figure.suptitle(title)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path) / "plan.png" if Path(path).is_dir() else Path(path)
+    path = path if path.suffix else path.with_suffix(".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+    return path
 
 
 def _column(found: Sequence[Foresight], column: int) -> list[tuple[int, np.ndarray, np.ndarray, int]]:
@@ -72,7 +76,7 @@ def _draw_fan(axis: Any, steps: np.ndarray, rollouts: np.ndarray) -> None:
     if there.any():
         low, middle, high = np.nanquantile(rollouts[:, there], [0.05, 0.5, 0.95], axis=0)
         axis.fill_between(steps[there], low, high, color=_IMAGINED, alpha=0.2, lw=0)
-        axis.plot(steps[there], middle, color=_IMAGINED, lw=1.4)
+        axis.plot(steps[there], middle, color=_IMAGINED, lw=1.4, ls="--", zorder=3)  # seen where it is what happened
 
 
 def _most_moving(found: Sequence[Foresight]) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
 
 GRAVITY, CART_MASS, POLE_MASS, HALF_LENGTH, FORCE, DT = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 X_LIMIT, THETA_LIMIT = 2.4, 12 * 2 * math.pi / 360
@@ -52,7 +53,7 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
     Observations are ``(x, x_dot, theta, theta_dot)``, actions the force in tens of newtons, from -1 to 1.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+    metadata: dict[str, Any] = {**CartPoleEnv.metadata, "render_fps": round(1 / DT)}  # noqa: RUF012
     frame_skip = 1
     """Euler steps under the same force"""
 
@@ -60,6 +61,7 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.observation_space = self._observation_space()
+        self._drawing = CartPoleEnv(render_mode=render_mode)
         self.state = np.zeros(4)
         """``(x, x_dot, theta, theta_dot)``"""
 
@@ -70,6 +72,7 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.state = self.np_random.uniform(-0.05, 0.05, 4) + self._rest()
+        self._show()
         return self._observation(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -81,7 +84,22 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
                 [x + DT * x_dot, x_dot + DT * x_acceleration, theta + DT * theta_dot, theta_dot + DT * theta_acceleration]
             )
             self._at_the_ends()
+        self._show()
         return self._observation(), self._reward(force), self._terminated(), False, {}
+
+    def render(self) -> Any:
+        """As Gymnasium draws ``CartPole-v1``."""
+        if self.render_mode is None:
+            return super().render()
+        self._drawing.state = self.state
+        return self._drawing.render()
+
+    def close(self) -> None:
+        self._drawing.close()
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self.render()
 
     def _rest(self) -> np.ndarray:
         return np.zeros(4)
@@ -109,6 +127,7 @@ class CartPoleSwingUp(ContinuousCartPole):
     distance ``d`` of the tip from its goal and the pole's length ``l``.
     """
 
+    metadata: dict[str, Any] = {**CartPoleEnv.metadata, "render_fps": round(1 / (DT * SWING_UP_SKIP))}  # noqa: RUF012
     frame_skip = SWING_UP_SKIP
 
     def _observation_space(self) -> spaces.Box:

@@ -15,6 +15,7 @@ from sb3_mbrl.envs import cartpole
 from sb3_mbrl.envs.functions.classic_control import CartPoleTermination, PendulumReward, SwingUpReward
 from sb3_mbrl.envs.functions.common import Never, TerminationReward, VectorFunction
 from sb3_mbrl.spaces import ActionCodec
+from sb3_mbrl.specs import ask_known
 from sb3_mbrl.states import State
 
 
@@ -67,8 +68,9 @@ class KnownModel(WorldModel):
         action = self._actions.to_env(action)
         next_state = self.transition(state, action)
         obs, next_obs = self.decode(state), self.decode(next_state)
-        reward = (self.reward_fn or self.env_reward)(obs, action, next_obs)
-        terminated = (self.termination_fn or self.env_termination)(obs, action, next_obs)
+        seen = obs, action, next_obs
+        reward = ask_known("reward_fn", self.reward_fn or self.env_reward, seen, len(action))
+        terminated = ask_known("termination_fn", self.termination_fn or self.env_termination, seen, len(action))
         return Prediction(next_state, reward, terminated.to(reward.dtype))
 
     def _observed(self, obs: Obs) -> th.Tensor:

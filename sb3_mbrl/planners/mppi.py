@@ -63,15 +63,17 @@ def path_weights(returns: th.Tensor, temperature: float) -> th.Tensor:
 
     :param returns: ``(B, n)``, minus infinity for what diverged
     """
+    # Of a model that is about to diverge, squares are beyond single precision.
+    dtype, returns = returns.dtype, returns.double()
     finite = returns.isfinite()
     count = finite.sum(1, keepdim=True).clamp(min=1)
     filled = returns.masked_fill(~finite, 0.0)
     mean = filled.sum(1, keepdim=True) / count
     deviation = th.where(finite, returns - mean, 0.0)
     std = (deviation.square().sum(1, keepdim=True) / count).sqrt()
-    quarters = th.nanquantile(returns.masked_fill(~finite, th.nan), th.tensor([0.25, 0.75], device=returns.device), dim=1)
+    quarters = th.nanquantile(returns.masked_fill(~finite, th.nan), returns.new_tensor([0.25, 0.75]), dim=1)
     middle = (quarters[1] - quarters[0]).nan_to_num(0.0)[:, None]
     std = th.where(middle > 0, th.minimum(std, middle), std).clamp(min=1e-8)
     logits = (deviation / (std * temperature)).masked_fill(~finite, -th.inf)
     none = ~finite.any(1, keepdim=True)
-    return logits.masked_fill(none, 0.0).softmax(1)
+    return logits.masked_fill(none, 0.0).softmax(1).to(dtype)

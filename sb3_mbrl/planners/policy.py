@@ -1,22 +1,21 @@
 """``PlannerPolicy``: an SB3 policy that plans at every decision."""
 
-from collections.abc import Callable
-from typing import Any, TypedDict
+import warnings
+from typing import Any, NoReturn, TypedDict
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.dqn.policies import QNetwork
 
 from sb3_mbrl.contracts import Plan, Planner, WorldModel
 from sb3_mbrl.imagination.exploration import random_actions
-from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners.rollout import Prior, StateValue
+from sb3_mbrl.planners.suggestions import as_prior, as_value
 from sb3_mbrl.policies import RememberingPolicy
 from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import ActionCodec
-from sb3_mbrl.states import State, batch_size, state_map, state_where
+from sb3_mbrl.states import State, batch_size, describe, state_map, state_where
 
 
 class Memory(TypedDict):
@@ -43,10 +42,12 @@ class PlannerPolicy(RememberingPolicy):
     :param world_model: fitted; a :class:`~sb3_mbrl.models.particles.Particles` for one that is uncertain
     :param prior: suggests actions: a policy of SB3 that acts on the model's observations, or a function from states to scaled
         actions ``(B, A)``
-    :param value: of the last state of a plan: a critic of SB3 (the smallest of its values; of the prior's action), a
-        :class:`~stable_baselines3.dqn.policies.QNetwork` (its largest value), or a function from states to ``(B,)``
-    :param seed: of the private random stream; acting draws from no other
-    :raises ValueError: for a critic without a prior
+    :param value: of the last state of a plan: a critic of SB3 or sb3-contrib (of the prior's action), the network of a
+        :class:`~stable_baselines3.DQN` (of the best action), or a function from states to ``(B,)``
+    :param seed: of the private random stream; acting draws from no other, with ``deterministic=True`` too, as planners try
+        actions at random
+    :raises ValueError: for parts of different spaces, a critic of actions without a prior, or an oracle, which needs more than
+        an observation
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class PlannerPolicy(RememberingPolicy):
         planner: Planner,
         world_model: WorldModel,
         prior: BasePolicy | Prior | None = None,
-        value: ContinuousCritic | QNetwork | StateValue | None = None,
+        value: BaseModel | StateValue | None = None,
         *,
         seed: int | None = None,
     ) -> None:
@@ -62,10 +63,24 @@ class PlannerPolicy(RememberingPolicy):
             world_model.observation_space, world_model.action_space, squash_output=_scaled(world_model.action_space)
         )
         self.attach(planner, world_model, prior, value)
+        if not world_model.fitted:
+            warnings.warn("The world model has not been fitted yet: until it is, actions are random", stacklevel=2)
         self.set_seed(seed)
 
     def attach(self, planner: Planner, world_model: WorldModel, prior: Any = None, value: Any = None) -> None:
         """Plan with these from now on."""
+        if not isinstance(planner, Planner):
+            raise TypeError(f"planner={planner!r}: give one of sb3_mbrl.planners, e.g. CEM(env.action_space)")
+        if planner.action_space != world_model.action_space:
+            raise ValueError(
+                f"The planner was built for the actions {planner.action_space}, and the world model's are "
+                f"{world_model.action_space}: build it for these"
+            )
+        if world_model.needs_snapshot:
+            raise ValueError(
+                "An oracle starts from a snapshot of the true environment, and a planner has only observations: plan in "
+                "a model that is learned ('ensemble'), or in a twin of the environment ('pendulum')"
+            )
         # In a tuple: the model's weights are its owner's to save.
         self._parts = (planner, world_model, as_prior(prior, world_model), as_value(value, prior, world_model))
         self._codec = ActionCodec(self.action_space)
@@ -105,14 +120,13 @@ class PlannerPolicy(RememberingPolicy):
         if not model.fitted:
             chance = Plan(random_actions(self.action_space, len(is_first), generator, model.device), carry=None)
             return chance.action, None, chance
+        # Plans are in single precision; some models keep that of the observation.
+        obs = state_map(lambda leaf: leaf.float() if leaf.dtype == th.float64 else leaf, obs)
         belief = model.initial(obs)
-        if memory is not None and batch_size(memory["belief"]) == len(is_first):
+        if memory is not None:
+            self._check_memory(memory, belief)
             seen = model.observe(memory["belief"], memory["action"], obs, is_first)
             belief = state_where(is_first.to(model.device), belief, seen)
-        elif memory is not None:
-            raise ValueError(
-                f"state is of {batch_size(memory['belief'])} environments, and there are {len(is_first)} observations"
-            )
         carry = None if memory is None else memory["plan"]
         plan = planner.plan(
             model,
@@ -126,11 +140,30 @@ class PlannerPolicy(RememberingPolicy):
         )
         return plan.action, {"belief": belief, "plan": plan.carry, "action": plan.action}, plan
 
+    def _check_memory(self, memory: Any, belief: State) -> None:
+        """Whether what was given as ``state`` is what the last ``predict`` of this policy returned."""
+        if not isinstance(memory, dict) or memory.keys() != Memory.__annotations__.keys():
+            raise TypeError(
+                f"state is {type(memory).__name__}: give back what the last predict of this policy returned, or None"
+            )
+        before, now = batch_size(memory["belief"]), batch_size(belief)
+        if before != now:
+            raise ValueError(f"state is of {before} environments, and there are {now} observations")
+        if describe(memory["belief"]) != describe(belief):
+            raise ValueError("state is that of another world model: begin the episode with state=None")
+
     def decide(
         self, obs: PyTorchObs, memory: Any, is_first: th.Tensor, *, deterministic: bool = False
     ) -> tuple[th.Tensor, Memory | None]:
         scaled, memory, _ = self.act(obs, memory, is_first, deterministic=deterministic)
         return scaled, memory
+
+    def save(self, path: Any) -> NoReturn:
+        """There is nothing here to save: planner and world model are given."""
+        raise NotImplementedError(
+            f"{type(self).__name__} is made of a planner and a world model: save the agent (agent.save) and make it anew from "
+            "the agent's parts, or give planner=... to the agent"
+        )
 
 
 class AgentPlannerPolicy(PlannerPolicy):
@@ -144,45 +177,3 @@ class AgentPlannerPolicy(PlannerPolicy):
 
 def _scaled(action_space: spaces.Space) -> bool:
     return isinstance(action_space, spaces.Box)
-
-
-def as_prior(prior: BasePolicy | Prior | None, model: WorldModel, deterministic: bool = False) -> Prior | None:
-    """
-    A policy of SB3 as a function of the model's states, to scaled actions. It sees observations as the model decodes them: one
-    that was trained behind ``VecNormalize`` has to be given as a function that normalises them.
-    """
-    if not isinstance(prior, BasePolicy):
-        if prior is None or not isinstance(model, Particles):
-            return prior
-        # As a value does, it sees the states of the model itself.
-        return lambda state: prior(state_map(lambda leaf: leaf[:, 0], state["particles"]))
-
-    codec = ActionCodec(model.action_space)
-    in_units = isinstance(model.action_space, spaces.Box) and not prior.squash_output
-
-    def act(state: State) -> th.Tensor:
-        action = prior._predict(model.decode(state), deterministic=deterministic)
-        # Policies that do not squash (PPO's) speak in the environment's units.
-        return codec.from_env(action.reshape(len(action), *space.shape)) if in_units else action.reshape(len(action), -1)
-
-    space: Any = model.action_space
-    return act
-
-
-def as_value(value: Any, prior: BasePolicy | Prior | None, model: WorldModel) -> StateValue | None:
-    """A critic of SB3 as a function of the model's states; of particles, the mean over those whose episode goes on."""
-    if isinstance(model, Particles):
-        inner = as_value(value, prior, model.model)
-        return None if inner is None else lambda state: model.mean_value(state, inner)
-    if isinstance(value, QNetwork):
-        return lambda state: value(model.decode(state)).max(1).values
-    if not isinstance(value, ContinuousCritic):
-        return value
-    act: Callable[[State], th.Tensor] | None = as_prior(prior, model, deterministic=True)
-    if act is None:
-        raise ValueError("A critic judges actions: give the policy that chooses them as prior=, e.g. prior=agent.policy")
-
-    def judge(state: State) -> th.Tensor:
-        return th.cat(value(model.decode(state), act(state)), dim=1).min(1).values
-
-    return judge

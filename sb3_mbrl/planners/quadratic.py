@@ -129,14 +129,19 @@ def expand(step: Step, states: th.Tensor, actions: th.Tensor) -> Expansion:
         raise MissingCapability(
             f"The model cannot be differentiated by torch.func ({error}): choose 'cem' or 'icem'"
         ) from error
-    if not (f_u.any() or r_u.any()):
-        raise MissingCapability(
-            "The model is not differentiable in the action (no action changes anything): choose 'cem' or 'icem'"
-        )
+    if not (f_u.any() or r_u.any()) and _acts(step, *flat):
+        raise MissingCapability("The model is not differentiable in the action: choose 'cem' or 'icem'")
     bend = th.cat([th.cat([r_xx, r_ux.mT], 2), th.cat([r_ux, r_uu], 2)], 1).detach().nan_to_num(0.0, 0.0, 0.0)
     bend, size = bent_down(bend), states.shape[2]
     parts = (f_x, f_u, r_x, r_u, bend[:, :size, :size], bend[:, size:, :size], bend[:, size:, size:])
     return Expansion(*(part.detach().nan_to_num(0.0, 0.0, 0.0).unflatten(0, (rows, horizon)) for part in parts))
+
+
+@th.no_grad()
+def _acts(step: Step, x: th.Tensor, u: th.Tensor) -> bool:
+    """Whether other actions make any difference at all: a model of the first few rows may have seen nothing change."""
+    ends = [step(x, th.full_like(u, end)) for end in (-1.0, 1.0)]
+    return any(not th.equal(low, high) for low, high in zip(*ends, strict=True))
 
 
 def bent_down(curvature: th.Tensor) -> th.Tensor:

@@ -64,6 +64,7 @@ def evaluate(
         last = value(state)
         diverged = diverged | (~last.isfinite() & (weight != 0))
         total = total + th.where(last.isfinite(), weight * last, 0.0)
+    diverged = diverged | ~total.isfinite()  # a sum that is beyond what can be held
     total = total.masked_fill(diverged, -th.inf)
     return Evaluation(total.view(rows, candidates), diverged.view(rows, candidates))
 

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.rng import on_device
-from sb3_mbrl.states import State, state_map
+from sb3_mbrl.states import State, describe, state_map
 
 REWIDEN = 0.5
 """How much of a categorical belief is forgotten from one decision to the next, as a Gaussian's width is"""
@@ -170,19 +170,26 @@ def make_search(
     :raises UnsupportedSpace: for other spaces, and for a ``Box`` without finite bounds
     """
     if isinstance(space, spaces.Box):
-        refuse_infinite(space)
+        refuse_unscalable(space)
         return GaussianSearch(space, horizon, std, truncate, repeat_last)
     return CategoricalSearch(space, horizon)
 
 
-def refuse_infinite(space: spaces.Box) -> None:
+def refuse_unscalable(space: spaces.Box) -> None:
     """
-    :raises UnsupportedSpace: for a ``Box`` without finite bounds
+    :raises UnsupportedSpace: for a ``Box`` without finite bounds, or with bounds that leave nothing to choose
     """
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise UnsupportedSpace(
             f"The action space {space} has no finite bounds, so there is nothing to scale actions to. Wrap the environment in "
             "gymnasium.wrappers.RescaleAction or declare Box(low, high) with the limits of the actuator."
+        )
+    with np.errstate(over="ignore"):
+        width = space.high.astype(np.float32) - space.low.astype(np.float32)
+    if not (np.isfinite(width).all() and (width > 0).all()):
+        raise UnsupportedSpace(
+            f"The action space {space} cannot be scaled to [-1, 1]: from low to high there has to be a way, and one that "
+            "single precision can hold. Leave out what cannot be moved, and declare Box(low, high) with the actuator's limits."
         )
 
 
@@ -205,6 +212,11 @@ def start(search: Search, carry: State | None, is_first: th.Tensor, rows: int, d
     initial = search.initial(rows, device)
     if carry is None:
         return initial
+    if describe(carry) != describe(initial):
+        raise ValueError(
+            f"The plan to go on with is {describe(carry)}, and this planner's are {describe(initial)}: it comes from another "
+            "planner, horizon or number of environments. Begin anew, with state=None."
+        )
     warm = search.warm(carry)
 
     def choose(new: th.Tensor, old: th.Tensor) -> th.Tensor:

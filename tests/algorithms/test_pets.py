@@ -17,8 +17,9 @@ from sb3_mbrl import PETS
 from sb3_mbrl.models.known import CartPoleModel, PendulumModel
 from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners import CEM, ILQR
-from sb3_mbrl.planners.policy import PlannerPolicy, as_prior, as_value
+from sb3_mbrl.planners.policy import PlannerPolicy
 from sb3_mbrl.planners.rollout import follow
+from sb3_mbrl.planners.suggestions import as_prior, as_value
 
 SMALL = {
     "learning_starts": 60,
@@ -151,9 +152,9 @@ class Wrong:
             "planner_kwargs has 'action_space', which every planner is given by PETS",
         ),
         ({"propagation": "ts3"}, "propagation='ts3': choose"),
-        ({"n_particles": 0}, "n=0: give a whole number from 1 on"),
+        ({"n_particles": 0}, "n_particles=0: give a whole number from 1 on"),
         ({"planner": "ilqr", "penalty": 5.0}, "planner='ilqr' follows the model's mean: it has no particles for"),
-        ({"planner": "ilqr", "propagation": "ts1"}, "Leave these out, or choose 'icem'"),
+        ({"planner": "ilqr", "propagation": "ts1"}, "Leave that out, or choose 'icem'"),
     ],
 )
 def test_bad_choices(kwargs, words):
@@ -315,3 +316,10 @@ def test_presets(name):
     assert pets.world_model.reward_fn is not None
     expected = {"published": (400, 25, 20), "random-shooting": (2000, 15, 1)}[name]
     assert (pets.planner.population, pets.planner.horizon, pets.policy.world_model.n) == expected
+
+
+@pytest.mark.parametrize(("env_id", "horizon"), [("Pendulum-v1", 15), ("CartPoleBalance-v0", 15), ("CartPoleSwingUp-v0", 30)])
+def test_presets_of_the_small_tasks(env_id, horizon):
+    pets = PETS("MlpPolicy", env_id, device="cpu", **PETS.preset(env_id))
+    assert pets.world_model.reward_fn is not None
+    assert pets.planner.horizon == horizon

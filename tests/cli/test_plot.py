@@ -23,6 +23,19 @@ def test_a_planner_from_train_to_picture(here, capsys):
     assert (here / "run" / "plan.png").read_bytes().startswith(b"\x89PNG")
     assert main([*PLAN, "--horizon", "9"]) == 2
     assert "the plans of ICEM are 4 steps long" in capsys.readouterr().err
+    # Where the picture really is; with --replan the plan changes, which says nothing of the model.
+    assert main([*PLAN, "--moments", "1", "--replan", "--output", "mine"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "Picture: mine.png"
+    assert "Within the band" not in out
+    assert (here / "mine.png").is_file()
+
+
+def test_discrete_actions_of_a_table(here, capsys):
+    """The environment used to be given an array, in which it looked up a transition."""
+    argv = ["--env", "FrozenLake-v1", "--steps", "50", "--eval-episodes", "0", "--output", "run", "--no-progress"]
+    assert main(["train", "--algo", "dyna_q", *argv]) == 0
+    assert main(PLAN) == 0
 
 
 def test_a_policys_expectations_and_mistakes(here, capsys):
@@ -32,7 +45,7 @@ def test_a_policys_expectations_and_mistakes(here, capsys):
     capsys.readouterr()
     for argv, message in (
         (["--columns", "7"], "there are the columns 0 to 2"),
-        (["--particles", "0"], "particles=0: give at least 1"),
+        (["--particles", "0"], "particles=0: give a whole number from 1 on"),
         (["--env", "MountainCarContinuous-v0"], "the agent was not trained in MountainCarContinuous-v0"),
         (["--output", "a.xyz"], "xyz"),
     ):

@@ -9,7 +9,7 @@ import pytest
 import torch as th
 from stable_baselines3 import SAC
 
-from sb3_mbrl import MBPO
+from sb3_mbrl import MBPO, PETS
 from sb3_mbrl.cli import main
 from tests.cli.commands import SMALL, module, rows, train
 
@@ -251,3 +251,16 @@ def test_tensorboard_keeps_algorithms_apart_and_goes_on_with_the_run(here):
     assert len(list(logs.glob("events*"))) == 1
     assert main(["train", "--resume", "--env", "Pendulum-v1", "--steps", "40", "--no-progress", "--eval-episodes", "0"]) == 0
     assert len(list(logs.glob("events*"))) == 2
+
+
+def test_presets_by_name_and_the_planner(here, capsys):
+    argv = ["train", "--algo", "pets", "--env", "Pendulum-v1", "--steps", "5", "--eval-episodes", "0", "--no-progress"]
+    assert main([*argv, "--preset", "random-shooting", "--planner-kwargs", "population=10", "--output", "a"]) == 0
+    assert "Using the preset of pets for random-shooting" in capsys.readouterr().out
+    agent = PETS.load(here / "a" / "model.zip", device="cpu")
+    assert (type(agent.planner).__name__, agent.planner.population, agent.planner.horizon) == ("RandomShooting", 10, 15)
+    assert main([*argv, "--preset", "published", "--planner", "mppi", "--output", "b"]) == 0
+    assert "The preset's planner_kwargs are for another planner: left out" in capsys.readouterr().out
+    assert type(PETS.load(here / "b" / "model.zip", device="cpu").planner).__name__ == "MPPI"
+    assert main([*argv, "--preset", "publisht", "--output", "c"]) == 2
+    assert "Did you mean 'published'?" in capsys.readouterr().err

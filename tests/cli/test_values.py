@@ -45,6 +45,11 @@ def test_pairs_need_a_name_and_a_value(pair):
         parse_pairs("--set", [pair])
 
 
+def test_a_dot_is_answered_with_what_to_write():
+    with pytest.raises(UserError, match=r"--set \"planner_kwargs=\{'horizon': 5\}\""):
+        parse_pairs("--set", ["planner_kwargs.horizon=5"])
+
+
 def test_integers_may_be_written_as_floats():
     def f(buffer_size=1_000_000, learning_rate=3e-4, verbose=False):
         pass

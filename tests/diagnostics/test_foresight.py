@@ -6,6 +6,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_mbrl import MBPO, PETS, Dyna, DynaQ
 from sb3_mbrl.contracts import MissingCapability, Plan
@@ -147,10 +148,23 @@ def test_coverage_of_two_columns_by_hand():
     np.testing.assert_allclose(coverage([moment(rollouts, [[0.5, 0.5], [0.06, 0.96]])]), [1.0, 0.0])
 
 
-@pytest.mark.parametrize("wrong", [{"horizon": 0}, {"particles": 0}, {"moments": 0}, {"every": -1}])
+def test_rounding_does_not_leave_a_band_without_width():
+    """Of an exact model, whose rollouts are all alike; 37 % were said to lie within."""
+    truth = np.array([[0.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
+    rollouts = np.broadcast_to(truth + np.array([1e-5, 0.0]), (20, 3, 2))
+    np.testing.assert_allclose(coverage([moment(rollouts, truth)]), [1.0, 1.0])
+    np.testing.assert_allclose(coverage([moment(rollouts + 0.01, truth)]), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("wrong", [{"horizon": 0}, {"horizon": 2.5}, {"particles": 0}, {"moments": 0}, {"every": -1}])
 def test_numbers_below_one(wrong, pendulum):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*give at least 1"):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*give a whole number from 1 on"):
         foresee(planning(), pendulum, **wrong)
+
+
+def test_a_vec_env_is_refused():
+    with pytest.raises(TypeError, match="one environment of Gymnasium, not in a VecEnv"):
+        foresee(planning(), make_vec_env("Pendulum-v1"))
 
 
 def test_a_horizon_beyond_the_plan(pendulum):

@@ -20,6 +20,24 @@ def test_it_is_a_proper_environment(env_id):
     check_env(gym.make(env_id).unwrapped)
 
 
+@pytest.mark.parametrize("env_id", IDS)
+def test_it_is_drawn_as_gymnasium_draws_its_own(env_id, monkeypatch, recwarn):
+    env = gym.make(env_id, render_mode="rgb_array")
+    assert not recwarn.list, "a mode that there is not"
+    assert env.metadata["render_fps"] == {"CartPoleBalance-v0": 50, "CartPoleSwingUp-v0": 25}[env_id]
+    env.reset(seed=0)
+    env.step(np.ones(1, np.float32))
+    drawing, drawn = env.unwrapped._drawing, []
+    monkeypatch.setattr(drawing, "render", lambda: drawn.append(drawing.state))
+    env.render()
+    np.testing.assert_array_equal(drawn, [env.unwrapped.state])
+    shown = gym.make(env_id, render_mode="human").unwrapped
+    monkeypatch.setattr(shown._drawing, "render", lambda: drawn.append(shown._drawing.state))
+    shown.reset(seed=1)
+    shown.step(np.ones(1, np.float32))
+    assert len(drawn) == 3
+
+
 def test_full_force_is_gymnasiums_cart_pole():
     """The same state, the same push: the same next state."""
     rng = np.random.default_rng(0)

@@ -129,6 +129,23 @@ def test_nothing_that_diverges_wins(cls):
     assert 0 < found.info["diverged"] < 1
 
 
+@pytest.mark.parametrize("cls", EVERY)
+@pytest.mark.parametrize("scale", [2.5e37, 3e38, -2.5e37])
+def test_sums_beyond_what_can_be_held_neither_win_nor_poison_what_follows(cls, scale):
+    """Every reward is finite, their sum need not be: it used to win, and of MPPI nothing but NaN was left."""
+
+    class Huge(Line):
+        def step(self, state, action, **kwargs):
+            found = super().step(state, action, **kwargs)
+            return found._replace(reward=scale * (1.0 + action[:, 0].clamp(min=0.0)))
+
+    planner = cls(ONE, horizon=6)
+    found = plan(planner, Huge(), [[0.0]])
+    assert found.action.isfinite().all()
+    assert not (found.value == th.inf).any()
+    assert plan(planner, Line(), [[0.0]], carry=found.carry, first=False).action.isfinite().all()
+
+
 @pytest.mark.parametrize("cls", SAMPLING)
 def test_where_everything_diverges_there_is_still_an_action(cls):
     found = plan(cls(ONE, horizon=3), Line(break_at=-10.0), [[0.0]])
@@ -276,6 +293,15 @@ def test_infinite_bounds(cls):
         cls(spaces.Box(-np.inf, np.inf, (2,)))
 
 
+@pytest.mark.parametrize("cls", EVERY)
+@pytest.mark.parametrize("bounds", [([-1.0, 2.0], [1.0, 2.0]), ([-3e38, -1.0], [3e38, 1.0])])
+def test_bounds_that_cannot_be_scaled(cls, bounds):
+    """They used to send NaN to the environment."""
+    low, high = (np.array(bound, np.float32) for bound in bounds)
+    with pytest.raises(UnsupportedSpace, match=r"cannot be scaled to \[-1, 1\]"):
+        cls(spaces.Box(low, high))
+
+
 @pytest.mark.parametrize("cls", [GradientPlanner, ILQR])
 def test_gradients_need_numbers(cls):
     with pytest.raises(UnsupportedSpace, match=r"continuous actions, not Discrete.*'cem'"):
@@ -290,6 +316,18 @@ def test_gradients_need_a_differentiable_model(cls):
 
     with pytest.raises(MissingCapability, match="differentia"):
         plan(cls(ONE, horizon=3), Rounded(), [[0.0]])
+
+
+@pytest.mark.parametrize("cls", EVERY)
+def test_where_no_action_changes_anything_there_is_still_one(cls):
+    """A model of the first few rows may know no more. iLQR used to end the training."""
+
+    class Still(Line):
+        def step(self, state, action, **kwargs):
+            return super().step(state, 0.0 * action, **kwargs)
+
+    found = plan(cls(ONE, horizon=3), Still(), [[0.3]])
+    assert found.action.isfinite().all()
 
 
 def test_masks_are_for_discrete_actions():

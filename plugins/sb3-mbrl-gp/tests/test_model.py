@@ -147,7 +147,46 @@ def test_refuses_other_spaces_in_words(observation_space, action_space, reason):
         GPModel(observation_space, action_space)
 
 
-@pytest.mark.parametrize("wrong", [{"max_rows": 0}, {"steps": -1}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_rows": 0}, {"max_rows": True}, {"steps": -1}, {"steps": 1.5}, {"learning_rate": 0.0}, {"learning_rate": None}],
+)
 def test_refuses_senseless_numbers(wrong):
-    with pytest.raises(ValueError, match="not a way to fit"):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*: give a"):
         GPModel(OBS, ACTION, **wrong)
+
+
+def test_whole_numbers_of_a_settings_file():
+    """1e3 is a float; it used to fail after the random steps."""
+    model = GPModel(OBS, ACTION, max_rows=20.0, steps=2.0, device="cpu")
+    assert model.fit(Rows(30), generator=th.Generator().manual_seed(0))["rows"] == 20
+
+
+def test_what_never_varied_has_no_noise_and_small_numbers_have_their_own():
+    """Constants were drawn with a noise of 8 %, numbers of 1e-7 with 1e5 times their size."""
+    data = Rows(60)
+
+    def stretched(obs):
+        return th.stack([obs[:, 0], th.full_like(obs[:, 0], 5.0), 1e-7 * obs[:, 1]], 1)
+
+    data.rows = data.rows._replace(obs=stretched(data.rows.obs), next_obs=stretched(data.rows.next_obs))
+    model = GPModel(spaces.Box(-10.0, 10.0, (3,)), ACTION, device="cpu")
+    model.fit(data, generator=th.Generator().manual_seed(0))
+    start = th.tensor([[9.0, 5.0, 9e-7]]).repeat(200, 1)
+    drawn = model.step(start, th.full((200, 1), 0.5), generator=th.Generator().manual_seed(0)).state
+    assert (drawn[:, 1] == 5.0).all()
+    assert drawn[:, 2].std() < 1e-6
+
+
+def test_second_derivatives():
+    """iLQR and others ask for them by torch.func; th.cdist has none."""
+    model = GPModel(OBS, ACTION, device="cpu")
+    model.fit(Rows(30), generator=th.Generator().manual_seed(0))
+
+    def reward(action):
+        return model.step(th.tensor([[0.3, 0.1]]), action[None], deterministic=True).reward[0]
+
+    action, h = th.tensor([0.4]), 0.05
+    by_differences = (reward(action + h) - 2 * reward(action) + reward(action - h)) / h**2
+    found = th.vmap(th.func.hessian(reward))(action[None])[0, 0, 0]
+    th.testing.assert_close(found, by_differences, rtol=0.2, atol=0.02)

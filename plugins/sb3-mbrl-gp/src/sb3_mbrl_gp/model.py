@@ -8,6 +8,7 @@ import gpytorch
 import torch as th
 from gymnasium import spaces
 from linear_operator.utils.cholesky import psd_safe_cholesky
+from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.contracts import Data, FitBudget, Obs, Prediction, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import ActionCodec, SpaceCodec
@@ -27,6 +28,10 @@ class _Prior(gpytorch.models.ExactGP):
 
     def forward(self, inputs: th.Tensor) -> gpytorch.distributions.MultivariateNormal:
         return gpytorch.distributions.MultivariateNormal(self.mean_module(inputs), self.covar_module(inputs))
+
+
+def _scaled(rows: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
+    return (rows - mean) / th.where(std > 0, std, 1.0)
 
 
 class GPModel(WorldModel):
@@ -64,10 +69,9 @@ class GPModel(WorldModel):
         super().__init__(observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device)
         if reason := supports(observation_space, action_space):
             raise UnsupportedSpace(f"GPModel does not fit: {reason}")
-        if max_rows < 1 or steps < 0 or learning_rate <= 0:
-            raise ValueError(f"max_rows={max_rows}, steps={steps}, learning_rate={learning_rate}: not a way to fit")
         self.codec, self.action_codec = SpaceCodec(observation_space), ActionCodec(action_space)
-        self.max_rows, self.steps, self.learning_rate = max_rows, steps, learning_rate
+        self.max_rows, self.steps = whole("max_rows", max_rows, 1), whole("steps", steps, 0)
+        self.learning_rate = number("learning_rate", learning_rate, 0.0, 10.0, open_low=True)
         self.n_outputs = self.codec.dim + 2
         """Changes of the observation, reward, termination"""
         inputs = self.codec.dim + self.action_codec.dim
@@ -99,10 +103,12 @@ class GPModel(WorldModel):
         targets = th.cat([delta, rows.reward[:, None], rows.terminated[:, None]], dim=1)[chosen].float().to(self.device)
         stored = {"ended": rows.terminated.max().to(self.device)}
         for name, value in (("input", inputs), ("target", targets)):
-            std = value.std(0, correction=0)
-            stored[f"{name}_mean"], stored[f"{name}_std"] = value.mean(0), th.where(std > 1e-6, std, th.ones_like(std))
-        stored["x"] = (inputs - stored["input_mean"]) / stored["input_std"]
-        stored["y"] = ((targets - stored["target_mean"]) / stored["target_std"]).T.contiguous()
+            mean, std = value.mean(0), value.std(0, correction=0)
+            # In single precision a constant c has a deviation of about 1e-7 c. What never varied has no scale, and no noise.
+            varies = std > 1e-6 * mean.abs().clamp(min=1e-6)
+            stored[f"{name}_mean"], stored[f"{name}_std"] = mean, th.where(varies, std, 0.0)
+        stored["x"] = _scaled(inputs, stored["input_mean"], stored["input_std"])
+        stored["y"] = _scaled(targets, stored["target_mean"], stored["target_std"]).T.contiguous()
         before = {name: value.clone() for name, value in self.state_dict().items()}
         try:
             # In single precision the covariance of rows that lie close together (a pendulum that is held up) has no factor.
@@ -171,11 +177,13 @@ class GPModel(WorldModel):
             new observation, noise included
         """
         inputs = th.cat([state, self.action_codec.encode(action.to(self.device))], dim=1)
-        x = (inputs - self.stored["input_mean"]) / self.stored["input_std"]
+        x = _scaled(inputs, self.stored["input_mean"], self.stored["input_std"])
         kernel = self.prior.covar_module
         scale = kernel.base_kernel.lengthscale  # (outputs, 1, inputs)
-        distance = th.cdist(x / scale, self.stored["x"] / scale).square()
-        cross = kernel.outputscale[:, None, None] * (-0.5 * distance).exp()
+        here, there = x / scale, self.stored["x"] / scale
+        # Written out: th.cdist has no second derivatives.
+        distance = here.square().sum(2, keepdim=True) + there.square().sum(2)[:, None] - 2.0 * here @ there.mT
+        cross = kernel.outputscale[:, None, None] * (-0.5 * distance.clamp(min=0.0)).exp()
         mean = self.prior.mean_module.constant[:, None] + (cross @ self._weights[:, :, None]).squeeze(2)
         explained = (cross @ self._whitener.mT).square().sum(2)
         variance = (kernel.outputscale[:, None] - explained).clamp(min=0.0) + self.likelihood.noise
