@@ -27,15 +27,14 @@ import gymnasium as gym
 import numpy as np
 import stable_baselines3
 import torch
+from agents import algorithm, as_arguments
 from records import CHECKPOINTS, RESULTS, Record, clean_label, reached_at, read_record, run_name, write_record
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from tasks import BASES, TASKS, VARIANTS, Task, changes, conditions, constructor_settings, override, parse_overrides
+from tasks import TASKS, VARIANTS, Task, changes, conditions, constructor_settings, override, parse_overrides
 
 import sb3_mbrl
-from sb3_mbrl.zoo import algorithms
 
 EVALUATION_SEED = 10_000
 """Evaluation episodes start from the reset seeds 10000, 10001, ... in every run."""
@@ -355,24 +354,6 @@ def _start_or_resume(run: Run, fresh: bool) -> tuple[Record, Path | None]:
     return run.conditions() | measured | {"reached_at": None, "finished": False, "resumed_at": [], "curve": []}, None
 
 
-def algorithm(task: Task, variant: str) -> type[OffPolicyAlgorithm]:
-    """The class of a variant."""
-    cls = algorithms()[task.algo]
-    return cls._model_free_class if variant == BASES.get(task.algo) else cls
-
-
-def with_noise(settings: Mapping[str, Any], space: gym.Space) -> dict[str, Any]:
-    """Action noise in the words of rl-zoo3 (``noise_type`` and ``noise_std``) as SB3's object."""
-    arguments = dict(settings)
-    kind = arguments.pop("noise_type", None)
-    if kind is not None:
-        if kind != "normal" or not isinstance(space, gym.spaces.Box):
-            raise ValueError(f"noise_type={kind!r} for {space}: 'normal' for Box actions is what there is")
-        size = np.zeros(space.shape)
-        arguments["action_noise"] = NormalActionNoise(size, size + arguments.pop("noise_std"))
-    return arguments
-
-
 def execute(run: Run, fresh: bool = False, on_evaluation: Callable[[Record], None] | None = None) -> Record:
     """
     Do the run, or what is left of it.
@@ -387,7 +368,7 @@ def execute(run: Run, fresh: bool = False, on_evaluation: Callable[[Record], Non
     cls = algorithm(run.task, run.variant)
     env = gym.make(run.task.env_id, **run.task.env_kwargs)
     if checkpoint is None:
-        settings = with_noise(run.settings, env.action_space)
+        settings = as_arguments(run.settings, env.action_space)
         agent: OffPolicyAlgorithm = cls("MlpPolicy", env, seed=run.seed, device=run.device, **settings)
     else:
         agent = load_checkpoint(cls, checkpoint, env, run.device)

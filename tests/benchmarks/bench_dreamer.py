@@ -3,7 +3,7 @@ An update of DreamerV3: size1m on walker-like proprioception (vectors of 1, 14 a
 steps, everything included (losses, imagination from all states, both backward passes, the optimiser, the slow critic), next to
 ``dreamer_v3_5`` of sheeprl 0.8.4, which lives in an environment of its own::
 
-    python -m venv sheeprl-env && sheeprl-env/bin/python -m pip install -c constraints.txt sheeprl==0.8.4
+    python -m venv sheeprl-env && sheeprl-env/bin/python -m pip install torch==2.13.0 sheeprl==0.8.4
     SHEEPRL_PYTHON=sheeprl-env/bin/python python -m tests.benchmarks dreamer
 
 Ours also draws the batch from the replay buffer and writes the latent states back.

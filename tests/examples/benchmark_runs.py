@@ -5,13 +5,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "reproduce"))
 
+import agents
 import records
 import report
 import run
 import run_all
 import tasks
 
-__all__ = ["TINY", "records", "report", "run", "run_all", "steps_of", "tasks", "tiny_run"]
+__all__ = ["TINY", "agents", "records", "report", "run", "run_all", "steps_of", "tasks", "tiny_run"]
 
 TINY = tasks.Task(
     "tiny",

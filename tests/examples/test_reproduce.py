@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import SAC
 
-from tests.examples.benchmark_runs import TINY, records, report, run, run_all, steps_of, tasks, tiny_run
+from tests.examples.benchmark_runs import TINY, agents, records, report, run, run_all, steps_of, tasks, tiny_run
 
 # ------------------------------------------------------------------------------------------------------------------ reached
 
@@ -103,8 +103,8 @@ def test_every_variant_takes_its_settings(task):
         pytest.importorskip("sb3_mbrl_gp", reason="the plug-in is not installed")
     for variant in task.variants:
         env = gym.make(task.env_id)
-        arguments = run.with_noise(tasks.constructor_settings(task, variant), env.action_space)
-        agent = run.algorithm(task, variant)("MlpPolicy", env, device="cpu", **arguments)
+        arguments = agents.as_arguments(tasks.constructor_settings(task, variant), env.action_space)
+        agent = agents.algorithm(task, variant)("MlpPolicy", env, device="cpu", **arguments)
         model = getattr(agent, "world_model", None)
         assert (model is None) == (variant not in (task.algo, "true-model"))
         assert (variant == "true-model") == (model is not None and not model.learns)
@@ -112,14 +112,21 @@ def test_every_variant_takes_its_settings(task):
 
 def test_action_noise_in_the_words_of_the_zoo():
     space = gym.spaces.Box(-1.0, 1.0, (3,))
-    arguments = run.with_noise({"noise_type": "normal", "noise_std": 0.1, "gamma": 0.9}, space)
+    arguments = agents.as_arguments({"noise_type": "normal", "noise_std": 0.1, "gamma": 0.9}, space)
     noise = arguments.pop("action_noise")
     assert arguments == {"gamma": 0.9}
     np.random.seed(0)
     drawn = np.stack([noise() for _ in range(2_000)])
     np.testing.assert_allclose([drawn.mean(), drawn.std()], [0.0, 0.1], atol=5e-3)
     with pytest.raises(ValueError, match="noise_type='normal' for Discrete"):
-        run.with_noise({"noise_type": "normal", "noise_std": 0.1}, gym.spaces.Discrete(2))
+        agents.as_arguments({"noise_type": "normal", "noise_std": 0.1}, gym.spaces.Discrete(2))
+
+
+def test_a_learning_rate_that_falls_in_the_words_of_the_zoo():
+    rate = agents.as_arguments({"learning_rate": "lin_4e-4"}, gym.spaces.Discrete(2))["learning_rate"]
+    assert [rate(left) for left in (1.0, 0.5, 0.0)] == pytest.approx([4e-4, 2e-4, 0.0])
+    with pytest.raises(ValueError, match="give a number, or lin_"):
+        agents.as_arguments({"learning_rate": "cos_4e-4"}, gym.spaces.Discrete(2))
 
 
 def test_sac_is_at_its_defaults_but_for_a_buffer_that_holds_the_run():
@@ -265,8 +272,8 @@ def test_every_algorithm_has_its_control_and_its_base():
 
     cartpole, tqc = replace(TINY, algo="dyna"), replace(TINY, algo="mb_tqc")
     assert cartpole.variants == ("dyna", "model-off", "dqn")
-    assert [run.algorithm(cartpole, variant) for variant in cartpole.variants] == [Dyna, Dyna, DQN]
-    assert [run.algorithm(tqc, variant) for variant in tqc.variants] == [model_based(TQC), model_based(TQC), TQC]
+    assert [agents.algorithm(cartpole, variant) for variant in cartpole.variants] == [Dyna, Dyna, DQN]
+    assert [agents.algorithm(tqc, variant) for variant in tqc.variants] == [model_based(TQC), model_based(TQC), TQC]
     with pytest.raises(ValueError, match=r"tiny has no variant 'sac'; there are dyna, model-off, dqn"):
         tasks.constructor_settings(cartpole, "sac")
     jobs = run_all.plan_jobs([TINY, cartpole], None, Path("nowhere"), seeds=[0])
@@ -335,7 +342,7 @@ def test_a_checkpoint_ends_the_last_transition_by_a_time_limit_and_restores_the_
     with pytest.raises(InterruptedRunError):
         run.execute(one, on_evaluation=stop)
     checkpoint = run.newest_checkpoint(one.checkpoint_dir)
-    agent = run.load_checkpoint(run.algorithm(TINY, "mbpo"), checkpoint, gym.make("Pendulum-v1"), "cpu")
+    agent = run.load_checkpoint(agents.algorithm(TINY, "mbpo"), checkpoint, gym.make("Pendulum-v1"), "cpu")
     assert (np.random.rand(), th.rand(1).item()) == drawn["next"]
     buffer = agent.replay_buffer
     assert buffer.pos == agent.num_timesteps == 40  # the latest transition is there

@@ -382,7 +382,7 @@ class RSSM(WorldModel):
             "reward": chosen.reward_scale,
             "continue": chosen.continue_scale,
         }
-        return th.stack([scales.get(name, 1.0) * value.mean() for name, value in losses.items()]).sum()
+        return th.stack([scales.get(name, chosen.obs_scale) * value.mean() for name, value in losses.items()]).sum()
 
     def _moved(self, obs: Obs) -> Obs:
         return state_map(lambda leaf: leaf.to(self.device), obs)

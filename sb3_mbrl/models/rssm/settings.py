@@ -19,7 +19,16 @@ SIZES: dict[str, dict[str, Any]] = {
     "size400m": {"deter": 12288, "hidden": 1536, "classes": 96, "depth": 96, "units": 1536},
     # Not the authors': for processors without a GPU. At ten times their learning rate, bins at half a billion would blow up
     # values before anything is known of them; these reach to 22,000.
-    "tiny": {"deter": 128, "hidden": 32, "classes": 8, "depth": 4, "units": 64, "stoch": 8, "bins": 127, "reward_range": 10.0},
+    "tiny": {
+        "deter": 256,
+        "hidden": 128,
+        "classes": 8,
+        "depth": 4,
+        "units": 128,
+        "stoch": 8,
+        "bins": 127,
+        "reward_range": 10.0,
+    },
 }
 """The authors' sizes (``configs.yaml``), and ours"""
 
@@ -57,6 +66,8 @@ class Settings:
     :param reward: ``"twohot"`` (V3), ``"twohot_symlog"`` (V3 in 2023) or ``"normal"``
     :param reward_range: rewards lie within ``symexp(±reward_range)``
     :param bins: of a two-hot reward
+    :param obs_scale: of the losses of reconstructed observations. Where what matters is small in numbers (an angle of 0.2), it
+        weighs little against the divergence, and the latent states leave it out: raise this
     :param reward_scale: of the reward's loss
     :param continue_scale: of the continue head's loss; 0: episodes never end
     :param gamma: the discount, which is part of what the continue head learns (``1 - 1 / 333`` in V3)
@@ -89,6 +100,7 @@ class Settings:
     reward: str = "twohot"
     reward_range: float = 20.0
     bins: int = 255
+    obs_scale: float = 1.0
     reward_scale: float = 1.0
     continue_scale: float = 1.0
     gamma: float = 1 - 1 / 333

@@ -122,6 +122,19 @@ def test_without_a_continue_head_episodes_never_end():
     assert prediction.discount.tolist() == pytest.approx([0.99] * 4)
 
 
+def test_every_loss_has_its_scale():
+    scales = {
+        "obs_scale": 2.0,
+        "reward_scale": 3.0,
+        "continue_scale": 5.0,
+        "dynamics_scale": 7.0,
+        "representation_scale": 11.0,
+    }
+    losses = {"obs_a": 1.0, "obs_b": 10.0, "reward": 100.0, "continue": 1e3, "dynamics": 1e4, "representation": 1e5}
+    found = small(**scales).scaled({name: th.tensor([value]) for name, value in losses.items()})
+    assert float(found) == pytest.approx(2 * 11 + 300 + 5e3 + 7e4 + 11e5)
+
+
 def test_imagining_is_stepping(generator):
     model = small()
     obs, action = th.randn((2, 3), generator=generator), th.rand((2, 4, 6), generator=generator)
