@@ -46,8 +46,8 @@ def test_a_ball_is_caught():
 def test_a_cue_is_remembered():
     """
     For ten steps; who forgets earns 0.5. Reward is for the action that fits the cue, so neither of them alone says anything.
-    Few latent variables: each is drawn at every step, and the cue has to get through their noise.
+    Few latent variables: each is drawn at every step, and the cue has to get through their noise. And no gradients of the
+    critic's loss in the model: before anything is known they are noise too, larger than what the reward says.
     """
-    settings = DreamerV3.preset("tiny")
-    settings["world_model_kwargs"] = {"stoch": 2, "classes": 4}
-    assert steps_to(0.95, "MemoryCue-v0", 10_000, 1_000, **settings) <= 10_000
+    settings = {**DreamerV3.preset("tiny"), "replay_value_scale": 0.0, "world_model_kwargs": {"stoch": 2, "classes": 4}}
+    assert steps_to(0.95, "MemoryCue-v0", 10_000, 500, **settings) <= 10_000
