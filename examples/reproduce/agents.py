@@ -7,7 +7,6 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.utils import LinearSchedule
 from tasks import BASES, Task
 
 from sb3_mbrl.zoo import algorithms
@@ -20,13 +19,7 @@ def algorithm(task: Task, variant: str) -> type[OffPolicyAlgorithm]:
 
 
 def as_arguments(settings: Mapping[str, Any], space: gym.Space) -> dict[str, Any]:
-    """
-    Some things in the words of rl-zoo3: action noise (``noise_type`` and ``noise_std``) as SB3's object, and a learning rate
-    that falls to nothing over the run (``"lin_1e-3"``) as SB3's schedule.
-
-    :param settings: of the constructor
-    :param space: of the actions
-    """
+    """Action noise in the words of rl-zoo3 (``noise_type`` and ``noise_std``) as SB3's object; the rest as it is."""
     arguments = dict(settings)
     kind = arguments.pop("noise_type", None)
     if kind is not None:
@@ -34,10 +27,4 @@ def as_arguments(settings: Mapping[str, Any], space: gym.Space) -> dict[str, Any
             raise ValueError(f"noise_type={kind!r} for {space}: 'normal' for Box actions is what there is")
         size = np.zeros(space.shape)
         arguments["action_noise"] = NormalActionNoise(size, size + arguments.pop("noise_std"))
-    rate = arguments.get("learning_rate")
-    if isinstance(rate, str):
-        word, _, start = rate.partition("_")
-        if word != "lin":
-            raise ValueError(f"learning_rate={rate!r}: give a number, or lin_ and the number to begin with")
-        arguments["learning_rate"] = LinearSchedule(float(start), 0.0, 1.0)
     return arguments

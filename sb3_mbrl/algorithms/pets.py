@@ -162,7 +162,6 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
 
     def _attach(self) -> None:
         assert self.world_model is not None
-        whole("n_particles", self.n_particles, 1)
         if not isinstance(self.aleatoric, bool):
             raise ValueError(f"aleatoric={self.aleatoric!r}: give True or False")
         kind = self.propagation
@@ -182,7 +181,7 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
             return
         particles = Particles(
             self.world_model,
-            self.n_particles,
+            whole("n_particles", self.n_particles, 1),
             kind,  # type: ignore[arg-type]
             self.penalty,
             aleatoric=self.aleatoric,

@@ -122,13 +122,6 @@ def test_action_noise_in_the_words_of_the_zoo():
         agents.as_arguments({"noise_type": "normal", "noise_std": 0.1}, gym.spaces.Discrete(2))
 
 
-def test_a_learning_rate_that_falls_in_the_words_of_the_zoo():
-    rate = agents.as_arguments({"learning_rate": "lin_4e-4"}, gym.spaces.Discrete(2))["learning_rate"]
-    assert [rate(left) for left in (1.0, 0.5, 0.0)] == pytest.approx([4e-4, 2e-4, 0.0])
-    with pytest.raises(ValueError, match="give a number, or lin_"):
-        agents.as_arguments({"learning_rate": "cos_4e-4"}, gym.spaces.Discrete(2))
-
-
 def test_sac_is_at_its_defaults_but_for_a_buffer_that_holds_the_run():
     assert tasks.constructor_settings(tasks.TASKS["hopper"], "sac") == {"buffer_size": 20_000}
 

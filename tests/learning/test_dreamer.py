@@ -12,13 +12,12 @@ from sb3_mbrl import DreamerV3
 pytestmark = pytest.mark.slow
 
 
-def steps_to(threshold: float, env_id: str, limit: int, every: int, seed: int = 0, env_kwargs=None, **settings) -> int:
+def learn_until(threshold: float, env_id: str, limit: int, every: int, seed: int = 0, env_kwargs=None, **settings) -> None:
     """
     Train until two evaluations in a row, 50 episodes each, are at or above the threshold.
 
     :param limit: real steps, after which the test fails
     :param every: real steps between two evaluations
-    :return: real steps that it took
     """
     agent = DreamerV3("MlpPolicy", gym.make(env_id, **env_kwargs or {}), seed=seed, device="cpu", **settings)
     env = gym.make(env_id, **env_kwargs or {})
@@ -28,19 +27,19 @@ def steps_to(threshold: float, env_id: str, limit: int, every: int, seed: int = 
         env.reset(seed=1)
         curve.append(float(evaluate_policy(agent, env, 50, warn=False)[0]))
         if len(curve) > 1 and min(curve[-2:]) >= threshold:
-            return agent.num_timesteps
+            return
     pytest.fail(f"{env_id}: {threshold} was not reached twice in a row within {limit} steps; every {every} steps: {curve}")
 
 
 def test_a_lake_of_four_fields():
     """Ray's regression test: two steps to the goal, one field to avoid."""
     lake = {"desc": ["SF", "HG"], "is_slippery": False}
-    assert steps_to(1.0, "FrozenLake-v1", 3_000, 500, env_kwargs=lake, **DreamerV3.preset("tiny")) <= 3_000
+    learn_until(1.0, "FrozenLake-v1", 3_000, 500, env_kwargs=lake, **DreamerV3.preset("tiny"))
 
 
 def test_a_ball_is_caught():
     """bsuite's rules, fifty numbers an observation; acting at random earns -0.6."""
-    assert steps_to(0.9, "Catch-v0", 10_000, 1_000, **DreamerV3.preset("tiny")) <= 10_000
+    learn_until(0.9, "Catch-v0", 10_000, 1_000, **DreamerV3.preset("tiny"))
 
 
 def test_a_cue_is_remembered():
@@ -50,4 +49,4 @@ def test_a_cue_is_remembered():
     critic's loss in the model: before anything is known they are noise too, larger than what the reward says.
     """
     settings = {**DreamerV3.preset("tiny"), "replay_value_scale": 0.0, "world_model_kwargs": {"stoch": 2, "classes": 4}}
-    assert steps_to(0.95, "MemoryCue-v0", 10_000, 500, **settings) <= 10_000
+    learn_until(0.95, "MemoryCue-v0", 10_000, 500, **settings)

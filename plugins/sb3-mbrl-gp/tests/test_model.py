@@ -81,10 +81,10 @@ def test_the_posterior_is_the_textbooks():
     new = th.tensor([[0.3, -0.2, 0.5]], dtype=th.float64)
     solve = th.linalg.solve(k(x, x) + noise * th.eye(20, dtype=th.float64), k(x, new))
     mean, variance = constant + solve.T @ (y - constant), k(new, new) - k(new, x) @ solve + noise
-    raw = new[0].float() * model.stored["input_std"] + model.stored["input_mean"]
+    raw = model.input_scale.inverse(new[0].float())
     found_mean, found_variance = model.posterior(raw[None, :2], raw[None, 2:])
-    std = model.stored["target_std"][0]
-    assert float(found_mean[0, 0]) == pytest.approx(float(model.stored["target_mean"][0] + std * mean), rel=1e-3)
+    std = model.target_scale.std[0]
+    assert float(found_mean[0, 0]) == pytest.approx(float(model.target_scale.mean[0] + std * mean), rel=1e-3)
     assert float(found_variance[0, 0]) == pytest.approx(float(std**2 * variance), rel=1e-2)
 
 

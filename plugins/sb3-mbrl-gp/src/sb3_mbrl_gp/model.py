@@ -10,6 +10,7 @@ from gymnasium import spaces
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.contracts import Data, FitBudget, Obs, Prediction, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
+from sb3_mbrl.models.networks import Standardiser
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import ActionCodec, SpaceCodec
 
@@ -28,10 +29,6 @@ class _Prior(gpytorch.models.ExactGP):
 
     def forward(self, inputs: th.Tensor) -> gpytorch.distributions.MultivariateNormal:
         return gpytorch.distributions.MultivariateNormal(self.mean_module(inputs), self.covar_module(inputs))
-
-
-def _scaled(rows: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
-    return (rows - mean) / th.where(std > 0, std, 1.0)
 
 
 class GPModel(WorldModel):
@@ -80,7 +77,8 @@ class GPModel(WorldModel):
         self.prior = _Prior(*nothing, self.likelihood)
         self.likelihood.noise = 0.01
         self.stored: dict[str, th.Tensor] = {}
-        """Standardised training rows, the moments of raw ones, and whether an episode has ended"""
+        """Standardised training rows, and whether an episode has ended"""
+        self.input_scale, self.target_scale = Standardiser(inputs), Standardiser(self.n_outputs)
         self.n_fits = 0
         self.to(self.device)
 
@@ -102,15 +100,11 @@ class GPModel(WorldModel):
         delta = self.codec.encode(rows.next_obs) - obs
         targets = th.cat([delta, rows.reward[:, None], rows.terminated[:, None]], dim=1)[chosen].float().to(self.device)
         stored = {"ended": rows.terminated.max().to(self.device)}
-        for name, value in (("input", inputs), ("target", targets)):
-            mean, std = value.mean(0), value.std(0, correction=0)
-            # In single precision a constant c has a deviation of about 1e-7 c. What never varied has no scale, and no noise.
-            varies = std > 1e-6 * mean.abs().clamp(min=1e-6)
-            stored[f"{name}_mean"], stored[f"{name}_std"] = mean, th.where(varies, std, 0.0)
-        stored["x"] = _scaled(inputs, stored["input_mean"], stored["input_std"])
-        stored["y"] = _scaled(targets, stored["target_mean"], stored["target_std"]).T.contiguous()
         before = {name: value.clone() for name, value in self.state_dict().items()}
         try:
+            self.input_scale.fit(inputs)
+            self.target_scale.fit(targets, constant=0.0)  # what never varied has no noise
+            stored["x"], stored["y"] = self.input_scale(inputs), self.target_scale(targets).T.contiguous()
             # In single precision the covariance of rows that lie close together (a pendulum that is held up) has no factor.
             self.prior.double()
             loss = self._climb(stored["x"].double(), stored["y"].double(), budget or FitBudget())
@@ -177,7 +171,7 @@ class GPModel(WorldModel):
             new observation, noise included
         """
         inputs = th.cat([state, self.action_codec.encode(action.to(self.device))], dim=1)
-        x = _scaled(inputs, self.stored["input_mean"], self.stored["input_std"])
+        x = self.input_scale(inputs)
         kernel = self.prior.covar_module
         scale = kernel.base_kernel.lengthscale  # (outputs, 1, inputs)
         here, there = x / scale, self.stored["x"] / scale
@@ -187,8 +181,7 @@ class GPModel(WorldModel):
         mean = self.prior.mean_module.constant[:, None] + (cross @ self._weights[:, :, None]).squeeze(2)
         explained = (cross @ self._whitener.mT).square().sum(2)
         variance = (kernel.outputscale[:, None] - explained).clamp(min=0.0) + self.likelihood.noise
-        std = self.stored["target_std"]
-        return self.stored["target_mean"] + std * mean.T, std.square() * variance.T
+        return self.target_scale.inverse(mean.T), self.target_scale.std.square() * variance.T
 
     # ---- states
 
