@@ -238,7 +238,7 @@ TASKS = {
         *planning_tasks("pendulum", "Pendulum-v1", -250.0, "pendulum"),
         Task("pets-pendulum-gp", "Pendulum-v1", 600, 600, 0, _THREE, GAUSSIAN_PROCESS, -300.0, algo="pets"),
         Task("dreamer-cartpole", "CartPole-v1", 40_000, 1_000, 10, _THREE, DREAMT, 475.0, 30_000, algo="dreamer_v3"),
-        Task("dreamer-pendulum", "Pendulum-v1", 30_000, 1_000, 10, _THREE, DREAMT, -200.0, algo="dreamer_v3"),
+        Task("dreamer-pendulum", "Pendulum-v1", 10_000, 500, 10, _THREE, DREAMT, -200.0, algo="dreamer_v3"),
         *(preset_task(f"{body}-v5") for body in ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid")),
     )
 }
