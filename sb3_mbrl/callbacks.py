@@ -4,8 +4,9 @@ import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure, Image
 
+from sb3_mbrl.arguments import whole
 from sb3_mbrl.diagnostics.animations import dream_figure, is_image, strip
-from sb3_mbrl.diagnostics.dreams import EpisodeTooShortError, dream
+from sb3_mbrl.diagnostics.dreams import EpisodeTooShortError, check_same_kind, dream
 
 
 class DreamCallback(BaseCallback):
@@ -18,12 +19,23 @@ class DreamCallback(BaseCallback):
     :param context: observations that the model sees
     :param horizon: observations that it imagines
     :param seed: of the environment: always the same episode, as far as the agent acts the same
+    :raises TypeError: for anything but one environment
+    :raises ValueError: when training begins, for an environment of other spaces
     """
 
     def __init__(self, env: gym.Env, every: int = 5_000, context: int = 5, horizon: int = 45, seed: int = 0) -> None:
         super().__init__()
-        self.env, self.every, self.context, self.horizon, self.seed = env, every, context, horizon, seed
+        if not isinstance(env, gym.Env):
+            raise TypeError(f"DreamCallback needs one Gymnasium environment of its own, e.g. gym.make(...), not {env!r}")
+        self.env, self.seed = env, seed
+        self.every, self.context, self.horizon = (
+            whole(name, value, 1) for name, value in (("every", every), ("context", context), ("horizon", horizon))
+        )
         self._last = 0
+
+    def _on_training_start(self) -> None:
+        self._last = self.model.num_timesteps
+        check_same_kind(self.model, self.env)  # type: ignore[arg-type]
 
     def _on_step(self) -> bool:
         model = getattr(self.model, "world_model", None)

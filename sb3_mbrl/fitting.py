@@ -174,7 +174,7 @@ def fit_by_loss(
     if model.optimizer is None:
         raise ValueError(
             f"{type(model).__name__} has no optimizer, so the default fit() cannot train it: set self.optimizer, or override "
-            "fit()"
+            "fit(). (An agent that trains its world model together with its policy, as Dreamer does, has taken the optimizer.)"
         )
     if len(data) == 0:
         return {}

@@ -50,6 +50,11 @@ class RememberingPolicy(BasePolicy):
         :param state: what the last call returned; ``None``: the observation is the first of its episode
         :param episode_start: ``(n_envs,)``: where an episode begins, and nothing is to be carried over
         """
+        if isinstance(observation, tuple):
+            raise ValueError(
+                "predict() was given a tuple: what a Gymnasium environment's reset() returns? Give the first part: obs, info "
+                "= env.reset()"
+            )
         self.set_training_mode(False)
         obs, vectorised = self.obs_to_tensor(observation)
         rows = batch_size(obs)

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_mbrl.contracts import Obs, UnsupportedSpace
 from sb3_mbrl.states import Constant, state_map
@@ -233,6 +234,15 @@ def differentiable_spaces(observation_space: spaces.Space, action_space: spaces.
     return continuous_actions(observation_space, action_space)
 
 
+def channels_first(space: spaces.Space) -> spaces.Space:
+    """An environment's observation space as SB3's algorithms have it: images, also those in a dictionary, transposed."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: channels_first(child) for key, child in space.spaces.items()})
+    if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
+        return VecTransposeImage.transpose_space(space)
+    return space
+
+
 class ActionCodec:
     """
     Actions as SB3's replay buffer stores them, to what a network takes and to what the environment takes.
@@ -246,6 +256,12 @@ class ActionCodec:
             raise UnsupportedSpace("SB3 has no Dict actions")
         self.space = space
         self.continuous = isinstance(space, spaces.Box)
+        if isinstance(space, spaces.Box) and (space.low == space.high).any():
+            where = np.argwhere(np.atleast_1d(space.low == space.high)).tolist()
+            raise UnsupportedSpace(
+                f"{space}: low and high are the same at {where}, so there is nothing to choose (and actions are scaled by "
+                "their distance). Leave that number to the environment."
+            )
         self._leaf = _LeafCodec(space, None, 0)
         self.dim = self._leaf.stop
         """Columns of an encoded action"""

@@ -146,21 +146,6 @@ the thousand steps of ``learning_starts`` there. Its network is copied once per 
 further back with every 256 steps; imagined transitions are of up to 20 steps.
 """
 
-DREAMT: dict[str, Any] = {
-    "learning_rate": 4e-4,
-    "optimizer_kwargs": {"warmup": 200},
-    "batch_size": 32,
-    "train_freq": 4,
-    "imagine_last": 8,
-    "ent_coef": 3e-3,
-    "replay_value_scale": 0.0,
-    "world_model_kwargs": {"obs_scale": 20.0},
-}
-"""
-``size="tiny"``, and every step replayed 256 times. Observations weigh more, since CartPole's angles are small numbers, and the
-critic's loss, which is noise until its values have grown, leaves the model alone.
-"""
-
 _FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)
 
 
@@ -237,8 +222,8 @@ TASKS = {
         *planning_tasks("swing-up", "CartPoleSwingUp-v0", None, "cartpole-swing-up"),
         *planning_tasks("pendulum", "Pendulum-v1", -250.0, "pendulum"),
         Task("pets-pendulum-gp", "Pendulum-v1", 600, 600, 0, _THREE, GAUSSIAN_PROCESS, -300.0, algo="pets"),
-        Task("dreamer-cartpole", "CartPole-v1", 40_000, 1_000, 10, _THREE, DREAMT, 475.0, 30_000, algo="dreamer_v3"),
-        Task("dreamer-pendulum", "Pendulum-v1", 10_000, 500, 10, _THREE, DREAMT, -200.0, algo="dreamer_v3"),
+        Task("dreamer-cartpole", "CartPole-v1", 40_000, 1_000, 10, _THREE, {}, 475.0, 30_000, algo="dreamer_v3"),
+        Task("dreamer-pendulum", "Pendulum-v1", 10_000, 500, 10, _THREE, {}, -200.0, algo="dreamer_v3"),
         *(preset_task(f"{body}-v5") for body in ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid")),
     )
 }

@@ -107,7 +107,8 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         choices = {f"{kind}_class": getattr(self, f"{kind}_class") for kind in self.part_references}
         try:
             self.plugin_extra = plugin_extra
-            self.saved_by = {"class": type(self).__name__, "base": qualified_name(self._model_free_class)}
+            base, algorithm = qualified_name(self._model_free_class), _algorithm(type(self))
+            self.saved_by = {"class": type(self).__name__, "base": base, "algorithm": algorithm}
             self._guard = Guard(type(self).__name__)
             self.world_model_extra = None if self.world_model is None else self.world_model.extra_state()
             for kind, reference in self.part_references.items():
@@ -173,6 +174,8 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
                 f"{path} was saved by {right}, not by {cls.__name__}: load it with {named}.load(path). (That one is made of "
                 f"{saved_by['base']}, this one of {own}.)"
             )
+        if saved_by is not None and saved_by.get("algorithm", _algorithm(cls)) != _algorithm(cls):
+            raise ValueError(f"{path} was saved by {saved_by['class']}, not by {cls.__name__}: load it with that class")
         ratio = kwargs.get("real_ratio")
         if isinstance(ratio, (int, float)) and ratio < 1.0 <= saved.get("real_ratio", 0.0):
             raise ValueError(
@@ -266,3 +269,10 @@ class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type:
         extra = self.__dict__.pop("world_model_extra", None)
         if extra is not None and self.world_model is not None:
             self.world_model.load_extra_state(extra)
+
+
+def _algorithm(kind: type) -> str | None:
+    """What a class without a model-free counterpart learns by; classes of users are of the algorithm that they extend."""
+    if kind._model_free_class is not OffPolicyAlgorithm:  # type: ignore[attr-defined]
+        return None
+    return next((one.__name__ for one in kind.__mro__ if one.__module__.startswith("sb3_mbrl.")), None)

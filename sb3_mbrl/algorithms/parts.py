@@ -1,5 +1,6 @@
 """From what a user writes (``world_model="gp"``) to the parts of an agent, also when it is loaded."""
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -77,6 +78,8 @@ class PartsMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: igno
             for name in KINDS[kind].given:
                 if name in getattr(self, f"{kind}_kwargs"):
                     remedy = "that is the environment's" if name.endswith("_space") else f"give {name} to {own}"
+                    if name in FUNCTIONS and not _takes(type(self), name):
+                        remedy = f"{own} has no use for it"
                     label = KINDS[kind].label
                     raise ValueError(f"{kind}_kwargs has {name!r}, which every {label} is given by {own}: {remedy}")
         given = self.plugins
@@ -385,3 +388,8 @@ def _gym_env(env: VecEnv) -> Iterator[gym.Env | None]:
         yield made
     finally:
         made.close()
+
+
+def _takes(kind: type, name: str) -> bool:
+    parameters = inspect.signature(kind).parameters
+    return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

@@ -1,11 +1,17 @@
 """Windows of real steps for models that filter sequences, with the latent states that the agent had on the way."""
 
+import warnings
 from collections import deque
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
+
+try:
+    import psutil
+except ImportError:
+    psutil = None
 
 from sb3_mbrl.buffers.arrivals import Arrivals, arrivals
 from sb3_mbrl.buffers.replay_data import ReplayData, SideStore
@@ -56,6 +62,25 @@ class SequenceSampler:
         """Those of them that were put into the queue"""
         self._queue: deque[tuple[int, int]] = deque()
         """Step (of all so far) and environment of new windows that were in no batch yet"""
+
+    def warn_of_size(self, states: dict[str, th.Tensor]) -> None:
+        """
+        Memory is taken only when it is written to: too little of it would end training after hours. (Where psutil is
+        installed, as SB3 does it for its own part of the buffer.)
+
+        :param states: of one step and one environment
+        """
+        if psutil is None:
+            return
+        buffer = self.data.buffer
+        total = sum(_compact(value).nbytes for value in states.values()) * buffer.buffer_size * buffer.n_envs
+        available = psutil.virtual_memory().available
+        if total > available:
+            warnings.warn(
+                f"The latent states of {buffer.buffer_size * buffer.n_envs} steps take {total / 1e9:.1f} GB when the replay "
+                f"buffer is full, and {available / 1e9:.1f} GB of memory are free: choose a smaller buffer_size, or size.",
+                stacklevel=2,
+            )
 
     def keep(self, position: int, states: dict[str, th.Tensor]) -> None:
         """

@@ -9,12 +9,12 @@ import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.utils import check_for_correct_spaces
 
 from sb3_mbrl.cli import runs
 from sb3_mbrl.cli.runs import MODEL, Run, algorithm, check_device, plugin_arguments
 from sb3_mbrl.cli.values import UserError, load_plugins, make_env, parse_pairs
 from sb3_mbrl.contracts import MissingCapability, UnsupportedSpace
+from sb3_mbrl.diagnostics.dreams import check_same_kind
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -34,6 +34,8 @@ def _need_matplotlib() -> None:
 def plot_dream(args: argparse.Namespace) -> int:
     """Load an agent, play an episode, and show what its model makes of the actions alone."""
     _need_matplotlib()
+    if args.fps < 1:
+        raise UserError(f"--fps {args.fps}: give at least 1")
     from sb3_mbrl.diagnostics.animations import draw_dream
     from sb3_mbrl.diagnostics.dreams import dream
 
@@ -43,7 +45,7 @@ def plot_dream(args: argparse.Namespace) -> int:
     path = Path(args.output) if args.output else folder / "dream.gif"
     try:
         found = dream(agent, env, context=args.context, horizon=args.horizon, seed=args.seed)
-        draw_dream(found, path, title=env_id, fps=args.fps)
+        path = draw_dream(found, path, title=env_id, fps=args.fps)
     except (ValueError, OSError, MissingCapability, UnsupportedSpace) as error:
         raise UserError(str(error)) from error
     finally:
@@ -139,6 +141,6 @@ def evaluation(
 
 def _check_spaces(agent: OffPolicyAlgorithm, env: Any, env_id: str) -> None:
     try:
-        check_for_correct_spaces(env, agent.observation_space, agent.action_space)
+        check_same_kind(agent, env, f"{env_id} with these arguments")
     except ValueError as error:
-        raise UserError(f"the agent was not trained in {env_id} with these arguments: {error}") from error
+        raise UserError(str(error)) from error

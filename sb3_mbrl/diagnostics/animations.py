@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_mbrl.arguments import whole
 from sb3_mbrl.diagnostics.dreams import Dream
 
 SEEN, IMAGINED = (46, 160, 67), (207, 34, 46)
@@ -40,16 +41,22 @@ def strip(dream: Dream, key: str, every: int = 5) -> np.ndarray:
     return np.concatenate(list(image_frames(dream, key)[::every]), axis=1)
 
 
-def draw_dream(dream: Dream, path: Path | str, *, title: str = "", fps: int = 10) -> None:
+def draw_dream(dream: Dream, path: Path | str, *, title: str = "", fps: int = 10) -> Path:
     """
     Write a GIF: images frame by frame, numbers as curves that grow. What the model saw is framed (or drawn) in green, what it
     imagined in red.
 
-    :param path: of the picture
+    :param path: of the picture, ``.gif`` (also where there is no suffix); in a folder that exists it is ``dream.gif``
     :param title: above curves
     :param fps: frames per second
-    :raises ValueError: where there is nothing that can be drawn
+    :return: where the picture is
+    :raises ValueError: where there is nothing that can be drawn, or for another kind of file
     """
+    path = Path(path) / "dream.gif" if Path(path).is_dir() else Path(path)
+    path = path if path.suffix else path.with_suffix(".gif")
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"{path}: a dream moves, so give the name of a .gif")
+    whole("fps", fps, 1)
     from PIL import Image
 
     images = [image_frames(dream, key) for key, values in dream.real.items() if is_image(values)]
@@ -60,8 +67,9 @@ def draw_dream(dream: Dream, path: Path | str, *, title: str = "", fps: int = 10
     height = max(part.shape[1] for part in parts)
     padded = [np.pad(part, ((0, 0), (0, height - part.shape[1]), (0, 0), (0, 0)), constant_values=255) for part in parts]
     frames = [Image.fromarray(frame) for frame in np.concatenate(padded, axis=2)]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+    return path
 
 
 def dream_figure(dream: Dream, title: str = "") -> Any:

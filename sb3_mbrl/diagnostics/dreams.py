@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.contracts import Obs, WorldModel
-from sb3_mbrl.spaces import ActionCodec, as_stored
+from sb3_mbrl.spaces import ActionCodec, as_stored, channels_first
 from sb3_mbrl.states import State, state_cat
 
 
@@ -29,6 +29,17 @@ class Dream(NamedTuple):
     """``(T - 1,)``; NaN while the model sees"""
     context: int
     """How many moments the model sees"""
+
+
+def check_same_kind(agent: OffPolicyAlgorithm, env: gym.Env, name: str = "such an environment") -> None:
+    """
+    :param name: of the environment
+    :raises ValueError: for an environment of other spaces than those that the agent was trained in
+    """
+    seen = channels_first(env.observation_space), env.action_space
+    for what, own, other in zip(("observations", "actions"), (agent.observation_space, agent.action_space), seen, strict=True):
+        if own != other:
+            raise ValueError(f"the agent was not trained in {name}: its {what} are {own}, and here they are {other}")
 
 
 def dream(agent: OffPolicyAlgorithm, env: gym.Env, *, context: int = 5, horizon: int = 45, seed: int = 0) -> Dream:

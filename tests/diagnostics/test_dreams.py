@@ -13,7 +13,7 @@ from sb3_mbrl.callbacks import DreamCallback
 from sb3_mbrl.diagnostics.animations import IMAGINED, SEEN, draw_dream, image_frames, strip
 from sb3_mbrl.diagnostics.dreams import Dream, dream
 from tests.algorithms.common import tiny
-from tests.algorithms.dreamer.test_dreamer import ImageEnv, small
+from tests.algorithms.dreamer.agents import ImageEnv, small
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,43 @@ def test_pictures_for_tensorboard():
         agent.set_logger(Watching(None, []))
         agent.learn(80, callback=DreamCallback(type(env)() if policy == "CnnPolicy" else gym.make("CartPole-v1"), 30, 2, 3))
         assert expected in seen
+
+
+def test_pictures_go_on_in_the_next_learn():
+    """There were none after the first learn(), until it had gone on for longer."""
+
+    class Counting(DreamCallback):
+        shown = 0
+
+        def _show(self):
+            self.shown += 1
+
+    agent, callback = small(train_freq=20), Counting(gym.make("CartPole-v1"), 30)
+    agent.learn(100, callback=callback)
+    assert callback.shown == 2  # at 60, 90; at 30 there was no model yet
+    agent.learn(100, callback=callback)
+    assert callback.shown == 2 + 3
+
+
+def test_a_callback_that_cannot_work():
+    """Training used to end at the first picture."""
+    with pytest.raises(TypeError, match=r"one Gymnasium environment of its own, e.g. gym.make\(...\), not .CartPole-v1."):
+        DreamCallback("CartPole-v1")
+    with pytest.raises(ValueError, match="every=0: give a whole number from 1"):
+        DreamCallback(gym.make("CartPole-v1"), every=0)
+    agent = small()
+    with pytest.raises(ValueError, match="not trained in such an environment: its observations are"):
+        agent.learn(10, callback=DreamCallback(gym.make("Acrobot-v1")))
+    assert agent.num_timesteps == 0
+
+
+def test_names_of_pictures(tmp_path, exact):
+    found = dream(exact, gym.make("Pendulum-v1"), context=2, horizon=2)
+    assert draw_dream(found, tmp_path) == tmp_path / "dream.gif"
+    assert draw_dream(found, tmp_path / "noext") == tmp_path / "noext.gif"
+    for path, fps, words in ((tmp_path / "x.jpg", 10, "give the name of a .gif"), (tmp_path, 0, "fps=0: give a whole")):
+        with pytest.raises(ValueError, match=words):
+            draw_dream(found, path, fps=fps)
 
 
 def test_a_dreamer_is_told_what_it_did():

@@ -14,7 +14,7 @@ learn                                           SB3's
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn, Self
 
 import torch as th
 from gymnasium import spaces
@@ -33,20 +33,23 @@ from sb3_mbrl.algorithms.dreamer.acceleration import (
     precision,
     set_rate,
 )
-from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy, Memory
+from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
+from sb3_mbrl.algorithms.dreamer.replay import LatentReplayMixin
 from sb3_mbrl.algorithms.remembering import RememberingMixin
+from sb3_mbrl.algorithms.zips import saved_attributes
+from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.buffers.arrivals import Arrivals
-from sb3_mbrl.buffers.sequence_sampler import Replayed, SequenceSampler
 from sb3_mbrl.contracts import EnvFunctions, WorldModel
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
+from sb3_mbrl.models.rssm.observations import has_image
 from sb3_mbrl.optim import LaProp
 from sb3_mbrl.rng import RandomStream, another_seed, on_device
-from sb3_mbrl.states import State, state_map
+from sb3_mbrl.states import State
 
 OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {"laprop": LaProp, "adam": th.optim.Adam}
 
 
-class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
+class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgorithm):
     """
     The loop, the data and the one update of everything. Subclasses say what is learned (:meth:`_losses`).
 
@@ -59,7 +62,6 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
     partner = None
     _model_free_class = OffPolicyAlgorithm
     policy: DreamerPolicy
-    _memory: Memory | None
     world_model: RSSM
     optimizer: th.optim.Optimizer
     """Of everything that learns"""
@@ -106,6 +108,11 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
             **kwargs,
         )
+        if policy == "CnnPolicy" and self.observation_space is not None and not has_image(self.observation_space):
+            raise ValueError(
+                f"CnnPolicy, and there is no image in {self.observation_space}: images are Box(0, 255, ..., uint8) of three "
+                "axes. MlpPolicy takes the same numbers as a vector."
+            )
         self._choose_parts(
             world_model=world_model,
             world_model_kwargs=world_model_kwargs,
@@ -127,15 +134,27 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
         if isinstance(self.world_model_kwargs, dict) and not isinstance(self.world_model_class, WorldModel):
             own = {"size": self.size, "gamma": self.gamma}
             for name, value in own.items():
-                if self.world_model_kwargs.get(name, value) != value:
-                    raise ValueError(f"world_model_kwargs has {name!r}: give {name} to {type(self).__name__}")
+                other = self.world_model_kwargs.get(name, value)
+                if other != value:
+                    raise ValueError(
+                        f"{name}={value!r}, and world_model_kwargs has {name}={other!r}: give {name} to {type(self).__name__} "
+                        "alone. (The world model of a saved agent keeps what it was built with.)"
+                    )
             self.world_model_kwargs = {**own, **self.world_model_kwargs}
         for name, given in (("compile", self.compile), ("mixed_precision", self.mixed_precision)):
             if given != "auto" and not isinstance(given, bool):
                 raise ValueError(f"{name}={given!r}: choose 'auto', True or False")
         for name in ("batch_size", "batch_length"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number from 1")
+            setattr(self, name, whole(name, getattr(self, name), 1))
+        number("behaviour_rate", self.behaviour_rate, 0.0)
+        number("tau", self.tau, 0.0, 1.0)
+        if self.max_grad_norm is not None:
+            if not isinstance(self.max_grad_norm, (tuple, list)) or len(self.max_grad_norm) != 2:
+                raise ValueError(
+                    f"max_grad_norm={self.max_grad_norm!r}: give two numbers, for the world model, and for actor and critic"
+                )
+            for most in self.max_grad_norm:
+                number("max_grad_norm", most, 0.0, open_low=True)
 
     def _setup_model(self) -> None:
         name = type(self).__name__
@@ -197,22 +216,6 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
         """Their learning rates, relative to the world model's."""
         return 1.0, self.behaviour_rate, self.behaviour_rate
 
-    def _new_sampler(self) -> None:
-        buffer = self.replay_buffer
-        assert buffer is not None
-        if buffer.buffer_size <= self.batch_length:
-            raise ValueError(
-                f"batch_length={self.batch_length}: the replay buffer keeps {buffer.buffer_size} steps per environment "
-                f"(buffer_size={self.buffer_size}, {self.n_envs} environments), and needs one more than the length. Choose a "
-                "larger buffer_size or a smaller batch_length."
-            )
-        self._sampler = SequenceSampler(buffer, self.online)
-
-    def _follow_buffer(self) -> None:
-        """The user may have put another replay buffer in the place of the one that latent states are stored beside."""
-        if self._sampler.data.buffer is not self.replay_buffer:
-            self._new_sampler()
-
     # ------------------------------------------------------------------------------------------------ saving
 
     def _excluded_save_params(self) -> list[str]:
@@ -222,29 +225,18 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
         state_dicts, variables = super()._get_torch_save_params()
         return [*state_dicts, "optimizer"], variables
 
-    def save_replay_buffer(self, path: Any) -> None:
-        """As SB3's; the latent states of the steps go with it. SB3's own classes can read it."""
-        assert self.replay_buffer is not None
-        self._follow_buffer()
-        latents = {"of": self._latents_of(), **self._sampler.state()}
-        self.replay_buffer.latents = latents  # type: ignore[attr-defined]
-        try:
-            super().save_replay_buffer(path)
-        finally:
-            del self.replay_buffer.latents  # type: ignore[attr-defined]
-
-    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        """As SB3's. Steps without latent states, or with those of another world model, begin anew where a sequence begins."""
-        super().load_replay_buffer(path, truncate_last_traj)
-        self._new_sampler()
-        latents = self.replay_buffer.__dict__.pop("latents", {})
-        if latents.get("of") == self._latents_of():
-            self._sampler.restore(latents)
-
-    def _latents_of(self) -> tuple[Any, ...]:
-        """What latent states have to fit."""
-        chosen = self.world_model.settings
-        return self._model_id, chosen.deter, chosen.latent, chosen.stoch, chosen.classes
+    @classmethod
+    def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
+        """As SB3's; ``optimizer_kwargs`` may be others than those that were saved, another ``optimizer_class`` may not."""
+        if "optimizer_class" in kwargs and kwargs["optimizer_class"] != (saved := saved_attributes(path)["optimizer_class"]):
+            raise ValueError(
+                f"load(..., optimizer_class={kwargs['optimizer_class']!r}): the saved state of the optimizer is of {saved!r}. "
+                "Leave it out; a new agent can have another."
+            )
+        agent = super().load(path, env, *args, **kwargs)
+        for group in agent.optimizer.param_groups:  # SB3 has put the saved ones back
+            group.update(kwargs.get("optimizer_kwargs") or {})
+        return agent
 
     # ------------------------------------------------------------------------------------------------ acting
 
@@ -259,17 +251,6 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
 
     def _random_until(self, learning_starts: int) -> int:
         return 0  # the untrained actor is as good a source of random actions as any, and its latent states are kept
-
-    def _store_transition(self, replay_buffer: Any, *args: Any, **kwargs: Any) -> None:
-        position = replay_buffer.pos
-        super()._store_transition(replay_buffer, *args, **kwargs)
-        assert self._memory is not None
-        self._sampler.keep(position, self._packed(self._memory["deter"], self._memory["stoch"]))
-
-    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
-        result = super()._setup_learn(total_timesteps, *args, **kwargs)
-        self._follow_buffer()
-        return result
 
     # ------------------------------------------------------------------------------------------------ learning
 
@@ -305,20 +286,11 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
         self.world_model.eval()
         self.policy.set_training_mode(False)
         self.world_model.fitted = True
+        self._refuse_not_finite(figures)
         for name, value in figures.items():
             self._record(name, float(value))
         self._record("train/n_updates", self._n_updates)
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
-
-    def _enough(self, batch_size: int) -> bool:
-        """
-        Not on next to nothing: after ``load`` without the replay buffer, updates on a few new steps would make an agent forget
-        what it knew. A buffer that was given is learned from as it is.
-        """
-        assert self.replay_buffer is not None
-        steps = self.replay_buffer.size() * self.n_envs
-        wanted = min(self.learning_starts, batch_size * self.batch_length) if self.num_timesteps else 0
-        return self._sampler.enough(self.batch_length) and (steps >= wanted or self.replay_buffer.full)
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         """As SB3's."""
@@ -354,6 +326,8 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
         """One update: rows and latent states before them, to new latent states and figures. Nothing but tensors is changed."""
         with precision(self.mixed_precision, self.device):
             loss, found, figures = self._losses(*batch)
+        if self.device.type == "cpu":  # where nothing has to be waited for; else train() looks afterwards
+            self._refuse_not_finite({**figures, "the loss": loss.detach()})
         self.optimizer.zero_grad()
         loss.backward()
         if self.max_grad_norm is not None:
@@ -364,17 +338,13 @@ class DreamerBase(RememberingMixin, AgentMixin, OffPolicyAlgorithm):
         self._after_update()
         return self._packed(found.deter.detach(), found.stoch.detach()), figures
 
-    def _on_device(self, batch: Replayed) -> State:
-        def move(leaf: th.Tensor) -> th.Tensor:
-            return leaf.to(self.device, non_blocking=True)
-
-        rows, start = state_map(move, batch.rows), state_map(move, batch.start)
-        if not self.replay_context:
-            start = {}
-            rows.is_first[:, 0] = True
-        if start:
-            start = {"deter": start["deter"], "stoch": self.world_model.latent.unpack(start["stoch"])}
-        return rows, start
-
-    def _packed(self, deter: th.Tensor, stoch: th.Tensor) -> dict[str, th.Tensor]:
-        return {"deter": deter, "stoch": self.world_model.latent.pack(stoch)}
+    def _refuse_not_finite(self, figures: dict[str, th.Tensor]) -> None:
+        """
+        :raises ValueError: before weights are lost on a processor, after that on a GPU
+        """
+        wrong = [name for name, value in figures.items() if not value.isfinite()]
+        if wrong:
+            raise ValueError(
+                f"{type(self).__name__} after {self._n_updates} updates: {', '.join(wrong)} not finite. Lower learning_rate, "
+                "and look for rewards or observations that are very large; go on from the last checkpoint."
+            )

@@ -1,6 +1,6 @@
 """What actor and critic learn from: imagined trajectories, and replayed ones (DreamerV3, actor and critic learning)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import torch as th
 
 from sb3_mbrl.algorithms.dreamer.policy import Actor
 from sb3_mbrl.algorithms.dreamer.returns import ReturnScale, lambda_returns
+from sb3_mbrl.models.rssm.layers import pieces
 from sb3_mbrl.models.rssm.outputs import Output
 
 
@@ -65,26 +66,33 @@ def actor_loss(actor: Actor, imagined: Imagined, ent_coef: float, pathwise: bool
         numbers)
     :return: the loss of every state, and the entropy of its actions, ``(N, H)`` each
     """
-    out = actor(by_step(imagined.features)[:-1].detach()).transpose(0, 1)
-    entropy = actor.output.entropy(out)
+    actions, shape = pieces(by_step(imagined.action)), imagined.advantage.T.shape
+    outs = [actor(rows) for rows in pieces(by_step(imagined.features)[:-1].detach())]
+    entropy = th.cat([actor.output.entropy(out) for out in outs]).view(shape).T
     gain = imagined.advantage
     if not pathwise:
-        gain = actor.output.log_prob(out, imagined.action) * imagined.advantage
+        log_probs = [actor.output.log_prob(out, action) for out, action in zip(outs, actions, strict=True)]
+        gain = th.cat(log_probs).view(shape).T * imagined.advantage
     return -imagined.weight * (gain + ent_coef * entropy), entropy
 
 
-def critic_loss(output: Output, out: th.Tensor, returns: th.Tensor, calm: th.Tensor, slow_scale: float = 1.0) -> th.Tensor:
+def critic_loss(
+    output: Output, outs: Sequence[th.Tensor], returns: th.Tensor, calm: th.Tensor, slow_scale: float = 1.0
+) -> th.Tensor:
     """
     Towards the returns, and towards the prediction of the critic's slow copy.
 
     :param output: of the critic
-    :param out: its numbers, ``(..., size)``
-    :param returns: ``(...)``
+    :param outs: its numbers, piece by piece (:func:`~sb3_mbrl.models.rssm.layers.pieces`): ``(B, size)`` altogether
+    :param returns: of as many states, ``(...)``
     :param calm: ``(...)``: the slow copy's prediction
     :param slow_scale: of the second part
     """
-    to_returns, to_calm = output.losses(out, returns, calm)
-    return to_returns + slow_scale * to_calm
+    sizes, found = [len(out) for out in outs], []
+    for out, *targets in zip(outs, returns.flatten().split(sizes), calm.flatten().split(sizes), strict=True):
+        to_returns, to_calm = output.losses(out, *targets)
+        found.append(to_returns + slow_scale * to_calm)
+    return th.cat(found).view(returns.shape)
 
 
 def replayed_returns(

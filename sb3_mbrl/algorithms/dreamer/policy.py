@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import replace
-from typing import Any, TypedDict
+from typing import Any, NoReturn, TypedDict
 
 import torch as th
 from gymnasium import spaces
@@ -11,8 +11,10 @@ from torch import nn
 
 from sb3_mbrl.algorithms.dreamer.actions import action_output
 from sb3_mbrl.algorithms.dreamer.returns import ReturnScale
+from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.models.rssm.layers import MLP, Linear
 from sb3_mbrl.models.rssm.model import RSSM, Head
+from sb3_mbrl.models.rssm.settings import MOST_RANGE
 from sb3_mbrl.policies import RememberingPolicy
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import ActionCodec
@@ -94,6 +96,13 @@ class DreamerPolicy(RememberingPolicy):
         bins: int | None = None,
     ) -> None:
         super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
+        whole("layers", layers, 0)
+        if units is not None:
+            whole("units", units, 1)
+        number("unimix", unimix, 0.0, 1.0)
+        number("actor_scale", actor_scale, 0.0)
+        if value_range is not None:
+            number("value_range", value_range, 0.0, MOST_RANGE, open_low=True)
         self.units, self.layers, self.unimix, self.actor_scale = units, layers, unimix, actor_scale
         self.value_range, self.bins = value_range, bins
         self.return_scale = ReturnScale()
@@ -149,6 +158,10 @@ class DreamerPolicy(RememberingPolicy):
         if isinstance(self.action_space, spaces.Box):
             action = action.clamp(-1.0, 1.0)
         return {"deter": found["deter"], "stoch": found["stoch"], "action": action}
+
+    def save(self, path: Any) -> NoReturn:
+        """Half of what acts is the world model, which belongs to the agent."""
+        raise NotImplementedError("DreamerPolicy acts in the agent's world model: save the agent (agent.save), and load that")
 
     def decide(
         self, obs: PyTorchObs, memory: Any, is_first: th.Tensor, *, deterministic: bool = False

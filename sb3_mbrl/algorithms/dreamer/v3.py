@@ -22,7 +22,9 @@ from sb3_mbrl.algorithms.dreamer.behaviour import (
     worth,
 )
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
+from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.buffers.arrivals import Arrivals
+from sb3_mbrl.models.rssm.layers import pieces
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
 from sb3_mbrl.states import State
 
@@ -32,15 +34,15 @@ class DreamerV3(DreamerBase):
     A recurrent world model, and an actor and a critic that learn in its imagination alone. Everything is trained at once.
 
     ``docs/dreamer.md`` has every difference from the paper, and results. The defaults are for small problems on a processor;
-    ``DreamerV3.preset("size12m")`` and so on are the authors' sizes with the authors' settings.
+    where the authors' differ, it says so. ``DreamerV3.preset("size12m")`` and so on are the authors' sizes and settings.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"`` or ``"MultiInputPolicy"``; the observation space decides what is built
     :param env: as in SB3
-    :param learning_rate: of everything; 4e-5 in the paper, for all sizes and domains
+    :param learning_rate: of everything; the authors': 4e-5, for all sizes and domains
     :param buffer_size: real steps that are kept
     :param learning_starts: real steps before the first update (``None``: a batch of them); the untrained actor, which is
         nearly uniform, acts meanwhile
-    :param batch_size: sequences in a batch
+    :param batch_size: sequences in a batch; the authors': 16
     :param tau: how fast the critic's slow copy follows it
     :param gamma: the discount; 1 - 1/333 in the paper
     :param train_freq: as in SB3
@@ -58,19 +60,21 @@ class DreamerV3(DreamerBase):
     :param device: as in SB3
     :param _init_setup_model: as in SB3
     :param size: ``"tiny"``, or ``"size1m"`` to ``"size400m"``
-    :param batch_length: real steps of a sequence
+    :param batch_length: real steps of a sequence; the authors': 64
     :param horizon: steps of imagination
-    :param imagine_last: imagination starts from so many of the last states of every sequence (``None``: from all)
+    :param imagine_last: imagination starts from so many of the last states of every sequence (``None``: from all, as the
+        authors')
     :param gae_lambda: of the lambda-returns
-    :param ent_coef: of the actor's entropy
-    :param replay_value_scale: of the critic's loss on real sequences
+    :param ent_coef: of the actor's entropy; the authors': 3e-4
+    :param replay_value_scale: of the critic's loss on real sequences, which teaches the model too; the authors': 0.3
     :param actor_gradient: ``"reinforce"``, or ``"dynamics"``: back through the world model (numbers only; V3 in 2023)
     :param online: let every new step be part of a batch as soon as possible
     :param replay_context: let sequences begin with the latent state that the agent had before them, and not with nothing
     :param world_model: ``"rssm"``, or a subclass of it
     :param world_model_kwargs: of its constructor (:class:`~sb3_mbrl.models.rssm.Settings`)
     :param optimizer_class: one optimiser for everything: ``"laprop"``, ``"adam"``, or a class
-    :param optimizer_kwargs: of its constructor, apart from the parameters and ``lr``
+    :param optimizer_kwargs: of its constructor, apart from the parameters and ``lr``; ``None``: 200 steps of warm-up for
+        ``"laprop"`` (the authors': 1,000), nothing for others
     :param behaviour_rate: learning rate of actor and critic, relative to the world model's
     :param max_grad_norm: of the world model's gradients, and of the actor's and the critic's each (``None``: as they are;
         :class:`~sb3_mbrl.optim.LaProp` clips by itself)
@@ -87,10 +91,10 @@ class DreamerV3(DreamerBase):
         self,
         policy: str | type[DreamerPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-4,
+        learning_rate: float | Schedule = 4e-4,
         buffer_size: int = 1_000_000,
         learning_starts: int | None = None,
-        batch_size: int = 16,
+        batch_size: int = 32,
         tau: float = 0.02,
         gamma: float = 1 - 1 / 333,
         train_freq: int | tuple[int, str] = 4,
@@ -110,10 +114,10 @@ class DreamerV3(DreamerBase):
         size: str = "tiny",
         batch_length: int = 32,
         horizon: int = 15,
-        imagine_last: int | None = None,
+        imagine_last: int | None = 8,
         gae_lambda: float = 0.95,
-        ent_coef: float = 3e-4,
-        replay_value_scale: float = 0.3,
+        ent_coef: float = 3e-3,
+        replay_value_scale: float = 0.0,
         actor_gradient: str = "reinforce",
         online: bool = True,
         replay_context: bool = True,
@@ -127,6 +131,8 @@ class DreamerV3(DreamerBase):
         mixed_precision: bool | Literal["auto"] = "auto",
         plugins: Iterable[Any] | None = None,
     ) -> None:
+        if optimizer_kwargs is None and optimizer_class == "laprop":
+            optimizer_kwargs = {"warmup": 200}
         super().__init__(
             policy,
             env,
@@ -170,11 +176,12 @@ class DreamerV3(DreamerBase):
 
     def _check_choices(self) -> None:
         super()._check_choices()
-        for name in ("horizon", "imagine_last"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{name}={value!r}: give a whole number from 1")
-
+        self.horizon = whole("horizon", self.horizon, 1)
+        if self.imagine_last is not None:
+            self.imagine_last = whole("imagine_last", self.imagine_last, 1)
+        number("gae_lambda", self.gae_lambda, 0.0, 1.0)
+        number("ent_coef", self.ent_coef, 0.0)
+        number("replay_value_scale", self.replay_value_scale, 0.0)
         if self.actor_gradient not in ("reinforce", "dynamics"):
             raise ValueError(f"actor_gradient={self.actor_gradient!r}: choose 'reinforce' or 'dynamics'")
         if self.actor_gradient == "dynamics" and not isinstance(self.action_space, spaces.Box):
@@ -206,22 +213,22 @@ class DreamerV3(DreamerBase):
             figures["train/replay_value_loss"] = of_replay.detach()
         return total, found, figures
 
-    def _critic_loss(self, features: th.Tensor, judged: th.Tensor, returns: th.Tensor) -> th.Tensor:
+    def _critic_loss(self, features: th.Tensor, judged: list[th.Tensor], returns: th.Tensor) -> th.Tensor:
         """
         :param features: ``(..., F)``
-        :param judged: what the critic says of them, ``(..., size)``
+        :param judged: what the critic says of them, piece by piece
         :param returns: ``(...)``
         """
         with th.no_grad():
             calm = self.policy.slow_critic.mean(features)
         return critic_loss(self.policy.critic.output, judged, returns, calm)
 
-    def _imagine(self, found: Filtered, last: int) -> tuple[Imagined, th.Tensor]:
+    def _imagine(self, found: Filtered, last: int) -> tuple[Imagined, list[th.Tensor]]:
         """
         From the last states of every sequence.
 
-        :return: trajectories, and the critic's numbers ``(H, N, size)`` of all their states but the last, through which it
-            learns
+        :return: trajectories, and the critic's numbers of all their states but the last, step by step and piece by piece,
+            through which it learns
         """
         model, policy, stream = self.world_model, self.policy, self._noise
         start = {
@@ -238,10 +245,11 @@ class DreamerV3(DreamerBase):
             dream = model.imagine(start, act, self.horizon, generator=stream)
             value = policy.critic.mean(dream.features) if pathwise else None
         seen = by_step(dream.features).detach()
-        judged = policy.critic(seen[:-1])
+        judged = [policy.critic(rows) for rows in pieces(seen[:-1])]
         if value is None:
             with th.no_grad():
-                value = th.cat([policy.critic.output.mean(judged), policy.critic.mean(seen[-1:])]).T
+                means = [policy.critic.output.mean(out) for out in judged]
+                value = th.cat([*means, policy.critic.mean(seen[-1])]).view(seen.shape[:-1]).T
         imagined = worth(
             dream.features, dream.action, dream.reward, dream.goes_on, value, self.gae_lambda, policy.return_scale
         )
@@ -253,7 +261,8 @@ class DreamerV3(DreamerBase):
         boot = imagined.returns[:, 0].view(reward.shape)
         returns = replayed_returns(reward, terminated, is_last, boot, self.gamma, self.gae_lambda)
         features = th.cat([found.deter, found.stoch.flatten(2)], -1)[:, -last:-1]
-        return self._critic_loss(features, self.policy.critic(features), returns) * ~is_last[:, :-1]
+        judged = [self.policy.critic(rows) for rows in pieces(features)]
+        return self._critic_loss(features, judged, returns) * ~is_last[:, :-1]
 
     def _after_update(self) -> None:
         follow(self.policy.slow_critic, self.policy.critic, self.tau)

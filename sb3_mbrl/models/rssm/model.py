@@ -8,16 +8,22 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_mbrl.arguments import whole
 from sb3_mbrl.buffers.arrivals import Arrivals, arrivals
 from sb3_mbrl.contracts import Obs, Prediction, RewardFn, Sequences, TerminationFn, Transitions, WorldModel
 from sb3_mbrl.models.rssm.latents import balanced_kl, joint_kl, split_kl
-from sb3_mbrl.models.rssm.layers import ACTIVATIONS, MLP, NORMS, Linear
+from sb3_mbrl.models.rssm.layers import ACTIVATIONS, MLP, NORMS, Linear, pieces
 from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
 from sb3_mbrl.models.rssm.outputs import Bernoulli, Output
 from sb3_mbrl.models.rssm.settings import make_settings
 from sb3_mbrl.optim import LaProp
 from sb3_mbrl.spaces import ActionCodec
 from sb3_mbrl.states import State, batch_size, state_map
+
+
+def _name_of_loss(key: str) -> str:
+    """Of the reconstruction of a part of the observation."""
+    return key if key == "obs" else f"obs_{key}"
 
 
 class Filtered(NamedTuple):
@@ -69,7 +75,8 @@ class Head(nn.Module):
 
     def mean(self, features: th.Tensor) -> th.Tensor:
         """What is expected."""
-        return self.output.mean(self(features))
+        found = th.cat([self.output.mean(self(rows)) for rows in pieces(features)])
+        return found.view(*features.shape[:-1], *self.output.shape)
 
     def loss(self, features: th.Tensor, target: th.Tensor) -> th.Tensor:
         return self.output.loss(self(features), target)
@@ -288,6 +295,7 @@ class RSSM(WorldModel):
         :param deterministic: the likeliest samples
         :param generator: the source of randomness
         """
+        whole("horizon", horizon, 1)
         noise = None if deterministic else self.latent.noise((horizon, len(state["deter"])), self.device, generator)
         deter, features, weights = state["deter"], [self.features(state)], self.cell.laid_out()
         actions: list[th.Tensor] = []
@@ -301,9 +309,9 @@ class RSSM(WorldModel):
         # Step after step in memory, so that all but the last are one piece of it.
         seen = th.stack(features)
         parts = seen.split([self.settings.deter, self.latent.flat], -1)
-        whole = seen, parts[0], parts[1].unflatten(-1, self.latent.shape), th.stack(actions)
+        together = seen, parts[0], parts[1].unflatten(-1, self.latent.shape), th.stack(actions)
         heads = self.reward_head.mean(seen), self._goes_on(seen)
-        return Trajectory(*(part.transpose(0, 1) for part in (*whole, *heads)))
+        return Trajectory(*(part.transpose(0, 1) for part in (*together, *heads)))
 
     def _goes_on(self, features: th.Tensor) -> th.Tensor:
         """The discount of each state, 0 where an episode is over. A head that learns nothing says nothing."""
@@ -356,7 +364,7 @@ class RSSM(WorldModel):
         reconstruction = self.decoder.losses(deter, stoch, flat)
         goes_on = (1 - rows.terminated.flatten()) * self._learned_discount
         losses = {
-            **{f"obs_{key}" if key != "obs" else "obs": value for key, value in reconstruction.items()},
+            **{_name_of_loss(key): value for key, value in reconstruction.items()},
             "reward": self.reward_head.loss(features, rows.reward.flatten()),
             "continue": self.continue_head.loss(features, goes_on),
             **self._divergences(found.post.flatten(0, 1), self.prior_head(deter)),
@@ -381,8 +389,9 @@ class RSSM(WorldModel):
             "kl": chosen.kl_scale,
             "reward": chosen.reward_scale,
             "continue": chosen.continue_scale,
+            **{_name_of_loss(key): chosen.vector_scale for key in self.layout.vectors},
         }
-        return th.stack([scales.get(name, chosen.obs_scale) * value.mean() for name, value in losses.items()]).sum()
+        return th.stack([scales.get(name, 1.0) * value.mean() for name, value in losses.items()]).sum()
 
     def _moved(self, obs: Obs) -> Obs:
         return state_map(lambda leaf: leaf.to(self.device), obs)

@@ -15,6 +15,12 @@ from sb3_mbrl.models.rssm.outputs import Bernoulli, OneHot, Output, SymlogSquare
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
 
 
+def has_image(space: spaces.Space) -> bool:
+    """Whether there is an image in it, channels first or last: ``Box(0, 255, ..., uint8)`` of three axes."""
+    children = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    return any(isinstance(child, spaces.Box) and is_image_space(child, check_channels=False) for child in children)
+
+
 class Layout:
     """
     Which keys of an observation are images, and what the columns of the rest are.
@@ -44,6 +50,8 @@ class Layout:
             else:
                 vectors[key] = child
         self.codec = SpaceCodec(spaces.Dict(vectors)) if vectors else None
+        self.vectors = [key for key, child in vectors.items() if isinstance(child, spaces.Box)]
+        """Keys of vectors of numbers; what else is not an image has categories"""
 
     def split(self, obs: Obs) -> tuple[dict[str, th.Tensor], th.Tensor | None]:
         """Images by key, ``(B, C, H, W)``, and everything else encoded, ``(B, D)``."""
@@ -76,10 +84,10 @@ class Encoder(nn.Module):
     def __init__(self, layout: Layout, units: int, layers: int, depth: int, *, squash: bool = True, **style: str) -> None:
         super().__init__()
         self.layout = layout
-        encoders = {key: ImageEncoder(shape, depth) for key, shape in layout.images.items()}
-        self.images = nn.ModuleDict(encoders)
+        encoders = [ImageEncoder(shape, depth) for shape in layout.images.values()]
+        self.images = nn.ModuleList(encoders)  # in the order of the layout; not every key can be the name of a module
         self.vector = None if layout.codec is None else MLP(layout.codec.dim, units, layers, **style)
-        self.outputs = sum(encoder.outputs for encoder in encoders.values())
+        self.outputs = sum(encoder.outputs for encoder in encoders)
         if layout.codec is not None and self.vector is not None:
             self.outputs += self.vector.outputs
             self.register_buffer("squashed", layout.codec.mask("continuous") & squash, persistent=False)
@@ -87,7 +95,7 @@ class Encoder(nn.Module):
     def forward(self, obs: Obs) -> th.Tensor:
         """``(B, outputs)``."""
         images, vector = self.layout.split(obs)
-        parts = [self.images[key](image) for key, image in images.items()]
+        parts = [encoder(image) for encoder, image in zip(self.images, images.values(), strict=True)]
         if self.vector is not None and vector is not None:
             parts.append(self.vector(th.where(self.squashed, symlog(vector), vector)))
         return th.cat(parts, -1)
@@ -121,8 +129,8 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.layout = layout
-        self.images = nn.ModuleDict(
-            {key: ImageDecoder(shape, deter, stoch, depth, units, blocks) for key, shape in layout.images.items()}
+        self.images = nn.ModuleList(
+            ImageDecoder(shape, deter, stoch, depth, units, blocks) for shape in layout.images.values()
         )
         self.body: MLP | None = None
         self.outputs: list[Output] = []
@@ -137,7 +145,8 @@ class Decoder(nn.Module):
     def losses(self, deter: th.Tensor, stoch: th.Tensor, obs: Obs) -> dict[str, th.Tensor]:
         """``(B,)`` for every key of the observation: how badly it is reconstructed."""
         images, vector = self.layout.split(obs)
-        found = {key: image_error(self.images[key](deter, stoch), image) for key, image in images.items()}
+        decoders = zip(self.images, images.items(), strict=True)
+        found = {key: image_error(decoder(deter, stoch), image) for decoder, (key, image) in decoders}
         if self.body is not None and vector is not None and self.layout.codec is not None:
             hidden = self.body(th.cat([deter, stoch], -1))
             for group, output, head in zip(self.layout.codec.groups, self.outputs, self.heads, strict=True):
@@ -147,7 +156,7 @@ class Decoder(nn.Module):
 
     def forward(self, deter: th.Tensor, stoch: th.Tensor) -> Obs:
         """A member of the observation space."""
-        images = {key: decoder(deter, stoch) for key, decoder in self.images.items()}
+        images = {key: decoder(deter, stoch) for key, decoder in zip(self.layout.images, self.images, strict=True)}
         if self.body is None:
             return self.layout.join(images, None)
         hidden = self.body(th.cat([deter, stoch], -1))

@@ -8,9 +8,6 @@ import torch.nn.functional as F
 from sb3_mbrl.models.rssm.layers import symexp, symlog
 from sb3_mbrl.states import Constant
 
-ROWS_AT_A_TIME = 1024
-"""Of bins, where no gradients are needed, on a processor: a dozen elementwise operations, which stay in its cache then"""
-
 
 class Output(ABC):
     """
@@ -144,12 +141,6 @@ class TwoHot(Output):
         return [-th.lerp(pair[..., 0], pair[..., 1], share) for pair, (_, share) in zip(log_probs, places, strict=True)]
 
     def mean(self, out: th.Tensor) -> th.Tensor:
-        if out.device.type == "cpu" and out.numel() > ROWS_AT_A_TIME * self.n_bins and not th.is_grad_enabled():
-            rows = out.flatten(0, -2).split(ROWS_AT_A_TIME)
-            return th.cat([self._mean(some) for some in rows]).view(out.shape[:-1])
-        return self._mean(out)
-
-    def _mean(self, out: th.Tensor) -> th.Tensor:
         # Bins lie symmetrically around 0, the outermost at half a billion: what counts is how much likelier a bin is than its
         # mirror image, and that is computed from the difference of their logits. (Rounding errors of the probabilities
         # themselves would be of the size of a reward.) Equal logits cancel to exactly 0.

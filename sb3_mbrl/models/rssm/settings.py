@@ -1,10 +1,12 @@
 """The numbers and switches of an RSSM: sizes, and what tells PlaNet, DreamerV1, V2 and V3 apart."""
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from sb3_mbrl.arguments import number, whole
 from sb3_mbrl.models.rssm.cells import BlockGRUCell, Cell, GRUCell, LayerNormGRUCell
 from sb3_mbrl.models.rssm.latents import CategoricalLatent, GaussianLatent, Latent
 from sb3_mbrl.models.rssm.outputs import Normal, Output, SymlogSquaredError, TwoHot
@@ -18,7 +20,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "size200m": {"deter": 8192, "hidden": 1024, "classes": 64, "depth": 64, "units": 1024},
     "size400m": {"deter": 12288, "hidden": 1536, "classes": 96, "depth": 96, "units": 1536},
     # Not the authors': for processors without a GPU. At ten times their learning rate, bins at half a billion would blow up
-    # values before anything is known of them; these reach to 22,000.
+    # values before anything is known of them; these reach to 22,000. Vectors weigh more, since few steps have to do.
     "tiny": {
         "deter": 256,
         "hidden": 128,
@@ -28,6 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "stoch": 8,
         "bins": 127,
         "reward_range": 10.0,
+        "vector_scale": 20.0,
     },
 }
 """The authors' sizes (``configs.yaml``), and ours"""
@@ -66,8 +69,8 @@ class Settings:
     :param reward: ``"twohot"`` (V3), ``"twohot_symlog"`` (V3 in 2023) or ``"normal"``
     :param reward_range: rewards lie within ``symexp(±reward_range)``
     :param bins: of a two-hot reward
-    :param obs_scale: of the losses of reconstructed observations. Where what matters is small in numbers (an angle of 0.2), it
-        weighs little against the divergence, and the latent states leave it out: raise this
+    :param vector_scale: of the squared errors of reconstructed vectors. Where what matters is small in numbers (an angle of
+        0.2), it weighs little against the divergence, and the latent states leave it out: raise this
     :param reward_scale: of the reward's loss
     :param continue_scale: of the continue head's loss; 0: episodes never end
     :param gamma: the discount, which is part of what the continue head learns (``1 - 1 / 333`` in V3)
@@ -100,18 +103,22 @@ class Settings:
     reward: str = "twohot"
     reward_range: float = 20.0
     bins: int = 255
-    obs_scale: float = 1.0
+    vector_scale: float = 1.0
     reward_scale: float = 1.0
     continue_scale: float = 1.0
     gamma: float = 1 - 1 / 333
 
     def __post_init__(self) -> None:
-        for name in ("deter", "hidden", "classes", "depth", "units", "stoch", "blocks"):
+        for name, least in LEAST.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}={value!r}: give a whole number from 1")
-        if not 0.0 <= self.unimix < 1.0:
-            raise ValueError(f"unimix={self.unimix!r}: give a share from 0 to 1, without 1")
+            if not isinstance(value, int):
+                raise ValueError(f"{name}={value!r}: give a whole number from {least} on")
+            whole(name, value, least)
+        for name, most in MOST.items():
+            number(name, getattr(self, name), 0.0, most)
+        number("reward_range", self.reward_range, 0.0, MOST_RANGE, open_low=True)
+        if self.unimix == 1.0:
+            raise ValueError("unimix=1.0: a uniform distribution alone says nothing")
         for name, kinds in CHOICES.items():
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, kinds))}")
@@ -153,6 +160,17 @@ class Settings:
         """What the numbers of a decoded vector mean."""
         return SymlogSquaredError if self.vectors == "symlog" else Normal
 
+
+LEAST = dict.fromkeys(("deter", "hidden", "classes", "depth", "units", "stoch", "blocks"), 1)
+LEAST |= {"layers": 0, "head_layers": 0, "prior_layers": 0, "post_layers": 0, "bins": 3}
+"""Whole numbers, and the smallest that each may be"""
+
+MOST = dict.fromkeys(("free_nats", "dynamics_scale", "representation_scale", "kl_scale"), math.inf)
+MOST |= dict.fromkeys(("vector_scale", "reward_scale", "continue_scale"), math.inf) | {"kl_balance": 1.0, "unimix": 1.0}
+"""Numbers that are not negative, and the largest that each may be"""
+
+MOST_RANGE = 85.0
+"""``symexp`` of it is still a number in single precision"""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "latent": ("categorical", "gaussian"),

@@ -9,7 +9,7 @@ from sb3_mbrl import DreamerV3
 from sb3_mbrl.algorithms.dreamer import acceleration
 from sb3_mbrl.algorithms.dreamer.acceleration import CapturedUpdate, make_capturable, precision
 from sb3_mbrl.optim import LaProp
-from tests.algorithms.dreamer.test_dreamer import SMALL, small, weights
+from tests.algorithms.dreamer.agents import SMALL, small, weights
 
 
 class FakeGraph:

@@ -66,7 +66,7 @@ def test_the_critic_is_held_back_by_its_slow_copy(generator):
     with th.no_grad():
         slow.out.bias.normal_(generator=generator)
     features, returns = th.randn((6, 2), generator=generator), th.randn(6, generator=generator)
-    loss = critic_loss(critic.output, critic(features), returns, slow.mean(features).detach())
+    loss = critic_loss(critic.output, [critic(features)], returns, slow.mean(features).detach())
     expected = critic.loss(features, returns) + critic.loss(features, slow.mean(features))
     th.testing.assert_close(loss, expected)
     loss.mean().backward()

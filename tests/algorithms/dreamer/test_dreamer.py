@@ -5,78 +5,21 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import SAC, HerReplayBuffer
-from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_mbrl import Dreamer, DreamerV3
 from sb3_mbrl.models.rssm import RSSM, SIZES
-from tests.algorithms.common import BrokenEnv, DictEnv
-
-MODEL = {"deter": 16, "units": 8, "stoch": 3, "classes": 4, "hidden": 8, "blocks": 4, "depth": 2, "bins": 15}
-SMALL = {
-    "world_model_kwargs": MODEL,
-    "policy_kwargs": {"layers": 1, "bins": 15},
-    "batch_size": 4,
-    "batch_length": 8,
-    "horizon": 3,
-    "buffer_size": 1000,
-    "train_freq": 8,
-    "learning_starts": 40,
-    "seed": 0,
-    "device": "cpu",
-}
-
-
-def small(env="CartPole-v1", policy="MlpPolicy", **kwargs):
-    return DreamerV3(policy, env, **{**SMALL, **kwargs})
-
-
-def weights(agent):
-    modules = (agent.world_model, agent.policy)
-    return [value.clone() for module in modules for value in module.state_dict().values()]
-
-
-def same(left, right):
-    return all(th.equal(a, b) for a, b in zip(weights(left), weights(right), strict=True))
+from tests.algorithms.common import DictEnv
+from tests.algorithms.dreamer.agents import MODEL, ActionEnv, ImageEnv, same, small, spaces_of, weights
 
 
 @pytest.fixture(scope="module")
 def trained():
     return small().learn(120)
-
-
-def spaces_of(env_id):
-    env = gym.make(env_id)
-    return env.observation_space, env.action_space
-
-
-class ImageEnv(FakeImageEnv):
-    def __init__(self, discrete=True):
-        super().__init__(screen_height=12, screen_width=16, n_channels=1, discrete=discrete)
-
-
-class ActionEnv(gym.Env):
-    """Observations are a number; any actions."""
-
-    observation_space = spaces.Discrete(5, start=2)
-
-    def __init__(self, action_space):
-        self.action_space = action_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.t = 0
-        return 2, {}
-
-    def step(self, action):
-        assert self.action_space.contains(action)
-        self.t += 1
-        return 2 + self.t % 5, 1.0, self.t % 9 == 0, False, {}
 
 
 # ---- size
@@ -326,47 +269,6 @@ def test_many_categories_of_actions():
     assert small(ActionEnv(spaces.Discrete(300))).learn(20).predict(np.array(3))[0] < 300
 
 
-# ---- bad input
-
-
-def test_buffers_that_hold_no_sequences():
-    with pytest.raises(ValueError, match="cannot use HerReplayBuffer"):
-        small(replay_buffer_class=HerReplayBuffer)
-    with pytest.raises(ValueError, match="cannot use NStepReplayBuffer"):
-        small(replay_buffer_class=NStepReplayBuffer)
-    with pytest.raises(ValueError, match="keeps no last observations of episodes"):
-        small(optimize_memory_usage=True, replay_buffer_kwargs={"handle_timeout_termination": False})
-    with pytest.raises(ValueError, match=r"batch_length=8: the replay buffer keeps 8 steps per environment \(buffer_size=8"):
-        small(buffer_size=8)
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"horizon": 0}, "horizon=0: give a whole number from 1"),
-        ({"batch_length": 0}, "batch_length=0: give a whole number from 1"),
-        ({"size": "size2m"}, "size='size2m': choose one of size1m"),
-        ({"gamma": 1.5}, "gamma=1.5: give a discount"),
-        ({"world_model": "ensemble", "world_model_kwargs": {}}, "learns in the latent states of a recurrent"),
-        ({"world_model_kwargs": {"size": "size1m"}}, "give size to DreamerV3"),
-    ],
-)
-def test_choices_that_make_no_sense(given, words):
-    with pytest.raises((ValueError, TypeError), match=words):
-        small(**given)
-
-
-def test_a_checkpoint_of_another_size(trained, tmp_path):
-    trained.save(tmp_path / "agent")
-    with pytest.raises(ValueError, match="size"):
-        DreamerV3.load(tmp_path / "agent", size="size1m")
-
-
-def test_a_fault_in_a_dictionary_is_named():
-    with pytest.raises(ValueError, match="place"):
-        small(BrokenEnv(DictEnv(), 20, "place"), "MultiInputPolicy").learn(40)
-
-
 def test_subclasses_of_the_world_model_are_taken():
     class Mine(RSSM):
         pass
@@ -390,10 +292,22 @@ def test_presets_learn(name, env_id):
 
 
 def test_all_sizes_have_a_preset():
+    """The authors' numbers, none of them left to our defaults."""
     sizes = [name for name in SIZES if name != "tiny"]
-    assert [DreamerV3.preset(name)["size"] for name in sizes] == sizes
+    found = [DreamerV3.preset(name) for name in sizes]
+    assert [settings.pop("size") for settings in found] == sizes
+    assert found[0]["optimizer_kwargs"] == {"warmup": 1000}
+    numbers = ("learning_rate", "batch_size", "batch_length", "imagine_last", "ent_coef", "replay_value_scale")
+    assert [found[0][name] for name in numbers] == [4e-5, 16, 64, None, 3e-4, 0.3]
+    assert all(settings == found[0] for settings in found)
     first, continuous = (DreamerV3.preset(name) for name in ("v3-2023", "v3-2023-continuous"))
     assert continuous == {**first, "actor_gradient": "dynamics"}
+
+
+def test_warming_up_is_for_laprop():
+    assert small().optimizer.param_groups[0]["warmup"] == 200
+    assert small(optimizer_kwargs={"eps": 1e-6}).optimizer.param_groups[0]["warmup"] == 1000, "LaProp's own"
+    assert "warmup" not in small(optimizer_class="adam").optimizer.param_groups[0]
 
 
 def test_gradients_through_the_dynamics_reach_the_actor_alone():

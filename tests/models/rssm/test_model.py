@@ -123,16 +123,19 @@ def test_without_a_continue_head_episodes_never_end():
 
 
 def test_every_loss_has_its_scale():
+    """Of observations, vectors of numbers have one; images and categories count in full."""
     scales = {
-        "obs_scale": 2.0,
+        "vector_scale": 2.0,
         "reward_scale": 3.0,
         "continue_scale": 5.0,
         "dynamics_scale": 7.0,
         "representation_scale": 11.0,
     }
-    losses = {"obs_a": 1.0, "obs_b": 10.0, "reward": 100.0, "continue": 1e3, "dynamics": 1e4, "representation": 1e5}
-    found = small(**scales).scaled({name: th.tensor([value]) for name, value in losses.items()})
-    assert float(found) == pytest.approx(2 * 11 + 300 + 5e3 + 7e4 + 11e5)
+    losses = {"obs_speed": 1.0, "obs_camera": 10.0, "obs_gear": 20.0, "obs_lamps": 40.0}
+    losses |= {"reward": 100.0, "continue": 1e3, "dynamics": 1e4, "representation": 1e5}
+    values = {name: th.tensor([value]) for name, value in losses.items()}
+    assert float(small(mixed(1, 12), **scales).scaled(values)) == pytest.approx(2 + 70 + 300 + 5e3 + 7e4 + 11e5)
+    assert float(small(**scales).scaled({"obs": th.tensor([1.0])})) == 2.0, "the only observation is a vector"
 
 
 def test_imagining_is_stepping(generator):

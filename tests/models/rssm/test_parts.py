@@ -174,7 +174,7 @@ def test_settings_that_there_are_not():
         make_settings("tiny", {"unit": 8})
     with pytest.raises(ValueError, match="stoch=0: give a whole number from 1"):
         make_settings("tiny", {"stoch": 0})
-    with pytest.raises(ValueError, match=r"unimix=1\.0: give a share from 0 to 1"):
+    with pytest.raises(ValueError, match=r"unimix=1\.0: a uniform distribution alone"):
         make_settings("tiny", {"unimix": 1.0})
 
 
