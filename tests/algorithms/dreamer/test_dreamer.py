@@ -1,5 +1,7 @@
 """DreamerV3 as a class of Stable-Baselines3: data, saving, spaces, and what must not be."""
 
+import inspect
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -302,6 +304,12 @@ def test_all_sizes_have_a_preset():
     assert all(settings == found[0] for settings in found)
     first, continuous = (DreamerV3.preset(name) for name in ("v3-2023", "v3-2023-continuous"))
     assert continuous == {**first, "actor_gradient": "dynamics"}
+
+
+def test_the_preset_for_small_problems_is_the_default():
+    preset, parameters = DreamerV3.preset("tiny"), inspect.signature(DreamerV3).parameters
+    assert preset.pop("optimizer_kwargs") == {"warmup": 200}
+    assert preset == {name: parameters[name].default for name in preset}
 
 
 def test_warming_up_is_for_laprop():
