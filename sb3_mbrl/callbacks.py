@@ -1,18 +1,25 @@
 """Callbacks for agents with a world model."""
 
+import importlib.util
+
 import gymnasium as gym
+import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Figure, Image
+from stable_baselines3.common.logger import Figure, Image, Video
 
 from sb3_mbrl.arguments import whole
-from sb3_mbrl.diagnostics.animations import dream_figure, is_image, strip
+from sb3_mbrl.diagnostics.animations import dream_figure, image_frames, is_image, strip
 from sb3_mbrl.diagnostics.dreams import EpisodeTooShortError, check_same_kind, dream
+
+FPS = 10
+"""Of videos"""
 
 
 class DreamCallback(BaseCallback):
     """
     Logs open-loop predictions to TensorBoard: what the world model makes of an episode whose beginning it saw, images as a
-    strip (truth, model and error one above the other; green frames: seen, red: imagined), numbers as curves.
+    strip (truth, model and error one above the other; green frames: seen, red: imagined), and as a video where moviepy is
+    installed; numbers as curves.
 
     :param env: one environment of the kind that the agent is trained in, for this alone
     :param every: real steps between two pictures
@@ -53,6 +60,9 @@ class DreamCallback(BaseCallback):
         for key, values in found.real.items():
             if is_image(values):
                 self.logger.record(f"dream/{key}", Image(strip(found, key), "HWC"), exclude=everything)
+                if importlib.util.find_spec("moviepy") is not None:  # which TensorBoard makes videos with
+                    frames = th.as_tensor(image_frames(found, key)).permute(0, 3, 1, 2)[None]
+                    self.logger.record(f"dream/{key}_video", Video(frames, fps=FPS), exclude=everything)
         figure = dream_figure(found)
         if figure is not None:
             self.logger.record("dream/curves", Figure(figure, close=False), exclude=everything)

@@ -76,7 +76,8 @@ class LaProp(th.optim.Optimizer):
                 continue
             by_step: dict[int, list[th.Tensor]] = {}
             for parameter in learning:
-                by_step.setdefault(self.state[parameter]["step"], []).append(parameter)
+                # On a processor, counts may be tensors that a GPU has left.
+                by_step.setdefault(int(self.state[parameter]["step"]), []).append(parameter)
             for t, parameters in by_step.items():
                 self._update(parameters, group, *self._scales(group, t))
         return loss

@@ -35,10 +35,11 @@ def strip(dream: Dream, key: str, every: int = 5) -> np.ndarray:
     """
     Some of the frames from left to right: one picture.
 
-    :param every: moments between two frames
+    :param every: moments between two frames; the last one that the model saw is among them
     :return: ``(height, width, 3)`` bytes
     """
-    return np.concatenate(list(image_frames(dream, key)[::every]), axis=1)
+    frames = image_frames(dream, key)
+    return np.concatenate(list(frames[(dream.context - 1) % every :: every]), axis=1)
 
 
 def draw_dream(dream: Dream, path: Path | str, *, title: str = "", fps: int = 10) -> Path:

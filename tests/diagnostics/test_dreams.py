@@ -67,7 +67,8 @@ def test_images_and_curves_become_a_gif(exact, tmp_path):
     draw_dream(nothing, tmp_path / "reward.gif")  # the reward can always be drawn
 
 
-def test_pictures_for_tensorboard():
+def test_pictures_for_tensorboard(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # with moviepy
     seen = []
 
     class Watching(Logger):
@@ -76,6 +77,7 @@ def test_pictures_for_tensorboard():
 
     for env, policy, expected in (
         (ImageEnv(), "CnnPolicy", ("dream/obs", "Image")),
+        (ImageEnv(), "CnnPolicy", ("dream/obs_video", "Video")),
         (gym.make("CartPole-v1"), "MlpPolicy", ("dream/curves", "Figure")),
     ):
         agent = small(env, policy, train_freq=20)

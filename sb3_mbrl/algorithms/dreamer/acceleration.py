@@ -28,10 +28,19 @@ class CapturedUpdate:
     :param update: uses nothing but tensors that stay where they are, and the generators below
     :param optimizer: has its step sizes and counts in tensors from now on
     :param generators: that the update draws from
+    :param after_failure: is called where capturing failed, before the update runs as it is
     """
 
-    def __init__(self, update: Update, optimizer: th.optim.Optimizer, generators: tuple[th.Generator, ...]) -> None:
+    def __init__(
+        self,
+        update: Update,
+        optimizer: th.optim.Optimizer,
+        generators: tuple[th.Generator, ...],
+        after_failure: Callable[[], None] = lambda: None,
+    ) -> None:
         self._update, self._optimizer, self._generators = update, optimizer, generators
+        self._after_failure = after_failure
+        self._device = optimizer.param_groups[0]["params"][0].device
         self._graph: th.cuda.CUDAGraph | None = None
         self._shapes: list[th.Size] = []
         self._seen = 0
@@ -41,6 +50,12 @@ class CapturedUpdate:
     def __call__(self, batch: State) -> State:
         if self._failed:
             return self._update(batch)
+        if self._device.type != "cuda":  # a stand-in
+            return self._play(batch)
+        with th.cuda.device(self._device):  # streams and graphs are of the current one
+            return self._play(batch)
+
+    def _play(self, batch: State) -> State:
         shapes = [leaf.shape for leaf in leaves(batch)]
         if shapes != self._shapes:
             self._shapes, self._graph, self._seen = shapes, None, 0
@@ -57,6 +72,7 @@ class CapturedUpdate:
                     "does not try.",
                     stacklevel=2,
                 )
+                self._after_failure()
                 return self._update(batch)
         for ours, new in zip(leaves(self._batch), leaves(batch), strict=True):
             ours.copy_(new, non_blocking=True)
@@ -88,13 +104,13 @@ def chosen_update(agent: Any) -> Update:
     """
     What a Dreamer's ``compile`` comes to on its device.
 
-    :param agent: has ``_learn_from``, ``_noise``, ``optimizer``, ``device``, ``compile`` and ``verbose``
+    :param agent: has ``_learn_from``, ``_noise``, ``_renew_noise``, ``optimizer``, ``device``, ``compile`` and ``verbose``
     """
     update: Update = agent._learn_from
     can = agent.compile is True or all("capturable" in group for group in agent.optimizer.param_groups)
     if agent.compile is not False and agent.device.type == "cuda" and can:
         told = f"captured as a CUDA graph after {EAGER_BEFORE_CAPTURE} of them"
-        update = CapturedUpdate(update, agent.optimizer, (agent._noise,))
+        update = CapturedUpdate(update, agent.optimizer, (agent._noise,), agent._renew_noise)
     else:
         told = "run as they are"
         if agent.device.type != "cuda":

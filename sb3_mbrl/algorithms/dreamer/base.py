@@ -233,6 +233,9 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
                 f"load(..., optimizer_class={kwargs['optimizer_class']!r}): the saved state of the optimizer is of {saved!r}. "
                 "Leave it out; a new agent can have another."
             )
+        if isinstance(given := kwargs.get("world_model_kwargs"), dict):
+            own = saved_attributes(path)["world_model_kwargs"]  # as given, with what the agent has added
+            kwargs["world_model_kwargs"] = {**{name: own[name] for name in ("size", "gamma") if name in own}, **given}
         agent = super().load(path, env, *args, **kwargs)
         for group in agent.optimizer.param_groups:  # SB3 has put the saved ones back
             group.update(kwargs.get("optimizer_kwargs") or {})
@@ -286,9 +289,11 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
         self.world_model.eval()
         self.policy.set_training_mode(False)
         self.world_model.fitted = True
-        self._refuse_not_finite(figures)
-        for name, value in figures.items():
-            self._record(name, float(value))
+        if figures:
+            values = th.stack([value.float() for value in figures.values()])
+            self._refuse_not_finite(dict(zip(figures, values, strict=True)))
+            for name, figure in zip(figures, values.tolist(), strict=True):
+                self._record(name, figure)
         self._record("train/n_updates", self._n_updates)
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
 
@@ -310,7 +315,7 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
             self._noise = stream
         else:  # always the same generator, which a captured graph knows
             if self._noise.device.type != self.device.type:
-                self._noise = th.Generator(self.device)
+                self._renew_noise()
             self._noise.manual_seed(int(th.randint(2**62, (1,), generator=stream)))
         if self._play is None:
             self._play = chosen_update(self)
@@ -321,6 +326,11 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
             self._sampler.update(batch, latent)
         self._n_updates += 1
         return figures
+
+    def _renew_noise(self) -> None:
+        """Another generator: one that a failed capture has seen may refuse to go on."""
+        self._noise = th.Generator(self.device)
+        self._noise.manual_seed(int(th.randint(2**62, (1,), generator=self._random.generator)))
 
     def _learn_from(self, batch: State) -> State:
         """One update: rows and latent states before them, to new latent states and figures. Nothing but tensors is changed."""
@@ -342,8 +352,8 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
         """
         :raises ValueError: before weights are lost on a processor, after that on a GPU
         """
-        wrong = [name for name, value in figures.items() if not value.isfinite()]
-        if wrong:
+        finite = th.stack([value.isfinite() for value in figures.values()]).tolist()
+        if wrong := [name for name, fine in zip(figures, finite, strict=True) if not fine]:
             raise ValueError(
                 f"{type(self).__name__} after {self._n_updates} updates: {', '.join(wrong)} not finite. Lower learning_rate, "
                 "and look for rewards or observations that are very large; go on from the last checkpoint."

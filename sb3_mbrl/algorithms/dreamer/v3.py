@@ -198,6 +198,7 @@ class DreamerV3(DreamerBase):
         total = model.scaled(losses) + of_actor.mean() + of_critic.mean()
         figures = {
             **{f"model/{name}_loss": value.detach().mean() for name, value in losses.items()},
+            "model/kl": model.divergence(found),
             "train/actor_loss": of_actor.detach().mean(),
             "train/critic_loss": of_critic.detach().mean(),
             "train/entropy": entropy.detach().mean(),
@@ -241,7 +242,9 @@ class DreamerV3(DreamerBase):
         def act(features: th.Tensor) -> th.Tensor:
             return draw(policy.actor(features.detach()), stream)
 
-        with th.set_grad_enabled(pathwise), frozen(model, policy.critic):
+        # Where nothing is learned through them, nothing needs gradients: autocast would keep copies of weights without any.
+        still = (model, policy.critic) if pathwise else (model, policy.critic, policy.actor)
+        with th.set_grad_enabled(pathwise), frozen(*still):
             dream = model.imagine(start, act, self.horizon, generator=stream)
             value = policy.critic.mean(dream.features) if pathwise else None
         seen = by_step(dream.features).detach()

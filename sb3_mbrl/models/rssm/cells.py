@@ -56,7 +56,7 @@ class GRUCell(Cell):
         self.gru = nn.GRUCell(hidden, deter)
 
     def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor, weights: Any = None) -> th.Tensor:
-        return self.gru(self.inputs(th.cat([stoch, prepared], -1)), deter)
+        return self.gru(self.inputs(th.cat([stoch, prepared], -1)), deter).to(deter.dtype)
 
 
 class LayerNormGRUCell(Cell):

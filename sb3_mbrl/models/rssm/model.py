@@ -343,6 +343,7 @@ class RSSM(WorldModel):
         if rows.reward.shape[1] > 1:
             losses["reward"] = losses["reward"][:, 1:]  # what was earned before the window is not known
         figures = {name: float(value.detach().mean()) for name, value in losses.items()}
+        figures["kl"] = float(self.divergence(found))
         scaled = self.scaled(losses)
         return (
             scaled,
@@ -379,6 +380,11 @@ class RSSM(WorldModel):
         if kind == "balanced":
             return {"kl": balanced_kl(self.latent, post, prior, balance=self.settings.kl_balance, free=free)}
         return {"kl": joint_kl(self.latent, post, prior, free=free, per_step=kind == "per_step")}
+
+    @th.no_grad()
+    def divergence(self, found: Filtered) -> th.Tensor:
+        """How far what was seen is from what was expected, in nats, on average, without free nats."""
+        return self.latent.kl(found.post.flatten(0, 1), self.prior_head(found.deter.flatten(0, 1))).mean()
 
     def scaled(self, losses: dict[str, th.Tensor]) -> th.Tensor:
         """The sum of the losses' means, with their scales."""

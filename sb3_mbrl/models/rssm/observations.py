@@ -1,8 +1,10 @@
 """Observations into an RSSM and out of it: vectors, images, and dictionaries of both."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
@@ -19,6 +21,10 @@ def has_image(space: spaces.Space) -> bool:
     """Whether there is an image in it, channels first or last: ``Box(0, 255, ..., uint8)`` of three axes."""
     children = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
     return any(isinstance(child, spaces.Box) and is_image_space(child, check_channels=False) for child in children)
+
+
+def _looks_like_an_image(space: spaces.Box) -> bool:
+    return len(space.shape) == 3 and min(space.shape) in (1, 3, 4) and sorted(space.shape)[1] >= 8
 
 
 class Layout:
@@ -48,6 +54,13 @@ class Layout:
             elif reason := unsupported_by_vectors(child):
                 raise UnsupportedSpace(f"{key}: {reason}")
             else:
+                if isinstance(child, spaces.Box) and _looks_like_an_image(child):
+                    warnings.warn(
+                        f"{key} has the shape of an image, {child.shape}, but not its numbers, which are bytes from 0 to 255: "
+                        f"the model sees {int(np.prod(child.shape))} separate numbers. If it is an image, give it as Box(0, "
+                        f"255, {child.shape}, uint8).",
+                        stacklevel=2,
+                    )
                 vectors[key] = child
         self.codec = SpaceCodec(spaces.Dict(vectors)) if vectors else None
         self.vectors = [key for key, child in vectors.items() if isinstance(child, spaces.Box)]

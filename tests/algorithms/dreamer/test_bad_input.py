@@ -87,6 +87,13 @@ def test_a_checkpoint_of_another_algorithm(saved):
         PETS.load(saved)
 
 
+def test_the_same_choices_again_are_no_others(saved):
+    """The agent's own size and discount, kept with the saved choices, made the same choices look like others."""
+    assert DreamerV3.load(saved, world_model_kwargs=MODEL).world_model.settings.deter == MODEL["deter"]
+    with pytest.raises(ValueError, match="the saved weights belong to a world model"):
+        DreamerV3.load(saved, world_model_kwargs={**MODEL, "deter": 32})
+
+
 def test_the_optimizer_of_a_checkpoint(saved):
     """Its settings used to be ignored, and another class failed at the first update."""
     agent = DreamerV3.load(saved, optimizer_kwargs={"warmup": 3})
