@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_mbrl.algorithms.dreamer.policy import Actor
+from sb3_mbrl.algorithms.dreamer.actions import ActionOutput
 from sb3_mbrl.algorithms.dreamer.returns import ReturnScale, lambda_returns
-from sb3_mbrl.models.rssm.layers import pieces
 from sb3_mbrl.models.rssm.outputs import Output
 
 
@@ -58,21 +57,25 @@ def worth(
     return Imagined(features, action, returns, advantage, goes_on.detach().cumprod(1)[:, :-1])
 
 
-def actor_loss(actor: Actor, imagined: Imagined, ent_coef: float, pathwise: bool = False) -> tuple[th.Tensor, th.Tensor]:
+def actor_loss(
+    output: ActionOutput, outs: Sequence[th.Tensor], imagined: Imagined, ent_coef: float, pathwise: bool = False
+) -> tuple[th.Tensor, th.Tensor]:
     """
     REINFORCE with a baseline and an entropy bonus, for numbers and categories alike.
 
+    :param output: of the actor
+    :param outs: its numbers for all states but the last, step by step, in pieces of any size: ``(H * N, size)`` altogether
     :param pathwise: the advantage's own gradient instead, back through the dynamics to the actions (DreamerV1; V3 in 2023 for
         numbers)
     :return: the loss of every state, and the entropy of its actions, ``(N, H)`` each
     """
-    actions, shape = pieces(by_step(imagined.action)), imagined.advantage.T.shape
-    outs = [actor(rows) for rows in pieces(by_step(imagined.features)[:-1].detach())]
-    entropy = th.cat([actor.output.entropy(out) for out in outs]).view(shape).T
+    steps_first = imagined.advantage.T.shape
+    entropy = th.cat([output.entropy(out) for out in outs]).view(steps_first).T
     gain = imagined.advantage
     if not pathwise:
-        log_probs = [actor.output.log_prob(out, action) for out, action in zip(outs, actions, strict=True)]
-        gain = th.cat(log_probs).view(shape).T * imagined.advantage
+        actions = by_step(imagined.action).flatten(0, 1).split([len(out) for out in outs])
+        log_probs = [output.log_prob(out, action) for out, action in zip(outs, actions, strict=True)]
+        gain = th.cat(log_probs).view(steps_first).T * imagined.advantage
     return -imagined.weight * (gain + ent_coef * entropy), entropy
 
 

@@ -191,8 +191,8 @@ class DreamerV3(DreamerBase):
         model, policy = self.world_model, self.policy
         losses, found = model.losses(rows, start or None, self._noise)
         last = min(self.imagine_last or self.batch_length, self.batch_length)
-        imagined, judged = self._imagine(found, last)
-        of_actor, entropy = actor_loss(policy.actor, imagined, self.ent_coef, self.actor_gradient == "dynamics")
+        imagined, chosen, judged = self._imagine(found, last)
+        of_actor, entropy = actor_loss(policy.actor.output, chosen, imagined, self.ent_coef, self.actor_gradient == "dynamics")
         imagined = Imagined(*(value.detach() for value in imagined))
         of_critic = imagined.weight * self._critic_loss(by_step(imagined.features)[:-1], judged, imagined.returns.T).T
         total = model.scaled(losses) + of_actor.mean() + of_critic.mean()
@@ -224,12 +224,12 @@ class DreamerV3(DreamerBase):
             calm = self.policy.slow_critic.mean(features)
         return critic_loss(self.policy.critic.output, judged, returns, calm)
 
-    def _imagine(self, found: Filtered, last: int) -> tuple[Imagined, list[th.Tensor]]:
+    def _imagine(self, found: Filtered, last: int) -> tuple[Imagined, list[th.Tensor], list[th.Tensor]]:
         """
         From the last states of every sequence.
 
-        :return: trajectories, and the critic's numbers of all their states but the last, step by step and piece by piece,
-            through which it learns
+        :return: trajectories, and the actor's and the critic's numbers of all their states but the last, step by step and
+            piece by piece, through which they learn
         """
         model, policy, stream = self.world_model, self.policy, self._noise
         start = {
@@ -239,15 +239,24 @@ class DreamerV3(DreamerBase):
         pathwise = self.actor_gradient == "dynamics"
         draw = policy.actor.output.rsample if pathwise else policy.actor.output.sample
 
+        # On a processor what the actor says is computed once, with gradients; on a GPU again, in one piece.
+        once, chosen = self.device.type == "cpu" and not pathwise, list[th.Tensor]()
+
         def act(features: th.Tensor) -> th.Tensor:
-            return draw(policy.actor(features.detach()), stream)
+            if not once:
+                return draw(policy.actor(features.detach()), stream)
+            with th.enable_grad():
+                chosen.append(policy.actor(features))
+            return draw(chosen[-1].detach(), stream)
 
         # Where nothing is learned through them, nothing needs gradients: autocast would keep copies of weights without any.
-        still = (model, policy.critic) if pathwise else (model, policy.critic, policy.actor)
+        still = (model, policy.critic) if pathwise or once else (model, policy.critic, policy.actor)
         with th.set_grad_enabled(pathwise), frozen(*still):
             dream = model.imagine(start, act, self.horizon, generator=stream)
             value = policy.critic.mean(dream.features) if pathwise else None
         seen = by_step(dream.features).detach()
+        if not once:
+            chosen = [policy.actor(rows) for rows in pieces(seen[:-1])]
         judged = [policy.critic(rows) for rows in pieces(seen[:-1])]
         if value is None:
             with th.no_grad():
@@ -256,7 +265,7 @@ class DreamerV3(DreamerBase):
         imagined = worth(
             dream.features, dream.action, dream.reward, dream.goes_on, value, self.gae_lambda, policy.return_scale
         )
-        return imagined, judged
+        return imagined, chosen, judged
 
     def _replayed_value_loss(self, rows: Arrivals, found: Filtered, imagined: Imagined, last: int) -> th.Tensor:
         """Real rewards, and imagined returns where they end. Its gradients shape the world model too."""

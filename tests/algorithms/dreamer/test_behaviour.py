@@ -38,7 +38,8 @@ def test_the_actors_gradient_is_that_of_reinforce(generator):
     actor = Actor(3, spaces.Discrete(4), 8, 1, unimix=0.0)
     features, action = th.randn((5, 4, 3), generator=generator), th.randint(4, (5, 3, 1), generator=generator)
     advantage, weight = th.randn((5, 3), generator=generator), th.rand((5, 3), generator=generator)
-    loss, entropy = actor_loss(actor, Imagined(features, action, advantage, advantage, weight), 0.1)
+    outs = actor(features[:, :-1].transpose(0, 1).flatten(0, 1)).split([4, 11])  # step by step, in two pieces
+    loss, entropy = actor_loss(actor.output, outs, Imagined(features, action, advantage, advantage, weight), 0.1)
     chances = actor(features[:, :-1]).softmax(-1)
     th.testing.assert_close(entropy, -(chances * chances.log()).sum(-1))
     expected = -weight * (chances.log().gather(-1, action)[..., 0] * advantage + 0.1 * entropy)
@@ -54,7 +55,8 @@ def test_better_actions_become_likelier(generator):
     for _ in range(200):
         action = actor.output.sample(actor(features[:, :-1]), generator)
         advantage = -(action[..., 0] - 0.5).square()
-        loss, _ = actor_loss(actor, Imagined(features, action, advantage, advantage - advantage.mean(), th.ones(64, 1)), 0.0)
+        imagined = Imagined(features, action, advantage, advantage - advantage.mean(), th.ones(64, 1))
+        loss, _ = actor_loss(actor.output, [actor(features[:, 0])], imagined, 0.0)
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
