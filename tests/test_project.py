@@ -48,9 +48,10 @@ class SomebodysPlugin:
         return [WorldModelSpec(name="my_model", factory=MLPModel)]
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "docs/mbpo.md", "docs/checkpoints.md", "docs/plugins.md", "docs/migration.md", "docs/dyna.md"]
-)
+PAGES_OF_CODE = ("mbpo", "checkpoints", "plugins", "migration", "dyna", "dreamer")
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in PAGES_OF_CODE)])
 def test_code_blocks_run(name, tmp_path, monkeypatch):
     """One after the other, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)
@@ -62,7 +63,9 @@ def test_code_blocks_run(name, tmp_path, monkeypatch):
         agent.learn(201)
     names = {"agent": agent, "MBPO": MBPO, "env": "Pendulum-v1", "my_module": SomebodysPlugin}
     for block in blocks:
-        exec(compile(few_steps(block), name, "exec"), names)
+        # Dreamer waits for a batch of sequences before it learns.
+        code = few_steps(block).replace("**settings)", "learning_starts=100, **settings)")
+        exec(compile(code, name, "exec"), names)
     if name == "README.md":
         assert (tmp_path / "pendulum.zip").is_file()
         assert names["ppo"].num_timesteps >= 205

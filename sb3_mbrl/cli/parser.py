@@ -84,7 +84,7 @@ imagined), numbers as curves.
 _PLOT_DREAM_EPILOG = """
 examples:
   sb3-mbrl plot dream runs/dreamer_v3/CartPole-v1_1
-  sb3-mbrl plot dream agent.zip --algo dreamer_v3 --env CartPole-v1 --context 10 --horizon 90
+  sb3-mbrl plot dream agent.zip --env CartPole-v1 --context 10 --horizon 90
 """
 
 _PLOT_PLAN = """
@@ -209,7 +209,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to train")
     what.add_argument(
         "--algo",
-        help="mbpo (default), dyna, dyna_q, pets, a plug-in; mb_td3, mb_tqc, ...: model_based(TD3) and so on",
+        help="mbpo (default), dyna, dyna_q, pets, dreamer_v3, a plug-in; mb_td3, mb_tqc, ...: model_based(TD3) and so on",
     )
     what.add_argument("--env", metavar="ID", help="Gymnasium id; package:Id-v0 imports the package that registers it")
     what.add_argument("--env-kwargs", **_PAIRS, help="arguments of gymnasium.make")
@@ -255,7 +255,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
 
 def _saved_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a saved agent (.zip), or the folder of a run")
-    parser.add_argument("--algo", help="its algorithm (default: the run's, else mbpo)")
+    parser.add_argument("--algo", help="its algorithm (default: the one that it was saved by)")
     parser.add_argument("--env", metavar="ID", help="Gymnasium id (default: the run's)")
     parser.add_argument("--env-kwargs", **_PAIRS, help="arguments of gymnasium.make, on top of the run's")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")

@@ -111,7 +111,7 @@ def _saved(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, str, dict[str,
     if env_id is None:
         raise UserError(f"which environment? --env ID (there is no {runs.RECORD} beside {path})")
     plugins, registry = load_plugins(args.plugin or (run.plugins if run else None))
-    cls = algorithm(registry, args.algo or (run.algo if run else "mbpo"))
+    cls = algorithm(registry, args.algo or (run.algo if run else None) or runs.saved_algorithm(registry, path) or "mbpo")
     agent = runs.load(cls, path, device=args.device, **plugin_arguments(plugins))
     of_run = run.env_kwargs if run and env_id == run.env_id else {}
     return agent, env_id, {**of_run, **parse_pairs("--env-kwargs", args.env_kwargs)}, path.parent

@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import get_device
 from sb3_mbrl.algorithms.factory import BY_NAME, model_based_by_name
 from sb3_mbrl.algorithms.zips import saved_attributes, write_beside
 from sb3_mbrl.cli.values import UserError
-from sb3_mbrl.plugins import Registry
+from sb3_mbrl.plugins import Registry, get_registry
 
 MODEL, REPLAY_BUFFER, RECORD = "model.zip", "replay_buffer.pkl", "run.json"
 
@@ -87,15 +87,25 @@ def load(cls: type[OffPolicyAlgorithm], path: Path, **kwargs: Any) -> Any:
         raise UserError(f"{path} cannot be loaded as {cls.__name__}: {_words(error)}{_right_option(path, cls)}") from error
 
 
+def saved_algorithm(registry: Registry, path: Path) -> str | None:
+    """On command lines, the name of the algorithm that a checkpoint is of; ``None`` where it does not say."""
+    try:
+        saved_by = saved_attributes(path).get("saved_by") or {}
+    except ValueError:
+        return None
+    base = saved_by.get("base", "").rpartition(".")[2]
+    named = {"SAC": "mbpo", "DQN": "dyna", **{of: name for name, of in BY_NAME.items()}}
+    for spec in registry.specs("algorithm"):
+        factory = spec.factory if isinstance(spec.factory, str) else getattr(spec.factory, "__name__", "")
+        named[factory.rpartition(":")[2]] = spec.name
+    return named.get(saved_by.get("algorithm") or base)
+
+
 def _right_option(path: Path, cls: type) -> str:
     """What to write on the command line for the checkpoint of another algorithm."""
-    try:
-        base = (saved_attributes(path).get("saved_by") or {}).get("base", "").rpartition(".")[2]
-    except ValueError:
-        return ""
-    own = getattr(getattr(cls, "_model_free_class", None), "__name__", None)
-    name = {"SAC": "mbpo", "DQN": "dyna"}.get(base) or next((name for name, of in BY_NAME.items() if of == base), None)
-    return f" Here: --algo {name}" if name and base != own else ""
+    registry = get_registry()
+    name = saved_algorithm(registry, path)
+    return f" Here: --algo {name}" if name and algorithm(registry, name) is not cls else ""
 
 
 def _words(error: Exception) -> str:

@@ -84,6 +84,14 @@ def test_a_dream_from_train_to_picture(here, capsys):
     assert main(["plot", "dream", "run", "--context", "3", "--horizon", "4"]) == 0
     assert capsys.readouterr().out.startswith("After 3 observations the model imagined ")
     assert (here / "run" / "dream.gif").read_bytes().startswith(b"GIF8")
+    # A file alone says which algorithm it is of.
+    (here / "run" / "model.zip").rename(here / "alone.zip")
+    assert main(["plot", "dream", "alone.zip", "--env", "CartPole-v1", "--context", "3", "--output", "alone"]) == 0
+    assert capsys.readouterr().out.endswith("Picture: alone.gif\n")
+    (here / "alone.zip").rename(here / "run" / "model.zip")
+    for wrong, words in ((["--fps", "0"], "--fps 0: give at least 1"), (["--output", "x.jpg"], "give the name of a .gif")):
+        assert main(["plot", "dream", "run", "--context", "3", *wrong]) == 2
+        assert words in capsys.readouterr().err
     assert main(["plot", "dream", "run", "--context", "0"]) == 2
     assert "context=0: give at least 1" in capsys.readouterr().err
     assert main(["plot", "dream", "run", "--context", "600"]) == 2

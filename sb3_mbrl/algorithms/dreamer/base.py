@@ -93,6 +93,11 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
         plugins: Iterable[Any] | None,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get("optimize_memory_usage"):
+            raise ValueError(
+                f"optimize_memory_usage=True: {type(self).__name__} cannot do without the last observations of episodes, "
+                "which such a replay buffer does not keep. A smaller buffer_size takes less memory."
+            )
         super().__init__(
             policy=policy,
             env=env,
