@@ -117,10 +117,10 @@ class _RootMeanSquare(th.autograd.Function):
     def backward(ctx: Any, *gradients: th.Tensor) -> Any:
         (gradient,) = gradients
         normalised, weight, scale = ctx.saved_tensors
-        of_weight = (gradient * normalised).flatten(0, -2).sum(0)
-        of_normalised = gradient * weight
-        along = (of_normalised * normalised).mean(-1, keepdim=True)
-        return of_normalised.addcmul_(normalised, along, value=-1).mul_(scale), of_weight, None
+        product = gradient * normalised
+        along = (product @ weight / weight.shape[0]).unsqueeze(-1)
+        of_normalised = (gradient * weight).addcmul_(normalised, along, value=-1)
+        return of_normalised.mul_(scale), product.flatten(0, -2).sum(0), None
 
 
 class LayerNorm(nn.LayerNorm):
