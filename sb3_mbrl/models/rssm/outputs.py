@@ -146,7 +146,11 @@ class TwoHot(Output):
         # themselves would be of the size of a reward.) Equal logits cancel to exactly 0.
         logits, middle = out.float(), self.n_bins // 2
         right, left = logits[..., middle + 1 :], logits[..., :middle].flip(-1)
-        total = logits[..., :1] - logits.log_softmax(-1)[..., :1]  # the logarithm of the sum
-        likelier, less = (th.maximum(right, left) - total).exp(), th.expm1((right - left).abs().neg())
-        mean = th.copysign(likelier * less, right - left) @ self._bins.on(out.device)[middle + 1 :]
+        apart = right - left
+        likelier, less = th.maximum(right, left), th.expm1(-apart.abs())
+        top = logits.amax(-1, keepdim=True)
+        weight = (likelier - top).exp()
+        total = (weight * (2 + less)).sum(-1) + (logits[..., middle] - top[..., 0]).exp()
+        bins = self._bins.on(out.device)[middle + 1 :]
+        mean = (apart.sign() * weight * less.neg() * bins).sum(-1) / total
         return symexp(mean) if self.in_symlog else mean

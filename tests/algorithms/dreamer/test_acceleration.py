@@ -52,6 +52,7 @@ def cuda(monkeypatch):
         "CUDAGraph": FakeGraph,
         "graph": nothing,
         "Stream": Stream,
+        "device": nothing,
         "current_stream": Stream,
         "stream": nothing,
     }.items():
