@@ -189,7 +189,7 @@ class DreamerV3(DreamerBase):
 
     def _losses(self, rows: Arrivals, start: State) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
         model, policy = self.world_model, self.policy
-        losses, found = model.losses(rows, start or None, self._noise)
+        losses, found, kl = model.losses(rows, start or None, self._noise)
         last = min(self.imagine_last or self.batch_length, self.batch_length)
         imagined, chosen, judged = self._imagine(found, last)
         of_actor, entropy = actor_loss(policy.actor.output, chosen, imagined, self.ent_coef, self.actor_gradient == "dynamics")
@@ -198,7 +198,7 @@ class DreamerV3(DreamerBase):
         total = model.scaled(losses) + of_actor.mean() + of_critic.mean()
         figures = {
             **{f"model/{name}_loss": value.detach().mean() for name, value in losses.items()},
-            "model/kl": model.divergence(found),
+            "model/kl": kl,
             "train/actor_loss": of_actor.detach().mean(),
             "train/critic_loss": of_critic.detach().mean(),
             "train/entropy": entropy.detach().mean(),

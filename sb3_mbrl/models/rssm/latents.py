@@ -47,8 +47,16 @@ class Latent(ABC):
         return stored
 
     @abstractmethod
-    def kl(self, left: th.Tensor, right: th.Tensor) -> th.Tensor:
+    def distribution(self, stats: th.Tensor) -> tuple[th.Tensor, ...]:
+        """What :meth:`divergence` compares, out of the parameters ``(..., size)``."""
+
+    @abstractmethod
+    def divergence(self, left: tuple[th.Tensor, ...], right: tuple[th.Tensor, ...]) -> th.Tensor:
         """``KL(left || right)`` in nats, summed over all latent variables: ``(...)``."""
+
+    def kl(self, left: th.Tensor, right: th.Tensor) -> th.Tensor:
+        """:meth:`divergence` of the distributions with these parameters, ``(..., size)`` each."""
+        return self.divergence(self.distribution(left), self.distribution(right))
 
     @abstractmethod
     def entropy(self, stats: th.Tensor) -> th.Tensor:
@@ -75,7 +83,7 @@ class CategoricalLatent(Latent):
 
     def probs(self, stats: th.Tensor) -> th.Tensor:
         """``(..., variables, classes)``, in float32."""
-        probs = stats.float().unflatten(-1, self.shape).softmax(-1)
+        probs = softmax(stats.float().unflatten(-1, self.shape))
         return probs if not self.unimix else (1 - self.unimix) * probs + self.unimix / self.classes
 
     def log_probs(self, stats: th.Tensor) -> th.Tensor:
@@ -123,8 +131,11 @@ class CategoricalLatent(Latent):
             return one_hot
         return _StraightThrough.apply(stats.float().unflatten(-1, self.shape), one_hot, 1 - self.unimix)
 
-    def kl(self, left: th.Tensor, right: th.Tensor) -> th.Tensor:
-        p, q = self.log_probs(left), self.log_probs(right)
+    def distribution(self, stats: th.Tensor) -> tuple[th.Tensor, ...]:
+        return (self.log_probs(stats),)
+
+    def divergence(self, left: tuple[th.Tensor, ...], right: tuple[th.Tensor, ...]) -> th.Tensor:
+        (p,), (q,) = left, right
         return (p.exp() * (p - q)).sum((-2, -1))
 
     def entropy(self, stats: th.Tensor) -> th.Tensor:
@@ -132,20 +143,46 @@ class CategoricalLatent(Latent):
         return -(log_probs.exp() * log_probs).sum((-2, -1))
 
 
+FEW_CLASSES = 8
+"""On a processor, torch's softmax over so few takes several times as long as its parts"""
+
+
+def softmax(logits: th.Tensor) -> th.Tensor:
+    """Over the last axis."""
+    few = logits.shape[-1] <= FEW_CLASSES and logits.device.type == "cpu"
+    return _SoftmaxOfFew.apply(logits) if few else logits.softmax(-1)
+
+
+def _softmax_gradient(gradient: th.Tensor, probs: th.Tensor) -> th.Tensor:
+    weighted = gradient * probs
+    return weighted.addcmul_(probs, weighted.sum(-1, keepdim=True), value=-1)
+
+
+class _SoftmaxOfFew(th.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: th.Tensor) -> th.Tensor:
+        probs = (logits - logits.amax(-1, keepdim=True)).exp_()
+        probs.div_(probs.sum(-1, keepdim=True))
+        ctx.save_for_backward(probs)
+        return probs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: th.Tensor) -> Any:
+        return _softmax_gradient(gradients[0], *ctx.saved_tensors)
+
+
 class _StraightThrough(th.autograd.Function):
     """A sample, with the gradients of ``share * softmax(logits)``."""
 
     @staticmethod
     def forward(ctx: Any, logits: th.Tensor, one_hot: th.Tensor, share: float) -> th.Tensor:
-        ctx.save_for_backward(logits.softmax(-1))
+        ctx.save_for_backward(softmax(logits))
         ctx.share = share
         return one_hot
 
     @staticmethod
     def backward(ctx: Any, *gradients: th.Tensor) -> Any:
-        (probs,) = ctx.saved_tensors
-        weighted = gradients[0] * probs
-        return weighted.addcmul_(probs, weighted.sum(-1, keepdim=True), value=-1).mul_(ctx.share), None, None
+        return _softmax_gradient(gradients[0], *ctx.saved_tensors).mul_(ctx.share), None, None
 
 
 class GaussianLatent(Latent):
@@ -180,8 +217,11 @@ class GaussianLatent(Latent):
     def mode(self, stats: th.Tensor) -> th.Tensor:
         return self.moments(stats)[0]
 
-    def kl(self, left: th.Tensor, right: th.Tensor) -> th.Tensor:
-        (m1, s1), (m2, s2) = self.moments(left), self.moments(right)
+    def distribution(self, stats: th.Tensor) -> tuple[th.Tensor, ...]:
+        return self.moments(stats)
+
+    def divergence(self, left: tuple[th.Tensor, ...], right: tuple[th.Tensor, ...]) -> th.Tensor:
+        (m1, s1), (m2, s2) = left, right
         return ((s2 / s1).log() + (s1.square() + (m1 - m2).square()) / (2 * s2.square()) - 0.5).sum(-1)
 
     def entropy(self, stats: th.Tensor) -> th.Tensor:
@@ -192,27 +232,43 @@ class GaussianLatent(Latent):
 # ------------------------------------------------------------------------------------------------------------- KL losses
 
 
-def split_kl(latent: Latent, post: th.Tensor, prior: th.Tensor, *, free: float = 1.0) -> tuple[th.Tensor, th.Tensor]:
+Sides = tuple[th.Tensor, th.Tensor]
+"""The same divergences twice, ``(...)`` each: by their gradients one moves the prior alone, the other the posterior alone"""
+
+
+def one_sided_kl(latent: Latent, post: th.Tensor, prior: th.Tensor) -> Sides:
+    """``KL(sg(post) || prior)`` and ``KL(post || sg(prior))``: equal but for their gradients."""
+    left, right = latent.distribution(post), latent.distribution(prior)
+    return latent.divergence(_held(left), right), latent.divergence(left, _held(right))
+
+
+def _held(distribution: tuple[th.Tensor, ...]) -> tuple[th.Tensor, ...]:
+    return tuple(part.detach() for part in distribution)
+
+
+def split_kl(sides: Sides, *, free: float = 1.0) -> Sides:
     """
     DreamerV3's two losses, each at least ``free`` nats per step: the prior learns towards the posterior, the
     posterior towards the prior.
 
-    :return: dynamics loss ``KL(sg(post) || prior)`` and representation loss ``KL(post || sg(prior))``, ``(...)`` each
+    :return: dynamics loss and representation loss
     """
-    return latent.kl(post.detach(), prior).clamp(min=free), latent.kl(post, prior.detach()).clamp(min=free)
+    moves_prior, moves_post = sides
+    return moves_prior.clamp(min=free), moves_post.clamp(min=free)
 
 
-def balanced_kl(latent: Latent, post: th.Tensor, prior: th.Tensor, *, balance: float = 0.8, free: float = 0.0) -> th.Tensor:
+def balanced_kl(sides: Sides, *, balance: float = 0.8, free: float = 0.0) -> th.Tensor:
     """DreamerV2, algorithm 2: ``balance`` of the loss moves the prior, the rest the posterior; free nats on the mean."""
-    dynamics, representation = latent.kl(post.detach(), prior).mean(), latent.kl(post, prior.detach()).mean()
-    return balance * dynamics.clamp(min=free) + (1 - balance) * representation.clamp(min=free)
+    moves_prior, moves_post = (side.mean().clamp(min=free) for side in sides)
+    return balance * moves_prior + (1 - balance) * moves_post
 
 
-def joint_kl(latent: Latent, post: th.Tensor, prior: th.Tensor, *, free: float = 3.0, per_step: bool = False) -> th.Tensor:
+def joint_kl(sides: Sides, *, free: float = 3.0, per_step: bool = False) -> th.Tensor:
     """
     One divergence that moves both. A scalar.
 
     :param per_step: PlaNet's ``mean(max(0, KL - free))``; else DreamerV1's ``max(mean(KL), free)``
     """
-    divergence = latent.kl(post, prior)
+    moves_prior, moves_post = sides
+    divergence = moves_prior + moves_post - moves_post.detach()  # the value of one, the gradients of both
     return (divergence - free).clamp(min=0.0).mean() if per_step else divergence.mean().clamp(min=free)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sb3_mbrl.arguments import whole
 from sb3_mbrl.buffers.arrivals import Arrivals, arrivals
 from sb3_mbrl.contracts import Obs, Prediction, RewardFn, Sequences, TerminationFn, Transitions, WorldModel
-from sb3_mbrl.models.rssm.latents import balanced_kl, joint_kl, split_kl
+from sb3_mbrl.models.rssm.latents import Sides, balanced_kl, joint_kl, one_sided_kl, split_kl
 from sb3_mbrl.models.rssm.layers import ACTIVATIONS, MLP, NORMS, Linear, pieces
 from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
 from sb3_mbrl.models.rssm.outputs import Bernoulli, Output
@@ -299,15 +299,19 @@ class RSSM(WorldModel):
         noise = None if deterministic else self.latent.noise((horizon, len(state["deter"])), self.device, generator)
         deter, features, weights = state["deter"], [self.features(state)], self.cell.laid_out()
         actions: list[th.Tensor] = []
+        # Step after step in memory, so that all but the last are one piece of it; where nothing flows back through them, they
+        # are written there at once. (Each row has a version counter of its own: an actor may keep it for its gradients.)
+        seen = None if th.is_grad_enabled() else features[0].new_empty((horizon + 1, *features[0].shape))
+        if seen is not None:
+            seen[0] = features[0]
         for t in range(horizon):
             actions.append(act(features[-1]))
             stoch = features[-1][:, deter.shape[1] :]
             deter = self.cell(deter, stoch, self.cell.prepare(self.actions.encode(actions[-1])), weights)
             prior = self.prior_head(deter)
             drawn = self.latent.mode(prior) if noise is None else self.latent.draw(prior, noise[t])
-            features.append(th.cat([deter, drawn.flatten(1)], -1))
-        # Step after step in memory, so that all but the last are one piece of it.
-        seen = th.stack(features)
+            features.append(th.cat([deter, drawn.flatten(1)], -1, out=None if seen is None else seen.data[t + 1]))
+        seen = th.stack(features) if seen is None else seen
         parts = seen.split([self.settings.deter, self.latent.flat], -1)
         together = seen, parts[0], parts[1].unflatten(-1, self.latent.shape), th.stack(actions)
         heads = self.reward_head.mean(seen), self._goes_on(seen)
@@ -339,11 +343,11 @@ class RSSM(WorldModel):
     def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State | None, dict[str, float]]:
         assert isinstance(batch, Sequences)
         rows, _ = arrivals(state_map(lambda leaf: leaf.to(self.device), batch))
-        losses, found = self.losses(rows)
+        losses, found, kl = self.losses(rows)
         if rows.reward.shape[1] > 1:
             losses["reward"] = losses["reward"][:, 1:]  # what was earned before the window is not known
         figures = {name: float(value.detach().mean()) for name, value in losses.items()}
-        figures["kl"] = float(self.divergence(found))
+        figures["kl"] = float(kl)
         scaled = self.scaled(losses)
         return (
             scaled,
@@ -353,38 +357,36 @@ class RSSM(WorldModel):
 
     def losses(
         self, rows: Arrivals, start: State | None = None, generator: th.Generator | None = None
-    ) -> tuple[dict[str, th.Tensor], Filtered]:
+    ) -> tuple[dict[str, th.Tensor], Filtered, th.Tensor]:
         """
-        Every loss for every row, ``(B, T)``, or as one number, before they are scaled (:meth:`scaled`), and the states.
+        :return: every loss for every row, ``(B, T)``, or as one number, before they are scaled (:meth:`scaled`); the states;
+            and how far what was seen is from what was expected, in nats, on average, without free nats
         """
         found = self.run(rows.obs, rows.action, rows.is_first, start, generator)
         shape = rows.reward.shape
         flat: Any = state_map(lambda leaf: leaf.flatten(0, 1), rows.obs)
         deter, stoch = found.deter.flatten(0, 1), found.stoch.flatten(0, 1).flatten(1)
         features = th.cat([deter, stoch], -1)
+        sides = one_sided_kl(self.latent, found.post.flatten(0, 1), self.prior_head(deter))
         reconstruction = self.decoder.losses(deter, stoch, flat)
         goes_on = (1 - rows.terminated.flatten()) * self._learned_discount
         losses = {
             **{_name_of_loss(key): value for key, value in reconstruction.items()},
             "reward": self.reward_head.loss(features, rows.reward.flatten()),
             "continue": self.continue_head.loss(features, goes_on),
-            **self._divergences(found.post.flatten(0, 1), self.prior_head(deter)),
+            **self._divergences(sides),
         }
-        return {name: value.view(shape) if value.dim() else value for name, value in losses.items()}, found
+        shaped = {name: value.view(shape) if value.dim() else value for name, value in losses.items()}
+        return shaped, found, sides[0].detach().mean()
 
-    def _divergences(self, post: th.Tensor, prior: th.Tensor) -> dict[str, th.Tensor]:
+    def _divergences(self, sides: Sides) -> dict[str, th.Tensor]:
         kind, free = self.settings.kl, self.settings.free_nats
         if kind == "split":
-            dynamics, representation = split_kl(self.latent, post, prior, free=free)
+            dynamics, representation = split_kl(sides, free=free)
             return {"dynamics": dynamics, "representation": representation}
         if kind == "balanced":
-            return {"kl": balanced_kl(self.latent, post, prior, balance=self.settings.kl_balance, free=free)}
-        return {"kl": joint_kl(self.latent, post, prior, free=free, per_step=kind == "per_step")}
-
-    @th.no_grad()
-    def divergence(self, found: Filtered) -> th.Tensor:
-        """How far what was seen is from what was expected, in nats, on average, without free nats."""
-        return self.latent.kl(found.post.flatten(0, 1), self.prior_head(found.deter.flatten(0, 1))).mean()
+            return {"kl": balanced_kl(sides, balance=self.settings.kl_balance, free=free)}
+        return {"kl": joint_kl(sides, free=free, per_step=kind == "per_step")}
 
     def scaled(self, losses: dict[str, th.Tensor]) -> th.Tensor:
         """The sum of the losses' means, with their scales."""

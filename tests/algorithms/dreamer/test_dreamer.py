@@ -89,7 +89,7 @@ def test_imagination_does_not_move_the_world_model(trained):
         loss.backward()
         gradients.append(agent.world_model.cell.gates.weight.grad.clone())
     agent._noise.manual_seed(3)
-    losses, _ = agent.world_model.losses(*batch, agent._noise)
+    losses, *_ = agent.world_model.losses(*batch, agent._noise)
     agent.optimizer.zero_grad()
     agent.world_model.scaled(losses).backward()
     th.testing.assert_close(gradients[0], agent.world_model.cell.gates.weight.grad)

@@ -159,6 +159,27 @@ def test_imagining_is_stepping(generator):
     th.testing.assert_close(found.action, action)
 
 
+def test_a_dream_with_gradients_is_the_same_dream(generator):
+    """Without, states are written where they stay; an actor may keep what it sees for gradients of its own."""
+    model, kept = small(), []
+    state, actor = model.initial(th.randn((2, 3), generator=generator)), th.nn.Linear(16 + model.latent.flat, 6)
+
+    def act(features):
+        with th.enable_grad():
+            kept.append(actor(features).tanh())
+        return kept[-1].detach()
+
+    with th.no_grad():
+        without = model.imagine(state, act, 3, generator=th.Generator().manual_seed(0))
+    th.stack(kept).sum().backward()
+    assert actor.weight.grad is not None
+    assert actor.weight.grad.any()
+    flowing = model.imagine(state, lambda seen: actor(seen).tanh(), 3, generator=th.Generator().manual_seed(0))
+    assert flowing.reward.requires_grad
+    for left, right in zip(without, flowing, strict=True):
+        th.testing.assert_close(left, right.detach())
+
+
 def test_latents_are_overfitted_to_one_batch():
     """Ladder, level 1: what was seen once can be said again; and shuffled actions make it worse."""
     model = small(deter=32, units=32, hidden=32, lr=3e-3, warmup=0)
@@ -172,7 +193,7 @@ def test_latents_are_overfitted_to_one_batch():
     losses = []
     th.manual_seed(0)
     for _ in range(300):
-        parts, _ = model.losses(rows)
+        parts, *_ = model.losses(rows)
         loss = model.scaled(parts)
         model.optimizer.zero_grad()
         loss.backward()
@@ -239,8 +260,8 @@ def test_the_divergence_is_told_without_free_nats():
     batch = random_rows(th.Generator().manual_seed(0))
     for free in (0.0, 1e4):
         model = small(free_nats=free)
-        losses, found = model.losses(batch, generator=th.Generator().manual_seed(1))
-        kl = float(model.divergence(found))
+        losses, _, divergence = model.losses(batch, generator=th.Generator().manual_seed(1))
+        kl = float(divergence)
         assert 0 < kl < 100
         expected = pytest.approx(kl, rel=1e-4) if free == 0.0 else 1e4
         assert float(losses["dynamics"].detach().mean()) == expected

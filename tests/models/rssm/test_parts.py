@@ -14,6 +14,8 @@ from sb3_mbrl.models.rssm.latents import (
     GaussianLatent,
     balanced_kl,
     joint_kl,
+    one_sided_kl,
+    softmax,
     split_kl,
 )
 from sb3_mbrl.models.rssm.layers import BlockLinear, Linear, RMSNorm, _RootMeanSquare, symexp, symlog
@@ -82,6 +84,13 @@ def test_categories_against_torch(unimix, generator):
     assert float(latent.log_probs(1e9 * left).exp().min()) == pytest.approx(unimix / 5, abs=1e-7)
 
 
+@pytest.mark.parametrize("classes", [1, 4, 8, 9])
+def test_a_softmax_over_few_against_torch(classes, generator):
+    logits = 50 * th.randn((3, 2, classes), generator=generator, dtype=th.float64)
+    th.testing.assert_close(softmax(logits), logits.softmax(-1))
+    assert th.autograd.gradcheck(softmax, (logits / 50).requires_grad_())
+
+
 @pytest.mark.parametrize("unimix", [0.0, 0.3])
 def test_categories_are_drawn_by_their_probabilities_and_pass_gradients_through(unimix):
     latent = CategoricalLatent(2, 3, unimix)
@@ -126,7 +135,7 @@ def test_gaussians_against_torch(std, generator):
 def test_divergences_below_the_free_nats_move_nothing():
     latent = CategoricalLatent(1, 2, 0.0)
     post, prior = th.tensor([[0.1, 0.0]], requires_grad=True), th.zeros(1, 2, requires_grad=True)
-    for loss in split_kl(latent, post, prior):
+    for loss in split_kl(one_sided_kl(latent, post, prior)):
         assert float(loss) == 1.0
         loss.sum().backward()
     assert post.grad is None or not post.grad.any()
@@ -142,14 +151,14 @@ def test_which_side_each_divergence_moves():
         zero = th.zeros(1, 2)
         return tuple(zero if x.grad is None else x.grad for x in (post, prior))
 
-    dynamics = gradients(lambda a, b: split_kl(latent, a, b)[0])
-    representation = gradients(lambda a, b: split_kl(latent, a, b)[1])
+    dynamics = gradients(lambda a, b: split_kl(one_sided_kl(latent, a, b))[0])
+    representation = gradients(lambda a, b: split_kl(one_sided_kl(latent, a, b))[1])
     assert not dynamics[0].any()
     assert dynamics[1].any()
     assert representation[0].any()
     assert not representation[1].any()
-    both = gradients(lambda a, b: joint_kl(latent, a, b))
-    mixed = gradients(lambda a, b: balanced_kl(latent, a, b, balance=0.8))
+    both = gradients(lambda a, b: joint_kl(one_sided_kl(latent, a, b)))
+    mixed = gradients(lambda a, b: balanced_kl(one_sided_kl(latent, a, b), balance=0.8))
     for i in range(2):
         th.testing.assert_close(mixed[i], 0.8 * dynamics[i] + 0.2 * representation[i])
         th.testing.assert_close(both[i], dynamics[i] + representation[i])
@@ -160,9 +169,9 @@ def test_planets_and_dreamers_free_nats_by_hand():
     width = math.log(math.e - 1)  # softplus: 1
     post, prior = th.tensor([[1.0, width], [4.0, width]]), th.tensor([[0.0, width]] * 2)
     th.testing.assert_close(latent.kl(post, prior), th.tensor([0.5, 8.0]))
-    assert float(joint_kl(latent, post, prior, free=3.0)) == pytest.approx(4.25)
-    assert float(joint_kl(latent, post, prior, free=3.0, per_step=True)) == pytest.approx(2.5)
-    assert float(joint_kl(latent, post, prior, free=5.0)) == 5.0
+    assert float(joint_kl(one_sided_kl(latent, post, prior), free=3.0)) == pytest.approx(4.25)
+    assert float(joint_kl(one_sided_kl(latent, post, prior), free=3.0, per_step=True)) == pytest.approx(2.5)
+    assert float(joint_kl(one_sided_kl(latent, post, prior), free=5.0)) == 5.0
 
 
 def test_settings_that_there_are_not():
@@ -200,6 +209,17 @@ def two_weights(output, target):
     below, share = output.between(target)
     weights = th.zeros(*target.shape, output.n_bins).scatter_(-1, below[..., None], (1 - share)[..., None])
     return weights.scatter_(-1, below[..., None] + 1, share[..., None])
+
+
+@pytest.mark.parametrize("in_symlog", [False, True])
+def test_the_gradient_of_a_two_hot_mean(in_symlog, generator):
+    output, logits = TwoHot(11, 3.0, in_symlog=in_symlog), th.randn((4, 11), generator=generator).requires_grad_()
+    mean = (logits.softmax(-1) * output.bins).sum(-1)
+    expected = symexp(mean) if in_symlog else mean
+    th.testing.assert_close(output.mean(logits), expected)
+    weights = th.arange(1.0, 5.0)
+    for found, wanted in zip(*(th.autograd.grad(x @ weights, logits) for x in (output.mean(logits), expected)), strict=True):
+        th.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("in_symlog", [False, True])
