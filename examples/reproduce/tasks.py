@@ -224,6 +224,18 @@ TASKS = {
         Task("pets-pendulum-gp", "Pendulum-v1", 600, 600, 0, _THREE, GAUSSIAN_PROCESS, -300.0, algo="pets"),
         Task("dreamer-cartpole", "CartPole-v1", 40_000, 1_000, 10, _THREE, {}, 475.0, 30_000, algo="dreamer_v3"),
         Task("dreamer-pendulum", "Pendulum-v1", 10_000, 500, 10, _THREE, {}, -200.0, algo="dreamer_v3"),
+        Task(
+            "dreamer-catch-image",
+            "Catch-v0",
+            8_000,
+            500,
+            20,
+            _THREE,
+            {"buffer_size": 20_000},
+            0.9,
+            env_kwargs={"pixels": 2},
+            algo="dreamer_v3",
+        ),
         *(preset_task(f"{body}-v5") for body in ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid")),
     )
 }

@@ -15,15 +15,23 @@ class CatchEnv(gym.Env[np.ndarray, np.int64]):
 
     :param rows: of the board
     :param columns: of the board
+    :param pixels: the side of a field in an image of bytes, ``(rows * pixels, columns * pixels, 1)``; 0: no image, a
+        number for every field, ``(rows, columns)``
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's)
 
-    def __init__(self, rows: int = 10, columns: int = 5) -> None:
-        if rows < 2 or columns < 1:
-            raise ValueError(f"CatchEnv(rows={rows}, columns={columns}): give at least 2 rows and 1 column")
-        self.rows, self.columns = rows, columns
-        self.observation_space = spaces.Box(0.0, 1.0, (rows, columns), np.float32)
+    def __init__(self, rows: int = 10, columns: int = 5, pixels: int = 0) -> None:
+        if rows < 2 or columns < 1 or pixels < 0:
+            raise ValueError(
+                f"CatchEnv(rows={rows}, columns={columns}, pixels={pixels}): give at least 2 rows, 1 column and 0 pixels"
+            )
+        self.rows, self.columns, self.pixels = rows, columns, pixels
+        self.observation_space = (
+            spaces.Box(0, 255, (rows * pixels, columns * pixels, 1), np.uint8)
+            if pixels
+            else spaces.Box(0.0, 1.0, (rows, columns), np.float32)
+        )
         self.action_space = spaces.Discrete(3)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -45,6 +53,8 @@ class CatchEnv(gym.Env[np.ndarray, np.int64]):
         board = np.zeros((self.rows, self.columns), np.float32)
         board[self._row, self._ball] = 1.0
         board[self.rows - 1, self._paddle] = 1.0
+        if self.pixels:
+            return np.kron(255 * board[..., None], np.ones((self.pixels, self.pixels, 1))).astype(np.uint8)
         return board
 
 

@@ -32,6 +32,18 @@ def test_the_ball_is_caught_by_following_it():
         assert (total, steps) == (1.0, 9)
 
 
+def test_the_board_as_an_image():
+    numbers, image = CatchEnv(), CatchEnv(pixels=2)
+    check_env(image)
+    numbers.reset(seed=3)
+    image.reset(seed=3)
+    for action in (0, 0, 2):
+        board, picture = numbers.step(action)[0], image.step(action)[0]
+        assert picture.shape == (20, 10, 1)
+        for row in range(20):
+            assert picture[row, :, 0].tolist() == [255 * board[row // 2, column // 2] for column in range(10)]
+
+
 def test_a_paddle_that_stays_catches_one_ball_of_five():
     env, returns = CatchEnv(), []
     for seed in range(300):
@@ -59,5 +71,7 @@ def test_the_cue_is_shown_once_and_decides():
 def test_impossible_sizes():
     with pytest.raises(ValueError, match="at least 2 rows"):
         CatchEnv(rows=1)
+    with pytest.raises(ValueError, match="pixels=-1"):
+        CatchEnv(pixels=-1)
     with pytest.raises(ValueError, match="give at least 1"):
         MemoryCueEnv(0)
