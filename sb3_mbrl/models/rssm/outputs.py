@@ -150,8 +150,8 @@ class _MeanOfBins(th.autograd.Function):
     """
     Bins lie symmetrically around 0, the outermost at half a billion: what counts is how much likelier a bin is than its mirror
     image, and that is computed from the difference of their logits. (Rounding errors of the probabilities themselves would be
-    of the size of a reward.) Equal logits cancel to exactly 0. Everything is computed in its place: half the time on a
-    processor.
+    of the size of a reward.) Equal logits cancel to exactly 0. Everything is computed in its place: two thirds of the time on
+    a processor.
     """
 
     @staticmethod
