@@ -321,7 +321,7 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
             self._noise = stream
         else:  # always the same generator, which a captured graph knows
             if self._noise.device.type != self.device.type:
-                self._renew_noise()
+                self._noise = th.Generator(self.device)
             self._noise.manual_seed(int(th.randint(2**62, (1,), generator=stream)))
         if self._play is None:
             self._play = chosen_update(self)

@@ -54,10 +54,6 @@ class Latent(ABC):
     def divergence(self, left: tuple[th.Tensor, ...], right: tuple[th.Tensor, ...]) -> th.Tensor:
         """``KL(left || right)`` in nats, summed over all latent variables: ``(...)``."""
 
-    def kl(self, left: th.Tensor, right: th.Tensor) -> th.Tensor:
-        """:meth:`divergence` of the distributions with these parameters, ``(..., size)`` each."""
-        return self.divergence(self.distribution(left), self.distribution(right))
-
     @abstractmethod
     def entropy(self, stats: th.Tensor) -> th.Tensor:
         """In nats, summed over all latent variables: ``(...)``."""
