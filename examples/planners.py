@@ -21,11 +21,11 @@ from rich.progress import track
 from rich.table import Table
 
 from sb3_mbrl.contracts import Planner, WorldModel
-from sb3_mbrl.imagination.exploration import random_actions
-from sb3_mbrl.models.known import CartPoleSwingUpModel, PendulumModel
+from sb3_mbrl.models.analytic import CartPoleSwingUpModel, PendulumModel
 from sb3_mbrl.planners import CEM, ICEM, ILQR, MPPI, GradientPlanner, RandomShooting
-from sb3_mbrl.planners.quadratic import flatten
-from sb3_mbrl.states import State
+from sb3_mbrl.planners.lqr import flatten
+from sb3_mbrl.spaces import sample_actions
+from sb3_mbrl.trees import State
 
 OUTPUT = Path(__file__).with_suffix("")
 STARTS, SEED = 50, 0
@@ -79,7 +79,7 @@ def control(task: str, planner: Planner | None) -> dict[str, Any]:
 
     for t in track(range(steps), f"{task}: {type(planner).__name__ if planner else 'chance'}"):
         if planner is None:
-            action = random_actions(model.action_space, STARTS, generator, model.device)
+            action = sample_actions(model.action_space, STARTS, generator, model.device)
         else:
             model.step = counted  # type: ignore[method-assign]
             plan = planner.plan(model, state, carry, is_first=th.full((STARTS,), t == 0), generator=generator)

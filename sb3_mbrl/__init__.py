@@ -2,12 +2,13 @@
 
 from sb3_mbrl.algorithms.dreamer import Dreamer, DreamerV3
 from sb3_mbrl.algorithms.dyna import Dyna
-from sb3_mbrl.algorithms.dyna_q import DynaQ
-from sb3_mbrl.algorithms.factory import model_based
+from sb3_mbrl.algorithms.dyna_q.dyna_q import DynaQ
 from sb3_mbrl.algorithms.mbpo import MBPO
+from sb3_mbrl.algorithms.model_based import model_based
 from sb3_mbrl.algorithms.pets import PETS
 from sb3_mbrl.contracts import Planner, WorldModel
-from sb3_mbrl.envs import cartpole, catch, mazes, memory
+from sb3_mbrl.envs import cartpole, catch, mazes
+from sb3_mbrl.envs import memory_cue as memory
 from sb3_mbrl.envs.latent_vec_env import LatentVecEnv
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.hookspecs import hookimpl

@@ -40,7 +40,7 @@ def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
         ),
         AlgorithmSpec(
             name="dyna_q",
-            factory="sb3_mbrl.algorithms.dyna_q:DynaQ",
+            factory="sb3_mbrl.algorithms.dyna_q.dyna_q:DynaQ",
             summary="tabular Q-learning with planning: Dyna-Q, Dyna-Q+, prioritised sweeping, value iteration",
         ),
     ]
@@ -50,7 +50,7 @@ def _twin(name: str) -> Supports:
     """Whether spaces are those of a twin's environment."""
 
     def supports(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
-        from sb3_mbrl.models import known
+        from sb3_mbrl.models import analytic as known
 
         own = getattr(known, name).env_spaces
         return None if (observation_space, action_space) == own else f"it is for observations {own[0]} and actions {own[1]}"
@@ -94,7 +94,7 @@ def sb3_mbrl_world_models() -> list[WorldModelSpec]:
         ),
         WorldModelSpec(
             name="tabular",
-            factory="sb3_mbrl.models.tabular:TabularModel",
+            factory="sb3_mbrl.models.tabular.model:TabularModel",
             summary="counted outcomes of Discrete observations and actions",
             supports=discrete_spaces,
         ),
@@ -105,25 +105,25 @@ def sb3_mbrl_world_models() -> list[WorldModelSpec]:
         ),
         WorldModelSpec(
             name="pendulum",
-            factory="sb3_mbrl.models.known:PendulumModel",
+            factory="sb3_mbrl.models.analytic:PendulumModel",
             summary="exact differentiable twin of Pendulum-v1",
             supports=_twin("PendulumModel"),
         ),
         WorldModelSpec(
             name="cartpole",
-            factory="sb3_mbrl.models.known:CartPoleModel",
+            factory="sb3_mbrl.models.analytic:CartPoleModel",
             summary="exact differentiable twin of CartPole-v1",
             supports=_twin("CartPoleModel"),
         ),
         WorldModelSpec(
             name="cartpole-balance",
-            factory="sb3_mbrl.models.known:CartPoleBalanceModel",
+            factory="sb3_mbrl.models.analytic:CartPoleBalanceModel",
             summary="exact differentiable twin of CartPoleBalance-v0",
             supports=_twin("CartPoleBalanceModel"),
         ),
         WorldModelSpec(
             name="cartpole-swing-up",
-            factory="sb3_mbrl.models.known:CartPoleSwingUpModel",
+            factory="sb3_mbrl.models.analytic:CartPoleSwingUpModel",
             summary="exact differentiable twin of CartPoleSwingUp-v0",
             supports=_twin("CartPoleSwingUpModel"),
         ),
@@ -181,6 +181,6 @@ def sb3_mbrl_imaginations() -> list[ImaginationSpec]:
 
 @hookimpl
 def sb3_mbrl_env_functions() -> list[EnvFunctionsSpec]:
-    from sb3_mbrl.envs.functions import ENV_FUNCTIONS
+    from sb3_mbrl.envs.known_functions import ENV_FUNCTIONS
 
     return list(ENV_FUNCTIONS)

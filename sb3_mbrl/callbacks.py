@@ -7,9 +7,9 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure, Image, Video
 
-from sb3_mbrl.arguments import whole
-from sb3_mbrl.diagnostics.animations import dream_figure, image_frames, is_image, strip
-from sb3_mbrl.diagnostics.dreams import EpisodeTooShortError, check_same_kind, dream
+from sb3_mbrl.checks import whole
+from sb3_mbrl.diagnostics.dream import EpisodeTooShortError, check_same_kind, dream
+from sb3_mbrl.diagnostics.dream_plot import dream_figure, image_frames, is_image, strip
 
 FPS = 10
 """Of videos"""

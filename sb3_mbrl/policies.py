@@ -9,10 +9,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_mbrl.spaces import ActionCodec
-from sb3_mbrl.states import batch_size
+from sb3_mbrl.trees import batch_size
 
 
-class RememberingPolicy(BasePolicy):
+class StatefulPolicy(BasePolicy):
     """
     ``predict`` works as of SB3's recurrent policies: give its second result back as ``state``, and where an episode begins as
     ``episode_start`` (``evaluate_policy`` does). Without a state, an observation is taken for the first of its episode.

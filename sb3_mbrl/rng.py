@@ -7,7 +7,7 @@ import numpy as np
 import torch as th
 
 
-def another_seed(seed: int | None) -> int | None:
+def derive_seed(seed: int | None) -> int | None:
     """Of a second stream beside the one that has this seed, whose numbers are not the same."""
     return None if seed is None else int(np.random.SeedSequence(seed).spawn(1)[0].generate_state(1)[0])
 

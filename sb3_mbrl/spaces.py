@@ -15,7 +15,8 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_mbrl.contracts import Obs, UnsupportedSpace
-from sb3_mbrl.states import Constant, state_map
+from sb3_mbrl.rng import on_device
+from sb3_mbrl.trees import Constant, tree_map
 
 Kind = Literal["continuous", "categorical", "binary"]
 
@@ -83,7 +84,7 @@ def _float32_bounds(space: spaces.Box) -> tuple[th.Tensor, th.Tensor]:
 
 def as_stored(obs: Obs) -> Obs:
     """Observations of environments as SB3's replay buffer has them: those of a ``Discrete`` space are a column."""
-    return state_map(lambda leaf: leaf[:, None] if leaf.dim() == 1 else leaf, obs)
+    return tree_map(lambda leaf: leaf[:, None] if leaf.dim() == 1 else leaf, obs)
 
 
 def outside(space: spaces.Space, values: np.ndarray | th.Tensor) -> np.ndarray:
@@ -305,3 +306,23 @@ class ActionCodec:
         return th.as_tensor(self.space.low, dtype=dtype, device=like.device), th.as_tensor(
             self.space.high, dtype=dtype, device=like.device
         )
+
+
+def sample_actions(space: spaces.Space, n: int, generator: th.Generator | None, device: th.device) -> th.Tensor:
+    """
+    :param space: ``Box``, ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``
+    :return: ``(n, A)``: uniform scaled numbers, or integers
+    """
+    generator = on_device(generator, device)
+    if isinstance(space, spaces.Box):
+        return 2.0 * th.rand(n, int(np.prod(space.shape)), generator=generator, device=device) - 1.0
+    if isinstance(space, spaces.Discrete):
+        counts, first = th.tensor([int(space.n)]), th.tensor([int(space.start)])
+    elif isinstance(space, spaces.MultiDiscrete):
+        counts, first = th.as_tensor(space.nvec).flatten(), th.as_tensor(space.start).flatten()
+    elif isinstance(space, spaces.MultiBinary):
+        counts, first = th.full((int(np.prod(space.shape)),), 2), th.zeros(1, dtype=th.long)
+    else:
+        raise TypeError(f"{space} is not an action space of Stable-Baselines3")
+    uniform = th.rand(n, len(counts), generator=generator, device=device, dtype=th.float64)
+    return (uniform * counts.to(device)).long() + first.to(device)

@@ -4,41 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch as th
 from gymnasium import spaces
 
 CONTRACT_VERSION = 1
 """The version of the contract in :mod:`sb3_mbrl.contracts`; a plugin's record states the one it was written for."""
-
-Obs = th.Tensor | dict[str, th.Tensor]
-
-RewardFn = Callable[[Obs, th.Tensor, Obs], th.Tensor]
-"""``reward_fn(obs, action, next_obs) -> (B,)``: batched, actions in the environment's units."""
-
-TerminationFn = Callable[[Obs, th.Tensor, Obs], th.Tensor]
-"""``termination_fn(obs, action, next_obs) -> (B,)`` boolean: batched, actions in the environment's units."""
-
-
-def ask_known(name: str, function: Callable[..., Any], seen: tuple[Obs, th.Tensor, Obs], rows: int) -> th.Tensor:
-    """
-    What a known function says.
-
-    :param name: of the function, for messages: ``"reward_fn"`` or ``"termination_fn"``
-    :param seen: observations, actions in the environment's units, next observations
-    :param rows: how many
-    :return: ``(rows,)``
-    :raises ValueError: for anything but one value per row, in a tensor
-    """
-    try:
-        value = function(*seen)
-    except Exception as error:
-        error.add_note(f"raised by {name}(obs, action, next_obs) on {rows} rows; {name}=None learns it instead")
-        raise
-    if not isinstance(value, th.Tensor) or tuple(value.shape) != (rows,):
-        got = tuple(value.shape) if isinstance(value, th.Tensor) else type(value).__name__
-        raise ValueError(f"{name} must return a tensor of shape ({rows},), one value per row; got {got}")
-    return value
-
 
 Supports = Callable[[spaces.Space, spaces.Space], str | None]
 """
@@ -103,14 +72,6 @@ class ImaginationSpec(PartSpec):
     """``factory(**imagination_kwargs) -> Imagination``."""
 
     kind: ClassVar[str] = "imagination"
-
-
-@dataclass(frozen=True)
-class EnvFunctions:
-    """Known functions of one environment; ``None`` where one is not known. Picklable, since the agent saves them."""
-
-    reward_fn: RewardFn | None = None
-    termination_fn: TerminationFn | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sb3_mbrl.algorithms.factory import BY_NAME, model_based_by_name
+from sb3_mbrl.algorithms.model_based import BY_NAME, model_based_by_name
 from sb3_mbrl.plugins import get_registry
 
 

@@ -9,9 +9,9 @@ import yaml
 
 from sb3_mbrl import MBPO
 from sb3_mbrl.contracts import FitBudget
+from sb3_mbrl.hyperparams import load_preset, preset_names
 from sb3_mbrl.imagination import BranchedRollouts
 from sb3_mbrl.models.ensemble import EnsembleModel
-from sb3_mbrl.presets import load_preset, preset_names
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,9 @@ def test_unknown_environment_names_the_nearest():
 
 def test_the_file_is_in_rl_zoo3s_format():
     """Top-level keys are environments with a mapping each; the shared pieces begin with an underscore."""
-    import sb3_mbrl.presets
+    import sb3_mbrl.hyperparams
 
-    text = (sb3_mbrl.presets.resources.files("sb3_mbrl") / "hyperparams" / "mbpo.yml").read_text(encoding="utf-8")
+    text = (sb3_mbrl.hyperparams.resources.files("sb3_mbrl") / "hyperparams" / "mbpo.yml").read_text(encoding="utf-8")
     table = yaml.safe_load(text)
     assert all(isinstance(entry, dict) for entry in table.values())
     assert all({"n_timesteps", "policy"} <= set(entry) for key, entry in table.items() if not key.startswith("_"))

@@ -4,7 +4,7 @@ from collections import namedtuple
 import pytest
 import torch as th
 
-from sb3_mbrl.states import Constant, batch_size, finite_rows, state_cat, state_index, state_map, state_repeat, state_where
+from sb3_mbrl.trees import Constant, batch_size, finite_rows, tree_cat, tree_index, tree_map, tree_repeat, tree_where
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -15,7 +15,7 @@ def nested(rows: int) -> dict:
 
 
 def test_map_keeps_the_structure_and_named_tuples():
-    doubled = state_map(lambda leaf: 2 * leaf, nested(3))
+    doubled = tree_map(lambda leaf: 2 * leaf, nested(3))
     assert isinstance(doubled["b"], Pair)
     assert doubled["none"] is None
     assert doubled["b"].right[0][2, 1, 2] == 4.0
@@ -23,17 +23,17 @@ def test_map_keeps_the_structure_and_named_tuples():
 
 def test_index_repeat_and_cat_act_on_every_leaf():
     state = nested(3)
-    repeated = state_repeat(state, 2)
+    repeated = tree_repeat(state, 2)
     assert repeated["b"].left.tolist() == [0, 0, 1, 1, 2, 2]
-    assert state_index(state, th.tensor([2, 0]))["a"].tolist() == [[2.0], [0.0]]
-    joined = state_cat([state_index(state, slice(0, 1)), state_index(state, slice(1, 3))])
+    assert tree_index(state, th.tensor([2, 0]))["a"].tolist() == [[2.0], [0.0]]
+    joined = tree_cat([tree_index(state, slice(0, 1)), tree_index(state, slice(1, 3))])
     assert th.equal(joined["b"].right[0], state["b"].right[0])
 
 
 def test_where_chooses_row_by_row():
     state = nested(3)
-    other = state_map(lambda leaf: leaf + 10, state)
-    chosen = state_where(th.tensor([True, False, True]), state, other)
+    other = tree_map(lambda leaf: leaf + 10, state)
+    chosen = tree_where(th.tensor([True, False, True]), state, other)
     assert chosen["b"].left.tolist() == [0.0, 11.0, 2.0]
 
 
@@ -52,9 +52,9 @@ def test_batch_size_needs_agreement():
 
 def test_states_of_different_structure_are_refused():
     with pytest.raises(TypeError, match="different structure"):
-        state_map(lambda a, b: a, {"a": th.zeros(1)}, {"a": th.zeros(1), "b": th.zeros(1)})
+        tree_map(lambda a, b: a, {"a": th.zeros(1)}, {"a": th.zeros(1), "b": th.zeros(1)})
     with pytest.raises(TypeError, match="not int"):
-        state_map(lambda a: a, {"a": 3})
+        tree_map(lambda a: a, {"a": 3})
 
 
 def test_a_constant_is_copied_to_a_device_once():

@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from sb3_mbrl.presets import load_preset
+from sb3_mbrl.hyperparams import load_preset
 
 MODEL_OFF = "model-off"
 BASES = {"mbpo": "sac", "dyna": "dqn", "mb_td3": "td3", "mb_tqc": "tqc", "mb_crossq": "crossq"}

@@ -29,14 +29,14 @@ import torch as th
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_mbrl.algorithms.acting import act_in_imagination
-from sb3_mbrl.algorithms.agent import WorldModelMixin
-from sb3_mbrl.algorithms.upgrade import UpgradeMixin
+from sb3_mbrl.agent.agent import WorldModelMixin
+from sb3_mbrl.agent.conversion import UpgradeMixin
 from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, ReplayData
-from sb3_mbrl.buffers.hindsight import towards_goals
+from sb3_mbrl.buffers.her import towards_goals
 from sb3_mbrl.contracts import Imagination, Obs, WorldModel
-from sb3_mbrl.imagination.choice import check_choice
-from sb3_mbrl.imagination.returns import multi_step
+from sb3_mbrl.imagination.acting import act_in_imagination
+from sb3_mbrl.imagination.starts import check_choice
+from sb3_mbrl.returns import multi_step
 
 
 @contextmanager
@@ -242,7 +242,7 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
 
     def _imagination_policy(self, obs: Obs) -> th.Tensor:
         """
-        Actions for a batch of imagined rows (:func:`~sb3_mbrl.algorithms.acting.act_in_imagination`).
+        Actions for a batch of imagined rows (:func:`~sb3_mbrl.imagination.acting.act_in_imagination`).
 
         :param obs: raw, ``(B, ...)``
         :return: scaled, ``(B, A)``

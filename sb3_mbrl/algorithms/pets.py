@@ -11,13 +11,13 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
-from sb3_mbrl.algorithms.agent import WorldModelMixin
-from sb3_mbrl.algorithms.remembering import RememberingMixin
-from sb3_mbrl.arguments import whole
+from sb3_mbrl.agent.agent import WorldModelMixin
+from sb3_mbrl.agent.stateful import RememberingMixin
+from sb3_mbrl.checks import whole
 from sb3_mbrl.contracts import Planner, RewardFn, TerminationFn, WorldModel
 from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners.policy import AgentPlannerPolicy, Memory
-from sb3_mbrl.rng import another_seed
+from sb3_mbrl.rng import derive_seed
 
 
 class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
@@ -158,7 +158,7 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
                 f"{self.action_space}): give world_model=..."
             )
         self._attach()
-        self.policy.set_seed(another_seed(self.seed))
+        self.policy.set_seed(derive_seed(self.seed))
 
     def _attach(self) -> None:
         assert self.world_model is not None

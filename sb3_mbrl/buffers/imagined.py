@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl.contracts import Imagined
-from sb3_mbrl.states import State, leaves, state_map
+from sb3_mbrl.trees import State, tree_leaves, tree_map
 
 
 class ImaginedBuffer:
@@ -40,10 +40,10 @@ class ImaginedBuffer:
         """
         index = imagined.valid.flatten().nonzero().flatten()
         fields = {name: getattr(imagined, name) for name in ("obs", "action", "next_obs", "reward", "terminated", "discount")}
-        rows = state_map(lambda leaf: leaf.detach().flatten(0, 1)[index], fields)
+        rows = tree_map(lambda leaf: leaf.detach().flatten(0, 1)[index], fields)
         n = len(index)
         if n > self.capacity:
-            rows, n = state_map(lambda leaf: leaf[-self.capacity :], rows), self.capacity
+            rows, n = tree_map(lambda leaf: leaf[-self.capacity :], rows), self.capacity
         if n == 0:
             return 0
         if self._rows is not None and (self._rows["discount"] is None) != (rows["discount"] is None):
@@ -51,9 +51,9 @@ class ImaginedBuffer:
             self.clear()
             self._rows = None
         if self._rows is None:
-            self._rows = state_map(lambda leaf: leaf.new_zeros((self.capacity, *leaf.shape[1:])), rows)
+            self._rows = tree_map(lambda leaf: leaf.new_zeros((self.capacity, *leaf.shape[1:])), rows)
         place = (self._head + th.arange(n)) % self.capacity
-        for stored, new in zip(leaves(self._rows), leaves(rows), strict=True):
+        for stored, new in zip(tree_leaves(self._rows), tree_leaves(rows), strict=True):
             stored[place.to(stored.device)] = new
         self._head = (self._head + n) % self.capacity
         self._batches.append((birth, n))
@@ -88,7 +88,7 @@ class ImaginedBuffer:
                 moved[:keep] = leaf[index.to(leaf.device)]
                 return moved
 
-            self._rows = state_map(move, self._rows)
+            self._rows = tree_map(move, self._rows)
         self.capacity, self._head = capacity, keep % capacity
 
     def clear(self) -> None:
@@ -101,7 +101,7 @@ class ImaginedBuffer:
             raise ValueError("The imagined buffer is empty")
         index = th.randint(self._size, (n,), generator=generator)
         index = (self._head - self._size + index) % self.capacity
-        return state_map(lambda leaf: leaf[index.to(leaf.device)], self._rows)
+        return tree_map(lambda leaf: leaf[index.to(leaf.device)], self._rows)
 
     def sample(
         self, n: int, real: ReplayBuffer, env: VecNormalize | None = None, generator: th.Generator | None = None
@@ -122,7 +122,7 @@ class ImaginedBuffer:
         dones = rows["terminated"][:, None] if discount is None else th.zeros_like(rows["reward"])[:, None]
         samples = DictReplayBufferSamples if isinstance(obs, dict) else ReplayBufferSamples
         fields = (obs, rows["action"], next_obs, dones, reward, None if discount is None else discount[:, None])
-        return samples(*state_map(lambda leaf: leaf.to(real.device), fields))
+        return samples(*tree_map(lambda leaf: leaf.to(real.device), fields))
 
 
 def _normalised(obs: Any, real: ReplayBuffer, env: VecNormalize) -> Any:

@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl.buffers.imagined import ImaginedBuffer
-from sb3_mbrl.states import state_map
+from sb3_mbrl.trees import tree_map
 
 
 class MixedSampler:
@@ -51,7 +51,7 @@ class MixedSampler:
         real = self.real.sample(n_real, env=env)
         if real.discounts is not None or imagined.discounts is not None:
             real, imagined = self._with_discounts(real), self._with_discounts(imagined)
-        return state_map(_join, real, imagined)
+        return tree_map(_join, real, imagined)
 
     def _with_discounts(self, samples: Any) -> Any:
         if samples.discounts is not None:

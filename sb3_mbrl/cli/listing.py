@@ -9,7 +9,7 @@ from unittest import SkipTest
 
 from sb3_mbrl.cli.values import UserError, check_arguments, load_plugins, make_env, parse_pairs
 from sb3_mbrl.plugins import PluginContractError, PluginWarning, Registry, ReportRow, Selection, UnknownPartError
-from sb3_mbrl.plugins.records import KINDS
+from sb3_mbrl.plugins.kinds import KINDS
 
 # ------------------------------------------------------------------------------------------------------------------ plugins
 

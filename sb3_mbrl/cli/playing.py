@@ -14,7 +14,7 @@ from sb3_mbrl.cli import runs
 from sb3_mbrl.cli.runs import MODEL, Run, algorithm, check_device, plugin_arguments
 from sb3_mbrl.cli.values import UserError, load_plugins, make_env, parse_pairs
 from sb3_mbrl.contracts import MissingCapability, UnsupportedSpace
-from sb3_mbrl.diagnostics.dreams import check_same_kind
+from sb3_mbrl.diagnostics.dream import check_same_kind
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -36,8 +36,8 @@ def plot_dream(args: argparse.Namespace) -> int:
     _need_matplotlib()
     if args.fps < 1:
         raise UserError(f"--fps {args.fps}: give at least 1")
-    from sb3_mbrl.diagnostics.animations import draw_dream
-    from sb3_mbrl.diagnostics.dreams import dream
+    from sb3_mbrl.diagnostics.dream import dream
+    from sb3_mbrl.diagnostics.dream_plot import draw_dream
 
     agent, env_id, env_kwargs, folder = _saved(args)
     env = make_env(env_id, env_kwargs)
@@ -62,8 +62,8 @@ def plot_dream(args: argparse.Namespace) -> int:
 def plot_plan(args: argparse.Namespace) -> int:
     """Load an agent, play an episode, and draw what it expected of it."""
     _need_matplotlib()
-    from sb3_mbrl.diagnostics.foresight import coverage, foresee
-    from sb3_mbrl.diagnostics.pictures import draw_plans
+    from sb3_mbrl.diagnostics.plan import coverage, foresee
+    from sb3_mbrl.diagnostics.plan_plot import draw_plans
 
     agent, env_id, env_kwargs, folder = _saved(args)
     env = make_env(env_id, env_kwargs)

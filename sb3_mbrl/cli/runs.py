@@ -11,8 +11,8 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import get_device
 
-from sb3_mbrl.algorithms.factory import BY_NAME, model_based_by_name
-from sb3_mbrl.algorithms.zips import saved_attributes, write_beside
+from sb3_mbrl.agent.zip_file import saved_attributes, write_beside
+from sb3_mbrl.algorithms.model_based import BY_NAME, model_based_by_name
 from sb3_mbrl.cli.values import UserError
 from sb3_mbrl.plugins import Registry, get_registry
 

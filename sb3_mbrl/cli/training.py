@@ -21,7 +21,7 @@ from sb3_mbrl.cli import runs
 from sb3_mbrl.cli.playing import evaluation
 from sb3_mbrl.cli.runs import MODEL, REPLAY_BUFFER, Run, algorithm, check_device, plugin_arguments
 from sb3_mbrl.cli.values import UserError, check_arguments, load_plugins, make_env, parse_pairs
-from sb3_mbrl.presets import Preset, load_preset, preset_names
+from sb3_mbrl.hyperparams import Preset, load_preset, preset_names
 
 _FIXED_BY_RUN = (
     "n_envs",

@@ -27,7 +27,7 @@ from stable_baselines3.common.preprocessing import get_obs_shape
 
 from sb3_mbrl.contracts import Obs, Sequences, Transitions, WorldModel
 from sb3_mbrl.spaces import Kind, SpaceCodec, unsupported_by_vectors
-from sb3_mbrl.states import State, finite_rows, state_index, state_map
+from sb3_mbrl.trees import State, finite_rows, tree_index, tree_map
 
 _MAX_RATIO = 2.0
 _CONSTANT = 1e-12
@@ -121,7 +121,7 @@ def one_step_quality(
     :param rows: transitions, at least one; of models with a context windows of so many steps, whose last step is judged
     :param generator: of the samples that are needed for a mean; ``None``: always the same ones
     """
-    start, rows = _starts(model, state_map(lambda leaf: leaf.to(model.device), rows))
+    start, rows = _starts(model, tree_map(lambda leaf: leaf.to(model.device), rows))
     prediction = model.step(start, rows.action, deterministic=True)
     obs, truth = codec.encode(rows.obs).double(), codec.encode(rows.next_obs).double()
     errors = _squared_errors(_seen(model, codec, prediction.state), truth)
@@ -156,7 +156,7 @@ def _starts(model: WorldModel, rows: Transitions | Sequences) -> tuple[State, Tr
     """The states before the steps that are judged, and these."""
     if isinstance(rows, Transitions):
         return model.initial(rows.obs), rows
-    last = state_map(lambda leaf: leaf[:, -1], rows)
+    last = tree_map(lambda leaf: leaf[:, -1], rows)
     judged = Transitions(last.obs, last.action, last.next_obs, last.reward, last.terminated)
     return model.filter(rows.obs, rows.action, rows.is_first), judged
 
@@ -188,14 +188,14 @@ def k_step_error(
         once a policy holds a state)
     :return: normalised error of the model (its mean), and of copying the observation it started from
     """
-    windows = state_map(lambda leaf: leaf.to(model.device), windows)
+    windows = tree_map(lambda leaf: leaf.to(model.device), windows)
     context = model.context
-    past = state_index(windows, (slice(None), slice(0, context)))  # type: ignore[arg-type]
+    past = tree_index(windows, (slice(None), slice(0, context)))  # type: ignore[arg-type]
     state = model.filter(past.obs, past.action, past.is_first)
     for t in range(context - 1, windows.reward.shape[1]):
         state = model.step(state, windows.action[:, t], deterministic=True).state
-    truth = codec.encode(state_map(lambda leaf: leaf[:, -1], windows.next_obs)).double()
-    start = codec.encode(state_map(lambda leaf: leaf[:, context - 1], windows.obs)).double()
+    truth = codec.encode(tree_map(lambda leaf: leaf[:, -1], windows.next_obs)).double()
+    start = codec.encode(tree_map(lambda leaf: leaf[:, context - 1], windows.obs)).double()
     variance = truth.var(0, correction=0) if variance is None else variance.double()
     errors = _squared_errors(_seen(model, codec, state), truth)
     return _normalised(errors, variance, truth), _normalised(_squared_errors(start, truth), variance, truth)

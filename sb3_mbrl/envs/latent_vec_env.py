@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from sb3_mbrl.contracts import Obs, WorldModel
 from sb3_mbrl.spaces import ActionCodec, as_stored
-from sb3_mbrl.states import State, state_index, state_map
+from sb3_mbrl.trees import State, tree_index, tree_map
 
 
 class LatentVecEnv(VecEnvWrapper):
@@ -68,7 +68,7 @@ class LatentVecEnv(VecEnvWrapper):
         """The last observation of an episode follows from the state before, not from that of the next."""
         row = slice(i, i + 1)
         last = self._tensors(_row(info["terminal_observation"]))
-        state = self._observe(state_index(self._state, row), action[row], last, th.zeros(1, dtype=th.bool))
+        state = self._observe(tree_index(self._state, row), action[row], last, th.zeros(1, dtype=th.bool))
         info["terminal_observation"] = self._features(state)[0]
 
     # ---- the model, in evaluation mode and without gradients
@@ -87,7 +87,7 @@ class LatentVecEnv(VecEnvWrapper):
 
     def _tensors(self, obs: VecEnvObs) -> Obs:
         arrays: Any = {key: th.as_tensor(value) for key, value in obs.items()} if isinstance(obs, dict) else th.as_tensor(obs)
-        return as_stored(state_map(self._leaf, arrays))
+        return as_stored(tree_map(self._leaf, arrays))
 
     def _leaf(self, value: th.Tensor) -> th.Tensor:
         value = value.to(self.world_model.device)

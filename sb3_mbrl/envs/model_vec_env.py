@@ -22,12 +22,12 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from sb3_mbrl.arguments import whole
+from sb3_mbrl.checks import whole
 from sb3_mbrl.contracts import Data, MissingCapability, Obs, WorldModel
 from sb3_mbrl.imagination.starts import StartStates, buffer_starts, observation_starts
 from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import ActionCodec, outside
-from sb3_mbrl.states import State, batch_size, finite_rows, state_cat, state_index, state_where
+from sb3_mbrl.trees import State, batch_size, finite_rows, tree_cat, tree_index, tree_where
 
 Starts = ReplayBuffer | Data | StartStates | np.ndarray | th.Tensor | Mapping[str, np.ndarray | th.Tensor]
 """What ``starts`` may be."""
@@ -169,10 +169,10 @@ class ModelVecEnv(VecEnv):
             )
             # A bad row keeps the state and the view that it had, so that nothing below meets a NaN.
             finite = finite_rows(prediction)
-            self._state = state_where(finite, prediction.state, self._state)
+            self._state = tree_where(finite, prediction.state, self._state)
             view = self._look(self._state)
             finite = finite & finite_rows(view)
-            self._view = state_where(finite, view, self._view)
+            self._view = tree_where(finite, view, self._view)
         reward = th.where(finite, prediction.reward, 0.0).cpu().numpy().astype(np.float32)
         finite, probability = finite.cpu(), prediction.terminated.cpu()
         # Drawn in either mode: the stream then advances alike.
@@ -239,8 +239,8 @@ class ModelVecEnv(VecEnv):
         index = index.to(self.world_model.device)
         with th.no_grad(), _evaluating(self.world_model):
             fresh = self._draw_starts(len(rows))
-            self._view = state_index(state_cat([self._view, self._look(fresh)]), index)
-            self._state = state_index(state_cat([self._state, fresh]), index)
+            self._view = tree_index(tree_cat([self._view, self._look(fresh)]), index)
+            self._state = tree_index(tree_cat([self._state, fresh]), index)
         self._steps[done] = 0
         for i in rows:
             self.reset_infos[i] = {}

@@ -26,7 +26,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
-from sb3_mbrl.envs.functions.common import layers
+from sb3_mbrl.envs.wrappers import layers
 
 
 class Snapshots(ABC):

@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 import torch as th
 
-from sb3_mbrl.arguments import number, whole
+from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import Data, Imagination, Imagined, Obs, WorldModel
-from sb3_mbrl.imagination.choice import StartRule, parse_rule
-from sb3_mbrl.imagination.exploration import explore
+from sb3_mbrl.imagination.acting import explore
 from sb3_mbrl.imagination.schedule import HorizonSchedule
+from sb3_mbrl.imagination.starts import StartRule, parse_rule
 from sb3_mbrl.rng import on_device
-from sb3_mbrl.states import State, finite_rows, state_map, state_where
+from sb3_mbrl.trees import State, finite_rows, tree_map, tree_where
 
 
 class BranchedRollouts(Imagination):
@@ -31,7 +31,7 @@ class BranchedRollouts(Imagination):
         alone, where the present policy goes; ``"initial"``, those that began an episode; or a function
         ``(data, n, generator)`` that returns ``n`` of ``data.row_ids()`` (:class:`~sb3_mbrl.contracts.Data`)
     :param n_steps: rows are transitions of up to so many steps, as with SB3's ``n_steps``: what ends an episode is known that
-        many steps before it after one update (:func:`~sb3_mbrl.imagination.returns.multi_step`). At most the horizon
+        many steps before it after one update (:func:`~sb3_mbrl.returns.multi_step`). At most the horizon
     :param observation: what the policy sees and what is stored: ``"decoded"`` observations, or the model's ``"features"``
     """
 
@@ -83,7 +83,7 @@ class BranchedRollouts(Imagination):
         # What is not finite is replaced before anybody sees it (a policy's distribution may refuse the whole batch), and what
         # ended stays where it was.
         running = finite_rows(starts)
-        state = state_where(running, starts, state_map(th.zeros_like, starts))
+        state = tree_where(running, starts, tree_map(th.zeros_like, starts))
         obs = see(state)
         steps: list[tuple[Any, ...]] = []
         nonfinite = (~running).sum()
@@ -92,12 +92,12 @@ class BranchedRollouts(Imagination):
             action = explore(act(obs), share, world_model.action_space, generator)
             prediction = world_model.step(state, action, generator=generator)
             finite = finite_rows((prediction.state, prediction.reward, prediction.terminated, prediction.discount))
-            next_state = state_where(running & finite, prediction.state, state)
+            next_state = tree_where(running & finite, prediction.state, state)
             next_obs = see(next_state)
             finite &= finite_rows(next_obs)
             valid = running & finite
             nonfinite = nonfinite + (running & ~finite).sum()
-            next_state, next_obs = state_where(valid, next_state, state), state_where(valid, next_obs, obs)
+            next_state, next_obs = tree_where(valid, next_state, state), tree_where(valid, next_obs, obs)
             uniform = th.rand(valid.shape, generator=on_device(generator, valid.device), device=valid.device)
             terminated = valid & (uniform < prediction.terminated)
             reward = th.where(valid, prediction.reward, 0.0)
@@ -121,4 +121,4 @@ class BranchedRollouts(Imagination):
 
 
 def _stack(column: tuple[Any, ...]) -> Any:
-    return state_map(lambda *leaves: th.stack(leaves), column[0], *column[1:])
+    return tree_map(lambda *leaves: th.stack(leaves), column[0], *column[1:])

@@ -1,7 +1,8 @@
 """Where imagination starts: providers of model states (not of observations: a recurrent model filters its context first)."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch as th
@@ -10,7 +11,7 @@ from stable_baselines3.common.preprocessing import get_obs_shape
 
 from sb3_mbrl.contracts import Data, Obs, Sequences, WorldModel
 from sb3_mbrl.spaces import outside, torch_dtype
-from sb3_mbrl.states import State, state_index, state_map
+from sb3_mbrl.trees import State, tree_index, tree_map
 
 
 class StartStates(Protocol):
@@ -42,7 +43,7 @@ def buffer_starts(world_model: WorldModel, data: Data) -> StartStates:
 def filter_contexts(world_model: WorldModel, contexts: Sequences) -> State:
     """The states in which windows of real data end."""
     given = (contexts.obs, contexts.action, contexts.is_first)
-    return world_model.filter(*state_map(lambda leaf: leaf.to(world_model.device), given))
+    return world_model.filter(*tree_map(lambda leaf: leaf.to(world_model.device), given))
 
 
 def observation_starts(
@@ -62,7 +63,7 @@ def observation_starts(
 
     def draw(n: int, generator: th.Generator | None) -> State:
         index = th.randint(count, (n,), generator=generator, device="cpu" if generator is None else generator.device)
-        return world_model.initial(state_index(rows, index.to(first.device)))
+        return world_model.initial(tree_index(rows, index.to(first.device)))
 
     return draw
 
@@ -98,3 +99,62 @@ def _observation_rows(space: spaces.Space, obs: object, device: th.device, key: 
     if (wrong := outside(space, tensor)).any():
         raise ValueError(f"Start observations{key}: {tensor[int(wrong.argmax())].tolist()} is not in {space}")
     return tensor.to(torch_dtype(space.dtype))
+
+
+StartRule = Callable[[Data, int, th.Generator | None], th.Tensor]
+"""``rule(data, n, generator)`` returns ``(n,)`` integers out of ``data.row_ids()``, where the rows lie oldest first."""
+
+
+def pick(ids: th.Tensor, n: int, generator: th.Generator | None) -> th.Tensor:
+    """``n`` of some rows, uniformly with replacement."""
+    return ids[th.randint(len(ids), (n,), generator=generator)]
+
+
+def initial(data: Data, n: int, generator: th.Generator | None) -> th.Tensor:
+    """First observations of episodes (of all rows, where the beginnings of all episodes have been overwritten)."""
+    ids = data.episode_starts()
+    return pick(ids if len(ids) else data.row_ids(), n, generator)
+
+
+def recent(data: Data, n: int, generator: th.Generator | None, *, rows: int) -> th.Tensor:
+    """The newest real observations alone: where the present policy goes."""
+    return pick(data.row_ids()[-rows:], n, generator)
+
+
+def parse_rule(starts: Any, max_age: int) -> StartRule | None:
+    """
+    :param starts: ``"uniform"``, ``"recent"``, ``"initial"`` or a function
+    :param max_age: how many real steps are recent
+    :return: ``None`` for all rows alike
+    :raises ValueError: for anything else
+    """
+    if callable(starts):
+        return starts
+    rules = {"uniform": None, "recent": partial(recent, rows=max_age), "initial": initial}
+    if not isinstance(starts, str) or starts not in rules:
+        raise ValueError(
+            f"starts={starts!r}: choose one of {', '.join(map(repr, rules))}, or give a function (data, n, generator)"
+        )
+    return rules[starts]
+
+
+def check_choice(chosen: Any, n: int, data: Data, where: str) -> th.Tensor:
+    """
+    :param chosen: what a rule returned
+    :param n: the number that was asked for
+    :param data: the rows it was to choose from
+    :param where: whose rule it is
+    :raises ValueError: when it is not ``(n,)`` integers out of ``data.row_ids()``
+    """
+    given = th.as_tensor(chosen)
+    if given.shape != (n,) or given.is_floating_point() or given.dtype == th.bool:
+        raise ValueError(
+            f"{where} returned {tuple(given.shape)} of {given.dtype}, expected ({n},) integers out of data.row_ids()"
+        )
+    strangers = ~th.isin(given, data.row_ids())
+    if bool(strangers.any()):
+        raise ValueError(
+            f"{where} chose row {int(given[strangers][0])}, which is none of data.row_ids(): return "
+            "elements of row_ids(), not their indices"
+        )
+    return given

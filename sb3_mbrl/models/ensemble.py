@@ -10,9 +10,9 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.contracts import MemberPrediction, Obs, Prediction
-from sb3_mbrl.models.heads import Outcome
 from sb3_mbrl.models.mlp import MLPModel
-from sb3_mbrl.states import State
+from sb3_mbrl.models.vector_heads import Outcome
+from sb3_mbrl.trees import State
 
 
 class EnsembleModel(MLPModel):

@@ -8,7 +8,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.arguments import number
+from sb3_mbrl.checks import number
 from sb3_mbrl.contracts import (
     Data,
     FitBudget,
@@ -18,10 +18,10 @@ from sb3_mbrl.contracts import (
     Transitions,
 )
 from sb3_mbrl.fitting import BestWeights, holdout_mask, row_ids, train_epochs
-from sb3_mbrl.models.heads import Heads, Outcome, Target, Targets
-from sb3_mbrl.models.networks import EnsembleMLP, Standardiser, keep_freed_memory, take
 from sb3_mbrl.models.vector import VectorModel
-from sb3_mbrl.states import State
+from sb3_mbrl.models.vector_heads import Heads, Outcome, Target, Targets
+from sb3_mbrl.networks.ensemble import EnsembleMLP, Standardiser, keep_freed_memory, take
+from sb3_mbrl.trees import State
 
 PAPER_WEIGHT_DECAY = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
 """Per layer, for four hidden layers (MBPO's code, ``mbpo/models/constructor.py``)."""
@@ -64,8 +64,8 @@ class MLPModel(VectorModel):
     :param normalize_targets: standardise every target on its own, so that neither rewards nor single columns dominate the loss
         (arXiv 2510.01457); the MBPO paper does not
     :param nll_beta: how much errors count where the predicted variance is large
-        (:meth:`~sb3_mbrl.models.heads.Heads.loss`); 0, the likelihood, as in PETS and MBPO, learns deterministic dynamics and
-        rare rewards badly
+        (:meth:`~sb3_mbrl.models.vector_heads.Heads.loss`); 0, the likelihood, as in PETS and MBPO, learns deterministic
+        dynamics and rare rewards badly
     :param learning_rate: of Adam
     :param weight_decay: L2 penalty per linear layer, on weights only; ``None`` takes the MBPO paper's
     :param reward_fn: see :class:`~sb3_mbrl.contracts.WorldModel`

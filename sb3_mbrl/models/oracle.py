@@ -16,10 +16,10 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
 
 from sb3_mbrl.contracts import Obs, Prediction, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
-from sb3_mbrl.envs.functions.common import is_neutral, layers
 from sb3_mbrl.envs.snapshots import MujocoSnapshots, Snapshots, snapshots_of
+from sb3_mbrl.envs.wrappers import is_neutral, layers
 from sb3_mbrl.spaces import ActionCodec, torch_dtype
-from sb3_mbrl.states import State, batch_size, state_map
+from sb3_mbrl.trees import State, batch_size, tree_map
 
 
 class OracleModel(WorldModel):
@@ -136,7 +136,7 @@ class OracleModel(WorldModel):
             )
         state = {
             "snapshot": snapshot.to(self.device),
-            "obs": state_map(lambda leaf: leaf.to(self.device), obs),
+            "obs": tree_map(lambda leaf: leaf.to(self.device), obs),
             "ended": th.zeros(len(snapshot), dtype=th.bool, device=self.device),
         }
         batch_size(state)
@@ -147,7 +147,7 @@ class OracleModel(WorldModel):
     ) -> Prediction:
         """One step of the true environment in every row that has not terminated; see :meth:`WorldModel.step`."""
         env_action = self._actions.to_env(action.detach())
-        snapshot, obs = state["snapshot"].clone(), state_map(th.clone, state["obs"])
+        snapshot, obs = state["snapshot"].clone(), tree_map(th.clone, state["obs"])
         reward = th.zeros(len(snapshot), device=self.device)
         terminated = state["ended"].clone()
         unknown = ~env_action.flatten(1).isfinite().all(1) & ~terminated
@@ -155,7 +155,7 @@ class OracleModel(WorldModel):
             self._snapshots.load(self._layers, snapshot[row].cpu().numpy())
             next_obs, row_reward, ended, _, _ = self._env.step(self._env_units(env_action[row]))
             snapshot[row] = th.as_tensor(self._snapshots.save(self._layers))
-            state_map(lambda leaf, value, row=row: leaf[row].copy_(value), obs, self._as_sb3(next_obs))
+            tree_map(lambda leaf, value, row=row: leaf[row].copy_(value), obs, self._as_sb3(next_obs))
             reward[row], terminated[row] = float(row_reward), bool(ended)
         if self.reward_fn is not None:
             reward = self.reward_fn(state["obs"], env_action, obs)

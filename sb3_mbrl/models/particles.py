@@ -7,11 +7,11 @@ from typing import Any, Literal
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.arguments import number, whole
+from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import MemberPrediction, MissingCapability, Obs, Prediction, UnsupportedSpace, WorldModel
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import ActionCodec, SpaceCodec
-from sb3_mbrl.states import State, batch_size, state_map, state_repeat, state_where
+from sb3_mbrl.trees import State, batch_size, tree_map, tree_repeat, tree_where
 
 Propagation = Literal["ts1", "tsinf", "mean", "moment"]
 
@@ -85,7 +85,7 @@ class Particles(WorldModel):
 
     def observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
         """What is observed is certain: the first particle's belief is updated, and spread anew."""
-        first = state_map(lambda leaf: leaf[:, 0], state["particles"])
+        first = tree_map(lambda leaf: leaf[:, 0], state["particles"])
         return self.spread(self.model.observe(first, action, obs, is_first))
 
     def spread(self, state: State) -> State:
@@ -95,12 +95,12 @@ class Particles(WorldModel):
         """
         rows = batch_size(state)
         member = th.arange(self.n, device=self.device).expand(rows, -1) % self.model.n_choices
-        particles = self._grouped(state_repeat(state, self.n))
+        particles = self._grouped(tree_repeat(state, self.n))
         return {"particles": particles, "alive": th.ones(rows, self.n, device=self.device), "member": member}
 
     def decode(self, state: State) -> Obs:
         """Of the first particle, which is as good as any."""
-        return self.model.decode(state_map(lambda leaf: leaf[:, 0], state["particles"]))
+        return self.model.decode(tree_map(lambda leaf: leaf[:, 0], state["particles"]))
 
     def features(self, state: State) -> th.Tensor:
         """The mean over particles."""
@@ -147,7 +147,7 @@ class Particles(WorldModel):
                 )
                 reward = reward - prediction.reward + matched
         # Particles whose episode has certainly ended stay where they were, so that what is not finite there harms nobody.
-        following = state_where(alive.flatten() > 0, following, particles)
+        following = tree_where(alive.flatten() > 0, following, particles)
         reward, goes_on = self._grouped(reward), self._grouped(goes_on)
         before = alive.sum(1)
         mean_reward = th.where(alive > 0, alive * reward, 0.0).sum(1) / before.clamp(min=1e-12)
@@ -193,10 +193,10 @@ class Particles(WorldModel):
         return self.model.initial(self._codec.decode(drawn.flatten(0, 1)))
 
     def _flat(self, grouped: Any) -> Any:
-        return state_map(lambda leaf: leaf.flatten(0, 1), grouped)
+        return tree_map(lambda leaf: leaf.flatten(0, 1), grouped)
 
     def _grouped(self, flat: Any) -> Any:
-        return state_map(lambda leaf: leaf.unflatten(0, (-1, self.n)), flat)
+        return tree_map(lambda leaf: leaf.unflatten(0, (-1, self.n)), flat)
 
 
 def _numbers_alone(space: spaces.Space) -> SpaceCodec:

@@ -5,7 +5,7 @@ from gymnasium import spaces
 
 from sb3_mbrl.contracts import Obs, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
 from sb3_mbrl.spaces import ActionCodec, SpaceCodec, vector_spaces
-from sb3_mbrl.states import State, state_map
+from sb3_mbrl.trees import State, tree_map
 
 
 class VectorModel(WorldModel):
@@ -45,7 +45,7 @@ class VectorModel(WorldModel):
 
     def to_device(self, value: State) -> State:
         """Tensors, or nested ones, where the model is."""
-        return state_map(lambda leaf: leaf.to(self.device), value)
+        return tree_map(lambda leaf: leaf.to(self.device), value)
 
     def inputs(self, obs: th.Tensor, action: th.Tensor) -> th.Tensor:
         """

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.arguments import number, whole
+from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import MissingCapability, Plan, Planner, WorldModel
+from sb3_mbrl.planners.action_distributions import Search, make_search, mask_first, start
 from sb3_mbrl.planners.rollout import Evaluation, Prior, StateValue, evaluate, follow
-from sb3_mbrl.planners.search import Search, make_search, mask_first, start
-from sb3_mbrl.states import State, batch_size, state_where
+from sb3_mbrl.trees import State, batch_size, tree_where
 
 
 class Task(NamedTuple):
@@ -121,7 +121,7 @@ class SequencePlanner(Planner):
     def _refit(self, belief: State, elites: "Elites", momentum: float) -> State:
         """Towards the elites; the belief stays what it was where all of them diverged."""
         found = self.search.refit(belief, elites.actions, elites.weights, momentum)
-        return state_where(elites.weights.sum(1) > 0, found, belief)
+        return tree_where(elites.weights.sum(1) > 0, found, belief)
 
     def _check_mask(self, mask: th.Tensor | None, rows: int, device: th.device) -> th.Tensor | None:
         if mask is None:

@@ -5,10 +5,10 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.arguments import number, whole
+from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import MissingCapability, UnsupportedSpace
 from sb3_mbrl.planners.base import SequencePlanner, Task, best_of
-from sb3_mbrl.states import State
+from sb3_mbrl.trees import State
 
 
 class GradientPlanner(SequencePlanner):

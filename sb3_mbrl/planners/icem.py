@@ -6,11 +6,11 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.arguments import number, whole
+from sb3_mbrl.checks import number, whole
+from sb3_mbrl.planners.action_distributions import Search, make_search
 from sb3_mbrl.planners.base import SequencePlanner, Task, best_of, top
-from sb3_mbrl.planners.search import Search, make_search
 from sb3_mbrl.rng import on_device
-from sb3_mbrl.states import State
+from sb3_mbrl.trees import State
 
 
 class ICEM(SequencePlanner):

@@ -5,11 +5,11 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.arguments import number, whole
+from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.planners.base import SequencePlanner, Task
-from sb3_mbrl.planners.quadratic import Flat, Step, curve, expand, flat_step, flat_value, flatten, simulate, solve
-from sb3_mbrl.states import State
+from sb3_mbrl.planners.lqr import Flat, Step, curve, expand, flat_step, flat_value, flatten, simulate, solve
+from sb3_mbrl.trees import State
 
 STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.03)
 """Of the line search, tried all at once"""

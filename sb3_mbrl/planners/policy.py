@@ -9,13 +9,12 @@ from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_mbrl.contracts import Plan, Planner, WorldModel
-from sb3_mbrl.imagination.exploration import random_actions
+from sb3_mbrl.planners.priors import as_prior, as_value
 from sb3_mbrl.planners.rollout import Prior, StateValue
-from sb3_mbrl.planners.suggestions import as_prior, as_value
-from sb3_mbrl.policies import RememberingPolicy
+from sb3_mbrl.policies import StatefulPolicy
 from sb3_mbrl.rng import RandomStream
-from sb3_mbrl.spaces import ActionCodec
-from sb3_mbrl.states import State, batch_size, describe, state_map, state_where
+from sb3_mbrl.spaces import ActionCodec, sample_actions
+from sb3_mbrl.trees import State, batch_size, describe, tree_map, tree_where
 
 
 class Memory(TypedDict):
@@ -29,7 +28,7 @@ class Memory(TypedDict):
     """``(B, A)``: what was done, scaled"""
 
 
-class PlannerPolicy(RememberingPolicy):
+class PlannerPolicy(StatefulPolicy):
     """
     Acts by planning in a world model (model-predictive control). ``predict`` works as of any policy of SB3, in
     ``evaluate_policy`` too; give its second result back as ``state``, and the next plan starts from the last one.
@@ -118,15 +117,15 @@ class PlannerPolicy(RememberingPolicy):
                 return self.act(obs, memory, is_first, deterministic=deterministic, generator=self.generator)
         planner, model, prior, value = self._parts
         if not model.fitted:
-            chance = Plan(random_actions(self.action_space, len(is_first), generator, model.device), carry=None)
+            chance = Plan(sample_actions(self.action_space, len(is_first), generator, model.device), carry=None)
             return chance.action, None, chance
         # Plans are in single precision; some models keep that of the observation.
-        obs = state_map(lambda leaf: leaf.float() if leaf.dtype == th.float64 else leaf, obs)
+        obs = tree_map(lambda leaf: leaf.float() if leaf.dtype == th.float64 else leaf, obs)
         belief = model.initial(obs)
         if memory is not None:
             self._check_memory(memory, belief)
             seen = model.observe(memory["belief"], memory["action"], obs, is_first)
-            belief = state_where(is_first.to(model.device), belief, seen)
+            belief = tree_where(is_first.to(model.device), belief, seen)
         carry = None if memory is None else memory["plan"]
         plan = planner.plan(
             model,

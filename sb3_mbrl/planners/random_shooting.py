@@ -5,9 +5,9 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.imagination.exploration import random_actions
 from sb3_mbrl.planners.base import SequencePlanner, Task, best_of
-from sb3_mbrl.states import State
+from sb3_mbrl.spaces import sample_actions
+from sb3_mbrl.trees import State
 
 
 class RandomShooting(SequencePlanner):
@@ -25,7 +25,7 @@ class RandomShooting(SequencePlanner):
 
     def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
         count = task.rows * self.population * self.horizon
-        drawn = random_actions(self.action_space, count, task.generator, task.model.device)
+        drawn = sample_actions(self.action_space, count, task.generator, task.model.device)
         actions = drawn.view(task.rows, self.population, self.horizon, -1)
         if task.suggested is not None:
             actions = th.cat([actions, task.suggested], dim=1)

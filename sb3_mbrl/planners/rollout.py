@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_mbrl.contracts import WorldModel
-from sb3_mbrl.states import State, finite_rows, state_repeat, state_where
+from sb3_mbrl.trees import State, finite_rows, tree_repeat, tree_where
 
 StateValue = Callable[[State], th.Tensor]
 Prior = Callable[[State], th.Tensor]
@@ -46,7 +46,7 @@ def evaluate(
     :param generator: the source of the model's randomness
     """
     rows, candidates, horizon, size = actions.shape
-    state = state_repeat(state, candidates)
+    state = tree_repeat(state, candidates)
     flat = actions.reshape(rows * candidates, horizon, size)
     weight = th.ones(len(flat), device=actions.device)
     total = th.zeros_like(weight)
@@ -59,7 +59,7 @@ def evaluate(
         total = total + th.where(ok, weight * prediction.reward, 0.0)
         survives = gamma * (1 - prediction.terminated) if prediction.discount is None else prediction.discount
         weight = th.where(ok, weight * survives, 0.0)
-        state = state_where(ok, prediction.state, state)
+        state = tree_where(ok, prediction.state, state)
     if value is not None:
         last = value(state)
         diverged = diverged | (~last.isfinite() & (weight != 0))
@@ -79,13 +79,13 @@ def follow(
     :param prior: from states to actions ``(B, A)``
     :return: ``(B, candidates, horizon, A)``
     """
-    state = state_repeat(state, candidates)
+    state = tree_repeat(state, candidates)
     actions = []
     for _ in range(horizon):
         action = prior(state)
         action = action.clamp(-1.0, 1.0) if action.is_floating_point() else action
         actions.append(action)
         prediction = model.step(state, action, generator=generator)
-        state = state_where(finite_rows(prediction.state), prediction.state, state)
+        state = tree_where(finite_rows(prediction.state), prediction.state, state)
     stacked = th.stack(actions, dim=1)
     return stacked.view(len(stacked) // candidates, candidates, horizon, -1)

@@ -36,7 +36,7 @@ from sb3_mbrl.plugins.errors import (
     PluginWarning,
     UnknownPartError,
 )
-from sb3_mbrl.plugins.records import Origin, Plugin, Record
+from sb3_mbrl.plugins.kinds import Origin, Plugin, Record
 from sb3_mbrl.plugins.registry import AutoChoice, Registry, ReportRow, get_registry, reset_registry
 from sb3_mbrl.plugins.selection import Selection
 

@@ -28,7 +28,7 @@ from sb3_mbrl.plugins.errors import (
     did_you_mean,
     error_line,
 )
-from sb3_mbrl.plugins.records import KINDS, Kind, Layer, Origin, Plugin, Record
+from sb3_mbrl.plugins.kinds import KINDS, Kind, Layer, Origin, Plugin, Record
 from sb3_mbrl.version import __version__
 
 logger = logging.getLogger("sb3_mbrl.plugins")

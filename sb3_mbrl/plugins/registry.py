@@ -22,6 +22,7 @@ from sb3_mbrl.plugins.errors import (
     did_you_mean,
     error_line,
 )
+from sb3_mbrl.plugins.kinds import KINDS, Layer, Plugin, Record, normalise
 from sb3_mbrl.plugins.loader import (
     broken_error,
     complain,
@@ -34,7 +35,6 @@ from sb3_mbrl.plugins.loader import (
     trace,
     version_problem,
 )
-from sb3_mbrl.plugins.records import KINDS, Layer, Plugin, Record, normalise
 from sb3_mbrl.plugins.rules import advice, conflict, patterns, reference_to, refusal, select, specificity, unknown_part
 from sb3_mbrl.plugins.selection import Selection, import_target, path_of
 

@@ -14,8 +14,8 @@ from sb3_mbrl.plugins.errors import (
     did_you_mean,
     error_line,
 )
+from sb3_mbrl.plugins.kinds import KINDS, Layer, Plugin, Record
 from sb3_mbrl.plugins.loader import version_problem
-from sb3_mbrl.plugins.records import KINDS, Layer, Plugin, Record
 from sb3_mbrl.plugins.selection import Selection, path_of
 
 

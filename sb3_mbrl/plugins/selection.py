@@ -16,7 +16,7 @@ from sb3_mbrl.plugins.errors import (
     did_you_mean,
     error_line,
 )
-from sb3_mbrl.plugins.records import KINDS, Record
+from sb3_mbrl.plugins.kinds import KINDS, Record
 
 
 def import_target(target: str, wanted_for: str) -> Any:

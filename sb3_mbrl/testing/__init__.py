@@ -13,6 +13,7 @@ lists what is wrong, each line a sentence that names the part, the contract's ve
 :mod:`sb3_mbrl.testing.toys` has small world models with known answers, to test planners and imaginations with.
 """
 
+from sb3_mbrl.plugins.validation import validate_prediction
 from sb3_mbrl.testing.checks import (
     check_imagination,
     check_planner,
@@ -22,9 +23,8 @@ from sb3_mbrl.testing.checks import (
     planner_checks,
     world_model_checks,
 )
-from sb3_mbrl.testing.data import CASES, Case, ToyData, ToySystem
+from sb3_mbrl.testing.toy_data import CASES, Case, ToyData, ToySystem
 from sb3_mbrl.testing.toys import LinearToy, NeighbourToy, RecurrentToy, TwoPlayerToy
-from sb3_mbrl.validation import validate_prediction
 
 __all__ = [
     "CASES",

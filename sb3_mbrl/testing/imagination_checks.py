@@ -7,11 +7,11 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.contracts import Imagination, Imagined, Obs, Prediction
-from sb3_mbrl.imagination.choice import check_choice
-from sb3_mbrl.states import State, finite_rows, leaves, state_map
-from sb3_mbrl.testing.data import ToyData
+from sb3_mbrl.imagination.starts import check_choice
 from sb3_mbrl.testing.kit import Subject, Violation, contract_check, rng, same_values, untouched_rng
+from sb3_mbrl.testing.toy_data import ToyData
 from sb3_mbrl.testing.toys import LinearToy
+from sb3_mbrl.trees import State, finite_rows, tree_leaves, tree_map
 
 _SPACES = spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-1.0, 1.0, (2,))
 _ROWS, _HORIZON = 16, 6
@@ -38,7 +38,7 @@ def _imagine(subject: Subject, model: LinearToy, *, horizon: int = _HORIZON, see
     starts = model.initial(th.rand((_ROWS, 3), generator=rng(0)) - 0.5)
 
     def act(seen: Any) -> th.Tensor:
-        return model.best_action(len(next(leaves(seen))))
+        return model.best_action(len(next(tree_leaves(seen))))
 
     return imagination, imagination.imagine(model, starts, act, horizon, generator=rng(seed))
 
@@ -72,7 +72,7 @@ def check_imagination_shapes(subject: Subject) -> None:
             if tuple(value.shape) != lead:
                 raise Violation(f".imagine returned {name} of shape {tuple(value.shape)}, expected {lead}")
         for name in ("obs", "action", "next_obs"):
-            for leaf in leaves(getattr(imagined, name)):
+            for leaf in tree_leaves(getattr(imagined, name)):
                 if tuple(leaf.shape[:2]) != lead:
                     raise Violation(f".imagine returned {name} of shape {tuple(leaf.shape)}, expected {lead} and more")
         if imagined.valid.dtype != th.bool:
@@ -108,7 +108,7 @@ def check_imagination_continuity(subject: Subject) -> None:
     model = LinearToy(*_SPACES, device="cpu")
     _, imagined = _imagine(subject, model)
     both = imagined.valid[1:] & imagined.valid[:-1]
-    for before, after in zip(leaves(imagined.next_obs), leaves(imagined.obs), strict=True):
+    for before, after in zip(tree_leaves(imagined.next_obs), tree_leaves(imagined.obs), strict=True):
         if not th.equal(before[:-1][both], after[1:][both]):
             raise Violation(".imagine returned an obs that is not the next_obs of the step before")
     if not bool(imagined.valid[0].any()):
@@ -119,7 +119,7 @@ def check_imagination_continuity(subject: Subject) -> None:
 def check_imagination_nonfinite(subject: Subject) -> None:
     """Rows in which the model returns NaN are not valid, and neither are the rows after them."""
     _, imagined = _imagine(subject, _Exploding(*_SPACES, device="cpu"))
-    rows = state_map(lambda leaf: leaf.flatten(0, 1), (imagined.obs, imagined.action, imagined.next_obs, imagined.reward))
+    rows = tree_map(lambda leaf: leaf.flatten(0, 1), (imagined.obs, imagined.action, imagined.next_obs, imagined.reward))
     valid = imagined.valid.flatten()
     if bool((valid & ~finite_rows(rows)).any()):
         raise Violation(".imagine returned valid rows that are not finite")

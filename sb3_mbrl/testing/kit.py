@@ -28,8 +28,8 @@ from sb3_mbrl.contracts import (
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.plugins.selection import import_target
 from sb3_mbrl.spaces import torch_dtype
-from sb3_mbrl.states import State, leaves, state_map
-from sb3_mbrl.testing.data import CASES, Case, ToyData
+from sb3_mbrl.testing.toy_data import CASES, Case, ToyData
+from sb3_mbrl.trees import State, tree_leaves, tree_map
 
 Check = Callable[[Any], None]
 """Takes a part (instance, class, factory or record); raises ``PluginContractError`` or ``SkipTest``."""
@@ -231,7 +231,7 @@ def predict(model: WorldModel, state: State, action: th.Tensor, *, deterministic
 
 
 def to_device(value: State, device: th.device) -> State:
-    return state_map(lambda leaf: leaf.to(device), value)
+    return tree_map(lambda leaf: leaf.to(device), value)
 
 
 def same_values(left: Any, right: Any) -> bool:
@@ -259,8 +259,8 @@ def close_values(left: State, right: State, tolerance: float = 1e-4) -> bool:
         scale = float(b.nan_to_num(0.0, 0.0, 0.0).abs().max()) if b.numel() else 0.0
         return th.allclose(a, b, rtol=tolerance, atol=tolerance * max(1.0, scale), equal_nan=True)
 
-    pairs = list(zip(leaves(left), leaves(right), strict=False))
-    return len(pairs) == len(list(leaves(left))) == len(list(leaves(right))) and all(close(a, b) for a, b in pairs)
+    pairs = list(zip(tree_leaves(left), tree_leaves(right), strict=False))
+    return len(pairs) == len(list(tree_leaves(left))) == len(list(tree_leaves(right))) and all(close(a, b) for a, b in pairs)
 
 
 def member_fault(space: spaces.Space, obs: Obs, rows: int, name: str = "") -> str | None:

@@ -11,8 +11,7 @@ from unittest import SkipTest
 import torch as th
 
 from sb3_mbrl.contracts import FitBudget, MissingCapability, Obs, WorldModel
-from sb3_mbrl.states import State, batch_size, finite_rows, leaves, state_map
-from sb3_mbrl.testing.data import ToyData
+from sb3_mbrl.plugins.validation import metrics_fault, prediction_fault
 from sb3_mbrl.testing.kit import (
     Subject,
     Violation,
@@ -25,7 +24,8 @@ from sb3_mbrl.testing.kit import (
     start_states,
     to_device,
 )
-from sb3_mbrl.validation import metrics_fault, prediction_fault
+from sb3_mbrl.testing.toy_data import ToyData
+from sb3_mbrl.trees import State, batch_size, finite_rows, tree_leaves, tree_map
 
 LEARNING_BUDGET = FitBudget(max_batches=500, batch_size=64)
 
@@ -91,7 +91,7 @@ def check_fit_learns(subject: Subject) -> None:
         predicted = model.decode(prediction.state)
     except MissingCapability:
         return
-    last = state_map(lambda leaf: leaf[:, -1], (window.obs, window.next_obs))
+    last = tree_map(lambda leaf: leaf[:, -1], (window.obs, window.next_obs))
     error, copied = _distance(predicted, last[1]), _distance(last[0], last[1])
     if not error < 0.5 * copied:
         raise Violation(
@@ -107,7 +107,7 @@ def _distance(left: Obs, right: Obs) -> float:
         categories = not a.is_floating_point() and a.dim() == 2
         return (a.cpu() != b).float().mean() if categories else (a.cpu().float() - b.float()).square().mean()
 
-    return float(th.stack([one(a, b) for a, b in zip(leaves(left), leaves(right), strict=True)]).sum())
+    return float(th.stack([one(a, b) for a, b in zip(tree_leaves(left), tree_leaves(right), strict=True)]).sum())
 
 
 @contract_check("world_model")

@@ -9,9 +9,9 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.contracts import MissingCapability, Plan, Planner, UnsupportedSpace
-from sb3_mbrl.states import State, batch_size, leaves, state_index, state_map
 from sb3_mbrl.testing.kit import Subject, Violation, contract_check, rng, same_values, untouched_rng
 from sb3_mbrl.testing.toys import LinearToy
+from sb3_mbrl.trees import State, batch_size, tree_index, tree_leaves, tree_map
 
 _OBSERVATIONS = spaces.Box(-np.inf, np.inf, (3,))
 _ACTIONS = (spaces.Box(np.float32([-2.0, 0.0]), np.float32([2.0, 3.0])), spaces.Discrete(3))  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def check_plan_shapes(subject: Subject) -> None:
                 raise Violation(f".plan returned {type(plan).__name__}, expected sb3_mbrl.contracts.Plan")
             if fault := _action_fault(scene.model.action_space, plan.action, (rows,)):
                 raise Violation(f".plan returned action {fault}")
-            if any(True for _ in leaves(plan.carry)) and batch_size(plan.carry) != rows:
+            if any(True for _ in tree_leaves(plan.carry)) and batch_size(plan.carry) != rows:
                 raise Violation(f".plan returned a carry of {batch_size(plan.carry)} rows for {rows} environments")
             if plan.sequence is not None:
                 horizon = plan.sequence.shape[1] if plan.sequence.dim() == 3 else 0
@@ -101,14 +101,14 @@ def check_plan_carry(subject: Subject) -> None:
     """The carry belongs to the caller: it is not changed, and the planner remembers nothing else between calls."""
     for scene in _scenes(subject):
         carry = scene.plan(3).carry
-        given = state_map(th.clone, carry)
+        given = tree_map(th.clone, carry)
         before = scene.plan(3, carry, start=1, seed=1)
         if not same_values(carry, given):
             raise Violation(".plan changed the carry that it was given; return a new one")
         scene.plan(3, scene.plan(3, start=2).carry, start=3, seed=2)
         if not same_values(scene.plan(3, carry, start=1, seed=1).action, before.action):
             raise Violation(".plan remembers another call: everything that it wants to keep belongs into the carry")
-        scene.plan(2, state_index(carry, slice(0, 2)), start=1)
+        scene.plan(2, tree_index(carry, slice(0, 2)), start=1)
 
 
 @contract_check("planner")
@@ -125,7 +125,7 @@ def check_plan_side_effects(subject: Subject) -> None:
     """Planning changes neither the model nor the state that it starts from."""
     for scene in _scenes(subject):
         state = scene.model.initial(th.randn((3, 3), generator=rng(0)))
-        before = state_map(th.clone, (state, dict(scene.model.state_dict())))
+        before = tree_map(th.clone, (state, dict(scene.model.state_dict())))
         scene.planner.plan(scene.model, state, None, is_first=th.ones(3, dtype=th.bool), generator=rng(0))
         if not same_values(before, (state, dict(scene.model.state_dict()))):
             raise Violation(".plan changed the model or the state that it was given")

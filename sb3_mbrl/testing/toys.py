@@ -18,7 +18,7 @@ from torch import nn
 from sb3_mbrl.contracts import Data, FitBudget, Obs, Prediction, Sequences, Transitions, UnsupportedSpace, WorldModel
 from sb3_mbrl.models.vector import VectorModel
 from sb3_mbrl.rng import on_device
-from sb3_mbrl.states import State, state_map
+from sb3_mbrl.trees import State, tree_map
 
 
 class LinearToy(VectorModel):
@@ -273,7 +273,7 @@ class RecurrentToy(VectorModel):
     def _encode_windows(self, obs: Obs) -> th.Tensor:
         """``(B, T, ...)`` to ``(B, T, D)``."""
         n, length = next(iter(obs.values())).shape[:2] if isinstance(obs, dict) else obs.shape[:2]
-        return self.codec.encode(state_map(lambda leaf: leaf.flatten(0, 1), obs)).view(n, length, -1)
+        return self.codec.encode(tree_map(lambda leaf: leaf.flatten(0, 1), obs)).view(n, length, -1)
 
     def _read(self, obs: th.Tensor, action: th.Tensor, is_first: th.Tensor) -> th.Tensor:
         """``(B, T, H)``: the hidden vector after every observation."""

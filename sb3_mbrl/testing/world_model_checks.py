@@ -6,9 +6,8 @@ import torch as th
 from stable_baselines3.common.preprocessing import get_obs_shape
 
 from sb3_mbrl.contracts import MissingCapability, Obs, UnsupportedSpace, WorldModel, WorldModelSpec
+from sb3_mbrl.plugins.validation import prediction_fault
 from sb3_mbrl.spaces import ActionCodec, SpaceCodec
-from sb3_mbrl.states import State, batch_size, describe, finite_rows, leaves, state_cat, state_index, state_map, state_repeat
-from sb3_mbrl.testing.data import Case, ToyData
 from sb3_mbrl.testing.kit import (
     Subject,
     Violation,
@@ -24,7 +23,8 @@ from sb3_mbrl.testing.kit import (
     to_device,
     untouched_rng,
 )
-from sb3_mbrl.validation import prediction_fault
+from sb3_mbrl.testing.toy_data import Case, ToyData
+from sb3_mbrl.trees import State, batch_size, describe, finite_rows, tree_cat, tree_index, tree_leaves, tree_map, tree_repeat
 
 
 def _decode(model: WorldModel, state: State) -> Obs:
@@ -127,7 +127,7 @@ def check_large_batch(subject: Subject) -> None:
 
 
 def _leaves_of_one(model: WorldModel, data: ToyData) -> list[th.Tensor]:
-    return [*leaves(start_states(model, data, 1)), *leaves(data.transitions(1, generator=rng(0)).obs)]
+    return [*tree_leaves(start_states(model, data, 1)), *tree_leaves(data.transitions(1, generator=rng(0)).obs)]
 
 
 @contract_check("world_model")
@@ -137,12 +137,12 @@ def check_row_independence(subject: Subject) -> None:
     state, action = start_states(model, data, 24), some_actions(model, data, 24)
     together = predict(model, state, action, deterministic=True)
     order = th.randperm(24, generator=rng(3)).to(model.device)
-    shuffled = predict(model, state_index(state, order), action[order], deterministic=True)
-    if not close_values(shuffled, state_index(together, order)):
+    shuffled = predict(model, tree_index(state, order), action[order], deterministic=True)
+    if not close_values(shuffled, tree_index(together, order)):
         raise Violation(".step(deterministic=True) gives a row another prediction when the rows are shuffled")
     for row in range(3):
-        alone = predict(model, state_index(state, slice(row, row + 1)), action[row : row + 1], deterministic=True)
-        if not close_values(alone, state_index(together, slice(row, row + 1))):
+        alone = predict(model, tree_index(state, slice(row, row + 1)), action[row : row + 1], deterministic=True)
+        if not close_values(alone, tree_index(together, slice(row, row + 1))):
             raise Violation(".step(deterministic=True) gives a row another prediction when it is alone (batch statistics?)")
 
 
@@ -180,11 +180,11 @@ def check_global_randomness(subject: Subject) -> None:
 def check_no_side_effects(subject: Subject) -> None:
     """Using the model in evaluation mode changes neither the model nor what it was given."""
     model, data = subject.fitted()
-    before = state_map(th.clone, dict(model.state_dict())), model.extra_state()
+    before = tree_map(th.clone, dict(model.state_dict())), model.extra_state()
     state, action = start_states(model, data, 8), some_actions(model, data, 8)
-    given = state_map(th.clone, (state, action))
+    given = tree_map(th.clone, (state, action))
     obs = to_device(data.transitions(8, generator=rng(0)).obs, model.device)
-    obs_given = state_map(th.clone, obs)
+    obs_given = tree_map(th.clone, obs)
     prediction = predict(model, state, action)
     with th.no_grad():
         model.observe(state, action, obs, th.zeros(8, dtype=th.bool, device=model.device))
@@ -206,11 +206,11 @@ def check_state_operations(subject: Subject) -> None:
     if (size := batch_size(state)) != 6:
         raise Violation(f".filter returned a state of {size} rows for 6 contexts")
     whole = predict(model, state, action, deterministic=True)
-    parts = state_cat([state_index(state, slice(0, 2)), state_index(state, slice(2, 6))])
+    parts = tree_cat([tree_index(state, slice(0, 2)), tree_index(state, slice(2, 6))])
     if not close_values(predict(model, parts, action, deterministic=True), whole):
         raise Violation(".step predicts something else from a state that was cut and joined again")
-    twice = predict(model, state_repeat(state, 2), action.repeat_interleave(2, dim=0), deterministic=True)
-    if not close_values(twice, state_repeat(whole, 2)):
+    twice = predict(model, tree_repeat(state, 2), action.repeat_interleave(2, dim=0), deterministic=True)
+    if not close_values(twice, tree_repeat(whole, 2)):
         raise Violation(".step predicts something else from a state whose rows were repeated")
 
 
@@ -249,7 +249,7 @@ def check_far_out_of_distribution(subject: Subject) -> None:
     """Observations a thousand times too large: no exception, probabilities stay so, finite rows decode to members."""
     model, data = subject.fitted()
     context = data.contexts(16, model.context, generator=rng(0))
-    far = state_map(lambda leaf: leaf * 1e3 if leaf.is_floating_point() else leaf, context.obs)
+    far = tree_map(lambda leaf: leaf * 1e3 if leaf.is_floating_point() else leaf, context.obs)
     with th.no_grad():
         state = model.filter(*to_device((far, context.action, context.is_first), model.device))
     for step in range(5):
@@ -259,7 +259,7 @@ def check_far_out_of_distribution(subject: Subject) -> None:
             raise Violation(f"{fault} (far from the data)")
         finite = finite_rows(prediction)
         # Rows that are not finite are masked by whoever rolls the model out.
-        state = state_index(prediction.state, finite)
+        state = tree_index(prediction.state, finite)
         if not batch_size(state):
             return
         try:
@@ -320,7 +320,7 @@ def check_filter(subject: Subject) -> None:
 
     with th.no_grad():
         state = model.filter(obs, action, is_first)
-        other = model.filter(state_map(shuffle_past, obs), shuffle_past(action), is_first)
+        other = model.filter(tree_map(shuffle_past, obs), shuffle_past(action), is_first)
         last = th.cat([action[:, :-1], action[:, -1:].roll(1, dims=0)], dim=1)
         third = model.filter(obs, last, is_first)
     if not close_values(other, state, 1e-6):
@@ -344,7 +344,7 @@ def check_observe(subject: Subject) -> None:
         two = model.observe(other, some_actions(model, data, 8, seed=5), obs, is_first)
     if describe(one) != describe(state):
         raise Violation(f".observe turned a state {describe(state)} into {describe(one)}")
-    if not close_values(state_index(one, is_first), state_index(two, is_first), 1e-6):
+    if not close_values(tree_index(one, is_first), tree_index(two, is_first), 1e-6):
         raise Violation(".observe remembers the last episode in rows where is_first is true")
 
 

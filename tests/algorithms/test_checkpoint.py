@@ -15,10 +15,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_mbrl import MBPO
-from sb3_mbrl.envs.functions.classic_control import PendulumReward
+from sb3_mbrl.envs.known_functions.classic_control import PendulumReward
 from sb3_mbrl.models.ensemble import EnsembleModel
-from sb3_mbrl.states import leaves
 from sb3_mbrl.testing import NeighbourToy
+from sb3_mbrl.trees import tree_leaves
 from tests.algorithms.common import LEARNED, TINY, tiny
 from tests.algorithms.saved_agents import OBS, QUICK, quick, same_parameters
 
@@ -63,7 +63,7 @@ def test_predictions_are_the_same_without_an_environment(agent, path):
     draws = []
     for model in (agent.world_model, loaded.world_model):
         draws.append(model.step(model.initial(state), action, generator=th.Generator().manual_seed(3)))
-    assert all(th.equal(a, b) for a, b in zip(leaves(draws[0]), leaves(draws[1]), strict=True))
+    assert all(th.equal(a, b) for a, b in zip(tree_leaves(draws[0]), tree_leaves(draws[1]), strict=True))
 
 
 def test_the_random_stream_goes_on_where_it_was(agent, path):
@@ -185,7 +185,7 @@ def test_exclude_and_include(agent, tmp_path):
     g, h = th.Generator().manual_seed(0), th.Generator().manual_seed(0)
     old, new = agent.imagined.draw(20, g), loaded.imagined.draw(20, h)
     assert len(loaded.imagined) == len(agent.imagined) > 0
-    assert all(th.equal(a, b) for a, b in zip(leaves(old), leaves(new), strict=True))
+    assert all(th.equal(a, b) for a, b in zip(tree_leaves(old), tree_leaves(new), strict=True))
 
 
 def test_saved_single_steps_make_room_for_returns_of_several(agent, tmp_path):

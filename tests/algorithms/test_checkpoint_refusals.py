@@ -13,10 +13,10 @@ from stable_baselines3.common.env_util import make_vec_env
 import sb3_mbrl
 from sb3_mbrl import MBPO, hookimpl
 from sb3_mbrl.contracts import FitBudget
-from sb3_mbrl.envs.functions.classic_control import PendulumReward
+from sb3_mbrl.envs.known_functions.classic_control import PendulumReward
 from sb3_mbrl.imagination import BranchedRollouts
+from sb3_mbrl.models.analytic import PendulumModel
 from sb3_mbrl.models.ensemble import EnsembleModel
-from sb3_mbrl.models.known import PendulumModel
 from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.plugins import UnknownPartError, reset_registry
 from tests.algorithms.common import learned, tiny

@@ -16,11 +16,10 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl import MBPO, PETS, Dyna, DynaQ, model_based
-from sb3_mbrl.algorithms import factory
-from sb3_mbrl.algorithms.acting import act_in_imagination
+from sb3_mbrl.algorithms import model_based as factory
 from sb3_mbrl.algorithms.base import ModelBasedMixin
 from sb3_mbrl.imagination import BranchedRollouts
-from sb3_mbrl.imagination.exploration import explore, random_actions
+from sb3_mbrl.imagination.acting import act_in_imagination, explore, sample_actions
 from sb3_mbrl.testing import LinearToy
 from tests.algorithms.common import LEARNED
 
@@ -105,7 +104,7 @@ def test_a_pickled_class_is_found_in_a_fresh_process(tmp_path):
     (tmp_path / "cls.pkl").write_bytes(pickle.dumps(model_based(CrossQ)))
     code = f"import pickle; print(pickle.load(open({str(tmp_path / 'cls.pkl')!r}, 'rb')))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.strip() == "<class 'sb3_mbrl.algorithms.factory.ModelBasedCrossQ'>"
+    assert told.strip() == "<class 'sb3_mbrl.algorithms.model_based.ModelBasedCrossQ'>"
     with pytest.raises(AttributeError, match=r"call model_based\(MyOwn\) before unpickling"):
         factory.ModelBasedMyOwn  # noqa: B018
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
@@ -214,7 +213,7 @@ def test_deterministic_actors_get_their_gaussian_noise(wrap):
     ],
 )
 def test_random_actions_are_uniform_members(space, members):
-    actions = random_actions(space, 3_000, th.Generator().manual_seed(0), th.device("cpu"))
+    actions = sample_actions(space, 3_000, th.Generator().manual_seed(0), th.device("cpu"))
     assert set(actions.unique().tolist()) == members
     counts = actions[:, 0].bincount()
     counts = counts[counts > 0]
@@ -225,7 +224,7 @@ def test_random_actions_are_uniform_members(space, members):
 
 
 def test_random_box_actions_fill_the_scaled_range():
-    actions = random_actions(gym.spaces.Box(-5, 7, (2, 2)), 4_000, th.Generator().manual_seed(0), th.device("cpu"))
+    actions = sample_actions(gym.spaces.Box(-5, 7, (2, 2)), 4_000, th.Generator().manual_seed(0), th.device("cpu"))
     assert actions.shape == (4_000, 4)
     assert float(actions.min()) == pytest.approx(-1, abs=0.01)
     assert float(actions.max()) == pytest.approx(1, abs=0.01)

@@ -16,12 +16,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_mbrl import MBPO, hookimpl
 from sb3_mbrl.contracts import UnsupportedSpace
-from sb3_mbrl.envs.functions.classic_control import PendulumReward
-from sb3_mbrl.envs.functions.common import Never
-from sb3_mbrl.envs.functions.mujoco import InvertedPendulumTermination, Unhealthy
+from sb3_mbrl.envs.known_functions.classic_control import PendulumReward
+from sb3_mbrl.envs.known_functions.common import Never
+from sb3_mbrl.envs.known_functions.mujoco import InvertedPendulumTermination, Unhealthy
 from sb3_mbrl.imagination import BranchedRollouts
+from sb3_mbrl.models.analytic import PendulumModel
 from sb3_mbrl.models.ensemble import EnsembleModel
-from sb3_mbrl.models.known import PendulumModel
 from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.plugins import UnknownPartError
 from sb3_mbrl.plugins.errors import PartArgumentError

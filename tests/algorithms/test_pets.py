@@ -14,12 +14,12 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl import PETS
-from sb3_mbrl.models.known import CartPoleModel, PendulumModel
+from sb3_mbrl.models.analytic import CartPoleModel, PendulumModel
 from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners import CEM, ILQR
 from sb3_mbrl.planners.policy import PlannerPolicy
+from sb3_mbrl.planners.priors import as_prior, as_value
 from sb3_mbrl.planners.rollout import follow
-from sb3_mbrl.planners.suggestions import as_prior, as_value
 
 SMALL = {
     "learning_starts": 60,

@@ -11,8 +11,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl import MBPO
+from sb3_mbrl.agent.model_trainer import trusted_below
 from sb3_mbrl.algorithms.base import ModelBasedMixin
-from sb3_mbrl.algorithms.model_phase import trusted_below
 from sb3_mbrl.diagnostics import ModelQualityWarning
 from sb3_mbrl.imagination import BranchedRollouts
 from tests.algorithms.common import TINY, BrokenEnv, DictEnv, NoiseEnv, learned, tiny

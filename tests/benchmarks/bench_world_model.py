@@ -20,7 +20,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.contracts import FitBudget
 from sb3_mbrl.models.ensemble import EnsembleModel
-from sb3_mbrl.models.networks import CHUNK
+from sb3_mbrl.networks.ensemble import CHUNK
 from tests.benchmarks.measure import THREADS, Work, Worker, interleave, ratio
 
 OBS, ACT = gym.spaces.Box(-np.inf, np.inf, (17,)), gym.spaces.Box(-1, 1, (6,))

@@ -8,7 +8,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 
 from sb3_mbrl import Dyna
-from sb3_mbrl.buffers.hindsight import goal_starts, towards_goals
+from sb3_mbrl.buffers.her import goal_starts, towards_goals
 from sb3_mbrl.contracts import Imagined
 
 HER = {"replay_buffer_class": HerReplayBuffer, "learning_starts": 60, "buffer_size": 1000, "seed": 0, "device": "cpu"}

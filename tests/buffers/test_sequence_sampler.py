@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_mbrl.buffers.sequence_sampler import SequenceSampler
+from sb3_mbrl.buffers.sequences import SequenceSampler
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(-1, 1, (1,))
 

@@ -10,8 +10,8 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_mbrl import MBPO, DreamerV3
 from sb3_mbrl.callbacks import DreamCallback
-from sb3_mbrl.diagnostics.animations import IMAGINED, SEEN, draw_dream, image_frames, strip
-from sb3_mbrl.diagnostics.dreams import Dream, dream
+from sb3_mbrl.diagnostics.dream import Dream, dream
+from sb3_mbrl.diagnostics.dream_plot import IMAGINED, SEEN, draw_dream, image_frames, strip
 from tests.algorithms.common import tiny
 from tests.algorithms.dreamer.agents import ImageEnv, small
 

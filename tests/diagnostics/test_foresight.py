@@ -10,8 +10,8 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_mbrl import MBPO, PETS, Dyna, DynaQ
 from sb3_mbrl.contracts import MissingCapability, Plan
-from sb3_mbrl.diagnostics.foresight import Fan, Foresight, coverage, fan_out, foresee
-from sb3_mbrl.diagnostics.pictures import draw_plans
+from sb3_mbrl.diagnostics.plan import Fan, Foresight, coverage, fan_out, foresee
+from sb3_mbrl.diagnostics.plan_plot import draw_plans
 from sb3_mbrl.planners import RandomShooting
 from sb3_mbrl.testing import LinearToy
 

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from sb3_mbrl.contracts import Prediction, Sequences, Transitions, WorldModel
 from sb3_mbrl.diagnostics import columns_of, k_step_error, one_step_quality
-from sb3_mbrl.models.known import PendulumModel
+from sb3_mbrl.models.analytic import PendulumModel
 from sb3_mbrl.spaces import SpaceCodec
 from sb3_mbrl.testing import LinearToy
 

@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.env_checker import check_env
 
 import sb3_mbrl  # noqa: F401
-from sb3_mbrl.models.known import CartPoleBalanceModel, CartPoleSwingUpModel
+from sb3_mbrl.models.analytic import CartPoleBalanceModel, CartPoleSwingUpModel
 from sb3_mbrl.plugins import get_registry
 from sb3_mbrl.testing import check_world_model
 

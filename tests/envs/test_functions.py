@@ -15,8 +15,8 @@ from gymnasium import wrappers
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_mbrl.contracts import EnvFunctions
-from sb3_mbrl.envs.functions import ENV_FUNCTIONS, mujoco
-from sb3_mbrl.envs.functions.common import Never
+from sb3_mbrl.envs.known_functions import ENV_FUNCTIONS, mujoco
+from sb3_mbrl.envs.known_functions.common import Never
 
 CLASSIC = ["CartPole-v0", "CartPole-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1"]
 ROBOTS = [
@@ -254,7 +254,7 @@ def test_dictionary_observations_are_refused():
 
 
 def test_import_needs_no_mujoco():
-    code = "import sys, sb3_mbrl.envs.functions; sys.exit('mujoco' in sys.modules)"
+    code = "import sys, sb3_mbrl.envs.known_functions; sys.exit('mujoco' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from sb3_mbrl.contracts import FitBudget, Prediction
 from sb3_mbrl.envs.model_vec_env import ModelEnv, ModelVecEnv
 from sb3_mbrl.imagination.starts import buffer_starts, observation_starts
-from sb3_mbrl.models.known import PendulumModel
+from sb3_mbrl.models.analytic import PendulumModel
 from sb3_mbrl.testing import CASES, LinearToy, NeighbourToy, RecurrentToy, ToyData, TwoPlayerToy
 
 OBS = spaces.Box(-np.inf, np.inf, (3,))

@@ -9,7 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_mbrl.contracts import MissingCapability
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
-from sb3_mbrl.models.tabular import TabularModel
+from sb3_mbrl.models.tabular.model import TabularModel
 from sb3_mbrl.testing import CASES, LinearToy, NeighbourToy, RecurrentToy, TwoPlayerToy
 from tests.envs.test_model_vec_env import OBS, UNIT, ZERO, fitted, linear
 

@@ -7,7 +7,7 @@ from stable_baselines3.common.env_checker import check_env
 
 import sb3_mbrl  # noqa: F401  (registers them)
 from sb3_mbrl.envs.catch import CatchEnv
-from sb3_mbrl.envs.memory import MemoryCueEnv
+from sb3_mbrl.envs.memory_cue import MemoryCueEnv
 
 
 @pytest.mark.parametrize("name", ["Catch-v0", "MemoryCue-v0"])

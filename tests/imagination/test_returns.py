@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from sb3_mbrl import Dyna
 from sb3_mbrl.contracts import Imagined
 from sb3_mbrl.imagination import BranchedRollouts
-from sb3_mbrl.imagination.returns import multi_step
+from sb3_mbrl.returns import multi_step
 from sb3_mbrl.testing import LinearToy
 
 GAMMA = 0.9

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from sb3_mbrl import MBPO, hookimpl
 from sb3_mbrl.contracts import ImaginationSpec
 from sb3_mbrl.imagination import BranchedRollouts
-from sb3_mbrl.testing.data import ToyData
+from sb3_mbrl.testing.toy_data import ToyData
 
 SPACES = spaces.Box(-1.0, 1.0, (2,)), spaces.Box(-1.0, 1.0, (1,))
 

@@ -13,8 +13,8 @@ from stable_baselines3.common.vec_env import VecMonitor
 from sb3_mbrl import MBPO, ModelVecEnv
 from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.contracts import FitBudget
+from sb3_mbrl.models.analytic import PendulumModel
 from sb3_mbrl.models.ensemble import EnsembleModel
-from sb3_mbrl.models.known import PendulumModel
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.models.heads import Heads, Targets
+from sb3_mbrl.models.vector_heads import Heads, Targets
 from sb3_mbrl.spaces import SpaceCodec
 
 

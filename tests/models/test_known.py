@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_mbrl.contracts import UnsupportedSpace
-from sb3_mbrl.models.known import CartPoleModel, PendulumModel
-from sb3_mbrl.states import batch_size
+from sb3_mbrl.models.analytic import CartPoleModel, PendulumModel
+from sb3_mbrl.trees import batch_size
 
 ANGLES = st.floats(-np.pi, np.pi, exclude_max=True)
 

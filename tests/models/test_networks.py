@@ -2,7 +2,7 @@ import pytest
 import torch as th
 from torch.nn import functional as F
 
-from sb3_mbrl.models.networks import CHUNK, EnsembleLinear, EnsembleMLP, Standardiser
+from sb3_mbrl.networks.ensemble import CHUNK, EnsembleLinear, EnsembleMLP, Standardiser
 
 
 def by_hand(mlp: EnsembleMLP, member: int, rows: th.Tensor) -> th.Tensor:

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_mbrl.envs.snapshots import ClassicControlSnapshots, MujocoSnapshots, PickledSnapshots
 from sb3_mbrl.models.oracle import OracleModel
 from sb3_mbrl.spaces import ActionCodec
-from sb3_mbrl.states import batch_size, finite_rows, state_cat, state_index, state_repeat
+from sb3_mbrl.trees import batch_size, finite_rows, tree_cat, tree_index, tree_repeat
 
 CLASSIC = ["Pendulum-v1", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1"]
 MUJOCO = [
@@ -124,7 +124,7 @@ def test_stochastic_environment_repeats_its_noise():
     env = gym.make("FrozenLake-v1", is_slippery=True)
     oracle = oracle_of(env)
     obs = advance(env, 2, seed=5)
-    state = state_repeat(oracle.initial(as_obs(env, obs), oracle.capture(env)[None]), 5)
+    state = tree_repeat(oracle.initial(as_obs(env, obs), oracle.capture(env)[None]), 5)
     prediction = oracle.step(state, th.full((5, 1), 2))
     assert len(set(oracle.decode(prediction.state)[:, 0].tolist())) == 1
     assert check_continuation(env, oracle, obs, 20) >= 1
@@ -146,13 +146,13 @@ def test_batch_rows_are_independent_and_keep_their_order():
     for seed in range(6):
         obs = advance(env, seed, seed)
         starts.append(oracle.initial(as_obs(env, obs), oracle.capture(env)[None]))
-    batch, actions = state_cat(starts), scaled_actions(env.action_space, 6, seed=4)
+    batch, actions = tree_cat(starts), scaled_actions(env.action_space, 6, seed=4)
     together = oracle.step(batch, actions)
     order = th.tensor([4, 2, 0, 5, 1, 3])
-    shuffled = oracle.step(state_index(batch, order), actions[order])
+    shuffled = oracle.step(tree_index(batch, order), actions[order])
     for row in range(6):
         alone = oracle.step(starts[row], actions[row : row + 1])
-        for prediction in (state_index(together.state, slice(row, row + 1)), alone.state):
+        for prediction in (tree_index(together.state, slice(row, row + 1)), alone.state):
             assert th.equal(prediction["snapshot"], alone.state["snapshot"])
             assert th.equal(prediction["obs"], alone.state["obs"])
     assert th.equal(shuffled.state["obs"], together.state["obs"][order])
@@ -255,7 +255,7 @@ def test_any_picklable_environment_and_rows_after_the_end():
     env = Lamp()
     env.reset(seed=3)
     oracle = oracle_of(env)
-    state = state_repeat(lamp_state(oracle, env), 2)
+    state = tree_repeat(lamp_state(oracle, env), 2)
     actions, goal = th.tensor([[2, 0], [0, 0]]), env.goal
     for step in range(1, 20):
         prediction = oracle.step(state, actions)

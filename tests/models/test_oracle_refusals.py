@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.models.oracle import OracleModel
-from sb3_mbrl.states import state_repeat
+from sb3_mbrl.trees import tree_repeat
 from tests.models.test_oracle import advance, as_obs, oracle_of
 
 
@@ -92,7 +92,7 @@ def test_action_that_is_not_finite_makes_a_reward_that_is_not():
     """Callers mask such rows; the environment is not asked."""
     env = gym.make("Pendulum-v1")
     oracle = oracle_of(env)
-    state = state_repeat(oracle.initial(as_obs(env, advance(env, 3)), oracle.capture(env)[None]), 2)
+    state = tree_repeat(oracle.initial(as_obs(env, advance(env, 3)), oracle.capture(env)[None]), 2)
     prediction = oracle.step(state, th.tensor([[float("nan")], [0.0]]))
     assert prediction.reward.isnan().tolist() == [True, False]
     assert th.equal(prediction.state["obs"][0], state["obs"][0])

@@ -9,8 +9,8 @@ from sb3_mbrl.contracts import MemberPrediction, MissingCapability, Prediction, 
 from sb3_mbrl.models.ensemble import EnsembleModel
 from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners.rollout import evaluate
-from sb3_mbrl.states import batch_size
 from sb3_mbrl.testing import LinearToy
+from sb3_mbrl.trees import batch_size
 from tests.planners.problems import Drifting, Line
 
 STEPS = 5

@@ -6,10 +6,10 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.planners import CEM, ICEM
+from sb3_mbrl.planners.action_distributions import make_search, mask_first, start
 from sb3_mbrl.planners.base import top
 from sb3_mbrl.planners.icem import coloured_noise
 from sb3_mbrl.planners.mppi import path_weights
-from sb3_mbrl.planners.search import make_search, mask_first, start
 
 CPU = th.device("cpu")
 

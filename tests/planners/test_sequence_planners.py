@@ -6,12 +6,12 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.contracts import MissingCapability, UnsupportedSpace
+from sb3_mbrl.models.analytic import CartPoleSwingUpModel
 from sb3_mbrl.models.ensemble import EnsembleModel
-from sb3_mbrl.models.known import CartPoleSwingUpModel
 from sb3_mbrl.planners import CEM, ICEM, ILQR, MPPI, GradientPlanner, RandomShooting
 from sb3_mbrl.planners.rollout import evaluate
-from sb3_mbrl.states import batch_size
 from sb3_mbrl.testing import parametrize_with_checks
+from sb3_mbrl.trees import batch_size
 from tests.planners.problems import ONE, Line, LinearQuadratic
 
 SAMPLING = [RandomShooting, CEM, ICEM, MPPI]

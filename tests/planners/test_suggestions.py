@@ -7,11 +7,11 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 
 from sb3_mbrl import PETS, model_based
-from sb3_mbrl.models.known import CartPoleModel, PendulumModel
+from sb3_mbrl.models.analytic import CartPoleModel, PendulumModel
 from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners import CEM, ICEM, ILQR, MPPI
 from sb3_mbrl.planners.policy import PlannerPolicy
-from sb3_mbrl.planners.suggestions import as_prior, as_value
+from sb3_mbrl.planners.priors import as_prior, as_value
 
 OBS = np.array([1.0, 0.0, 0.0], np.float32)
 SMALL = {"horizon": 3, "population": 8}

@@ -8,10 +8,11 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sb3_mbrl.algorithms.dyna_q import planning
 from sb3_mbrl.contracts import UnsupportedSpace
-from sb3_mbrl.models.tabular import TabularModel
-from sb3_mbrl.tabular import jit, planning
-from sb3_mbrl.tabular.counts import draw, heaviest, new_tables, record, with_room
+from sb3_mbrl.models.tabular import jit
+from sb3_mbrl.models.tabular.counts import draw, heaviest, new_tables, record, with_room
+from sb3_mbrl.models.tabular.model import TabularModel
 
 GAMMA = 0.9
 BIT = st.integers(0, 1)

@@ -24,8 +24,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_mbrl.algorithms.agent import AgentMixin
-from sb3_mbrl.algorithms.dreamer.acceleration import (
+from sb3_mbrl.agent.agent import AgentMixin
+from sb3_mbrl.agent.cuda_graph import (
     Compile,
     Update,
     chosen_update,
@@ -33,18 +33,18 @@ from sb3_mbrl.algorithms.dreamer.acceleration import (
     precision,
     set_rate,
 )
+from sb3_mbrl.agent.stateful import RememberingMixin
+from sb3_mbrl.agent.zip_file import saved_attributes
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
 from sb3_mbrl.algorithms.dreamer.replay import LatentReplayMixin
-from sb3_mbrl.algorithms.remembering import RememberingMixin
-from sb3_mbrl.algorithms.zips import saved_attributes
-from sb3_mbrl.arguments import number, whole
-from sb3_mbrl.buffers.arrivals import Arrivals
+from sb3_mbrl.buffers.timesteps import Timesteps
+from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import EnvFunctions, WorldModel
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
 from sb3_mbrl.models.rssm.observations import has_image
 from sb3_mbrl.optim import LaProp
-from sb3_mbrl.rng import RandomStream, another_seed, on_device
-from sb3_mbrl.states import State
+from sb3_mbrl.rng import RandomStream, derive_seed, on_device
+from sb3_mbrl.trees import State
 
 OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {"laprop": LaProp, "adam": th.optim.Adam}
 
@@ -167,7 +167,7 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
         if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
             raise ValueError(f"{name} learns from sequences of single steps as they were; it cannot use {kind.__name__}")
         super()._setup_model()
-        self.policy.set_seed(another_seed(self.seed))
+        self.policy.set_seed(derive_seed(self.seed))
 
     def _build_world_model(self, random: RandomStream, known: EnvFunctions) -> RSSM:
         selection = self._world_model_selection
@@ -263,7 +263,7 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
     # ------------------------------------------------------------------------------------------------ learning
 
     @abstractmethod
-    def _losses(self, rows: Arrivals, start: State) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
+    def _losses(self, rows: Timesteps, start: State) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
         """
         :param rows: sequences ``(B, T)``, on the device
         :param start: the latent states before them; nothing where they begin with nothing

@@ -9,16 +9,16 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_mbrl.algorithms.dreamer.actions import action_output
-from sb3_mbrl.algorithms.dreamer.returns import ReturnScale
-from sb3_mbrl.arguments import number, whole
-from sb3_mbrl.models.rssm.layers import MLP, Linear
+from sb3_mbrl.checks import number, whole
 from sb3_mbrl.models.rssm.model import RSSM, Head
 from sb3_mbrl.models.rssm.settings import MOST_RANGE
-from sb3_mbrl.policies import RememberingPolicy
+from sb3_mbrl.networks.actions import action_output
+from sb3_mbrl.networks.layers import MLP, Linear
+from sb3_mbrl.policies import StatefulPolicy
+from sb3_mbrl.returns import ReturnScale
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import ActionCodec
-from sb3_mbrl.states import batch_size
+from sb3_mbrl.trees import batch_size
 
 
 class Memory(TypedDict):
@@ -63,7 +63,7 @@ class Actor(nn.Module):
         return self.out(self.body(features)).float()
 
 
-class DreamerPolicy(RememberingPolicy):
+class DreamerPolicy(StatefulPolicy):
     """
     Actor and critic on a latent state that sees and remembers.
 

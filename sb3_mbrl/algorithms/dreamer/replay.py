@@ -7,9 +7,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.algorithms.dreamer.policy import Memory
-from sb3_mbrl.buffers.sequence_sampler import Replayed, SequenceSampler
+from sb3_mbrl.buffers.sequences import Replayed, SequenceSampler
 from sb3_mbrl.models.rssm.model import RSSM
-from sb3_mbrl.states import State, state_map
+from sb3_mbrl.trees import State, tree_map
 
 
 class LatentReplayMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
@@ -99,7 +99,7 @@ class LatentReplayMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # typ
         def move(leaf: th.Tensor) -> th.Tensor:
             return leaf.to(self.device, non_blocking=True)
 
-        rows, start = state_map(move, batch.rows), state_map(move, batch.start)
+        rows, start = tree_map(move, batch.rows), tree_map(move, batch.start)
         if not self.replay_context:
             start = {}
             rows.is_first[:, 0] = True

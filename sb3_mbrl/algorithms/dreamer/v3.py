@@ -9,9 +9,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_mbrl.algorithms.dreamer.acceleration import Compile
+from sb3_mbrl.agent.cuda_graph import Compile
 from sb3_mbrl.algorithms.dreamer.base import DreamerBase
-from sb3_mbrl.algorithms.dreamer.behaviour import (
+from sb3_mbrl.algorithms.dreamer.losses import (
     Imagined,
     actor_loss,
     by_step,
@@ -22,11 +22,11 @@ from sb3_mbrl.algorithms.dreamer.behaviour import (
     worth,
 )
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
-from sb3_mbrl.arguments import number, whole
-from sb3_mbrl.buffers.arrivals import Arrivals
-from sb3_mbrl.models.rssm.layers import pieces
+from sb3_mbrl.buffers.timesteps import Timesteps
+from sb3_mbrl.checks import number, whole
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
-from sb3_mbrl.states import State
+from sb3_mbrl.networks.layers import pieces
+from sb3_mbrl.trees import State
 
 
 class DreamerV3(DreamerBase):
@@ -79,7 +79,7 @@ class DreamerV3(DreamerBase):
     :param max_grad_norm: of the world model's gradients, and of the actor's and the critic's each (``None``: as they are;
         :class:`~sb3_mbrl.optim.LaProp` clips by itself)
     :param compile: ``"auto"``: on a GPU updates are captured as a CUDA graph, on a processor they run as they are
-        (:mod:`~sb3_mbrl.algorithms.dreamer.acceleration`); ``False``: as they are everywhere
+        (:mod:`~sb3_mbrl.agent.cuda_graph`); ``False``: as they are everywhere
     :param mixed_precision: matrix products of updates in bfloat16; ``"auto"``: on a GPU that can
     :param plugins: modules or objects whose hooks are for this agent alone
     :raises ValueError: for a replay buffer without single steps, or one that is shorter than a sequence
@@ -187,7 +187,7 @@ class DreamerV3(DreamerBase):
         if self.actor_gradient == "dynamics" and not isinstance(self.action_space, spaces.Box):
             raise ValueError(f"actor_gradient='dynamics' needs Box actions, not {self.action_space}: choose 'reinforce'")
 
-    def _losses(self, rows: Arrivals, start: State) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
+    def _losses(self, rows: Timesteps, start: State) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
         model, policy = self.world_model, self.policy
         losses, found, kl = model.losses(rows, start or None, self._noise)
         last = min(self.imagine_last or self.batch_length, self.batch_length)
@@ -267,7 +267,7 @@ class DreamerV3(DreamerBase):
         )
         return imagined, chosen, judged
 
-    def _replayed_value_loss(self, rows: Arrivals, found: Filtered, imagined: Imagined, last: int) -> th.Tensor:
+    def _replayed_value_loss(self, rows: Timesteps, found: Filtered, imagined: Imagined, last: int) -> th.Tensor:
         """Real rewards, and imagined returns where they end. Its gradients shape the world model too."""
         reward, terminated, is_last = (part[:, -last:] for part in (rows.reward, rows.terminated, rows.is_last))
         boot = imagined.returns[:, 0].view(reward.shape)

@@ -5,7 +5,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_mbrl.models.rssm.layers import BlockLinear, Layer, LayerNorm, Linear, RMSNorm, SiLU
+from sb3_mbrl.networks.layers import BlockLinear, Layer, LayerNorm, Linear, RMSNorm, SiLU
 
 
 class Cell(nn.Module):

@@ -8,17 +8,17 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_mbrl.arguments import whole
-from sb3_mbrl.buffers.arrivals import Arrivals, arrivals
+from sb3_mbrl.buffers.timesteps import Timesteps, to_timesteps
+from sb3_mbrl.checks import whole
 from sb3_mbrl.contracts import Obs, Prediction, RewardFn, Sequences, TerminationFn, Transitions, WorldModel
-from sb3_mbrl.models.rssm.latents import Sides, balanced_kl, joint_kl, one_sided_kl, split_kl
-from sb3_mbrl.models.rssm.layers import ACTIVATIONS, MLP, NORMS, Linear, pieces
 from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
-from sb3_mbrl.models.rssm.outputs import Bernoulli, Output
 from sb3_mbrl.models.rssm.settings import make_settings
+from sb3_mbrl.networks.latents import Sides, balanced_kl, joint_kl, one_sided_kl, split_kl
+from sb3_mbrl.networks.layers import ACTIVATIONS, MLP, NORMS, Linear, pieces
+from sb3_mbrl.networks.outputs import Bernoulli, Output
 from sb3_mbrl.optim import LaProp
 from sb3_mbrl.spaces import ActionCodec
-from sb3_mbrl.states import State, batch_size, state_map
+from sb3_mbrl.trees import State, batch_size, tree_map
 
 
 def _name_of_loss(key: str) -> str:
@@ -217,7 +217,7 @@ class RSSM(WorldModel):
         :param is_first: ``(B,)``: forget what was before
         :param deterministic: the likeliest sample
         """
-        sequence: Any = state_map(lambda leaf: leaf[:, None], self._moved(obs))
+        sequence: Any = tree_map(lambda leaf: leaf[:, None], self._moved(obs))
         action = action.to(self.device)[:, None]
         found = self.run(sequence, action, is_first[:, None], state, generator, deterministic)
         return {"deter": found.deter[:, 0], "stoch": found.stoch[:, 0]}
@@ -241,7 +241,7 @@ class RSSM(WorldModel):
         :param deterministic: the likeliest samples
         """
         rows, steps = is_first.shape
-        flat_obs: Any = state_map(lambda leaf: leaf.flatten(0, 1), obs)
+        flat_obs: Any = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
         seen = self.post_head.prepare(self.encoder(flat_obs)).unflatten(0, (rows, steps)).unbind(1)
         keep = (~is_first).float()
         done = th.where(is_first[..., None], self.blank_action.to(action.dtype), action)
@@ -342,7 +342,7 @@ class RSSM(WorldModel):
 
     def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State | None, dict[str, float]]:
         assert isinstance(batch, Sequences)
-        rows, _ = arrivals(state_map(lambda leaf: leaf.to(self.device), batch))
+        rows, _ = to_timesteps(tree_map(lambda leaf: leaf.to(self.device), batch))
         losses, found, kl = self.losses(rows)
         if rows.reward.shape[1] > 1:
             losses["reward"] = losses["reward"][:, 1:]  # what was earned before the window is not known
@@ -356,7 +356,7 @@ class RSSM(WorldModel):
         )
 
     def losses(
-        self, rows: Arrivals, start: State | None = None, generator: th.Generator | None = None
+        self, rows: Timesteps, start: State | None = None, generator: th.Generator | None = None
     ) -> tuple[dict[str, th.Tensor], Filtered, th.Tensor]:
         """
         :return: every loss for every row, ``(B, T)``, or as one number, before they are scaled (:meth:`scaled`); the states;
@@ -364,7 +364,7 @@ class RSSM(WorldModel):
         """
         found = self.run(rows.obs, rows.action, rows.is_first, start, generator)
         shape = rows.reward.shape
-        flat: Any = state_map(lambda leaf: leaf.flatten(0, 1), rows.obs)
+        flat: Any = tree_map(lambda leaf: leaf.flatten(0, 1), rows.obs)
         deter, stoch = found.deter.flatten(0, 1), found.stoch.flatten(0, 1).flatten(1)
         features = th.cat([deter, stoch], -1)
         sides = one_sided_kl(self.latent, found.post.flatten(0, 1), self.prior_head(deter))
@@ -402,4 +402,4 @@ class RSSM(WorldModel):
         return th.stack([scales.get(name, 1.0) * value.mean() for name, value in losses.items()]).sum()
 
     def _moved(self, obs: Obs) -> Obs:
-        return state_map(lambda leaf: leaf.to(self.device), obs)
+        return tree_map(lambda leaf: leaf.to(self.device), obs)

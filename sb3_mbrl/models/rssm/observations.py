@@ -11,9 +11,9 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from torch import nn
 
 from sb3_mbrl.contracts import Obs, UnsupportedSpace
-from sb3_mbrl.models.rssm.images import ImageDecoder, ImageEncoder, image_error, sides
-from sb3_mbrl.models.rssm.layers import MLP, Linear, symlog
-from sb3_mbrl.models.rssm.outputs import Bernoulli, OneHot, Output, SymlogSquaredError
+from sb3_mbrl.networks.convolutions import ImageDecoder, ImageEncoder, image_error, sides
+from sb3_mbrl.networks.layers import MLP, Linear, symlog
+from sb3_mbrl.networks.outputs import Bernoulli, OneHot, Output, SymlogSquaredError
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
 
 

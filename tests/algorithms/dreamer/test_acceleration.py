@@ -6,8 +6,8 @@ import pytest
 import torch as th
 
 from sb3_mbrl import DreamerV3
-from sb3_mbrl.algorithms.dreamer import acceleration
-from sb3_mbrl.algorithms.dreamer.acceleration import CapturedUpdate, make_capturable, precision
+from sb3_mbrl.agent import cuda_graph as acceleration
+from sb3_mbrl.agent.cuda_graph import CapturedUpdate, make_capturable, precision
 from sb3_mbrl.optim import LaProp
 from tests.algorithms.dreamer.agents import SMALL, small, weights
 

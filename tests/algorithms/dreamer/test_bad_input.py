@@ -12,7 +12,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer
 
 from sb3_mbrl import PETS, DreamerV3
-from sb3_mbrl.buffers import sequence_sampler
+from sb3_mbrl.buffers import sequences as sequence_sampler
 from sb3_mbrl.contracts import UnsupportedSpace
 from tests.algorithms.common import BrokenEnv, DictEnv
 from tests.algorithms.dreamer.agents import MODEL, ActionEnv, small

@@ -4,11 +4,11 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.algorithms.dreamer.behaviour import Imagined, actor_loss, critic_loss, follow, replayed_returns, worth
+from sb3_mbrl.algorithms.dreamer.losses import Imagined, actor_loss, critic_loss, follow, replayed_returns, worth
 from sb3_mbrl.algorithms.dreamer.policy import Actor
-from sb3_mbrl.algorithms.dreamer.returns import ReturnScale
 from sb3_mbrl.models.rssm.model import Head
-from sb3_mbrl.models.rssm.outputs import Normal, TwoHot
+from sb3_mbrl.networks.outputs import Normal, TwoHot
+from sb3_mbrl.returns import ReturnScale
 
 
 @pytest.fixture

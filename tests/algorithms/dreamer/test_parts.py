@@ -6,9 +6,9 @@ import torch as th
 from gymnasium import spaces
 from torch import distributions as dist
 
-from sb3_mbrl.algorithms.dreamer.actions import BoundedNormal, action_output
-from sb3_mbrl.algorithms.dreamer.returns import ReturnScale, lambda_returns
 from sb3_mbrl.contracts import UnsupportedSpace
+from sb3_mbrl.networks.actions import BoundedNormal, action_output
+from sb3_mbrl.returns import ReturnScale, lambda_returns
 
 # ---- returns
 

@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.buffers.arrivals import Arrivals, arrivals
+from sb3_mbrl.buffers.timesteps import Timesteps, to_timesteps
 from sb3_mbrl.contracts import Sequences
 from sb3_mbrl.models.rssm import RSSM, SIZES
 from sb3_mbrl.models.rssm.observations import Layout
@@ -189,7 +189,7 @@ def test_latents_are_overfitted_to_one_batch():
     first = th.zeros(4, 12, dtype=th.bool)
     first[:, 0] = True
     nothing = th.zeros(4, 12)
-    rows = Arrivals(obs, action, obs[..., 0], first, first & False, nothing)
+    rows = Timesteps(obs, action, obs[..., 0], first, first & False, nothing)
     losses = []
     th.manual_seed(0)
     for _ in range(300):
@@ -221,7 +221,7 @@ def random_rows(generator):
     first = th.zeros(4, 12, dtype=th.bool)
     first[:, 0] = True
     obs, action = th.randn((4, 12, 3), generator=generator), 2 * th.rand((4, 12, 6), generator=generator) - 1
-    return Arrivals(obs, action, th.zeros(4, 12), first, first & False, th.zeros(4, 12))
+    return Timesteps(obs, action, th.zeros(4, 12), first, first & False, th.zeros(4, 12))
 
 
 # ---- rows
@@ -238,7 +238,7 @@ def windows(ends, terminated):
 
 
 def test_the_last_observation_of_an_episode_gets_a_row():
-    found, step = arrivals(windows([0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0]))
+    found, step = to_timesteps(windows([0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0]))
     assert found.obs[0, :, 0].tolist() == [0, 10, 11, 20, 30, 40]
     assert found.is_first[0].tolist() == [True, False, False, True, False, False]
     assert found.is_last[0].tolist() == [False, False, True, False, False, False]
@@ -250,7 +250,7 @@ def test_the_last_observation_of_an_episode_gets_a_row():
 
 
 def test_a_time_limit_is_an_end_but_no_termination():
-    found, _ = arrivals(windows([0, 1, 0], [0, 0, 0]))
+    found, _ = to_timesteps(windows([0, 1, 0], [0, 0, 0]))
     assert found.is_last[0].tolist() == [False, False, True]
     assert not found.terminated.any()
 
@@ -270,7 +270,7 @@ def test_the_divergence_is_told_without_free_nats():
 
 
 def test_an_end_that_does_not_fit_in_is_left_out():
-    found, _ = arrivals(windows([1, 0, 1], [1, 0, 1]))
+    found, _ = to_timesteps(windows([1, 0, 1], [1, 0, 1]))
     assert found.obs[0, :, 0].tolist() == [0, 1, 10]
     assert found.terminated[0].tolist() == [0, 1, 0]
 

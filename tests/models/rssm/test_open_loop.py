@@ -5,7 +5,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_mbrl.buffers.replay_data import ReplayData
+from sb3_mbrl.buffers.replay_view import ReplayData
 from sb3_mbrl.contracts import FitBudget
 from sb3_mbrl.models.rssm import RSSM
 

@@ -8,8 +8,9 @@ import torch as th
 from torch import distributions as dist
 
 from sb3_mbrl.models.rssm.cells import BlockGRUCell, LayerNormGRUCell
-from sb3_mbrl.models.rssm.images import ImageDecoder, ImageEncoder, sides
-from sb3_mbrl.models.rssm.latents import (
+from sb3_mbrl.models.rssm.settings import make_settings
+from sb3_mbrl.networks.convolutions import ImageDecoder, ImageEncoder, sides
+from sb3_mbrl.networks.latents import (
     CategoricalLatent,
     GaussianLatent,
     balanced_kl,
@@ -18,9 +19,8 @@ from sb3_mbrl.models.rssm.latents import (
     softmax,
     split_kl,
 )
-from sb3_mbrl.models.rssm.layers import BlockLinear, Linear, RMSNorm, _RootMeanSquare, symexp, symlog
-from sb3_mbrl.models.rssm.outputs import Bernoulli, Normal, OneHot, SymlogSquaredError, TwoHot
-from sb3_mbrl.models.rssm.settings import make_settings
+from sb3_mbrl.networks.layers import BlockLinear, Linear, RMSNorm, _RootMeanSquare, symexp, symlog
+from sb3_mbrl.networks.outputs import Bernoulli, Normal, OneHot, SymlogSquaredError, TwoHot
 
 # ---- layers
 

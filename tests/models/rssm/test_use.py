@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 from sb3_mbrl import MBPO, PETS, ModelVecEnv
-from sb3_mbrl.algorithms import model_phase
+from sb3_mbrl.agent import model_trainer as model_phase
 from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.models.rssm import RSSM
 

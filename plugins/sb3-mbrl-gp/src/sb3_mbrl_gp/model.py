@@ -8,9 +8,9 @@ import gpytorch
 import torch as th
 from gymnasium import spaces
 from linear_operator.utils.cholesky import psd_safe_cholesky
-from sb3_mbrl.arguments import number, whole
+from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import Data, FitBudget, Obs, Prediction, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
-from sb3_mbrl.models.networks import Standardiser
+from sb3_mbrl.networks.ensemble import Standardiser
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import ActionCodec, SpaceCodec
 

@@ -1,0 +1,1 @@
+"""What every agent has: its parts, the trainer of its world model, its recorder, its checkpoints."""

@@ -1,0 +1,363 @@
+"""``DynaQ``: tabular Q-learning and planning on a tabular model."""
+
+import math
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+
+from sb3_mbrl.agent.real_steps import RealDataMixin
+from sb3_mbrl.agent.zip_file import Guard, check_names, reading_guarded, saved_attributes
+from sb3_mbrl.algorithms.dyna_q import planning as plan
+from sb3_mbrl.algorithms.dyna_q.planning import Queue, new_queue
+from sb3_mbrl.checks import number, whole
+from sb3_mbrl.models.tabular.model import TabularModel
+from sb3_mbrl.spaces import discrete_spaces, outside
+
+PLANNING = ("dyna_q", "dyna_q_plus", "prioritized_sweeping", "value_iteration")
+
+
+class QTablePolicy(BasePolicy):
+    """
+    Acts greedily on a table of action values.
+
+    :param observation_space: ``Discrete``
+    :param action_space: ``Discrete``
+    :param lr_schedule: not used
+    :param initial_value: of every entry
+    """
+
+    observation_space: spaces.Discrete
+    action_space: spaces.Discrete
+    q_values: th.Tensor
+    """``(S, A)``"""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule | None = None,
+        initial_value: float = 0.0,
+    ) -> None:
+        if reason := discrete_spaces(observation_space, action_space):
+            raise ValueError(f"DynaQ works on tables: {reason}. For other spaces there is Dyna.")
+        super().__init__(observation_space, action_space)
+        self.initial_value = number("initial_value", initial_value, -math.inf)
+        shape = int(self.observation_space.n), int(self.action_space.n)
+        self.register_buffer("q_values", th.full(shape, self.initial_value, dtype=th.float64))
+
+    def table(self) -> np.ndarray:
+        """The values as an array, which shares their memory."""
+        return self.q_values.numpy()
+
+    def checked(self, observation: Any) -> np.ndarray:
+        """:raises ValueError: for an observation that is not in the space, which has no row in the table"""
+        found = np.asarray(observation)
+        whole_numbers = np.issubdtype(found.dtype, np.number) and bool((found == np.floor(found)).all())
+        if not whole_numbers or outside(self.observation_space, found.reshape(-1)).any():
+            raise ValueError(f"The observation {observation} is not in {self.observation_space}")
+        return found if np.issubdtype(found.dtype, np.integer) else found.astype(np.int64)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """The first of the best actions, or (not deterministic) one of them at random."""
+        assert isinstance(observation, th.Tensor)
+        values = self.q_values[observation.reshape(-1).long() - int(self.observation_space.start)]
+        if not deterministic:
+            values = th.rand_like(values).masked_fill(values < values.max(1, keepdim=True).values, -1.0)
+        return values.argmax(1) + int(self.action_space.start)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "initial_value": self.initial_value}
+
+
+class DynaQ(RealDataMixin, OffPolicyAlgorithm):
+    """
+    Tabular Dyna (Sutton and Barto 2018, chapter 8): after every real step one update of Q-learning, one of the model, and
+    ``gradient_steps`` planning updates on the model.
+
+    For ``Discrete`` observations and actions: the book's mazes (:mod:`sb3_mbrl.envs.mazes`), FrozenLake, Taxi, CliffWalking.
+    Saves, loads, predicts and evaluates like any class of Stable-Baselines3. The defaults are those of example 8.1.
+
+    :param policy: ``"QTablePolicy"``
+    :param env: with ``Discrete`` observations and actions
+    :param learning_rate: step size (the book's alpha); a schedule too
+    :param gamma: discount
+    :param gradient_steps: planning updates after a real step (the book's n); 0: Q-learning. For ``value_iteration``: the
+        most sweeps
+    :param exploration_rate: the probability of a random action (epsilon); a schedule too
+    :param planning: how: ``"dyna_q"`` (section 8.2), ``"dyna_q_plus"`` (8.3), ``"prioritized_sweeping"`` (8.4) or
+        ``"value_iteration"`` (4.4) until nothing changes by more than ``theta``
+    :param kappa: of ``dyna_q_plus``: the bonus is ``kappa * sqrt(real steps since the pair was tried)``
+    :param theta: of ``prioritized_sweeping``: smaller errors are not queued; of ``value_iteration``: smaller changes end it
+    :param world_model: ``"tabular"``, or ``None``: Q-learning
+    :param world_model_kwargs: of :class:`~sb3_mbrl.models.tabular.TabularModel`: ``{"memory": 0.0}`` for a world that changes
+    :param buffer_size: real transitions that are kept for others (``save_replay_buffer``); planning does not use them
+    :param learning_starts: real steps with random actions at the beginning, without planning
+    :param train_freq: as in SB3
+    :param replay_buffer_class: as in SB3
+    :param replay_buffer_kwargs: as in SB3
+    :param stats_window_size: as in SB3
+    :param tensorboard_log: as in SB3
+    :param policy_kwargs: ``{"initial_value": 1.0}`` for optimistic values
+    :param verbose: as in SB3
+    :param seed: as in SB3
+    :param device: tables are on the processor, whatever this says
+    :param _init_setup_model: as in SB3
+    :raises ValueError: for other spaces or settings out of range
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"QTablePolicy": QTablePolicy}
+    policy: QTablePolicy
+    world_model: TabularModel | None
+    _clock: int
+    """Real steps so far, whatever ``reset_num_timesteps`` does: how long ago a pair was tried"""
+    _side = _snapshot = None
+
+    def __init__(
+        self,
+        policy: str | type[QTablePolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 0.1,
+        gamma: float = 0.95,
+        gradient_steps: int = 5,
+        exploration_rate: float | Schedule = 0.1,
+        planning: str = "dyna_q",
+        kappa: float = 1e-3,
+        theta: float = 1e-4,
+        world_model: str | None = "tabular",
+        world_model_kwargs: dict[str, Any] | None = None,
+        buffer_size: int = 10_000,
+        learning_starts: int = 0,
+        train_freq: int | tuple[int, str] = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "cpu",
+        _init_setup_model: bool = True,
+    ) -> None:
+        if isinstance(policy, str) and policy not in self.policy_aliases:
+            raise ValueError(f"policy={policy!r}: DynaQ acts on a table, DynaQ('QTablePolicy', env)")
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size=1,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            policy_kwargs=None if policy_kwargs is None else dict(policy_kwargs),
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device="cpu",
+            seed=seed,
+            sde_support=False,
+            supported_action_spaces=(spaces.Discrete,),
+            support_multi_env=True,
+        )
+        self.exploration_rate = exploration_rate
+        self.planning, self.kappa, self.theta = planning, kappa, theta
+        self.world_model_class, self.world_model_kwargs = world_model, dict(world_model_kwargs or {})
+        self._rng = np.random.default_rng(seed)
+        self._queue: Queue | None = None
+        self._n_backups = 0
+        self._clock = 0
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        if self.planning not in PLANNING:
+            raise ValueError(f"planning={self.planning!r}: choose one of {', '.join(PLANNING)}")
+        whole("gradient_steps", self.gradient_steps, 0)
+        number("gamma", self.gamma, 0.0, 1.0)
+        number("kappa", self.kappa, 0.0)
+        number("theta", self.theta, 0.0, open_low=True)
+        if not callable(self.learning_rate):
+            number("learning_rate", self.learning_rate, 0.0, 1.0)
+        if not callable(self.exploration_rate):
+            number("exploration_rate", self.exploration_rate, 0.0, 1.0)
+        if self.world_model_class not in ("tabular", None):
+            raise ValueError(f"world_model={self.world_model_class!r}: DynaQ plans on 'tabular', or not at all (None)")
+        if reason := discrete_spaces(self.observation_space, self.action_space):
+            raise ValueError(f"DynaQ works on tables: {reason}. For other spaces there is Dyna.")
+        rng = self._rng
+        super()._setup_model()
+        self._rng = rng  # which seeding has just begun anew; a checkpoint's goes on
+        self.exploration_schedule = FloatSchedule(self.exploration_rate)
+        if "world_model" not in self.__dict__:  # else it came with a checkpoint
+            self.world_model = None
+            if unknown := set(self.world_model_kwargs) - {"memory"}:
+                raise ValueError(f"world_model_kwargs={self.world_model_kwargs}: DynaQ's model takes memory, not {unknown}")
+            if self.world_model_class is not None:
+                spaces_ = self.observation_space, self.action_space
+                self.world_model = TabularModel(*spaces_, device="cpu", **self.world_model_kwargs)
+        if self._queue is None and self.planning == "prioritized_sweeping":
+            self._queue = new_queue(self.policy.q_values.numel())
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As SB3's; exploration and planning start their stream anew too."""
+        super().set_random_seed(seed)
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+
+    def _looks_after_data(self) -> bool:
+        return True
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._setup_learn(*args, **kwargs)
+        self._refuse_faulty_start()
+        return result
+
+    # ---- acting
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """As SB3's. Not deterministic: epsilon-greedy, every observation on its own, ties at random."""
+        if deterministic:
+            return self.policy.predict(self.policy.checked(observation), state, episode_start, deterministic)
+        assert isinstance(self.observation_space, spaces.Discrete)
+        assert isinstance(self.action_space, spaces.Discrete)
+        observation = self.policy.checked(observation)
+        values = self.policy.table()[observation.reshape(-1) - int(self.observation_space.start)]
+        # Draws of its own, so that a loaded agent goes on with them.
+        ties = self._rng.random(values.shape) - (values < values.max(1, keepdims=True))
+        rate = self.exploration_schedule(self._current_progress_remaining)
+        explores = self._rng.random(len(values)) < rate
+        other = self._rng.integers(self.action_space.n, size=len(values))
+        action = np.where(explores, other, ties.argmax(1)) + int(self.action_space.start)
+        return action.reshape(observation.shape), state
+
+    # ---- learning
+
+    def _store_transition(
+        self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
+    ) -> None:
+        """Q-learning on the real transitions (section 6.5), and what the model has to note."""
+        before = self._last_obs
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._clock += len(dones)
+        table, alpha = self.policy.table(), self.lr_schedule(self._current_progress_remaining)
+        assert isinstance(self.observation_space, spaces.Discrete)
+        assert isinstance(self.action_space, spaces.Discrete)
+        first, errors = int(self.observation_space.start), []
+        assert isinstance(before, np.ndarray)
+        for i, done in enumerate(dones):
+            state = int(np.ravel(before)[i]) - first
+            action = int(np.ravel(buffer_action)[i]) - int(self.action_space.start)
+            following = int(infos[i]["terminal_observation"] if done else np.ravel(new_obs)[i]) - first
+            terminal = bool(done) and not infos[i].get("TimeLimit.truncated", False)
+            target = float(reward[i]) + (0.0 if terminal else self.gamma * plan.best(table, following))
+            errors.append(abs(target - table[state, action]))
+            table[state, action] += alpha * (target - table[state, action])
+            if self.world_model is not None:
+                self.world_model.record(state, action, float(reward[i]), following, terminal, self._clock)
+                if self._queue is not None:
+                    tables, queue = self.world_model.tables, self._queue
+                    plan.prioritise(table, tables, queue, state, action, self.gamma, self.theta)
+                    plan.prioritise_before(table, tables, queue, state, self.gamma, self.theta)
+        self._n_updates += len(errors)
+        self.logger.record("train/td_error", float(np.mean(errors)))
+
+    def train(self, gradient_steps: int, batch_size: int = 1) -> None:
+        """
+        Plan.
+
+        :param gradient_steps: updates, or for value iteration sweeps
+        :param batch_size: not used
+        """
+        if self.world_model is None:
+            return
+        table, tables, gamma = self.policy.table(), self.world_model.tables, self.gamma
+        alpha = self.lr_schedule(self._current_progress_remaining)
+        done = gradient_steps
+        if self.planning == "dyna_q":
+            plan.dyna_q(table, tables, self._rng.random((gradient_steps, 3)), alpha, gamma)
+        elif self.planning == "dyna_q_plus":
+            uniforms = self._rng.random((gradient_steps, 3))
+            plan.dyna_q_plus(table, tables, uniforms, alpha, gamma, self.kappa, self._clock)
+        elif self.planning == "prioritized_sweeping":
+            assert self._queue is not None
+            done = plan.prioritised_sweeping(table, tables, self._queue, gradient_steps, alpha, gamma, self.theta)
+        else:
+            done = plan.value_iteration(table, tables, gamma, self.theta, gradient_steps)
+        self._n_backups += int(done)
+        self.logger.record("train/learning_rate", alpha)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("imagination/updates", self._n_backups)
+        self.logger.record("model/pairs", int(tables.n_tried.sum()))
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "DynaQ",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> "DynaQ":
+        """As SB3's."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    # ---- saving: the model, the queue and the random stream are pickled with the other attributes
+
+    @classmethod
+    def load(
+        cls,
+        path: Any,
+        env: Any = None,
+        device: Any = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        As SB3's.
+
+        :raises ValueError: for another world model than the saved one, or a file of another class
+        :raises TypeError: for an argument that there is not
+        """
+        for name in ("world_model", "world_model_kwargs"):
+            if name in kwargs:
+                raise ValueError(f"load(..., {name}=...): the saved model goes with the table; start a new agent for another")
+        saved = saved_attributes(path)
+        if "kappa" not in saved:
+            raise ValueError(f"{path} was not saved by DynaQ: load it with the class it was saved with")
+        check_names(cls, "load", kwargs, saved)
+        with reading_guarded():
+            agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        agent.__dict__.pop("_guard", None)
+        return agent
+
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """As SB3's."""
+        self._guard = Guard("DynaQ", can_do_without=False)
+        try:
+            super().save(path, exclude, include)
+        finally:
+            del self._guard
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_statistics"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy"], []

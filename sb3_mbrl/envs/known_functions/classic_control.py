@@ -1,0 +1,143 @@
+"""Known rewards and terminations of Gymnasium's classic control environments. Limits are read from the environment."""
+
+from dataclasses import dataclass
+
+import gymnasium as gym
+import torch as th
+
+from sb3_mbrl.contracts import EnvFunctions
+from sb3_mbrl.envs import cartpole
+from sb3_mbrl.envs.known_functions.common import Never, TerminationReward, VectorFunction
+
+
+@dataclass(frozen=True)
+class CartPoleTermination(VectorFunction):
+    """
+    The cart left the track or the pole fell: ``|x| > x_limit`` or ``|theta| > theta_limit``.
+
+    :param x_limit: metres
+    :param theta_limit: radians
+    """
+
+    x_limit: float
+    theta_limit: float
+
+    def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
+        return (next_obs[..., 0].abs() > self.x_limit) | (next_obs[..., 2].abs() > self.theta_limit)
+
+
+@dataclass(frozen=True)
+class PendulumReward(VectorFunction):
+    """
+    ``-(theta^2 + 0.1 theta_dot^2 + 0.001 u^2)`` with the angle before the step, in ``[-pi, pi)``.
+
+    :param max_torque: ``u`` is clipped to it
+    """
+
+    max_torque: float
+
+    def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
+        theta = th.atan2(obs[..., 1], obs[..., 0])
+        torque = action[..., 0].clamp(-self.max_torque, self.max_torque)
+        return -(theta.square() + 0.1 * obs[..., 2].square() + 0.001 * torque.square())
+
+
+@dataclass(frozen=True)
+class MountainCarTermination(VectorFunction):
+    """
+    The car is at the flag, fast enough.
+
+    :param goal_position: least position
+    :param goal_velocity: least velocity
+    """
+
+    goal_position: float
+    goal_velocity: float
+
+    def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
+        return (next_obs[..., 0] >= self.goal_position) & (next_obs[..., 1] >= self.goal_velocity)
+
+
+@dataclass(frozen=True)
+class ContinuousMountainCarReward(VectorFunction):
+    """
+    100 at the flag, minus ``0.1 a^2`` (of the action before it is clipped).
+
+    :param termination: when the flag is reached
+    """
+
+    termination: MountainCarTermination
+
+    def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
+        return 100.0 * self.termination(obs, action, next_obs).to(next_obs.dtype) - 0.1 * action[..., 0].square()
+
+
+@dataclass(frozen=True)
+class AcrobotTermination(VectorFunction):
+    """The tip is one link above the base: ``-cos(theta1) - cos(theta1 + theta2) > 1``."""
+
+    def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
+        cos1, sin1, cos2, sin2 = next_obs[..., :4].unbind(-1)
+        return -cos1 - (cos1 * cos2 - sin1 * sin2) > 1.0
+
+
+@dataclass(frozen=True)
+class SwingUpReward(VectorFunction):
+    """
+    ``exp(-d^2 / l^2) - 0.01 a^2`` after the step, with the distance of the pole's tip from where it should be.
+
+    :param length: of the pole
+    """
+
+    length: float
+
+    def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
+        x, cos, sin = next_obs[..., 0], next_obs[..., 2], next_obs[..., 3]
+        distance = (x + self.length * sin).square() + (self.length * (cos - 1)).square()
+        return (-distance / self.length**2).exp() - 0.01 * action[..., 0].clamp(-1, 1).square()
+
+
+def cart_pole_balance(env: gym.Env) -> EnvFunctions:
+    """``CartPoleBalance-v0``."""
+    termination = CartPoleTermination(cartpole.X_LIMIT, cartpole.THETA_LIMIT)
+    return EnvFunctions(TerminationReward(1.0, 1.0, termination), termination)
+
+
+def cart_pole_swing_up(env: gym.Env) -> EnvFunctions:
+    """``CartPoleSwingUp-v0``."""
+    return EnvFunctions(SwingUpReward(2 * cartpole.HALF_LENGTH), Never())
+
+
+def cart_pole(env: gym.Env) -> EnvFunctions:
+    """``CartPole-v0``, ``CartPole-v1``. The reward is that of an episode which ends with the first termination."""
+    raw = env.unwrapped
+    termination = CartPoleTermination(float(raw.x_threshold), float(raw.theta_threshold_radians))  # type: ignore[attr-defined]
+    running, terminal = (0.0, -1.0) if raw._sutton_barto_reward else (1.0, 1.0)  # type: ignore[attr-defined]
+    return EnvFunctions(TerminationReward(running, terminal, termination), termination)
+
+
+def pendulum(env: gym.Env) -> EnvFunctions:
+    """``Pendulum-v1``."""
+    return EnvFunctions(PendulumReward(float(env.unwrapped.max_torque)), Never())  # type: ignore[attr-defined]
+
+
+def mountain_car(env: gym.Env) -> EnvFunctions:
+    """``MountainCar-v0``."""
+    termination = _mountain_car_termination(env)
+    return EnvFunctions(TerminationReward(-1.0, -1.0, termination), termination)
+
+
+def continuous_mountain_car(env: gym.Env) -> EnvFunctions:
+    """``MountainCarContinuous-v0``."""
+    termination = _mountain_car_termination(env)
+    return EnvFunctions(ContinuousMountainCarReward(termination), termination)
+
+
+def acrobot(env: gym.Env) -> EnvFunctions:
+    """``Acrobot-v1``."""
+    return EnvFunctions(TerminationReward(-1.0, 0.0, AcrobotTermination()), AcrobotTermination())
+
+
+def _mountain_car_termination(env: gym.Env) -> MountainCarTermination:
+    raw = env.unwrapped
+    return MountainCarTermination(float(raw.goal_position), float(raw.goal_velocity))  # type: ignore[attr-defined]

@@ -1,0 +1,73 @@
+"""How an agent acts in imagination: as it does in the real environment, every row on its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
+from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_mbrl.rng import on_device
+from sb3_mbrl.spaces import sample_actions
+from sb3_mbrl.trees import batch_size
+
+
+def act_in_imagination(agent: OffPolicyAlgorithm, obs: Any, generator: th.Generator | None) -> th.Tensor:
+    """
+    Draw an action for every row. With gSDE every row has an exploration matrix of its own, as every environment has.
+
+    Policies of the Q-learning family (those of an agent with an ``exploration_rate``) explore per row, where SB3's ``predict``
+    tosses one coin for the whole batch; deterministic actors get the agent's Gaussian action noise, where it has one. Noise of
+    other kinds is correlated over the steps of an episode, which rows of imagination do not have: it is left out.
+
+    :param obs: as the policy's networks take it
+    :param generator: of exploration and noise
+    :return: ``(B, A)``, as SB3's replay buffer stores them
+    """
+    with _noise_per_row(agent, batch_size(obs)):
+        action = agent.policy._predict(obs, deterministic=False)
+    action = action.reshape(len(action), -1)
+    rate = getattr(agent, "exploration_rate", 0.0)
+    if rate > 0.0:
+        return explore(action, rate, agent.action_space, generator)
+    noise = agent.action_noise
+    if isinstance(noise, VectorizedActionNoise):
+        noise = noise.noises[0]
+    if not isinstance(noise, NormalActionNoise):
+        return action
+    draw = th.randn(action.shape, generator=on_device(generator, action.device), device=action.device)
+    mean, std = (th.as_tensor(value, dtype=action.dtype, device=action.device) for value in (noise._mu, noise._sigma))
+    return (action + mean + std * draw).clamp(-1.0, 1.0)
+
+
+@contextmanager
+def _noise_per_row(agent: OffPolicyAlgorithm, rows: int) -> Iterator[None]:
+    """gSDE's exploration matrices for so many rows; those of the real environments come back afterwards."""
+    actor = getattr(agent.policy, "actor", None)
+    noise = getattr(actor, "action_dist", None)
+    if actor is None or not isinstance(noise, StateDependentNoiseDistribution):
+        yield
+        return
+    kept = noise.exploration_mat, noise.exploration_matrices
+    actor.reset_noise(rows)
+    try:
+        yield
+    finally:
+        noise.exploration_mat, noise.exploration_matrices = kept
+
+
+def explore(action: th.Tensor, share: float, space: spaces.Space, generator: th.Generator | None) -> th.Tensor:
+    """
+    Put a random action in the place of some.
+
+    :param action: ``(B, A)``
+    :param share: the probability of each row
+    """
+    if share <= 0.0:
+        return action
+    other = sample_actions(space, len(action), generator, action.device).to(action.dtype)
+    pick = th.rand(len(action), 1, generator=on_device(generator, action.device), device=action.device) < share
+    return th.where(pick, other, action)

@@ -1,0 +1,5 @@
+"""A world model of counted outcomes, for finite spaces."""
+
+from sb3_mbrl.models.tabular.model import TabularModel
+
+__all__ = ["TabularModel"]

@@ -1,0 +1,1 @@
+"""What world models and policies are made of: layers, output distributions, latents."""

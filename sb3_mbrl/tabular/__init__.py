@@ -1,1 +1,0 @@
-"""Finite states and actions: counted transitions, and planning on them."""
