@@ -46,6 +46,9 @@ __all__ = [
     "Imagination",
     "ImaginationSpec",
     "Imagined",
+    "LatentModel",
+    "LatentTrajectory",
+    "Loss",
     "MemberPrediction",
     "MissingCapability",
     "Obs",
@@ -59,6 +62,7 @@ __all__ = [
     "State",
     "Supports",
     "TerminationFn",
+    "Timesteps",
     "Transitions",
     "UnsupportedSpace",
     "WorldModel",
@@ -135,6 +139,75 @@ class Sequences(NamedTuple):
     """``(N, L)`` booleans: the first step of an episode, and the first of every window"""
     is_last: th.Tensor
     """``(N, L)`` booleans: the step ends its episode, by termination or by a time limit; the next column is another episode"""
+    extra: Mapping[str, th.Tensor] = {}
+    """By name, ``(N, L, ...)``: values of the side store that were asked for (replay latents, priorities, search policies)"""
+    ids: th.Tensor | None = None
+    """``(N, L)`` integers: where each step is stored (see :meth:`Data.row_ids`)"""
+
+
+class Timesteps(NamedTuple):
+    """
+    Windows of consecutive observations, ``(N, L, ...)``, each with the action and the reward that led to it.
+
+    SB3 stores ``(obs, action, reward, next_obs)``. Here the last observation of an episode has a row of its own, without
+    which a latent model would never see where episodes end (``TimeStep`` of dm_env).
+    """
+
+    obs: Obs
+    action: th.Tensor
+    """``(N, L, A)``: the action before the observation; zeros where an episode begins"""
+    reward: th.Tensor
+    """``(N, L)``: the reward of that action; 0 where an episode begins"""
+    is_first: th.Tensor
+    """``(N, L)`` booleans: an episode begins here, or nothing is known of the steps before"""
+    is_last: th.Tensor
+    """``(N, L)`` booleans: the episode is over, by termination or by a time limit"""
+    terminated: th.Tensor
+    """``(N, L)`` floats, 0 or 1: the episode is over by termination"""
+
+
+class Loss(NamedTuple):
+    """
+    The training loss of a batch, term by term. All entries are tensors: a float would wait for the accelerator.
+
+    The loss to minimise is :meth:`total`: the weighted sum of the means of all terms.
+    """
+
+    rows: Mapping[str, th.Tensor] = {}
+    """Terms with one value per row, ``(B,)`` or ``(B, T)``, from which priorities can be computed"""
+    scalars: Mapping[str, th.Tensor] = {}
+    """Terms of the whole batch (regularisers), scalars"""
+    weights: Mapping[str, float] = {}
+    """The weight of each term; 1 where it is missing"""
+    states: State | None = None
+    """``(B, T, ...)``: the states that the loss has filtered, for models of sequences"""
+    figures: Mapping[str, th.Tensor] = {}
+    """Metrics to log, scalars without gradients"""
+
+    def total(self, row_weights: th.Tensor | None = None) -> th.Tensor:
+        """
+        The scalar to minimise.
+
+        :param row_weights: ``(B,)`` or ``(B, T)``: importance weights of the rows (prioritised replay)
+        """
+        weighted = self.rows if row_weights is None else {name: value * row_weights for name, value in self.rows.items()}
+        terms = {**{name: value.mean() for name, value in weighted.items()}, **self.scalars}
+        return th.stack([self.weights.get(name, 1.0) * value for name, value in terms.items()]).sum()
+
+
+class LatentTrajectory(NamedTuple):
+    """``H`` imagined steps from ``B`` latent states, which are the first of ``H + 1`` states."""
+
+    features: th.Tensor
+    """``(B, H + 1, F)``: what actor and critic see"""
+    state: State
+    """``(B, H + 1, ...)``"""
+    action: th.Tensor
+    """``(B, H, A)``: the actions taken in all states but the last"""
+    reward: th.Tensor
+    """``(B, H + 1)``: the reward of arriving in each state"""
+    discount: th.Tensor
+    """``(B, H + 1)``: the discount of each state, 0 where an episode is over"""
 
 
 class Prediction(NamedTuple):
@@ -477,6 +550,82 @@ class WorldModel(nn.Module, ABC):
     def load_extra_state(self, extra: Mapping[str, Any]) -> None:
         """Take back what :meth:`extra_state` gave."""
         self.fitted = bool(extra["fitted"])
+
+
+class LatentModel(WorldModel):
+    """
+    A world model that a joint learner (Dreamer, TD-MPC2, MuZero) trains together with its policy.
+
+    Joint learners check for this class, never for one model.
+    """
+
+    n_features: int
+    """The number of columns of :meth:`features`"""
+    discount: float
+    """The discount of a step, which is part of what the model learns"""
+
+    @abstractmethod
+    def loss(  # type: ignore[override]
+        self, batch: Transitions | Sequences | Timesteps, start: State | None = None, *, generator: th.Generator | None = None
+    ) -> Loss:
+        """
+        The loss of sequences, with the states that were filtered along them.
+
+        :param batch: ``(B, T)`` rows
+        :param start: the states before the first rows, ``(B, ...)``; ``None`` where nothing is known
+        :param generator: the source of randomness
+        """
+
+    @abstractmethod
+    def observe_step(
+        self,
+        state: State | None,
+        action: th.Tensor,
+        obs: Obs,
+        is_first: th.Tensor,
+        generator: th.Generator | None = None,
+        deterministic: bool = False,
+    ) -> State:
+        """
+        :meth:`observe` with a sampled posterior.
+
+        :param state: the state before, ``(B, ...)``; ``None``: nothing is known
+        :param action: ``(B, A)``: the action that led to the observation
+        :param obs: ``(B, ...)``
+        :param is_first: ``(B,)``: rows that begin a new episode
+        :param deterministic: the most likely state instead of a sample
+        """
+
+    @abstractmethod
+    def imagine(
+        self,
+        state: State,
+        act: Callable[[th.Tensor], th.Tensor],
+        horizon: int,
+        *,
+        deterministic: bool = False,
+        generator: th.Generator | None = None,
+    ) -> LatentTrajectory:
+        """
+        Follow a policy in latent space; nothing is decoded.
+
+        :param state: ``(B, ...)``
+        :param act: from features ``(B, F)`` to scaled actions ``(B, A)``
+        :param horizon: the number of steps
+        """
+
+    @abstractmethod
+    def pack(self, state: State) -> dict[str, th.Tensor]:
+        """The state as flat named tensors, as small as they can be, for the side store."""
+
+    @abstractmethod
+    def unpack(self, packed: Mapping[str, th.Tensor]) -> State:
+        """The state that :meth:`pack` packed."""
+
+    @property
+    @abstractmethod
+    def state_layout(self) -> list[Any]:
+        """Plain values that describe packed states: only states of the same layout can be read back."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- planners

@@ -14,7 +14,8 @@ except ImportError:
     psutil = None
 
 from sb3_mbrl.buffers.replay_view import ReplayData, SideStore
-from sb3_mbrl.buffers.timesteps import Timesteps, to_timesteps
+from sb3_mbrl.buffers.timesteps import to_timesteps
+from sb3_mbrl.contracts import Timesteps
 from sb3_mbrl.trees import tree_map
 
 

@@ -5,28 +5,10 @@ SB3 stores ``(obs, action, reward, next_obs)``; the last observation of an episo
 step. Here it gets a row of its own, without which a model would never see where episodes end.
 """
 
-from typing import NamedTuple
-
 import torch as th
 
-from sb3_mbrl.contracts import Obs, Sequences
+from sb3_mbrl.contracts import Sequences, Timesteps
 from sb3_mbrl.trees import tree_map
-
-
-class Timesteps(NamedTuple):
-    """Windows of consecutive observations, ``(N, L, ...)``."""
-
-    obs: Obs
-    action: th.Tensor
-    """``(N, L, A)``: what was done before; zeros where an episode begins"""
-    reward: th.Tensor
-    """``(N, L)``: what it earned; 0 where an episode begins"""
-    is_first: th.Tensor
-    """``(N, L)`` booleans: an episode begins here, or nothing is known of what was before"""
-    is_last: th.Tensor
-    """``(N, L)`` booleans: the episode is over, by termination or by a time limit"""
-    terminated: th.Tensor
-    """``(N, L)`` floats, 0 or 1: it is over by termination"""
 
 
 def to_timesteps(windows: Sequences) -> tuple[Timesteps, th.Tensor]:

@@ -37,9 +37,8 @@ from sb3_mbrl.agent.stateful import RememberingMixin
 from sb3_mbrl.agent.zip_file import saved_attributes
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
 from sb3_mbrl.algorithms.dreamer.replay import LatentReplayMixin
-from sb3_mbrl.buffers.timesteps import Timesteps
 from sb3_mbrl.checks import number, whole
-from sb3_mbrl.contracts import EnvFunctions, WorldModel
+from sb3_mbrl.contracts import EnvFunctions, Timesteps, WorldModel
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
 from sb3_mbrl.models.rssm.observations import has_image
 from sb3_mbrl.optim import LaProp

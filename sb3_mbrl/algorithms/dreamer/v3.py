@@ -22,8 +22,8 @@ from sb3_mbrl.algorithms.dreamer.losses import (
     worth,
 )
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
-from sb3_mbrl.buffers.timesteps import Timesteps
 from sb3_mbrl.checks import number, whole
+from sb3_mbrl.contracts import Timesteps
 from sb3_mbrl.models.rssm.model import RSSM, Filtered
 from sb3_mbrl.networks.layers import pieces
 from sb3_mbrl.trees import State

@@ -8,9 +8,9 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_mbrl.buffers.timesteps import Timesteps, to_timesteps
+from sb3_mbrl.buffers.timesteps import to_timesteps
 from sb3_mbrl.checks import whole
-from sb3_mbrl.contracts import Obs, Prediction, RewardFn, Sequences, TerminationFn, Transitions, WorldModel
+from sb3_mbrl.contracts import Obs, Prediction, RewardFn, Sequences, TerminationFn, Timesteps, Transitions, WorldModel
 from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
 from sb3_mbrl.models.rssm.settings import make_settings
 from sb3_mbrl.networks.latents import Sides, balanced_kl, joint_kl, one_sided_kl, split_kl

@@ -7,8 +7,8 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.buffers.timesteps import Timesteps, to_timesteps
-from sb3_mbrl.contracts import Sequences
+from sb3_mbrl.buffers.timesteps import to_timesteps
+from sb3_mbrl.contracts import Sequences, Timesteps
 from sb3_mbrl.models.rssm import RSSM, SIZES
 from sb3_mbrl.models.rssm.observations import Layout
 from sb3_mbrl.testing import world_model_checks
