@@ -20,7 +20,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_mbrl.checks import number, whole
@@ -48,6 +50,7 @@ __all__ = [
     "Imagined",
     "LatentModel",
     "LatentTrajectory",
+    "LearnerView",
     "Loss",
     "MemberPrediction",
     "MissingCapability",
@@ -57,7 +60,9 @@ __all__ = [
     "Planner",
     "PlannerSpec",
     "Prediction",
+    "ReplaySampler",
     "RewardFn",
+    "RolloutImagination",
     "Sequences",
     "State",
     "Supports",
@@ -332,7 +337,9 @@ class Imagined(NamedTuple):
     valid: th.Tensor
     """``(T, B)`` booleans: the rollout was still running and the row is finite"""
     info: Mapping[str, float] = {}
-    """Figures to log"""
+    """Metrics to log"""
+    weight: th.Tensor | None = None
+    """``(T, B)``, from 0: rows are drawn with probability proportional to it; ``None``: all alike"""
 
 
 # ---------------------------------------------------------------------------------------------------- world models
@@ -368,6 +375,9 @@ class WorldModel(nn.Module, ABC):
 
     fitted: bool = False
     """Whether the model has been fitted (known models: always true)."""
+
+    discount: float | None = None
+    """The discount of a step, for models that predict discounts; ``None`` where the learner's holds"""
 
     optimizer: th.optim.Optimizer | None = None
     """The model's own optimiser, saved with it; ``None`` where there is nothing to optimise."""
@@ -638,6 +648,11 @@ class Planner(ABC):
     :param action_space: the real environment's
     """
 
+    horizon: int = 1
+    """The number of steps that the planner looks ahead"""
+    follows_mean: bool = False
+    """Whether the planner plans in the model's mean, so that it has no use for particles"""
+
     def __init__(self, action_space: spaces.Space) -> None:
         self.action_space = action_space
 
@@ -673,23 +688,76 @@ class Planner(ABC):
 # ------------------------------------------------------------------------------------------------------------- imagination
 
 
+class ReplaySampler(Protocol):
+    """Anything that answers ``sample`` as SB3's replay buffers do."""
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
+        """
+        Draw a batch, as ``ReplayBufferSamples`` or ``DictReplayBufferSamples``.
+
+        :param batch_size: the number of rows
+        :param env: normalise observations and rewards with these statistics
+        """
+
+
+class LearnerView(NamedTuple):
+    """The view of a model-free learner that an imagination works with."""
+
+    world_model: WorldModel
+    act: Callable[[Obs], th.Tensor]
+    """The policy with its exploration: from raw observations ``(B, ...)`` to scaled actions ``(B, A)``"""
+    gamma: float
+    """The discount of a step"""
+    real_ratio: float
+    """The share of real rows in a batch"""
+    generator: th.Generator
+    """The source of randomness, on the CPU"""
+    mix: Callable[[], ReplaySampler | None]
+    """Makes the sampler that mixes real rows with stored rollouts; ``None`` while there are no rollouts"""
+
+
 class Imagination(ABC):
     """
-    How start states become imagined transitions.
+    A rule by which a world model changes the batches that a model-free learner samples.
+
+    Short rollouts that are stored and mixed in are one kind (:class:`RolloutImagination`); value expansion, which edits
+    rewards, next observations and discounts of real rows, needs no store.
+    """
+
+    @abstractmethod
+    def sampler(self, learner: LearnerView, real: ReplayBuffer) -> ReplaySampler | None:
+        """
+        The sampler that stands in for the replay buffer while the base class trains.
+
+        :param learner: the learner's policy, world model and discount
+        :param real: the learner's own replay buffer
+        :return: ``None``: the real buffer itself
+        """
+
+
+class RolloutImagination(Imagination):
+    """
+    An imagination that rolls the policy out from start states, on a schedule, and keeps the rows for a while.
 
     Shapes are fixed and rollouts that ended are masked, never removed: compilers and CUDA graphs need static shapes.
 
     :cvar freq: real environment steps between two calls
     :cvar starts_per_step: start states per real environment step
-    :cvar max_age: imagined transitions are forgotten after this many real environment steps
-    :cvar n_steps: transitions of up to so many steps are made of the single ones that :meth:`imagine` returns, by the agent,
-        which knows the discount; all actions but the first of a rollout have to be the policy's then
+    :cvar max_age: the number of real environment steps after which imagined transitions are forgotten
+    :cvar n_steps: the agent joins the single steps that :meth:`imagine` returns to transitions of up to ``n_steps`` steps; all
+        actions but the first of a rollout must be the policy's then
+    :cvar observation: ``"decoded"``, or ``"features"`` where the rows hold features of latent states
     """
 
     freq: int
     starts_per_step: float
     max_age: int
     n_steps: int = 1
+    observation: str = "decoded"
+
+    def sampler(self, learner: LearnerView, real: ReplayBuffer) -> ReplaySampler | None:
+        """Mix the stored rollouts into the real rows."""
+        return learner.mix()
 
     @abstractmethod
     def horizon(self, num_timesteps: int) -> int:

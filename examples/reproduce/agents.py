@@ -15,7 +15,7 @@ from sb3_mbrl.zoo import algorithms
 def algorithm(task: Task, variant: str) -> type[OffPolicyAlgorithm]:
     """The class of a variant."""
     cls = algorithms()[task.algo]
-    return cls._model_free_class if variant == BASES.get(task.algo) else cls
+    return cls.model_free_class if variant == BASES.get(task.algo) else cls
 
 
 def as_arguments(settings: Mapping[str, Any], space: gym.Space) -> dict[str, Any]:

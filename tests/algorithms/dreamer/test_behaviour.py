@@ -6,7 +6,7 @@ from gymnasium import spaces
 
 from sb3_mbrl.algorithms.dreamer.losses import Imagined, actor_loss, critic_loss, follow, replayed_returns, worth
 from sb3_mbrl.algorithms.dreamer.policy import Actor
-from sb3_mbrl.models.rssm.model import Head
+from sb3_mbrl.networks.heads import Head
 from sb3_mbrl.networks.outputs import Normal, TwoHot
 from sb3_mbrl.returns import ReturnScale
 
