@@ -14,7 +14,7 @@ from sb3_mbrl.buffers import ReplayData, SideStore
 from sb3_mbrl.buffers.her import goal_starts
 from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Sequences, Transitions, WorldModel
 from sb3_mbrl.diagnostics import ModelQualityWarning, columns_of, k_step_error, one_step_quality
-from sb3_mbrl.fitting import holdout_mask, index_transitions
+from sb3_mbrl.fitting import fit_world_model, holdout_mask, index_transitions
 from sb3_mbrl.imagination.starts import filter_contexts
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.plugins.validation import validate_metrics, validate_prediction
@@ -59,6 +59,8 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
     _trusted: bool
     """The verdict: whether imagination may run"""
     _while_untrusted: ClassVar[str] = "Imagination waits until it is better; until then training uses real data alone."
+    _needs_decode: ClassVar[bool] = False
+    """Whether the learner cannot do without decoded observations"""
     _judge_again: bool
     _warned: bool
     _warned_of_lost_ends: bool = False
@@ -128,7 +130,7 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
             model.on_progress = self._tell
             try:
                 if model.learns:
-                    fitted = model.fit(data, budget, generator=generator)
+                    fitted = fit_world_model(model, data, budget, generator=generator)
                     if fitted is not None:
                         validate_metrics(model, fitted)
                         metrics.update(fitted)
@@ -151,6 +153,8 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
         state, action = self._start_states(2, generator), rows.action[:1].expand(2, -1).to(model.device)
         prediction = model.step(state, action, generator=generator)
         validate_prediction(model, state, action, prediction)
+        if not model.decodes and not self._needs_decode:
+            return
         decoded = model.decode(prediction.state)
         like = tree_map(lambda leaf: leaf[:1].expand(2, *leaf.shape[1:]), rows.obs)
         got, wanted = describe(decoded), describe(like)

@@ -64,6 +64,7 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
     imagination: Imagination | None
     imagination_kwargs: Any
     real_ratio: float
+    _needs_decode = True  # imagined rows hold observations
     imagined: ImaginedBuffer | None
     """The imagined transitions (``None`` while there are none)"""
 
@@ -138,10 +139,10 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
 
     def _check_instance(self, model: WorldModel) -> None:
         super()._check_instance(model)
-        discount = getattr(model, "discount", self.gamma)
-        if isinstance(discount, float) and discount != self.gamma:
+        if model.discount is not None and model.discount != self.gamma:
             raise ValueError(
-                f"The world model was built with gamma={discount}, and this agent has gamma={self.gamma}: give both the same"
+                f"The world model was built with gamma={model.discount}, and this agent has gamma={self.gamma}: give both the "
+                "same"
             )
 
     def _horizon(self) -> int:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sb3_mbrl.buffers.timesteps import to_timesteps
 from sb3_mbrl.checks import whole
-from sb3_mbrl.contracts import Obs, Prediction, RewardFn, Sequences, TerminationFn, Timesteps, Transitions, WorldModel
+from sb3_mbrl.contracts import Loss, Obs, Prediction, RewardFn, Sequences, TerminationFn, Timesteps, Transitions, WorldModel
 from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
 from sb3_mbrl.models.rssm.settings import make_settings
 from sb3_mbrl.networks.latents import Sides, balanced_kl, joint_kl, one_sided_kl, split_kl
@@ -138,6 +138,7 @@ class RSSM(WorldModel):
     """
 
     blank_action: th.Tensor
+    discount: float
 
     def __init__(
         self,
@@ -340,20 +341,17 @@ class RSSM(WorldModel):
 
     # ---- learning
 
-    def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State | None, dict[str, float]]:
+    def loss(
+        self, batch: Transitions | Sequences, start: State | None = None, *, generator: th.Generator | None = None
+    ) -> Loss:
         assert isinstance(batch, Sequences)
         rows, _ = to_timesteps(tree_map(lambda leaf: leaf.to(self.device), batch))
-        losses, found, kl = self.losses(rows)
+        losses, found, kl = self.losses(rows, start)
         if rows.reward.shape[1] > 1:
             losses["reward"] = losses["reward"][:, 1:]  # what was earned before the window is not known
-        figures = {name: float(value.detach().mean()) for name, value in losses.items()}
-        figures["kl"] = float(kl)
-        scaled = self.scaled(losses)
-        return (
-            scaled,
-            {"deter": found.deter.detach(), "stoch": found.stoch.detach()},
-            {**figures, "loss": float(scaled.detach())},
-        )
+        rows_, scalars = ({k: v for k, v in losses.items() if bool(v.dim()) == shaped} for shaped in (True, False))
+        states = {"deter": found.deter.detach(), "stoch": found.stoch.detach()}
+        return Loss(rows_, scalars, self.scales(losses), states, {"kl": kl})
 
     def losses(
         self, rows: Timesteps, start: State | None = None, generator: th.Generator | None = None
@@ -390,6 +388,10 @@ class RSSM(WorldModel):
 
     def scaled(self, losses: dict[str, th.Tensor]) -> th.Tensor:
         """The sum of the losses' means, with their scales."""
+        scales = self.scales(losses)
+        return th.stack([scales[name] * value.mean() for name, value in losses.items()]).sum()
+
+    def scales(self, losses: dict[str, th.Tensor]) -> dict[str, float]:
         chosen = self.settings
         scales = {
             "dynamics": chosen.dynamics_scale,
@@ -399,7 +401,7 @@ class RSSM(WorldModel):
             "continue": chosen.continue_scale,
             **{_name_of_loss(key): chosen.vector_scale for key in self.layout.vectors},
         }
-        return th.stack([scales.get(name, 1.0) * value.mean() for name, value in losses.items()]).sum()
+        return {name: scales.get(name, 1.0) for name in losses}
 
     def _moved(self, obs: Obs) -> Obs:
         return tree_map(lambda leaf: leaf.to(self.device), obs)
