@@ -14,7 +14,7 @@ counters, which members are the best) goes into :meth:`WorldModel.extra_state`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -244,25 +244,39 @@ class Data(Protocol):
     """A view on real data, served from SB3's own replay buffer (:class:`sb3_mbrl.buffers.ReplayData`)."""
 
     def __len__(self) -> int:
-        """The number of usable transitions."""
+        """Return the number of usable transitions."""
 
     def transitions(self, n: int | None = None, *, generator: th.Generator | None = None) -> Transitions:
-        """``n`` rows drawn uniformly with replacement, or all of them, oldest first."""
+        """Return ``n`` rows, drawn uniformly with replacement, or all of them, oldest first."""
 
-    def sequences(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
-        """``n`` windows of ``length`` consecutive steps; a window may run across the end of an episode (see ``is_first``)."""
-
-    def contexts(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
+    def sequences(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
         """
-        ``n`` windows that end in a usable start state, padded on the left with the first step of the episode (see
+        Return ``n`` windows of ``length`` consecutive steps. A window may run across the end of an episode (see ``is_first``).
+
+        :param extra: the names of values of the side store that are wanted in :attr:`Sequences.extra`
+        """
+
+    def contexts(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
+        """
+        Return ``n`` windows that end in a usable start state, padded on the left with the first step of the episode (see
         ``is_first``).
+
+        :param extra: as of :meth:`sequences`
         """
 
     def row_ids(self) -> th.Tensor:
-        """``(len,)`` integers: where each row of :meth:`transitions` is stored, oldest first."""
+        """Return ``(len,)`` integers: where each row of :meth:`transitions` is stored, oldest first."""
 
     def episode_starts(self) -> th.Tensor:
-        """Those of :meth:`row_ids` that begin an episode, oldest first."""
+        """Return those of :meth:`row_ids` that begin an episode, oldest first."""
+
+    def held_out(self) -> "Data | None":
+        """
+        Return the rows that were held out of this data, by which the model will be judged: for early stopping and for choosing
+        among members only, never for gradients, and never to be stored.
+
+        ``None`` where nothing was held out: there are too few rows, or the fit was not called by an agent.
+        """
 
 
 @dataclass(frozen=True)
@@ -377,7 +391,16 @@ class WorldModel(nn.Module, ABC):
     """Whether the model has been fitted (known models: always true)."""
 
     discount: float | None = None
-    """The discount of a step, for models that predict discounts; ``None`` where the learner's holds"""
+    """
+    The discount of a step, where it is part of what the model predicts (:attr:`Prediction.discount`). An agent with another
+    ``gamma`` refuses the model.
+    """
+
+    extra: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    """
+    The values of the side store that :meth:`loss` reads from :attr:`Sequences.extra`: by name, the shape of the value of one
+    step.
+    """
 
     optimizer: th.optim.Optimizer | None = None
     """The model's own optimiser, saved with it; ``None`` where there is nothing to optimise."""
@@ -405,32 +428,42 @@ class WorldModel(nn.Module, ABC):
 
     @property
     def learns(self) -> bool:
-        """Whether there is anything to fit; a known model has neither :meth:`loss` nor :meth:`fit` of its own."""
+        """Whether there is anything to fit: a known model has neither a :meth:`loss` nor a :meth:`fit` of its own."""
         return type(self).fit is not WorldModel.fit or type(self).loss is not WorldModel.loss
 
-    def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State | None, dict[str, float]]:
+    def loss(
+        self, batch: Transitions | Sequences, start: State | None = None, *, generator: th.Generator | None = None
+    ) -> Loss:
         """
-        The training loss of a batch.
+        Compute the training loss of a batch, term by term.
 
-        :return: the loss; the states ``(B, T, ...)`` where the model filters sequences (else ``None``); figures to log
+        A model with ``context == 1`` is given :class:`Transitions`, another one :class:`Sequences`.
+
+        :param batch: ``(B, ...)`` transitions, or ``(B, T, ...)`` windows
+        :param start: the states before the first steps of the windows, ``(B, ...)``; ``None`` where nothing is known
+        :param generator: the source of randomness (``None``: torch's global one)
+        :return: terms with one value per row; the states ``(B, T, ...)`` where the model filters windows
         """
         raise MissingCapability(f"{type(self).__name__} has no loss; it is fitted by its own fit() or not at all")
 
     def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
         """
-        Learn from real data. The default is a loop over :meth:`loss` with holdout and early stopping
-        (:mod:`sb3_mbrl.fitting`).
+        Learn from real data. Optional: a model with a :meth:`loss` is fitted by the loop of
+        :func:`sb3_mbrl.fitting.fit_world_model`, which works for every model.
 
         An interrupted fit leaves the model as good as the best point it had reached.
 
-        :param data: a view on the replay buffer
-        :param budget: how long it may take
+        :param data: a view on the replay buffer, without the held-out rows (see :meth:`Data.held_out`)
+        :param budget: the limit on epochs and gradient steps
         :param generator: the source of every random choice
-        :return: figures to log (``loss``, ``holdout_mse``, ``epochs``, ``batches``, ...)
+        :return: metrics to log (``loss``, ``epochs``, ``batches``, ...)
+        :raises MissingCapability: where the model has no fit of its own
         """
-        from sb3_mbrl.fitting import fit_by_loss
-
-        return fit_by_loss(self, data, budget or FitBudget(), generator=generator)
+        name = type(self).__name__
+        remedy = "it is known, so there is nothing to fit"
+        if self.learns:
+            remedy = "it has a loss: call sb3_mbrl.fitting.fit_world_model(model, data), which works for every world model"
+        raise MissingCapability(f"{name} has no fit() of its own; {remedy}")
 
     # ---- states
 
@@ -498,8 +531,16 @@ class WorldModel(nn.Module, ABC):
             terminated = call_known("termination_fn", self.termination_fn, found, len(terminated)).to(terminated)
         return reward, terminated
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the model has a :meth:`decode` of its own."""
+        return type(self).decode is not WorldModel.decode
+
     def decode(self, state: State) -> Obs:
-        """The observation, a valid member of the observation space. Optional: a value-equivalent model has none."""
+        """
+        Return the observations of states, valid members of the observation space. Optional: a value-equivalent model has none
+        (:attr:`decodes`), and is judged by its rewards and terminations alone.
+        """
         raise MissingCapability(
             f"{type(self).__name__} does not decode observations. Use it where features are enough "
             "(ModelVecEnv(..., observation='features'), a planner), or choose a model that decodes, such as 'ensemble'."
@@ -542,10 +583,6 @@ class WorldModel(nn.Module, ABC):
         """Policy logits ``(B, n_actions)`` and value ``(B,)`` for tree search. Optional."""
         raise MissingCapability(f"{type(self).__name__} has no policy and value heads")
 
-    def log_prob(self, state: State, action: th.Tensor, next_obs: Obs) -> th.Tensor:
-        """``(B,)``: log-likelihood of what was observed next (diagnostics). Optional."""
-        raise MissingCapability(f"{type(self).__name__} has no likelihood")
-
     # ---- saving
 
     def extra_state(self) -> dict[str, Any]:
@@ -575,7 +612,7 @@ class LatentModel(WorldModel):
     """The discount of a step, which is part of what the model learns"""
 
     @abstractmethod
-    def loss(  # type: ignore[override]
+    def loss(
         self, batch: Transitions | Sequences | Timesteps, start: State | None = None, *, generator: th.Generator | None = None
     ) -> Loss:
         """
@@ -631,6 +668,18 @@ class LatentModel(WorldModel):
     @abstractmethod
     def unpack(self, packed: Mapping[str, th.Tensor]) -> State:
         """The state that :meth:`pack` packed."""
+
+    def head_defaults(self) -> dict[str, Any]:
+        """The default settings of actor and critic on these features: ``units`` of a layer, ``norm`` and ``activation``."""
+        return {"units": 256, "norm": "rms", "activation": "silu"}
+
+    def value_output(self, **settings: Any) -> Any:
+        """
+        The output distribution of a critic: by default as the model's rewards are distributed.
+
+        :param settings: other settings of it, such as ``reward_range`` and ``bins``
+        """
+        raise MissingCapability(f"{type(self).__name__} has no output distribution for a critic (value_output)")
 
     @property
     @abstractmethod

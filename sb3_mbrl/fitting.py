@@ -12,6 +12,7 @@ Differences from the loop of MBPO's code, each on purpose:
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
 import torch as th
@@ -154,23 +155,40 @@ def row_ids(data: Data, n: int) -> th.Tensor:
     return ids() if ids is not None else th.arange(n)
 
 
-def fit_by_loss(
-    model: WorldModel, data: Data, budget: FitBudget, *, generator: th.Generator | None = None
+def fit_world_model(
+    model: WorldModel, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None
 ) -> dict[str, float]:
     """
-    Fit any model that has a :meth:`~sb3_mbrl.contracts.WorldModel.loss` and an optimiser.
+    Fit any world model: by its own :meth:`~sb3_mbrl.contracts.WorldModel.fit` where it has one, else by :func:`fit_by_loss`.
+
+    :param model: the world model
+    :param data: real data
+    :param budget: the limit on epochs and gradient steps
+    :param generator: the source of every random choice
+    :return: metrics to log
+    """
+    own = type(model).fit is not WorldModel.fit or not model.learns
+    fit = model.fit if own else partial(fit_by_loss, model)
+    return fit(data, budget or FitBudget(), generator=generator)
+
+
+def fit_by_loss(
+    model: WorldModel, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None
+) -> dict[str, float]:
+    """
+    Fit a model that has a :meth:`~sb3_mbrl.contracts.WorldModel.loss` and an optimiser.
 
     Models of single observations (``context == 1``) see shuffled transitions with holdout and early stopping. Models with a
-    context see windows of ``2 * context`` steps; windows overlap, so nothing is held out, and the budget's ``max_batches``
-    alone ends the fit.
+    context see windows of ``2 * context`` steps, and the budget's ``max_batches`` alone ends the fit.
 
-    :param model: with ``optimizer``
+    :param model: a model with an ``optimizer``
     :param data: real data
-    :param budget: when to stop
-    :param generator: of all random choices
+    :param budget: the limit on epochs and gradient steps
+    :param generator: the source of every random choice
     :return: ``loss``, ``epochs``, ``batches``, and ``holdout_loss`` where rows were held out
     :raises ValueError: for a model without an optimiser
     """
+    budget = budget or FitBudget()
     if model.optimizer is None:
         raise ValueError(
             f"{type(model).__name__} has no optimizer, so the default fit() cannot train it: set self.optimizer, or override "
@@ -180,14 +198,14 @@ def fit_by_loss(
         return {}
     optimizer = model.optimizer
 
-    def update(batch: object) -> float:
+    def update(batch: Transitions | Sequences) -> float:
         optimizer.zero_grad()
-        loss, _, _ = model.loss(batch)  # type: ignore[arg-type]
+        loss = model.loss(batch, generator=generator).total()
         loss.backward()
         optimizer.step()
         return float(loss.detach())
 
-    # A loss may draw from torch's global generators, which then go on from this fit's own.
+    # A loss may also draw from torch's global generators, which then continue this fit's own stream.
     random = contextlib.nullcontext() if generator is None else RandomStream.of(generator).scope(model.device)
     model.train()
     try:
@@ -199,28 +217,31 @@ def fit_by_loss(
     return metrics
 
 
-def _fit(
-    model: WorldModel, update: Callable[[object], float], data: Data, budget: FitBudget, generator: th.Generator | None
-) -> dict[str, float]:
+Update = Callable[[Transitions | Sequences], float]
+"""One gradient step on a batch; returns the loss."""
+
+
+def _fit(model: WorldModel, update: Update, data: Data, budget: FitBudget, generator: th.Generator | None) -> dict[str, float]:
     if model.context == 1:
         return _fit_transitions(model, update, data.transitions(), row_ids(data, len(data)), budget, generator)
     batches = budget.max_batches or 1000
     n = max(1, budget.batch_size // (2 * model.context))
-    losses = [update(_windows(data, n, 2 * model.context, generator)) for _ in range(batches)]
+    losses = [update(_windows(model, data, n, generator)) for _ in range(batches)]
     return {"loss": losses[-1], "batches": float(batches), "epochs": 1.0}
 
 
-def _windows(data: Data, n: int, length: int, generator: th.Generator | None) -> Sequences:
-    """Consecutive steps; padded windows while there are fewer steps than a window has."""
+def _windows(model: WorldModel, data: Data, n: int, generator: th.Generator | None) -> Sequences:
+    """Draw ``n`` windows of consecutive steps; padded ones while there are fewer steps than a window has."""
+    length = 2 * model.context
     try:
-        return data.sequences(n, length, generator=generator)
+        return data.sequences(n, length, extra=model.extra, generator=generator)
     except ValueError:
-        return data.contexts(n, length, generator=generator)
+        return data.contexts(n, length, extra=model.extra, generator=generator)
 
 
 def _fit_transitions(
     model: WorldModel,
-    update: Callable[[Transitions], float],
+    update: Update,
     rows: Transitions,
     ids: th.Tensor,
     budget: FitBudget,
@@ -237,7 +258,7 @@ def _fit_transitions(
     def evaluate() -> th.Tensor:
         model.eval()
         with th.no_grad():
-            loss, _, _ = model.loss(judge)
+            loss = model.loss(judge, generator=generator).total()
         model.train()
         return loss.detach().reshape(1)
 

@@ -67,6 +67,8 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
     """Whether the world model must be a :class:`~sb3_mbrl.contracts.LatentModel`"""
     fits_model: ClassVar[bool] = True
     """Whether the world model is fitted apart from the policy, by a :class:`ModelTrainer`"""
+    needs_decode: ClassVar[bool] = False
+    """Whether the learner cannot do without decoded observations"""
     object_names: ClassVar[tuple[str, ...]] = ("parts", "random", "recorder", "trainer")
     """The attributes that hold the objects an agent has; their states are saved, they themselves are not"""
     preset_file: ClassVar[str | None] = None
@@ -152,7 +154,8 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         """Create the objects that need nothing but spaces."""
         self.trainer = None
         if self.fits_model:
-            self.trainer = ModelTrainer(self.observation_space, self.random, self.recorder, self.when_untrusted)
+            shared = self.random, self.recorder, self.when_untrusted, self.needs_decode
+            self.trainer = ModelTrainer(self.observation_space, *shared)
 
     def _check_hyperparameters(self) -> None:
         """

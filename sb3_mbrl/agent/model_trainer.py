@@ -14,7 +14,7 @@ from sb3_mbrl.agent.recorder import Recorder
 from sb3_mbrl.buffers import ReplayData, SideStore
 from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Sequences, Transitions, WorldModel
 from sb3_mbrl.diagnostics import ModelQualityWarning, columns_of, k_step_error, one_step_quality
-from sb3_mbrl.fitting import holdout_mask, index_transitions
+from sb3_mbrl.fitting import fit_world_model, holdout_mask, index_transitions
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.plugins.validation import validate_metrics, validate_prediction
 from sb3_mbrl.rng import RandomStream
@@ -39,11 +39,19 @@ class ModelTrainer(AgentObject):
     :param random: the stream of every random choice
     :param recorder: where phases and progress are reported
     :param when_untrusted: what happens while the model is not trusted, for the warning
+    :param needs_decode: whether the learner cannot do without decoded observations
     """
 
-    def __init__(self, observation_space: spaces.Space, random: RandomStream, recorder: Recorder, when_untrusted: str) -> None:
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        random: RandomStream,
+        recorder: Recorder,
+        when_untrusted: str,
+        needs_decode: bool,
+    ) -> None:
         self.observation_space, self.random, self.recorder = observation_space, random, recorder
-        self.when_untrusted = when_untrusted
+        self.when_untrusted, self.needs_decode = when_untrusted, needs_decode
         self.fit_at = -1
         """Real steps at the last fit; -1 before the first"""
         self.fit_rows = 0
@@ -112,7 +120,7 @@ class ModelTrainer(AgentObject):
             model.on_progress = self.recorder.describe
             try:
                 if model.learns:
-                    fitted = model.fit(data, budget, generator=generator)
+                    fitted = fit_world_model(model, data, budget, generator=generator)
                     if fitted is not None:
                         validate_metrics(model, fitted)
                         metrics.update(fitted)
@@ -134,6 +142,8 @@ class ModelTrainer(AgentObject):
         action = rows.action[:1].expand(2, -1).to(model.device)
         prediction = model.step(state, action, generator=generator)
         validate_prediction(model, state, action, prediction)
+        if not model.decodes and not self.needs_decode:
+            return
         decoded = model.decode(prediction.state)
         expected = tree_map(lambda leaf: leaf[:1].expand(2, *leaf.shape[1:]), rows.obs)
         got, wanted = describe(decoded), describe(expected)

@@ -63,6 +63,7 @@ class ModelBasedMixin(OffPolicyAgent):
 
     part_kinds = ("world_model", "imagination")
     object_names = (*OffPolicyAgent.object_names, "augmenter")
+    needs_decode = True  # imagined rows hold observations
 
     augmenter: ReplayAugmenter
     imagination_class: Any

@@ -115,7 +115,7 @@ class ImaginedBuffer:
         """
         Draw ``n`` rows with replacement: uniformly, or with probability proportional to their weights.
 
-        :return: the fields of :class:`~sb3_mbrl.contracts.Imagined` by name
+        :return: the fields of :class:`~sb3_mbrl.contracts.Imagined` by name, without the weights
         """
         if self._size == 0 or self._rows is None:
             raise ValueError("The imagined buffer is empty")
@@ -128,7 +128,8 @@ class ImaginedBuffer:
             uniform = th.rand(n, generator=generator, dtype=th.float64)
             index = th.searchsorted(cumulative, uniform * cumulative[-1], right=True).clamp(max=self._size - 1)
         index = (self._head - self._size + index) % self.capacity
-        return tree_map(lambda leaf: leaf[index.to(leaf.device)], self._rows)
+        rows = {name: value for name, value in self._rows.items() if name != "weight"}
+        return tree_map(lambda leaf: leaf[index.to(leaf.device)], rows)
 
     def sample(
         self, n: int, real: ReplayBuffer, env: VecNormalize | None = None, generator: th.Generator | None = None

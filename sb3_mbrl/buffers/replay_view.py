@@ -6,7 +6,7 @@ n-step buffers store single steps; the write head separates the newest row from 
 side by side.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch as th
@@ -93,6 +93,10 @@ class ReplayData:
 
     # ---- Data
 
+    def held_out(self) -> "ReplayData | None":
+        """Return ``None``: nothing is held out of the whole buffer."""
+        return None
+
     def transitions(self, n: int | None = None, *, generator: th.Generator | None = None) -> Transitions:
         """
         :param n: so many rows uniformly with replacement; ``None``: all, oldest first
@@ -113,7 +117,7 @@ class ReplayData:
         self._refuse_nonfinite(data, rows, envs)
         return data
 
-    def sequences(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
+    def sequences(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
         """
         ``n`` windows of ``length`` consecutive steps of one environment each, uniformly.
 
@@ -130,7 +134,7 @@ class ReplayData:
         starts = th.randint((len(positions) - length + 1) * self.buffer.n_envs, (n,), generator=generator).numpy()
         offsets = (starts // self.buffer.n_envs)[:, None] + np.arange(length)
         rows, envs = positions[offsets], np.broadcast_to((starts % self.buffer.n_envs)[:, None], (n, length))
-        return self.windows(rows, envs)
+        return self.windows(rows, envs, extra)
 
     def newest(self, n: int, length: int, *, within: int, generator: th.Generator | None = None) -> Sequences | None:
         """
@@ -156,11 +160,11 @@ class ReplayData:
         rows = positions[offsets[choice][:, None] + np.arange(length)]
         return self.windows(rows, np.broadcast_to(envs[choice][:, None], rows.shape))
 
-    def contexts(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
-        """``n`` windows of ``length`` steps, each ending in a uniformly drawn real observation."""
-        return self.contexts_at(*self.draw(n, generator), length)
+    def contexts(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
+        """Draw ``n`` windows of ``length`` steps, each ending in a uniformly drawn real observation."""
+        return self.contexts_at(*self.draw(n, generator), length, extra)
 
-    def contexts_at(self, rows: np.ndarray, envs: np.ndarray, length: int) -> Sequences:
+    def contexts_at(self, rows: np.ndarray, envs: np.ndarray, length: int, extra: Iterable[str] = ()) -> Sequences:
         """
         Windows that end in given rows, padded on the left by repeating the episode's first step.
 
@@ -168,7 +172,7 @@ class ReplayData:
         :param envs: ``(N,)``
         """
         if length == 1:
-            return self.windows(rows[:, None], envs[:, None])
+            return self.windows(rows[:, None], envs[:, None], extra)
         positions = self.positions()
         age = np.empty(self.buffer.buffer_size, dtype=np.int64)
         age[positions] = np.arange(len(positions))
@@ -178,12 +182,19 @@ class ReplayData:
         ends = age[rows]
         offsets = ends[:, None] + np.arange(1 - length, 1)
         begin = first[ends, envs][:, None]
-        window = self.windows(positions[np.maximum(offsets, begin)], np.broadcast_to(envs[:, None], offsets.shape))
+        window = self.windows(positions[np.maximum(offsets, begin)], np.broadcast_to(envs[:, None], offsets.shape), extra)
         return window._replace(is_first=window.is_first | th.as_tensor(offsets <= begin))
 
     # ---- gathering
 
-    def windows(self, rows: np.ndarray, envs: np.ndarray) -> Sequences:
+    def windows(self, rows: np.ndarray, envs: np.ndarray, extra: Iterable[str] = ()) -> Sequences:
+        """
+        Gather windows of given rows, which follow each other along the second axis.
+
+        :param rows: ``(N, L)``
+        :param envs: ``(N, L)``
+        :param extra: the names of values of the side store that are wanted too
+        """
         ends = self.buffer.dones[rows, envs] > 0
         is_first = np.ones_like(ends)
         is_first[:, 1:] = ends[:, :-1]
@@ -198,7 +209,14 @@ class ReplayData:
             th.as_tensor(self._terminated(rows, envs)),
             th.as_tensor(is_first),
             th.as_tensor(ends),
+            {name: self._stored_beside(name, rows, envs) for name in extra},
+            th.as_tensor(rows * self.buffer.n_envs + envs),
         )
+
+    def _stored_beside(self, name: str, rows: np.ndarray, envs: np.ndarray) -> th.Tensor:
+        if self.side is None:
+            raise ValueError(f"The replay buffer has no side store, so nothing is stored as {name!r} with its rows")
+        return self.side.get(name, rows, envs)
 
     def _terminated(self, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
         return self.buffer.dones[rows, envs] * (1 - self.buffer.timeouts[rows, envs])

@@ -12,8 +12,10 @@ from sb3_mbrl.checks import number
 from sb3_mbrl.contracts import (
     Data,
     FitBudget,
+    Loss,
     Prediction,
     RewardFn,
+    Sequences,
     TerminationFn,
     Transitions,
 )
@@ -133,14 +135,17 @@ class MLPModel(VectorModel):
         targets = self.heads.targets(obs, next_obs, reward, terminated)
         return self.inputs(obs, rows.action), targets
 
-    def loss(self, batch: Transitions) -> tuple[th.Tensor, None, dict[str, float]]:  # type: ignore[override]
-        """The loss of the same batch for every member, summed over members (see :meth:`Heads.loss`)."""
+    def loss(
+        self, batch: Transitions | Sequences, start: State | None = None, *, generator: th.Generator | None = None
+    ) -> Loss:
+        """Compute the loss of the same batch for every member, summed over members (see :meth:`Heads.terms`)."""
+        if not isinstance(batch, Transitions):
+            raise TypeError(f"{type(self).__name__} learns from single steps: data.transitions(n), not {type(batch).__name__}")
         inputs, targets = self.encode_rows(batch)
         targets = targets._replace(numbers=self.heads.standardiser(targets.numbers))
         everyone = Targets(*(value.expand(self.n_members, *value.shape) for value in targets))
         raw = self.network(self.standardiser(inputs).expand(self.n_members, -1, -1))
-        loss = self.heads.loss(raw, everyone)
-        return loss, None, {"loss": float(loss.detach())}
+        return self.heads.terms(raw, everyone)
 
     def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
         """

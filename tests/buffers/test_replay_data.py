@@ -192,3 +192,22 @@ def test_episode_starts_are_rows_after_a_reset(n_envs, steps, memory):
     assert len(data.episode_starts()) > 0
     envs = data.places(data.episode_starts())[1]
     assert set(envs) == set(range(n_envs))
+
+
+def test_windows_know_where_they_are_stored_and_what_is_stored_beside_them():
+    buffer = ReplayBuffer(20, spaces.Box(-1, 1, (1,)), spaces.Box(-1, 1, (1,)), device="cpu", n_envs=2)
+    side = SideStore(buffer)
+    for t in range(7):
+        side.put("weight", buffer.pos, np.array([10.0 * t, 10.0 * t + 1]))
+        obs = np.full((2, 1), t / 10)
+        buffer.add(obs, obs, obs, np.zeros(2), np.zeros(2), [{}, {}])
+    data = ReplayData(buffer, side)
+    for windows in (data.sequences(30, 3, extra=("weight",)), data.contexts(30, 3, extra=("weight",))):
+        t, env = windows.ids // 2, windows.ids % 2
+        np.testing.assert_allclose(windows.obs[..., 0], t / 10)
+        np.testing.assert_allclose(windows.extra["weight"], 10 * t + env)
+    assert not data.sequences(3, 3).extra
+    with pytest.raises(ValueError, match="has no 'priority' stored with some of its rows"):
+        data.sequences(3, 3, extra=("priority",))
+    with pytest.raises(ValueError, match="has no side store"):
+        ReplayData(buffer).sequences(3, 3, extra=("weight",))

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_mbrl.contracts import FitBudget, Prediction
 from sb3_mbrl.envs.model_vec_env import ModelEnv, ModelVecEnv
+from sb3_mbrl.fitting import fit_world_model
 from sb3_mbrl.imagination.starts import buffer_starts, observation_starts
 from sb3_mbrl.models.analytic import PendulumModel
 from sb3_mbrl.testing import CASES, LinearToy, NeighbourToy, RecurrentToy, ToyData, TwoPlayerToy
@@ -34,7 +35,7 @@ def fitted(cls, case):
     model = cls(case.observation_space, case.action_space, device="cpu")
     data = ToyData(case.observation_space, case.action_space, steps=40)
     if model.learns:
-        model.fit(data, FitBudget(max_batches=5), generator=th.Generator().manual_seed(0))
+        fit_world_model(model, data, FitBudget(max_batches=5), generator=th.Generator().manual_seed(0))
     return model, data
 
 

@@ -28,7 +28,7 @@ def test_impossible_numbers_are_refused(kwargs, message):
 
 
 def test_an_unfitted_model_is_refused():
-    with pytest.raises(ValueError, match=r"NeighbourToy has not been fitted.*world_model\.fit"):
+    with pytest.raises(ValueError, match=r"NeighbourToy has not been fitted.*fit_world_model"):
         ModelVecEnv(NeighbourToy(OBS, UNIT, device="cpu"), ZERO)
 
 

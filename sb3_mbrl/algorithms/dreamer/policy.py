@@ -1,7 +1,6 @@
 """The policy of Dreamer: an actor and a critic on the features of a latent world model, and the state to act with."""
 
 import copy
-from dataclasses import replace
 from typing import Any, NoReturn, TypedDict
 
 import torch as th
@@ -111,12 +110,13 @@ class DreamerPolicy(StatefulPolicy):
     def attach(self, world_model: LatentModel) -> None:
         """Build actor and critic on the features of a world model, and act in it from now on."""
         self._world_model = (world_model,)  # in a tuple: its weights are saved with it
-        chosen, features = world_model.settings, world_model.n_features
-        units = self.units or chosen.units
-        own: dict[str, Any] = {"reward_range": self.value_range, "bins": self.bins}
-        value = replace(chosen, **{name: given for name, given in own.items() if given is not None}).make_reward()
-        self.actor = Actor(features, self.action_space, units, self.layers, self.unimix, self.actor_scale, **chosen.style)
-        self.critic = Head(features, units, self.layers, value, **chosen.style)
+        features, style = world_model.n_features, world_model.head_defaults()
+        units = self.units or style["units"]
+        del style["units"]
+        own = {"reward_range": self.value_range, "bins": self.bins}
+        value = world_model.value_output(**{name: given for name, given in own.items() if given is not None})
+        self.actor = Actor(features, self.action_space, units, self.layers, self.unimix, self.actor_scale, **style)
+        self.critic = Head(features, units, self.layers, value, **style)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.to(world_model.device)
 

@@ -20,7 +20,10 @@ def is_plain(function: Any) -> bool:
 
 def to_plain(function: Any) -> Any:
     if isinstance(function, VectorFunction):
-        return {"function": type(function).__name__, "fields": {f.name: to_plain(getattr(function, f.name)) for f in fields(function)}}
+        return {
+            "function": type(function).__name__,
+            "fields": {f.name: to_plain(getattr(function, f.name)) for f in fields(function)},
+        }
     if isinstance(function, tuple):
         return {"tuple": [to_plain(v) for v in function]}
     return function

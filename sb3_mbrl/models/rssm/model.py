@@ -1,6 +1,7 @@
 """``rssm``: the recurrent state-space model (PlaNet, Hafner et al. 2019; DreamerV3, Hafner et al. 2025)."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch as th
@@ -10,13 +11,24 @@ from torch.nn import functional as F
 
 from sb3_mbrl.buffers.timesteps import to_timesteps
 from sb3_mbrl.checks import whole
-from sb3_mbrl.contracts import Obs, Prediction, RewardFn, Sequences, TerminationFn, Timesteps, Transitions, WorldModel
+from sb3_mbrl.contracts import (
+    LatentModel,
+    LatentTrajectory,
+    Loss,
+    Obs,
+    Prediction,
+    RewardFn,
+    Sequences,
+    TerminationFn,
+    Timesteps,
+    Transitions,
+)
 from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
 from sb3_mbrl.models.rssm.settings import make_settings
-from sb3_mbrl.networks.latents import Sides, balanced_kl, joint_kl, one_sided_kl, split_kl
 from sb3_mbrl.networks.heads import Head
+from sb3_mbrl.networks.latents import Sides, balanced_kl, joint_kl, one_sided_kl, split_kl
 from sb3_mbrl.networks.layers import ACTIVATIONS, MLP, NORMS, Linear
-from sb3_mbrl.networks.outputs import Bernoulli
+from sb3_mbrl.networks.outputs import Bernoulli, Output
 from sb3_mbrl.optim import LaProp
 from sb3_mbrl.spaces import ActionCodec
 from sb3_mbrl.trees import State, batch_size, tree_map
@@ -287,6 +299,14 @@ class RSSM(LatentModel):
     def state_layout(self) -> list[Any]:
         chosen = self.settings
         return [chosen.deter, chosen.latent, chosen.stoch, chosen.classes]
+
+    # ---- actor and critic on its features
+
+    def head_defaults(self) -> dict[str, Any]:
+        return {"units": self.settings.units, **self.settings.style}
+
+    def value_output(self, **settings: Any) -> Output:
+        return replace(self.settings, **settings).make_reward()
 
     # ---- saving: loaded with another discount, the continue head means what it has learned
 

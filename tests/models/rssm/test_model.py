@@ -347,6 +347,11 @@ def test_what_was_earned_before_a_window_is_not_a_target():
     one = one._replace(
         obs=one.obs.expand(1, 4, 3), next_obs=one.next_obs.expand(1, 4, 3), action=one.action.expand(1, 4, 6) / 10
     )
-    sure = model.loss(one)[2]["reward"]
-    assert model.loss(one._replace(reward=th.tensor([[0.0, 0.0, 0.0, 9.0]])))[2]["reward"] == pytest.approx(sure)
-    assert model.loss(one._replace(reward=th.tensor([[9.0, 0.0, 0.0, 0.0]])))[2]["reward"] > sure + 1
+
+    def loss_of_reward(last, first):
+        rows = one._replace(reward=th.tensor([[first, 0.0, 0.0, last]]))
+        return float(model.loss(rows).rows["reward"].mean())
+
+    sure = loss_of_reward(0.0, 0.0)
+    assert loss_of_reward(9.0, 0.0) == pytest.approx(sure)
+    assert loss_of_reward(0.0, 9.0) > sure + 1

@@ -7,6 +7,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_mbrl.buffers.replay_view import ReplayData
 from sb3_mbrl.contracts import FitBudget
+from sb3_mbrl.fitting import fit_world_model
 from sb3_mbrl.models.rssm import RSSM
 
 CONTEXT, HORIZON = 4, 10
@@ -38,7 +39,7 @@ def test_it_beats_persistence_and_actions_of_others(generator):
     th.manual_seed(0)
     sizes = {"deter": 64, "hidden": 32, "units": 32, "stoch": 4, "classes": 8, "blocks": 4, "bins": 15}
     model = RSSM(env.observation_space, env.action_space, size="tiny", device="cpu", lr=2e-3, warmup=20, **sizes)
-    model.fit(ReplayData(buffer), budget=FitBudget(max_batches=300, batch_size=64), generator=generator)
+    fit_world_model(model, ReplayData(buffer), FitBudget(max_batches=300, batch_size=64), generator=generator)
     model.eval()
 
     new = [(obs, actions) for obs, actions in episodes(1, 1_000) if len(actions) >= CONTEXT + HORIZON]
