@@ -209,7 +209,7 @@ def _command(
     parser.set_defaults(command=within + name, run=run)
     parser.add_argument("--traceback", action="store_true", help="print the traceback of an error")
     parser.add_argument(
-        "--plugin", nargs="+", action="extend", metavar="MODULE", help="load these plugins too (names of modules)"
+        "--plugin", nargs="+", action="extend", metavar="MODULE", help="load these plugins too (modules or installed plugins)"
     )
     return parser
 

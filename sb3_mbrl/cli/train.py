@@ -52,7 +52,7 @@ _EVALUATION_SEED = 10_000
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train, save, evaluate."""
+    """Train an agent, save it and evaluate it."""
     for name in ("steps", "n_envs", "eval_every"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give at least 1")
@@ -99,6 +99,7 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
+    """Build the agent of a new run."""
     if args.env is None:
         raise UserError("which environment? --env ID, e.g. --env Pendulum-v1")
     algo = args.algo or DEFAULT_ALGORITHM
@@ -131,6 +132,7 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
 
 
 def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
+    """Load the agent of a saved run."""
     for name in _FIXED_BY_RUN:
         if getattr(args, name) is not None:
             raise UserError(
@@ -160,6 +162,15 @@ def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
 
 
 def _preset(algo: str, env_id: str, wanted: bool | str | None) -> Preset | None:
+    """
+    Choose a preset.
+
+    :param algo: the name of the algorithm
+    :param env_id: the Gymnasium id of the environment
+    :param wanted: ``--preset`` (true or a name), ``--no-preset`` (false), or neither
+    :return: the preset; ``None`` for the algorithm's defaults
+    :raises UserError: when a preset is asked for that does not exist
+    """
     if wanted is False:
         return None
     name = wanted if isinstance(wanted, str) else env_id
