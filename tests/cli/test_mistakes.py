@@ -90,7 +90,7 @@ def test_a_run_is_not_overwritten(here, capsys):
     assert train("--steps", "10", "--output", "run") == 0
     before = (here / "run" / "model.zip").stat().st_mtime_ns
     assert train("--steps", "10", "--output", "run") == 2
-    assert "run holds a run already: go on with it by --resume" in capsys.readouterr().err
+    assert "run holds a run already: continue it with --resume" in capsys.readouterr().err
     assert (here / "run" / "model.zip").stat().st_mtime_ns == before
 
 
@@ -115,7 +115,7 @@ def test_ctrl_c_before_anything_began(monkeypatch):
     def interrupt(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sb3_mbrl.cli.training.train", interrupt)
+    monkeypatch.setattr("sb3_mbrl.cli.train.train", interrupt)
     assert main(["train", "--env", "Pendulum-v1"]) == 130
     assert not os.path.exists("runs")
 

@@ -237,6 +237,16 @@ def test_a_generated_class_by_its_name(here, capsys):
     assert main(["evaluate", "alone.zip", "--env", "Pendulum-v1", "--episodes", "1"]) == 0
 
 
+def test_an_agent_of_a_users_subclass_is_loaded_by_the_algorithm_of_its_base_class(here, capsys):
+    class Own(MBPO):
+        pass
+
+    Own("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save("own.zip")
+    assert main(["evaluate", "own.zip", "--env", "Pendulum-v1", "--episodes", "1"]) == 0
+    assert main(["evaluate", "own.zip", "--env", "Pendulum-v1", "--algo", "dyna"]) == 2
+    assert "Here: --algo mbpo" in capsys.readouterr().err
+
+
 def test_a_run_that_learned_nothing_says_so(here, capsys):
     assert train("--steps", "50") == 0
     assert "Nothing was learned yet: the first 50 steps are random ones" in capsys.readouterr().out

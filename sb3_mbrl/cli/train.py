@@ -1,4 +1,4 @@
-"""``sb3-mbrl train``."""
+"""``sb3-mbrl train``: a new run, or one that is resumed."""
 
 import argparse
 import importlib.util
@@ -17,10 +17,19 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mbrl.cli import runs
-from sb3_mbrl.cli.playing import evaluation
-from sb3_mbrl.cli.runs import MODEL, REPLAY_BUFFER, Run, algorithm, check_device, plugin_arguments
-from sb3_mbrl.cli.values import UserError, check_arguments, load_plugins, make_env, parse_pairs
+from sb3_mbrl.cli.evaluate import play
+from sb3_mbrl.cli.run_folder import MODEL, RECORD, REPLAY_BUFFER, Run, load_agent, new_folder, newest_folder, save_agent
+from sb3_mbrl.cli.values import (
+    DEFAULT_ALGORITHM,
+    UserError,
+    algorithm_class,
+    check_arguments,
+    check_device,
+    load_plugins,
+    make_env,
+    parse_pairs,
+    plugin_arguments,
+)
 from sb3_mbrl.hyperparams import Preset, load_preset, preset_names
 
 _FIXED_BY_RUN = (
@@ -36,11 +45,14 @@ _FIXED_BY_RUN = (
     "planner_kwargs",
     "load_replay_buffer",
 )
+"""The options that were decided when a run began, and that ``--resume`` refuses"""
+
 _EVALUATION_SEED = 10_000
+"""The distance between the run's seed and that of its evaluation environment"""
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train, save, evaluate."""
+    """Train an agent, save it and evaluate it."""
     for name in ("steps", "n_envs", "eval_every"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give at least 1")
@@ -58,51 +70,54 @@ def train(args: argparse.Namespace) -> int:
     left = run.steps - agent.num_timesteps
     print(f"Training {run.algo} on {run.env_id}: {left} real steps, seed {run.seed}. Output: {folder}")
     print(f"World model: {_describe_model(agent)}")
-    figures = _LastFigures()
-    agent.set_logger(_logger(args.verbose, run, folder, agent.num_timesteps, figures))
+    metrics = _LastMetrics()
+    agent.set_logger(_logger(args.verbose, run, folder, agent.num_timesteps, metrics))
     resume = f"sb3-mbrl train --resume --output {shlex.quote(str(folder))}"
     with _terminated_like_interrupted():
         try:
             _learn(agent, left, _callbacks(args, run, folder))
         except BaseException as error:
-            runs.save(agent, folder)
+            save_agent(agent, folder)
             how = "Stopped" if isinstance(error, KeyboardInterrupt) else "Failed"
-            print(f"\n{how} after {agent.num_timesteps} real steps; all of them are saved. To go on:\n  {resume}")
+            print(f"\n{how} after {agent.num_timesteps} real steps; all of them are saved. To continue:\n  {resume}")
             if not isinstance(error, KeyboardInterrupt):
                 raise
             return 130
-    runs.save(agent, folder)
-    print(f"Saved {folder / MODEL} and {REPLAY_BUFFER} after {agent.num_timesteps} real steps. To go on: {resume} --steps N")
+    save_agent(agent, folder)
+    print(
+        f"Saved {folder / MODEL} and {REPLAY_BUFFER} after {agent.num_timesteps} real steps. To continue: {resume} --steps N"
+    )
     if 0 < agent.num_timesteps <= agent.learning_starts:
         print(
-            f"Nothing was learned yet: the first {agent.learning_starts} steps are random ones. Give more --steps, or begin "
-            "sooner: --set learning_starts=N"
+            f"Nothing was learned yet: the first {agent.learning_starts} steps are random ones. Give more --steps, or start "
+            "to learn sooner: --set learning_starts=N"
         )
-    figures.print()
+    metrics.print()
     if args.eval_episodes:
-        print(evaluation(agent, run.env_id, run.env_kwargs, args.eval_episodes, run.seed + _EVALUATION_SEED))
+        print(play(agent, run.env_id, run.env_kwargs, args.eval_episodes, run.seed + _EVALUATION_SEED))
     return 0
 
 
 def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
+    """Build the agent of a new run."""
     if args.env is None:
         raise UserError("which environment? --env ID, e.g. --env Pendulum-v1")
-    algo = args.algo or "mbpo"
+    algo = args.algo or DEFAULT_ALGORITHM
     plugins, registry = load_plugins(args.plugin)
-    cls = algorithm(registry, algo)
+    cls = algorithm_class(registry, algo)
     preset = _preset(algo, args.env, args.preset)
     arguments = _arguments(args, preset, cls)
     env_kwargs = {**(preset.env_kwargs if preset else {}), **parse_pairs("--env-kwargs", args.env_kwargs)}
     steps = args.steps or (preset.n_timesteps if preset else None)
     if steps is None:
-        make_env(args.env, env_kwargs).close()  # whose id may be the mistake
+        make_env(args.env, env_kwargs).close()  # raises for an unknown id, which is then the mistake to report
         raise UserError(f"how long? --steps N (there is no preset for {args.env})")
     run = Run(algo, args.env, steps, args.seed or 0, args.n_envs or 1, env_kwargs, args.plugin or [], arguments)
-    folder = Path(args.output) if args.output else runs.new_folder(algo, args.env)
+    folder = Path(args.output) if args.output else new_folder(algo, args.env)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: this is a file; name a folder")
     if (folder / MODEL).exists():
-        raise UserError(f"{folder} holds a run already: go on with it by --resume, or choose another --output")
+        raise UserError(f"{folder} holds a run already: continue it with --resume, or choose another --output")
     env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
     policy = arguments.pop("policy", None) or (preset.policy if preset else _default_policy(cls, env.observation_space))
     try:
@@ -117,6 +132,7 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
 
 
 def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
+    """Load the agent of a saved run."""
     for name in _FIXED_BY_RUN:
         if getattr(args, name) is not None:
             raise UserError(
@@ -124,10 +140,10 @@ def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
             )
     if args.output is None and args.env is None:
         raise UserError("--resume: which run? Name its folder with --output, or its environment with --env")
-    folder = Path(args.output) if args.output else runs.newest_folder(args.algo or "mbpo", args.env)
+    folder = Path(args.output) if args.output else newest_folder(args.algo or DEFAULT_ALGORITHM, args.env)
     run = Run.read(folder)
     if run is None:
-        raise UserError(f"--resume: {folder} is not the folder of a run (it has no {runs.RECORD})")
+        raise UserError(f"--resume: {folder} is not the folder of a run (it has no {RECORD})")
     for option, given, saved in (("--algo", args.algo, run.algo), ("--env", args.env, run.env_id)):
         if given not in (None, saved):
             raise UserError(f"--resume: {option} {given}, but the run in {folder} is one of {saved}")
@@ -135,13 +151,8 @@ def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
     run.plugins = args.plugin or run.plugins
     plugins, registry = load_plugins(run.plugins)
     env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
-    agent = runs.load(
-        algorithm(registry, run.algo),
-        folder / MODEL,
-        env=env,
-        device=args.device,
-        **plugin_arguments(plugins),
-    )
+    cls = algorithm_class(registry, run.algo)
+    agent = load_agent(cls, folder / MODEL, env=env, device=args.device, **plugin_arguments(plugins))
     if agent.num_timesteps >= run.steps:
         raise UserError(
             f"--resume: the run in {folder} has its {agent.num_timesteps} real steps already; give more with --steps"
@@ -151,6 +162,15 @@ def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
 
 
 def _preset(algo: str, env_id: str, wanted: bool | str | None) -> Preset | None:
+    """
+    Choose a preset.
+
+    :param algo: the name of the algorithm
+    :param env_id: the Gymnasium id of the environment
+    :param wanted: ``--preset`` (true or a name), ``--no-preset`` (false), or neither
+    :return: the preset; ``None`` for the algorithm's defaults
+    :raises UserError: when a preset is asked for that does not exist
+    """
     if wanted is False:
         return None
     name = wanted if isinstance(wanted, str) else env_id
@@ -169,7 +189,7 @@ def _preset(algo: str, env_id: str, wanted: bool | str | None) -> Preset | None:
 
 
 def _arguments(args: argparse.Namespace, preset: Preset | None, cls: type) -> dict[str, Any]:
-    """The constructor's arguments: the preset's, and the command line's on top."""
+    """Put the command line's arguments of the constructor on top of the preset's."""
     arguments: dict[str, Any] = dict(preset.kwargs) if preset else {}
     if args.world_model is not None:
         chosen = None if args.world_model.lower() == "none" else args.world_model
@@ -188,7 +208,7 @@ def _arguments(args: argparse.Namespace, preset: Preset | None, cls: type) -> di
     for name in ("env", "seed", "device", "plugins", "tensorboard_log", "verbose"):
         if name in chosen_by_set:
             raise UserError(f"--set {name}=...: there is an option for it, see `sb3-mbrl train --help`")
-    # What was not given by --set is held against the signature too: another algorithm may have no world_model.
+    # Arguments that were not given by --set are checked too: not every algorithm takes a world_model, for example.
     checked = check_arguments("", {key: value for key, value in arguments.items() if key not in chosen_by_set}, cls)
     return {**checked, **check_arguments("--set", chosen_by_set, cls)}
 
@@ -212,7 +232,7 @@ def _load_replay_buffer(agent: OffPolicyAlgorithm, path: Path) -> None:
         agent.load_replay_buffer(path)
     except ValueError as error:
         raise UserError(f"{path} does not fit this run: {error}") from error
-    except Exception as error:  # whatever a damaged or foreign pickle raises
+    except Exception as error:  # a damaged or foreign pickle may raise anything
         raise UserError(f"{path} is not a replay buffer of Stable-Baselines3: {type(error).__name__}: {error}") from error
     buffer = agent.replay_buffer
     assert buffer is not None
@@ -255,9 +275,9 @@ def _learn(agent: OffPolicyAlgorithm, steps: int, callbacks: list[BaseCallback])
     try:
         agent.learn(steps, callback=callbacks, log_interval=1, reset_num_timesteps=agent.num_timesteps == 0)
     finally:
-        # What was recorded since the last episode ended.
+        # Write what was recorded since the end of the last episode.
         agent.dump_logs()
-        # SB3 closes the bar only after an undisturbed run.
+        # SB3 closes the bar only when training ends without an exception.
         for callback in callbacks:
             if isinstance(callback, ProgressBarCallback) and hasattr(callback, "pbar"):
                 callback.pbar.close()
@@ -265,7 +285,7 @@ def _learn(agent: OffPolicyAlgorithm, steps: int, callbacks: list[BaseCallback])
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """Job schedulers end a process with SIGTERM: treat it as Ctrl-C, which saves."""
+    """Treat SIGTERM, with which job schedulers end a process, as Ctrl-C, which saves."""
 
     def interrupt(signum: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -277,8 +297,8 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class _LastFigures(KVWriter):
-    """Remembers what was logged last under every key."""
+class _LastMetrics(KVWriter):
+    """A log that keeps the last value of every key."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -290,7 +310,7 @@ class _LastFigures(KVWriter):
         pass
 
     def print(self) -> None:
-        """Whether the world model is any good, in two lines."""
+        """Print the world model's quality and where the time went, in two lines."""
         if "model/vs_trivial" in self.values:
             print(
                 "World model on held-out rows: squared error {:.3g} of the better trivial predictor's (below 1 is better), "
@@ -304,9 +324,9 @@ class _LastFigures(KVWriter):
             print("Time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
 
 
-def _logger(verbose: bool, run: Run, folder: Path, start: int, figures: KVWriter) -> Logger:
-    # A resumed run would overwrite the file of the run so far.
-    formats: list[KVWriter] = [make_output_format("csv", str(folder), f"_from_{start}" if start else ""), figures]
+def _logger(verbose: bool, run: Run, folder: Path, start: int, metrics: KVWriter) -> Logger:
+    # A resumed run gets a file of its own, else it would overwrite the log of the run so far.
+    formats: list[KVWriter] = [make_output_format("csv", str(folder), f"_from_{start}" if start else ""), metrics]
     if verbose:
         formats.append(make_output_format("stdout", str(folder)))
     if run.tensorboard:
