@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium.utils.env_checker import data_equivalence
 
 from sb3_mbrl.envs.wrappers import layers
@@ -45,7 +46,7 @@ class Snapshots(ABC):
         """Set the environment to a snapshot ``(S,)``."""
 
     def extra_state(self) -> dict[str, Any]:
-        """What is needed to read these snapshots in another process."""
+        """Return what another process needs to read these snapshots: JSON values and tensors."""
         return {}
 
     def load_extra_state(self, extra: Mapping[str, Any]) -> None:  # noqa: B027 (most have nothing to take back)
@@ -218,10 +219,11 @@ class PickledSnapshots(Snapshots):
             layer.__dict__.update(attributes)
 
     def extra_state(self) -> dict[str, Any]:
-        return {"reference": self._reference, "size": self.size}
+        reference = th.from_numpy(np.frombuffer(self._reference, np.uint8).copy())
+        return {"reference": reference, "size": self.size}
 
     def load_extra_state(self, extra: Mapping[str, Any]) -> None:
-        self._reference, self.size = extra["reference"], extra["size"]
+        self._reference, self.size = extra["reference"].cpu().numpy().tobytes(), extra["size"]
 
     def _longest(self, env: gym.Env) -> int:
         lengths = []

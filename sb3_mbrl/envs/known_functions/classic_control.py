@@ -11,7 +11,7 @@ from sb3_mbrl.envs.known_functions.common import Never, TerminationReward, Vecto
 
 
 @dataclass(frozen=True)
-class CartPoleTermination(VectorFunction):
+class CartPoleTermination(VectorFunction, saved_as="CartPoleTermination"):
     """
     The cart left the track or the pole fell: ``|x| > x_limit`` or ``|theta| > theta_limit``.
 
@@ -27,7 +27,7 @@ class CartPoleTermination(VectorFunction):
 
 
 @dataclass(frozen=True)
-class PendulumReward(VectorFunction):
+class PendulumReward(VectorFunction, saved_as="PendulumReward"):
     """
     ``-(theta^2 + 0.1 theta_dot^2 + 0.001 u^2)`` with the angle before the step, in ``[-pi, pi)``.
 
@@ -43,7 +43,7 @@ class PendulumReward(VectorFunction):
 
 
 @dataclass(frozen=True)
-class MountainCarTermination(VectorFunction):
+class MountainCarTermination(VectorFunction, saved_as="MountainCarTermination"):
     """
     The car is at the flag, fast enough.
 
@@ -59,7 +59,7 @@ class MountainCarTermination(VectorFunction):
 
 
 @dataclass(frozen=True)
-class ContinuousMountainCarReward(VectorFunction):
+class ContinuousMountainCarReward(VectorFunction, saved_as="ContinuousMountainCarReward"):
     """
     100 at the flag, minus ``0.1 a^2`` (of the action before it is clipped).
 
@@ -73,7 +73,7 @@ class ContinuousMountainCarReward(VectorFunction):
 
 
 @dataclass(frozen=True)
-class AcrobotTermination(VectorFunction):
+class AcrobotTermination(VectorFunction, saved_as="AcrobotTermination"):
     """The tip is one link above the base: ``-cos(theta1) - cos(theta1 + theta2) > 1``."""
 
     def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
@@ -82,7 +82,7 @@ class AcrobotTermination(VectorFunction):
 
 
 @dataclass(frozen=True)
-class SwingUpReward(VectorFunction):
+class SwingUpReward(VectorFunction, saved_as="SwingUpReward"):
     """
     ``exp(-d^2 / l^2) - 0.01 a^2`` after the step, with the distance of the pole's tip from where it should be.
 

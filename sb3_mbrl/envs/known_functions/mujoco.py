@@ -22,7 +22,7 @@ Columns = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Unhealthy(VectorFunction):
+class Unhealthy(VectorFunction, saved_as="Unhealthy"):
     """
     A column is not strictly within its limits; NaN never is.
 
@@ -47,7 +47,7 @@ class Unhealthy(VectorFunction):
 
 
 @dataclass(frozen=True)
-class AntUnhealthy(VectorFunction):
+class AntUnhealthy(VectorFunction, saved_as="AntUnhealthy"):
     """
     The torso is too low or too high, or a position or velocity is not finite. The limits themselves are healthy.
 
@@ -67,7 +67,7 @@ class AntUnhealthy(VectorFunction):
 
 
 @dataclass(frozen=True)
-class InvertedPendulumTermination(VectorFunction):
+class InvertedPendulumTermination(VectorFunction, saved_as="InvertedPendulumTermination"):
     """The pole's angle is beyond 0.2 rad, or the observation is not finite."""
 
     def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
@@ -75,7 +75,7 @@ class InvertedPendulumTermination(VectorFunction):
 
 
 @dataclass(frozen=True)
-class InvertedDoublePendulumTermination(VectorFunction):
+class InvertedDoublePendulumTermination(VectorFunction, saved_as="InvertedDoublePendulumTermination"):
     """
     The tip of the second pole (0.6 m each) is no higher than 1 m.
 
@@ -89,7 +89,7 @@ class InvertedDoublePendulumTermination(VectorFunction):
 
 
 @dataclass(frozen=True)
-class ForwardReward(VectorFunction):
+class ForwardReward(VectorFunction, saved_as="ForwardReward"):
     """
     Forward velocity, a bonus for being healthy, minus a control cost; for observations that begin with the position.
 
@@ -118,7 +118,7 @@ class ForwardReward(VectorFunction):
 
 
 @dataclass(frozen=True)
-class DistanceReward(VectorFunction):
+class DistanceReward(VectorFunction, saved_as="DistanceReward"):
     """
     Minus weighted distances and a control cost (Reacher, Pusher).
 
@@ -143,7 +143,7 @@ class DistanceReward(VectorFunction):
 
 
 @dataclass(frozen=True)
-class StandupReward(VectorFunction):
+class StandupReward(VectorFunction, saved_as="StandupReward"):
     """
     Height over the time of one inner simulation step, minus control and impact costs, plus 1 (HumanoidStandup).
 
