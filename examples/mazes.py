@@ -99,7 +99,7 @@ def sweeping() -> dict[str, Any]:
         for seed in track(range(RUNS), f"Updates to the shortest path, {planning}"):
             callback = Steps(stop=lambda agent: greedy_steps(agent) <= 1.2 * 14)
             agent = learn("DynaMaze-v0", seed, 10**6, callback, planning=planning, **settings)
-            updates.append({"planned": agent._n_backups, "steps": agent.num_timesteps})
+            updates.append({"planned": agent.tabular.n_backups, "steps": agent.num_timesteps})
         results[planning] = updates
     return results
 

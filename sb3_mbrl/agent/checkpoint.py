@@ -17,8 +17,8 @@ name of its module, so that files of the library can be renamed. The policy's cl
 functions of the library as plain values. Functions and policy classes of users are pickled, as SB3 does.
 
 Not in the zip: the replay buffer and its side store (SB3's rule: ``save_replay_buffer``), plug-in objects (give them again:
-``load(..., plugins=[...])``), a world model, a planner or an imagination given as an instance (give it again), and the imagined
-buffer.
+``load(..., plugins=[...])``), a world model, a planner or an imagination given as an instance (give it again), and the
+imagined buffer.
 
 **The imagined buffer's rule:** its rows follow from model, policy and replay buffer, so it is imagined anew, as many rows as
 its age limit would have kept, at the first ``train`` that finds enough real rows (``learning_starts``). Until the replay
