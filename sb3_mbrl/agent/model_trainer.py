@@ -1,6 +1,5 @@
 """The phase of ``train`` in which the world model is fitted, checked against its contract and judged."""
 
-import math
 import warnings
 from numbers import Integral
 from typing import ClassVar
@@ -12,9 +11,9 @@ from sb3_mbrl.agent.parts import PartsMixin, make_budget
 from sb3_mbrl.agent.recorder import ReportingMixin
 from sb3_mbrl.buffers import ReplayData, SideStore
 from sb3_mbrl.buffers.her import goal_starts
-from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Sequences, Transitions, WorldModel
-from sb3_mbrl.diagnostics import ModelQualityWarning, columns_of, k_step_error, one_step_quality
-from sb3_mbrl.fitting import fit_world_model, holdout_mask, index_transitions
+from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Transitions, WorldModel
+from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error
+from sb3_mbrl.holdout import Trial
 from sb3_mbrl.imagination.starts import filter_contexts
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.plugins.validation import validate_metrics, validate_prediction
@@ -23,28 +22,6 @@ from sb3_mbrl.trees import State, describe, tree_leaves, tree_map
 
 WARN_AFTER_ROWS = 500
 """A model that is worse than trivial on fewer real rows is only young."""
-
-
-_JUDGED = 128
-"""Contexts, or pictures"""
-
-
-def _some(ids: th.Tensor) -> th.Tensor:
-    """At most that many, always the same."""
-    return ids[th.randperm(len(ids), generator=th.Generator().manual_seed(0))[:_JUDGED]]
-
-
-def trusted_below(values: int, learned: bool = True) -> float:
-    """
-    What ``vs_trivial`` has to stay below: on few rows a model that knows nothing is better than a trivial predictor by chance.
-
-    :param values: that it was judged by: held-out rows times the numbers in an observation
-    :param learned: known models have had no chance to fit anything by chance
-    :return: 1 less about a standard error of a mean of squares, and 0, which nothing is below, for less than four
-    """
-    if not learned:
-        return 1.0
-    return 1.0 - 1.0 / math.sqrt(values) if values >= 4 else 0.0
 
 
 class ModelPhaseMixin(ReportingMixin, PartsMixin):
@@ -129,8 +106,9 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
             self._tell("fit")
             model.on_progress = self._tell
             try:
+                trial = Trial(model, data, budget, fresh=self._fresh_steps() if model is before else None)
                 if model.learns:
-                    fitted = fit_world_model(model, data, budget, generator=generator)
+                    fitted = trial.fit(generator)
                     if fitted is not None:
                         validate_metrics(model, fitted)
                         metrics.update(fitted)
@@ -142,7 +120,8 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
                 self._validate(model, rows, generator)
                 self._check_oracle(model, generator)
                 self._validated = True
-            metrics.update(self._judge(rows, data, budget))
+            metrics.update(self._judge(trial))
+            metrics.update(trial.refit(generator))
         self._fit_at, self._fit_rows = self.num_timesteps, len(rows.reward)
         self.registry.hook.sb3_mbrl_after_model_fit(agent=self, metrics=metrics)
         self._record_model(metrics)
@@ -228,47 +207,32 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
                 stacklevel=3,
             )
 
-    def _judge(self, rows: Transitions, data: ReplayData, budget: FitBudget) -> dict[str, float]:
-        """Held-out figures, and whether imagination may run."""
-        model = self.world_model
-        assert model is not None
+    def _fresh_steps(self) -> int | None:
+        """The steps per environment since the last fit; ``None`` before the first."""
+        return None if self._fit_at < 0 else (self.num_timesteps - self._fit_at) // self.n_envs
+
+    def _judge(self, trial: Trial) -> dict[str, float]:
+        """Figures on rows that the model has not seen, and whether imagination may run."""
+        rows = len(trial.data)
         self._judge_again = False
-        enough = len(rows.reward) >= 2
-        if self._side is not None or not enough:  # an oracle has been held against real rows
-            self._trusted = enough
+        if self._side is not None or rows < 2:  # an oracle has been held against real rows
+            self._trusted = rows >= 2
             return {}
-        pictures = unsupported_by_vectors(self.observation_space) is not None
-        judged: Transitions | Sequences = rows
-        if model.context > 1:
-            judged = self._contexts_to_judge(data)
-        else:
-            held = holdout_mask(data.row_ids(), budget).nonzero().flatten()
-            chosen = held if len(held) else th.arange(len(rows.reward))
-            judged = index_transitions(rows, _some(chosen) if pictures else chosen)
-        figures = one_step_quality(model, columns_of(self.observation_space), judged)
-        # The pixels of a picture are no independent evidence.
-        values = len(judged.reward) * (1 if pictures else sum(leaf[0].numel() for leaf in tree_leaves(rows.next_obs)))
-        limit = trusted_below(values, model.learns)
-        self._trusted = figures["vs_trivial"] < limit
-        if not self._trusted and len(data) >= WARN_AFTER_ROWS and not self._warned:
+        verdict = trial.judge()
+        if verdict is None:
+            return {}
+        self._trusted = verdict.trusted
+        if not self._trusted and rows >= WARN_AFTER_ROWS and not self._warned:
             self._warned = True
             warnings.warn(
-                f"After {len(data)} real transitions the world model predicts no better than a trivial predictor: its squared "
-                f"error relative to the better of copying the state and predicting the mean is {figures['vs_trivial']:.2f} "
-                f"(on so many rows it is trusted below {limit:.2f}). {self._while_untrusted} See model/ in the log.",
+                f"After {rows} real transitions the world model predicts no better than a trivial predictor: its squared "
+                f"error relative to the better of copying the state and predicting the mean is "
+                f"{verdict.figures['vs_trivial']:.2f} "
+                f"(on so many rows it is trusted below {verdict.limit:.2f}). {self._while_untrusted} See model/ in the log.",
                 ModelQualityWarning,
                 stacklevel=3,
             )
-        return figures
-
-    def _contexts_to_judge(self, data: ReplayData) -> Sequences:
-        """
-        Windows of a model with a context, always the same ones of the same data. Its fits hold nothing out, since windows
-        overlap: it is judged where it learned, which finds out a model that has not (yet) learned anything. How it does on
-        steps that it has not seen is in ``model/error_1`` and its like (of vectors).
-        """
-        assert self.world_model is not None
-        return data.contexts_at(*data.places(_some(data.row_ids())), self.world_model.context)
+        return verdict.figures
 
     def _k_step_metrics(self, rows: Transitions, generator: th.Generator) -> dict[str, float]:
         """Open-loop errors on steps that came after the last fit: the model has not seen them in any way."""

@@ -34,6 +34,7 @@ from sb3_mbrl.agent.conversion import UpgradeMixin
 from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, ReplayData
 from sb3_mbrl.buffers.her import towards_goals
 from sb3_mbrl.contracts import Imagination, Obs, WorldModel
+from sb3_mbrl.holdout import Trial
 from sb3_mbrl.imagination.acting import act_in_imagination
 from sb3_mbrl.imagination.starts import check_choice
 from sb3_mbrl.returns import multi_step
@@ -180,7 +181,8 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
         if self._fit_due():
             self.fit_world_model()
         elif self._judge_again and self._enough_data():
-            self._record_model(self._judge(self.model_data.transitions(), self.model_data, self.fit_budget))
+            trial = Trial(self.world_model, self.model_data, self.fit_budget, fresh=self._fresh_steps())
+            self._record_model(self._judge(trial))
         if self._imagination_due():
             self._imagine()
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
