@@ -16,6 +16,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_mbrl import MBPO
 from sb3_mbrl.envs.known_functions.classic_control import PendulumReward
+from sb3_mbrl.holdout import Trial
 from sb3_mbrl.models.ensemble import EnsembleModel
 from sb3_mbrl.testing import NeighbourToy
 from sb3_mbrl.trees import tree_leaves
