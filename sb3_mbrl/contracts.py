@@ -291,7 +291,9 @@ class FitBudget:
     :param min_improvement: the relative fall of the holdout error that counts as an improvement
     :param batch_size: rows per gradient step (per member)
     :param holdout_ratio: share of the data held out to stop early and to choose members
-    :param max_holdout: rows held out at most
+    :param max_holdout: the number of rows held out at most
+    :param refit: whether an agent fits the model on all rows, the held-out ones too, once it has been judged. Later fits then
+        judge it by the steps since the last one, before it learns from them
     """
 
     max_epochs: int | None = None
@@ -301,6 +303,7 @@ class FitBudget:
     batch_size: int = 256
     holdout_ratio: float = 0.2
     max_holdout: int = 5000
+    refit: bool = False
 
     def __post_init__(self) -> None:
         for name, low in (("max_epochs", 1), ("max_batches", 1), ("patience", 0), ("batch_size", 1), ("max_holdout", 0)):
@@ -312,6 +315,8 @@ class FitBudget:
         if ratio == 1.0:
             raise ValueError("FitBudget: holdout_ratio=1.0: nothing would be left to learn from; give less than 1")
         object.__setattr__(self, "holdout_ratio", ratio)
+        if not isinstance(self.refit, bool):
+            raise ValueError(f"FitBudget: refit={self.refit!r}: give True or False")
 
 
 class Plan(NamedTuple):
@@ -386,6 +391,12 @@ class WorldModel(nn.Module, ABC):
 
     needs_snapshot: ClassVar[bool] = False
     """Whether :meth:`initial` needs the true environment's state (an oracle); the agent then keeps one with every real row."""
+
+    holds_out: ClassVar[bool] = True
+    """
+    Whether :meth:`fit` can learn from a part of the data. A model that cannot (it counts every step as it comes) is judged by
+    new steps before it learns from them.
+    """
 
     fitted: bool = False
     """Whether the model has been fitted (known models: always true)."""

@@ -20,31 +20,61 @@ import torch as th
 from sb3_mbrl.contracts import Data, FitBudget, Sequences, Transitions, WorldModel
 from sb3_mbrl.rng import RandomStream
 
-_HASH_SPACE = 2**20
+HASH_SPACE = 2**20
 
 MIN_ROUND = 32
 """
-Gradient steps between two looks at the holdout data, at least: small data has epochs of one or two steps, and a patience of
-five such epochs would end a fit that has hardly begun.
+The gradient steps between two looks at the holdout data, at least: small data has epochs of one or two steps, and a patience
+of five such epochs would end a fit that has hardly begun.
 """
+
+
+def mixed_hash(ids: th.Tensor) -> th.Tensor:
+    """
+    Spread integers evenly, neighbouring ones too.
+
+    :param ids: ``(N,)`` integers
+    :return: ``(N,)`` integers from 0 to ``HASH_SPACE - 1``, always the same of the same
+    """
+    # Two rounds of multiply-and-shift mixing in 64 bits, which wrap around.
+    mixed = (ids.long() + 1) * 0x2545F4914F6CDD1D
+    mixed = (mixed ^ (mixed >> 29)) * 0x1B03738712FAD5C9
+    return (mixed >> 32) & (HASH_SPACE - 1)
 
 
 def holdout_mask(ids: th.Tensor, budget: FitBudget) -> th.Tensor:
     """
-    Which rows are held out: a fixed pseudo-random choice by row id, so that a row that was trained on is never held out later.
+    Choose the rows that are held out: pseudo-random by row id, so that a row that was trained on is never held out later.
 
     :param ids: ``(N,)`` integers that name the rows' places
     :return: ``(N,)`` booleans; at least one row is left for training, and none is held out of fewer than two
     """
     n = len(ids)
     share = min(budget.holdout_ratio, budget.max_holdout / max(n, 1))
-    # Two rounds of multiply-and-shift mixing in 64 bits (wrapping) spread neighbouring ids evenly.
-    mixed = (ids.long() + 1) * 0x2545F4914F6CDD1D
-    mixed = (mixed ^ (mixed >> 29)) * 0x1B03738712FAD5C9
-    mask = ((mixed >> 32) & (_HASH_SPACE - 1)) < share * _HASH_SPACE
+    mask = mixed_hash(ids) < share * HASH_SPACE
     if n and bool(mask.all()):
         mask[0] = False
     return mask
+
+
+def split_rows(data: Data, budget: FitBudget) -> tuple[Transitions, Transitions | None]:
+    """
+    Divide the rows of a fit into those to learn from and those to stop early by.
+
+    An agent has held rows out already (:meth:`~sb3_mbrl.contracts.Data.held_out`). Where nobody has, as in a fit that is
+    called by hand, the same rows are held out here.
+
+    :param data: what ``fit`` was given
+    :param budget: its ``holdout_ratio`` and ``max_holdout``
+    :return: both parts, oldest first; ``None`` for the second where there are too few rows to hold any out
+    """
+    rows, held_out = data.transitions(), data.held_out()
+    if held_out is not None:
+        return rows, held_out.transitions()
+    held = holdout_mask(data.row_ids(), budget)
+    if not bool(held.any()):
+        return rows, None
+    return index_transitions(rows, (~held).nonzero().flatten()), index_transitions(rows, held.nonzero().flatten())
 
 
 class BestWeights:
@@ -149,12 +179,6 @@ def index_transitions(rows: Transitions, index: th.Tensor) -> Transitions:
     return Transitions(*(pick(value) for value in rows))  # type: ignore[arg-type]
 
 
-def row_ids(data: Data, n: int) -> th.Tensor:
-    """Where the rows of ``data.transitions()`` are stored, for a lasting holdout; their order where the data cannot tell."""
-    ids = getattr(data, "row_ids", None)
-    return ids() if ids is not None else th.arange(n)
-
-
 def fit_world_model(
     model: WorldModel, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None
 ) -> dict[str, float]:
@@ -223,7 +247,7 @@ Update = Callable[[Transitions | Sequences], float]
 
 def _fit(model: WorldModel, update: Update, data: Data, budget: FitBudget, generator: th.Generator | None) -> dict[str, float]:
     if model.context == 1:
-        return _fit_transitions(model, update, data.transitions(), row_ids(data, len(data)), budget, generator)
+        return _fit_transitions(model, update, *split_rows(data, budget), budget, generator)
     batches = budget.max_batches or 1000
     n = max(1, budget.batch_size // (2 * model.context))
     losses = [update(_windows(model, data, n, generator)) for _ in range(batches)]
@@ -242,14 +266,12 @@ def _windows(model: WorldModel, data: Data, n: int, generator: th.Generator | No
 def _fit_transitions(
     model: WorldModel,
     update: Update,
-    rows: Transitions,
-    ids: th.Tensor,
+    train: Transitions,
+    held_out: Transitions | None,
     budget: FitBudget,
     generator: th.Generator | None,
 ) -> dict[str, float]:
-    held = holdout_mask(ids, budget)
-    train, held_out = index_transitions(rows, (~held).nonzero().flatten()), index_transitions(rows, held.nonzero().flatten())
-    judge = held_out if len(held_out.reward) else train
+    judge = train if held_out is None else held_out
 
     def steps() -> Iterator[float]:
         for index in minibatches(len(train.reward), budget.batch_size, generator):

@@ -511,7 +511,7 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         if wrong:
             # Heads are part of the network, so the model starts anew: neither the verdict nor imagined rows hold.
             self.parts.learn_instead(wrong, self.random)
-            self.trainer.trusted = False
+            self.trainer.forget_verdict()
             self._on_new_model()
         model = self.world_model
         self.trainer.warn_of_lost_terminations(model, data.buffer.optimize_memory_usage, self._episode_num)

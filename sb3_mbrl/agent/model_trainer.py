@@ -1,6 +1,5 @@
 """The trainer of a world model that is fitted apart from the policy: when to fit, fitting, judging, trusting."""
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,9 +11,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_mbrl.agent.objects import AgentObject
 from sb3_mbrl.agent.recorder import Recorder
 from sb3_mbrl.buffers import ReplayData, SideStore
-from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Sequences, Transitions, WorldModel
-from sb3_mbrl.diagnostics import ModelQualityWarning, columns_of, k_step_error, one_step_quality
-from sb3_mbrl.fitting import fit_world_model, holdout_mask, index_transitions
+from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Transitions, WorldModel
+from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error
+from sb3_mbrl.holdout import Trial
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.plugins.validation import validate_metrics, validate_prediction
 from sb3_mbrl.rng import RandomStream
@@ -23,9 +22,6 @@ from sb3_mbrl.trees import State, describe, tree_leaves, tree_map
 
 WARN_AFTER_ROWS = 500
 """A model that is worse than trivial on fewer real rows is only young."""
-
-_MAX_JUDGED = 128
-"""The maximum number of contexts (or images) used to judge a model"""
 
 Starts = Callable[[int, th.Generator], State]
 """``starts(n, generator)``: ``n`` states of the world model to start from"""
@@ -62,6 +58,8 @@ class ModelTrainer(AgentObject):
         """Whether the weights were changed from outside since the model was judged"""
         self.validated = False
         """Whether the model's outputs have been checked against the contract"""
+        self.model_is_new = False
+        """Whether the world model was replaced since the last fit"""
         self._warned: set[str] = set()
 
     # ---- when
@@ -119,8 +117,9 @@ class ModelTrainer(AgentObject):
             self.recorder.describe("fit")
             model.on_progress = self.recorder.describe
             try:
+                trial = Trial(model, data, budget, fresh=self._fresh_steps(data, num_timesteps))
                 if model.learns:
-                    fitted = fit_world_model(model, data, budget, generator=generator)
+                    fitted = trial.fit(generator)
                     if fitted is not None:
                         validate_metrics(model, fitted)
                         metrics.update(fitted)
@@ -133,8 +132,9 @@ class ModelTrainer(AgentObject):
                 if data.side is not None and model.needs_snapshot:
                     check_oracle(model, data.buffer, data.side, generator)
                 self.validated = True
-            metrics.update(self.judge(model, data, rows, budget))
-        self.fit_at, self.fit_rows = num_timesteps, len(rows.reward)
+            metrics.update(self.judge(model, trial))
+            metrics.update(trial.refit(generator))
+        self.fit_at, self.fit_rows, self.model_is_new = num_timesteps, len(rows.reward), False
         return metrics
 
     def _validate(self, model: WorldModel, rows: Transitions, state: State, generator: th.Generator) -> None:
@@ -157,39 +157,43 @@ class ModelTrainer(AgentObject):
 
     # ---- judging
 
-    def judge(self, model: WorldModel, data: ReplayData, rows: Transitions, budget: FitBudget) -> dict[str, float]:
+    def judge(self, model: WorldModel, trial: Trial) -> dict[str, float]:
         """
-        Measure the model's quality on held-out rows, and decide whether imagination may run.
+        Judge the model by rows that it has not learned from, and decide whether imagination may run.
 
         :return: metrics to log under ``model/``
         """
         self.judge_again = False
-        enough = len(rows.reward) >= 2
-        if model.needs_snapshot or not enough:  # an oracle was compared with real rows by check_oracle
-            self.trusted = enough
+        rows = len(trial.data)
+        if model.needs_snapshot or rows < 2:  # an oracle was compared with real rows by check_oracle
+            self.trusted = rows >= 2
             return {}
-        images = unsupported_by_vectors(self.observation_space) is not None
-        judged: Transitions | Sequences = rows
-        if model.context > 1:
-            # Windows overlap, so the fit holds nothing out: the model is judged where it learned.
-            judged = data.contexts_at(*data.places(_sample_ids(data.row_ids())), model.context)
-        else:
-            held = holdout_mask(data.row_ids(), budget).nonzero().flatten()
-            chosen = held if len(held) else th.arange(len(rows.reward))
-            judged = index_transitions(rows, _sample_ids(chosen) if images else chosen)
-        metrics = one_step_quality(model, columns_of(self.observation_space), judged)
-        # The pixels of an image are no independent evidence.
-        values = len(judged.reward) * (1 if images else sum(leaf[0].numel() for leaf in tree_leaves(rows.next_obs)))
-        limit = trusted_below(values, model.learns)
-        self.trusted = metrics["vs_trivial"] < limit
-        if not self.trusted and len(data) >= WARN_AFTER_ROWS:
+        verdict = trial.judge()
+        if verdict is None:  # nothing new to judge by: the last verdict stays
+            return {}
+        self.trusted = verdict.trusted
+        if not self.trusted and rows >= WARN_AFTER_ROWS:
+            error = verdict.figures["vs_trivial"]
             self._warn(
                 "untrusted",
-                f"After {len(data)} real transitions the world model predicts no better than a trivial predictor: its squared "
-                f"error relative to the better of copying the state and predicting the mean is {metrics['vs_trivial']:.2f} "
-                f"(on so many rows it is trusted below {limit:.2f}). {self.when_untrusted} See model/ in the log.",
+                f"After {rows} real transitions the world model predicts no better than a trivial predictor: its squared "
+                f"error relative to the better of copying the state and predicting the mean is {error:.2f} "
+                f"(on so many rows it is trusted below {verdict.limit:.2f}). {self.when_untrusted} See model/ in the log.",
             )
-        return metrics
+        return dict(verdict.figures)
+
+    def judge_anew(self, model: WorldModel, data: ReplayData, budget: FitBudget, num_timesteps: int) -> None:
+        """Judge a model whose weights were changed from outside, without a fit, and log the result."""
+        trial = Trial(model, data, budget, fresh=self._fresh_steps(data, num_timesteps))
+        self.recorder.record_all("model", self.judge(model, trial))
+
+    def forget_verdict(self) -> None:
+        """Trust nothing, and call nothing fresh: the world model is another one now."""
+        self.trusted, self.model_is_new = False, True
+
+    def _fresh_steps(self, data: ReplayData, num_timesteps: int) -> int | None:
+        """Steps per environment since the last fit of this model; ``None`` before its first."""
+        return None if self.fit_at < 0 or self.model_is_new else (num_timesteps - self.fit_at) // data.buffer.n_envs
 
     def _k_step_metrics(
         self,
@@ -265,19 +269,6 @@ class ModelTrainer(AgentObject):
         self._warned = set(state["warned"])
 
 
-def trusted_below(values: int, learned: bool = True) -> float:
-    """
-    The limit that ``vs_trivial`` must stay below: on few rows a model that knows nothing beats a trivial predictor by chance.
-
-    :param values: the size of the evidence: held-out rows times the numbers in an observation
-    :param learned: known models have had no chance to fit anything by chance
-    :return: 1 less about a standard error of a mean of squares; 0, which nothing is below, for fewer than four values
-    """
-    if not learned:
-        return 1.0
-    return 1.0 - 1.0 / math.sqrt(values) if values >= 4 else 0.0
-
-
 def check_oracle(model: WorldModel, buffer: ReplayBuffer, side: SideStore, generator: th.Generator) -> None:
     """
     Check on a few real rows that an oracle's environment is the one that the agent is in.
@@ -299,8 +290,3 @@ def check_oracle(model: WorldModel, buffer: ReplayBuffer, side: SideStore, gener
             "environment is not the one that the agent is in. Give it the same: world_model_kwargs={'env': ..., "
             "'env_kwargs': ...}, wrappers and arguments included."
         )
-
-
-def _sample_ids(ids: th.Tensor) -> th.Tensor:
-    """At most ``_MAX_JUDGED`` of the ids, the same ones on every call."""
-    return ids[th.randperm(len(ids), generator=th.Generator().manual_seed(0))[:_MAX_JUDGED]]

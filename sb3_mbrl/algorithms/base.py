@@ -30,7 +30,7 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.agent import conversion
-from sb3_mbrl.agent.agent import OffPolicyAgent
+from sb3_mbrl.agent.agent import OffPolicyAgent, make_budget
 from sb3_mbrl.agent.augmenter import ReplayAugmenter
 from sb3_mbrl.buffers import ImaginedBuffer
 from sb3_mbrl.contracts import Data, Imagination, Obs, ReplaySampler, RolloutImagination
@@ -159,7 +159,7 @@ class ModelBasedMixin(OffPolicyAgent):
         if self._fit_is_due():
             self.fit_world_model()
         elif self.trainer.judge_again and self._enough_data():
-            self._judge_again()
+            self.trainer.judge_anew(self.world_model, self.model_data, make_budget(self.fit_kwargs), self.num_timesteps)
         if self._imagination_is_due():
             self._imagine()
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)

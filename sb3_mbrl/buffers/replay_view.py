@@ -107,6 +107,16 @@ class ReplayData:
         if n is not None:
             index = th.randint(len(rows), (n,), generator=generator).numpy()
             rows, envs = rows[index], envs[index]
+        return self.transitions_at(rows, envs)
+
+    def transitions_at(self, rows: np.ndarray, envs: np.ndarray) -> Transitions:
+        """
+        Gather given rows.
+
+        :param rows: ``(N,)``
+        :param envs: ``(N,)``
+        :raises ValueError: when real data is not finite
+        """
         data = Transitions(
             self._obs(rows, envs),
             th.as_tensor(self.buffer.actions[rows, envs]),
@@ -176,14 +186,23 @@ class ReplayData:
         positions = self.positions()
         age = np.empty(self.buffer.buffer_size, dtype=np.int64)
         age[positions] = np.arange(len(positions))
-        first = np.zeros((len(positions), self.buffer.n_envs), dtype=np.int64)
-        first[1:] = np.where(self.buffer.dones[positions[:-1]] > 0, np.arange(1, len(positions))[:, None], 0)
-        first = np.maximum.accumulate(first, axis=0)
+        first = _first_of_run(self._begins(positions))
         ends = age[rows]
         offsets = ends[:, None] + np.arange(1 - length, 1)
         begin = first[ends, envs][:, None]
         window = self.windows(positions[np.maximum(offsets, begin)], np.broadcast_to(envs[:, None], offsets.shape), extra)
         return window._replace(is_first=window.is_first | th.as_tensor(offsets <= begin))
+
+    def _begins(self, positions: np.ndarray) -> np.ndarray:
+        """
+        Tell before which steps a window may not reach back: the first ones of episodes.
+
+        :param positions: ``(T,)``, oldest first
+        :return: ``(T, n_envs)`` booleans
+        """
+        begins = np.ones((len(positions), self.buffer.n_envs), dtype=bool)
+        begins[1:] = self.buffer.dones[positions[:-1]] > 0
+        return begins
 
     # ---- gathering
 
@@ -250,6 +269,104 @@ class ReplayData:
                     f"The replay buffer holds NaN or infinity in {where} at row {rows[i]}, environment {envs[i]}. "
                     "Real data must be finite: mend the environment or remove the rows."
                 )
+
+
+class SelectedRows(ReplayData):
+    """
+    A part of the rows of a replay buffer, as data of its own: windows lie wholly in it. Made for one fit, since it does not
+    follow a buffer that grows.
+
+    :param data: the whole
+    :param selected: ``(buffer_size, n_envs)`` booleans: the rows that are shown
+    :param held_out: what :meth:`held_out` returns
+    """
+
+    def __init__(self, data: ReplayData, selected: np.ndarray, held_out: ReplayData | None = None) -> None:
+        super().__init__(data.buffer, data.side, data.stored)
+        self.selected = selected
+        self._held_out = held_out
+        self._starts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def held_out(self) -> ReplayData | None:
+        """Return the rows that were held out of this part."""
+        return self._held_out
+
+    def _usable(self) -> tuple[np.ndarray, np.ndarray]:
+        rows, envs = super()._usable()
+        chosen = self.selected[rows, envs]
+        return rows[chosen], envs[chosen]
+
+    def __len__(self) -> int:
+        return len(self._usable()[0])
+
+    def episode_starts(self) -> th.Tensor:
+        starts = super().episode_starts()
+        return starts[th.as_tensor(self.selected[self.places(starts)])]
+
+    def draw(self, n: int, generator: th.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+        positions = self.positions()
+        offsets, envs = self.selected[positions].nonzero()
+        self._refuse_empty(len(offsets))
+        index = th.randint(len(offsets), (n,), generator=generator).numpy()
+        return positions[offsets[index]], envs[index]
+
+    def sequences(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
+        if length not in self._starts:
+            offsets, envs = _windows_within(self.selected[self.positions()], length).nonzero()
+            self._starts[length] = offsets, envs
+        offsets, envs = self._starts[length]
+        if not len(offsets):
+            raise ValueError(f"Windows of {length} steps were asked for, but no {length} consecutive steps are selected")
+        index = th.randint(len(offsets), (n,), generator=generator).numpy()
+        rows = self.positions()[offsets[index][:, None] + np.arange(length)]
+        return self.windows(rows, np.broadcast_to(envs[index][:, None], rows.shape), extra)
+
+    def newest(self, n: int, length: int, *, within: int, generator: th.Generator | None = None) -> Sequences | None:
+        raise NotImplementedError("The newest steps are asked of the whole buffer")
+
+    def _begins(self, positions: np.ndarray) -> np.ndarray:
+        begins = super()._begins(positions)
+        selected = self.selected[positions]
+        # A window that ends after a gap does not reach back across it.
+        begins[1:] |= selected[1:] & ~selected[:-1]
+        return begins
+
+    def full_contexts(self, length: int) -> th.Tensor:
+        """
+        Tell which rows have a context that is not cut short by what was left out.
+
+        :param length: the number of steps of a context
+        :return: those of :meth:`row_ids`, oldest first, whose last ``length`` steps, or all since their episode began, are
+            selected
+        """
+        positions = self.positions()
+        age = np.arange(len(positions))[:, None]
+        wanted = np.maximum(_first_of_run(super()._begins(positions)), age - (length - 1))
+        full = self.selected[positions] & (_first_of_run(self._begins(positions)) <= wanted)
+        rows, envs = self._usable()
+        chosen = np.zeros_like(self.selected)
+        chosen[positions] = full
+        kept = chosen[rows, envs]
+        return th.as_tensor(rows[kept] * self.buffer.n_envs + envs[kept])
+
+
+def _first_of_run(begins: np.ndarray) -> np.ndarray:
+    """``(T, n_envs)``: for every step the number of the last one, itself included, at which ``begins`` is true (or 0)."""
+    return np.maximum.accumulate(np.where(begins, np.arange(len(begins))[:, None], 0), axis=0)
+
+
+def _windows_within(selected: np.ndarray, length: int) -> np.ndarray:
+    """
+    Tell where windows begin that are selected from end to end.
+
+    :param selected: ``(T, n_envs)`` booleans
+    :return: ``(max(0, T - length + 1), n_envs)`` booleans
+    """
+    # The plain version: selected[t : t + length].all() for every t. By running sums the cost does not grow with the length.
+    if len(selected) < length:
+        return np.zeros((0, selected.shape[1]), dtype=bool)
+    left_out = np.concatenate([np.zeros((1, selected.shape[1]), dtype=np.int64), (~selected).cumsum(0)])
+    return left_out[length:] == left_out[: len(left_out) - length]
 
 
 def _gather(arrays: Arrays, pick: Callable[[np.ndarray], np.ndarray]) -> Obs:

@@ -112,12 +112,16 @@ class Heads(nn.Module):
             numbers = th.cat([numbers, reward[:, None]], dim=1)
         return Targets(numbers, next_obs[:, self.label_columns], terminated)
 
-    def fit_normaliser(self, targets: Targets, index: th.Tensor) -> Targets:
-        """Take the scale from the rows ``index`` (training data only) and return all rows standardised."""
+    def fit_normaliser(self, targets: Targets) -> Targets:
+        """Take the scale from the training rows, and return them standardised."""
         if self.normalize_targets and self.numbers:
             # What never varied is predicted not to vary. A planner would go for the errors of a network there.
-            self.standardiser.fit(targets.numbers[index], constant=0.0)
-        self.saw_termination.fill_(float(targets.terminated[index].any()))
+            self.standardiser.fit(targets.numbers, constant=0.0)
+        self.saw_termination.fill_(float(targets.terminated.any()))
+        return self.standardised(targets)
+
+    def standardised(self, targets: Targets) -> Targets:
+        """Standardise targets by the scale of the training rows."""
         return targets._replace(numbers=self.standardiser(targets.numbers))
 
     # ---- raw outputs

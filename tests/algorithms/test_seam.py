@@ -11,9 +11,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl import MBPO
-from sb3_mbrl.agent.model_trainer import trusted_below
 from sb3_mbrl.algorithms.base import ModelBasedMixin
 from sb3_mbrl.diagnostics import ModelQualityWarning
+from sb3_mbrl.holdout import trusted_below
 from sb3_mbrl.imagination import BranchedRollouts
 from tests.algorithms.common import TINY, BrokenEnv, DictEnv, NoiseEnv, learned, tiny
 
@@ -39,7 +39,7 @@ def test_with_the_model_off_it_is_sac_to_the_last_bit(plain_sac, off):
 
 
 def test_a_model_that_is_fitted_but_not_trusted_does_not_disturb_the_random_stream(plain_sac, monkeypatch):
-    monkeypatch.setattr(ModelBasedMixin, "_judge", lambda self, rows, data, budget: {})
+    monkeypatch.setattr(ModelBasedMixin, "_judge", lambda self, trial: {})
     agent = learned().learn(300)
     assert agent.world_model.n_fits >= 3
     assert same(agent, plain_sac)

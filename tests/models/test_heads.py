@@ -57,7 +57,7 @@ def test_targets_are_standardised_one_by_one():
     obs = th.zeros(200, 2)
     next_obs = th.stack([th.linspace(-100, 100, 200), th.linspace(-0.001, 0.001, 200)], dim=1)
     raw = part.targets(obs, next_obs, th.linspace(0, 7, 200), th.zeros(200))
-    targets = part.fit_normaliser(raw, th.arange(200))
+    targets = part.fit_normaliser(raw)
     th.testing.assert_close(targets.numbers.std(0, correction=0), th.ones(3))
     th.testing.assert_close(part.standardiser.inverse(targets.numbers), raw.numbers)
 
@@ -68,7 +68,7 @@ def test_what_never_varied_is_predicted_not_to_vary(deterministic, generator):
     part = heads(normalize_targets=True)
     obs = th.randn(50, 2, generator=generator)
     next_obs = th.stack([obs[:, 0] * 2, obs[:, 1]], 1)
-    part.fit_normaliser(part.targets(obs, next_obs, th.ones(50), th.zeros(50)), th.arange(50))
+    part.fit_normaliser(part.targets(obs, next_obs, th.ones(50), th.zeros(50)))
     raw = th.randn(50, part.out_features, generator=generator)
     outcome = part.predict(raw, obs, member=0, deterministic=deterministic, generator=generator)
     assert outcome.reward.tolist() == [1.0] * 50
@@ -81,7 +81,7 @@ def test_what_never_varied_is_predicted_not_to_vary(deterministic, generator):
 def test_prediction_undoes_the_target(target):
     part = heads(target=target, normalize_targets=True, probabilistic=False)
     obs, next_obs, reward = th.randn(50, 2), th.randn(50, 2), th.randn(50)
-    targets = part.fit_normaliser(part.targets(obs, next_obs, reward, th.zeros(50)), th.arange(50))
+    targets = part.fit_normaliser(part.targets(obs, next_obs, reward, th.zeros(50)))
     outcome = part.predict(targets.numbers, obs, member=0, deterministic=True, generator=None)
     th.testing.assert_close(outcome.obs, next_obs)
     th.testing.assert_close(outcome.reward, reward)
@@ -120,10 +120,10 @@ def test_label_loss_is_the_cross_entropy():
 def test_without_a_single_termination_in_the_data_none_is_predicted():
     part = heads(learn_termination=True)
     obs = th.randn(10, 2)
-    part.fit_normaliser(part.targets(obs, obs, th.zeros(10), th.zeros(10)), th.arange(10))
+    part.fit_normaliser(part.targets(obs, obs, th.zeros(10), th.zeros(10)))
     raw = th.full((4, part.out_features), 5.0)
     assert part.predict(raw, obs[:4], member=0, deterministic=True, generator=None).terminated.tolist() == [0.0] * 4
-    part.fit_normaliser(part.targets(obs, obs, th.zeros(10), th.eye(10)[0]), th.arange(10))
+    part.fit_normaliser(part.targets(obs, obs, th.zeros(10), th.eye(10)[0]))
     th.testing.assert_close(
         part.predict(raw, obs[:4], member=0, deterministic=True, generator=None).terminated, th.full((4,), 5.0).sigmoid()
     )
@@ -154,7 +154,7 @@ def test_what_only_the_termination_head_learned_counts_on_the_holdout_data():
     part = heads(learn_termination=True, learn_reward=False, probabilistic=False)
     obs = th.zeros(4, 2)
     targets = part.targets(obs, obs, th.zeros(4), th.tensor([1.0, 1.0, 0.0, 0.0]))
-    part.fit_normaliser(targets, th.arange(4))
+    part.fit_normaliser(targets)
     raw = th.zeros(2, 4, part.out_features)
     raw[1, :, 2] = th.tensor([9.0, 9.0, -9.0, -9.0])
     untrained, trained = part.score(raw, targets)

@@ -350,7 +350,7 @@ def test_what_was_earned_before_a_window_is_not_a_target():
 
     def loss_of_reward(last, first):
         rows = one._replace(reward=th.tensor([[first, 0.0, 0.0, last]]))
-        return float(model.loss(rows).rows["reward"].mean())
+        return float(model.loss(rows).rows["reward"].mean().detach())
 
     sure = loss_of_reward(0.0, 0.0)
     assert loss_of_reward(9.0, 0.0) == pytest.approx(sure)
