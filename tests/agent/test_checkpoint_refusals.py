@@ -265,9 +265,6 @@ def test_the_version_is_in_the_reference(agent):
     assert agent.part_references["world_model"]["version"] == sb3_mbrl.__version__
 
 
-# ---- a save that fails, and files that are damaged
-
-
 @pytest.mark.parametrize("name", ["part_references", "world_model_kwargs"])
 def test_what_load_needs_cannot_be_excluded(agent, tmp_path, name):
     with pytest.raises(ValueError, match=rf"exclude=\['{name}'\]\): the agent could not be loaded again"):
@@ -302,6 +299,9 @@ def test_fit_kwargs_given_to_load_become_the_budget(agent, path):
     loaded = MBPO.load(path, fit_kwargs={"max_batches": 7}, world_model_kwargs=agent.world_model_kwargs)
     assert loaded.fit_budget == FitBudget(max_batches=7)
     assert "fit_kwargs" not in vars(loaded)
+
+
+# ---- other choices than those saved
 
 
 def test_a_checkpoint_saved_with_another_world_model(tmp_path):

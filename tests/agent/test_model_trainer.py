@@ -18,8 +18,6 @@ from sb3_mbrl.plugins import (
 from sb3_mbrl.testing import LinearToy, NeighbourToy, RecurrentToy
 from tests.helpers.agents import NoiseEnv, intact, learned, quick, tiny
 
-# ---- NaN or infinite real observations or rewards (which env, which key, which step)
-
 
 def test_a_replay_buffer_that_is_not_finite():
     agent = quick().learn(15)
@@ -154,7 +152,7 @@ def test_one_transition_at_a_time():
     assert all(value.isfinite().all() for value in agent.policy.state_dict().values())
 
 
-# ---- Ctrl-C during a model fit (what the loaded agent does then: test_checkpoint.py)
+# ---- Ctrl-C during a model fit (what the loaded agent does then: ``test_checkpoint.py``)
 
 
 def test_ctrl_c_during_a_model_fit(tmp_path, monkeypatch):
@@ -175,6 +173,9 @@ def test_ctrl_c_during_a_model_fit(tmp_path, monkeypatch):
     loaded = MBPO.load(tmp_path / "agent", env=make_vec_env("Pendulum-v1"))
     loaded.learn(25, reset_num_timesteps=False)
     assert loaded.num_timesteps == 46
+
+
+# ---- when a model is trusted, and what is said of the data
 
 
 def test_imagination_waits_while_the_model_is_worse_than_trivial():

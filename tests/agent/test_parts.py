@@ -151,7 +151,7 @@ def test_features_are_no_observations_of_the_policy():
         tiny(imagination_kwargs={"observation": "features"})
 
 
-# ---- known functions
+# ---- copies
 
 
 def test_a_deep_copy_is_an_agent_of_its_own():
@@ -165,6 +165,9 @@ def test_a_deep_copy_is_an_agent_of_its_own():
     with th.no_grad():
         weights += 1
     assert th.equal(next(copied.world_model.parameters()), before)
+
+
+# ---- spaces that do not fit
 
 
 class ImageEnv(gym.Env):
@@ -189,6 +192,9 @@ def test_unsupported_spaces_by_an_explicit_model_name(name):
 def test_spaces_of_another_environment():
     with pytest.raises(UnsupportedSpace, match=r"world model .pendulum. .*: it is for observations Box"):
         tiny("MountainCarContinuous-v0")
+
+
+# ---- plugins
 
 
 def test_an_unknown_plugin():

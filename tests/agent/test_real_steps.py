@@ -168,9 +168,6 @@ def test_going_on_in_the_middle_of_an_episode_does_not_end_it():
     assert not done.any()
 
 
-# ---- imagination, per real step
-
-
 def test_a_second_learn_is_no_end_of_an_episode_that_the_model_misses(recwarn):
     """SB3's test_save_load.py::test_warn_buffer: with optimize_memory_usage, the cut between two calls was taken for one."""
     options = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
@@ -187,6 +184,9 @@ def test_a_replay_buffer_that_was_deleted_can_be_loaded(tmp_path):
     del agent.replay_buffer
     agent.load_replay_buffer(tmp_path / "buffer")
     assert agent.replay_buffer.size() == 60
+
+
+# ---- NaN and infinity: which environment, which key, which step
 
 
 @pytest.mark.parametrize(

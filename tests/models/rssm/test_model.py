@@ -218,9 +218,6 @@ def random_rows(generator):
     return Timesteps(obs, action, th.zeros(4, 12), first, first & False, th.zeros(4, 12))
 
 
-# ---- rows
-
-
 def test_the_divergence_is_told_without_free_nats():
     """The losses were clamped: below one nat nothing could be seen."""
     batch = random_rows(th.Generator().manual_seed(0))
