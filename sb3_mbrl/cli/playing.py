@@ -14,7 +14,7 @@ from sb3_mbrl.cli import runs
 from sb3_mbrl.cli.runs import MODEL, Run, algorithm, check_device, plugin_arguments
 from sb3_mbrl.cli.values import UserError, load_plugins, make_env, parse_pairs
 from sb3_mbrl.contracts import MissingCapability, UnsupportedSpace
-from sb3_mbrl.diagnostics.dream import check_same_kind
+from sb3_mbrl.diagnostics.dream import check_same_spaces
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -62,14 +62,14 @@ def plot_dream(args: argparse.Namespace) -> int:
 def plot_plan(args: argparse.Namespace) -> int:
     """Load an agent, play an episode, and draw what it expected of it."""
     _need_matplotlib()
-    from sb3_mbrl.diagnostics.plan import coverage, foresee
+    from sb3_mbrl.diagnostics.plan import coverage, roll_out_plans
     from sb3_mbrl.diagnostics.plan_plot import draw_plans
 
     agent, env_id, env_kwargs, folder = _saved(args)
     env = make_env(env_id, env_kwargs)
     _check_spaces(agent, env, env_id)
     try:
-        found = foresee(
+        found = roll_out_plans(
             agent,
             env,
             horizon=args.horizon,
@@ -141,6 +141,6 @@ def evaluation(
 
 def _check_spaces(agent: OffPolicyAlgorithm, env: Any, env_id: str) -> None:
     try:
-        check_same_kind(agent, env, f"{env_id} with these arguments")
+        check_same_spaces(agent, env, f"{env_id} with these arguments")
     except ValueError as error:
         raise UserError(str(error)) from error
