@@ -66,7 +66,7 @@ class EnsembleMLP(nn.Module):
         self.members = members
         sizes = [in_features, *hidden, out_features]
         self.layers = nn.ModuleList(
-            EnsembleLinear(members, fan_in, sample_rollouts) for fan_in, sample_rollouts in pairwise(sizes)
+            EnsembleLinear(members, fan_in, fan_out) for fan_in, fan_out in pairwise(sizes)
         )
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:

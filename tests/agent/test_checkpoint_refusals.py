@@ -52,7 +52,7 @@ def test_a_world_model_given_as_an_instance(tmp_path):
 def test_an_instance_in_the_place_of_the_class_it_was_saved_with(agent, path):
     fresh = EnsembleModel(
         agent.observation_space, agent.action_space, members=2, elites=1, hidden=[16], reward_fn=PendulumReward(2.0),
-        termination_fn=agent._known.termination_fn, device="cpu",
+        termination_fn=agent.parts.known.termination_fn, device="cpu",
     )  # fmt: skip
     loaded = MBPO.load(path, world_model=fresh)
     assert loaded.world_model is fresh

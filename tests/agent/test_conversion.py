@@ -186,7 +186,7 @@ def test_a_replay_buffer_of_something_else(tmp_path):
         agent.load_replay_buffer(tmp_path / "other")
     wide = ReplayBuffer(50, agent.observation_space, gym.spaces.Box(-1, 1, (3,)))
     with pytest.raises(ValueError, match=r"recorded with action_space Box\(-1.0, 1.0, \(3,\)"):
-        agent._take_replay_buffer(wide)
+        agent.take_replay_buffer(wide)
     (tmp_path / "list.pkl").write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(
         ValueError,

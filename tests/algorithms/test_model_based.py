@@ -35,7 +35,7 @@ def test_settings_are_not_written_into():
 def test_it_fits_imagines_trains_saves_and_loads(base, tmp_path):
     cls = model_based(base)
     agent = cls("MlpPolicy", env_id(base), **{**quick_settings(), **LEARNED, **IMAGINE})
-    agent._trusted = True
+    agent.trainer.trusted = True
     agent._judge = lambda *_: {}  # two epochs make no good model; what is imagined is not the point here
     agent.learn(200)
     assert agent.world_model.n_fits >= 2

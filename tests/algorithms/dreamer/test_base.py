@@ -28,7 +28,7 @@ def trained():
 def test_latent_states_in_the_buffer_are_those_the_agent_had():
     """Every deterministic state follows from the state before, and from what was done and seen."""
     agent = small(learning_starts=1000).learn(60)
-    buffer, side, model = agent.replay_buffer, agent._sampler.side, agent.world_model
+    buffer, side, model = agent.replay_buffer, agent.real.side, agent.world_model
     deter, stoch = th.as_tensor(side.arrays["deter"][:60, 0]).float(), th.as_tensor(side.arrays["stoch"][:60, 0])
     ends = th.as_tensor(buffer.dones[:60, 0] > 0)
     state = {"deter": deter[:-1], "stoch": model.latent.unpack(stoch[:-1])}
@@ -41,14 +41,14 @@ def test_latent_states_in_the_buffer_are_those_the_agent_had():
 
 
 def test_training_refreshes_the_latent_states(trained):
-    before = trained._sampler.side.arrays["deter"].copy()
+    before = trained.real.side.arrays["deter"].copy()
     trained.train(1, 4)
-    changed = (before != trained._sampler.side.arrays["deter"]).any(-1).sum()
+    changed = (before != trained.real.side.arrays["deter"]).any(-1).sum()
     assert 0 < changed <= 4 * 8
 
 
 def test_ends_are_in_what_is_learned(trained):
-    batch = trained._sampler.sample(64, 8)
+    batch = trained.sequences.sample(64, 8)
     assert batch.rows.terminated.sum() > 0
     assert th.equal(batch.rows.is_last.float(), batch.rows.terminated), "no time limit was reached"
 
@@ -58,17 +58,17 @@ def test_imagination_does_not_move_the_world_model(trained):
     agent = small(replay_value_scale=0.0).learn(48)
     with th.no_grad():
         agent.policy.critic.out.weight.normal_()  # it begins at 0, and so do its gradients
-    batch = agent._on_device(agent._sampler.sample(4, 8, generator=th.Generator().manual_seed(0)))
+    batch = agent.sequences.on_device(agent.sequences.sample(4, 8, generator=th.Generator().manual_seed(0)), agent.device)
     gradients = []
     for scale in (0.0, 0.3):
         agent.replay_value_scale = scale
-        agent._noise.manual_seed(3)
+        agent.update.generator.manual_seed(3)
         loss, _, _ = agent._losses(*batch)
         agent.optimizer.zero_grad()
         loss.backward()
         gradients.append(agent.world_model.cell.gates.weight.grad.clone())
-    agent._noise.manual_seed(3)
-    losses, *_ = agent.world_model.losses(*batch, agent._noise)
+    agent.update.generator.manual_seed(3)
+    losses, *_ = agent.world_model.losses(*batch, agent.update.generator)
     agent.optimizer.zero_grad()
     agent.world_model.scaled(losses).backward()
     th.testing.assert_close(gradients[0], agent.world_model.cell.gates.weight.grad)
@@ -108,8 +108,8 @@ def test_saved_and_loaded_it_acts_and_learns_the_same(trained, tmp_path):
     loaded = DreamerV3.load(tmp_path / "agent", env=make_vec_env("CartPole-v1"), device="cpu")
     loaded.load_replay_buffer(tmp_path / "buffer")
     assert same(trained, loaded)
-    for name, values in trained._sampler.side.arrays.items():
-        np.testing.assert_array_equal(values, loaded._sampler.side.arrays[name])
+    for name, values in trained.real.side.arrays.items():
+        np.testing.assert_array_equal(values, loaded.real.side.arrays[name])
     for agent in (trained, loaded):
         agent.train(2, 4)
     assert same(trained, loaded), "optimiser, random stream, return scale and latent states are all back"
@@ -144,7 +144,7 @@ def test_same_seed_same_run():
 def test_several_environments_and_evaluation():
     agent = small(make_vec_env("CartPole-v1", n_envs=3, seed=0), train_freq=4).learn(120)
     assert agent._n_updates > 0
-    assert agent._sampler.side.arrays["deter"].shape[1] == 3
+    assert agent.real.side.arrays["deter"].shape[1] == 3
     mean, _ = evaluate_policy(agent, make_vec_env("CartPole-v1", n_envs=2), n_eval_episodes=3)
     assert mean > 1
 
@@ -210,11 +210,11 @@ def test_latent_states_of_another_model_are_left_out(trained, tmp_path, other):
     trained.save_replay_buffer(tmp_path / "buffer")
     agent = small(**other)
     agent.load_replay_buffer(tmp_path / "buffer")
-    assert agent._sampler.side.arrays == {}
+    assert agent.real.side.arrays == {}
     trained.save(tmp_path / "agent")
     again = DreamerV3.load(tmp_path / "agent", device="cpu")
     again.load_replay_buffer(tmp_path / "buffer")
-    assert set(again._sampler.side.arrays) == {"deter", "stoch"}
+    assert set(again.real.side.arrays) == {"deter", "stoch"}
 
 
 def test_data_of_others_gets_latent_states_while_it_is_learned_from(tmp_path):
@@ -224,7 +224,7 @@ def test_data_of_others_gets_latent_states_while_it_is_learned_from(tmp_path):
     agent = small("Pendulum-v1")
     agent.load_replay_buffer(tmp_path / "buffer")
     agent.train(30, 4)
-    rows = agent._sampler.sample(64, 8, generator=th.Generator().manual_seed(0)).rows
+    rows = agent.sequences.sample(64, 8, generator=th.Generator().manual_seed(0)).rows
     assert float(rows.is_first[:, 0].float().mean()) < 0.2
 
 
@@ -243,7 +243,7 @@ def test_a_buffer_that_was_put_in_by_hand(trained, tmp_path):
     agent = small().learn(40)
     agent.replay_buffer = trained.replay_buffer
     agent.train(1, 4)
-    assert agent._sampler.data.buffer is trained.replay_buffer
+    assert agent.sequences.data.buffer is trained.replay_buffer
 
 
 def test_many_categories_of_actions():
@@ -276,16 +276,16 @@ def test_gradients_through_the_dynamics_reach_the_actor_alone():
     with th.no_grad():
         for head in (model.reward_head, policy.critic):
             head.out.weight.normal_()
-    batch = agent._on_device(agent._sampler.sample(4, 8, generator=th.Generator().manual_seed(0)))
-    agent._noise.manual_seed(3)
+    batch = agent.sequences.on_device(agent.sequences.sample(4, 8, generator=th.Generator().manual_seed(0)), agent.device)
+    agent.update.generator.manual_seed(3)
     loss, _, _ = agent._losses(*batch)
     agent.optimizer.zero_grad()
     loss.backward()
     found = model.cell.gates.weight.grad.clone()
     assert policy.actor.out.weight.grad.abs().sum() > 0
-    agent._noise.manual_seed(3)
+    agent.update.generator.manual_seed(3)
     agent.optimizer.zero_grad()
-    model.scaled(model.losses(*batch, agent._noise)[0]).backward()
+    model.scaled(model.losses(*batch, agent.update.generator)[0]).backward()
     th.testing.assert_close(found, model.cell.gates.weight.grad)
     assert all(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(ValueError, match="actor_gradient='dynamics' needs Box actions"):
@@ -294,7 +294,7 @@ def test_gradients_through_the_dynamics_reach_the_actor_alone():
 
 def test_sequences_may_begin_with_nothing():
     agent = small(replay_context=False).learn(48)
-    rows, start = agent._on_device(agent._sampler.sample(4, 8))
+    rows, start = agent.sequences.on_device(agent.sequences.sample(4, 8), agent.device)
     assert start == {}
     assert rows.is_first[:, 0].all()
 
