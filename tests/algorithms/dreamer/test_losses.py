@@ -7,14 +7,14 @@ from gymnasium import spaces
 from sb3_mbrl.algorithms.dreamer.losses import Imagined, actor_loss, critic_loss, follow, replayed_returns, worth
 from sb3_mbrl.algorithms.dreamer.policy import Actor
 from sb3_mbrl.networks.heads import Head
-from sb3_mbrl.networks.outputs import Normal, TwoHot
+from sb3_mbrl.networks.outputs import NormalOutput, TwoHotOutput
 from sb3_mbrl.returns import ReturnScale
 
 
 @pytest.fixture
 def critic():
     """Its value is the first feature."""
-    head = Head(2, 4, 0, Normal())
+    head = Head(2, 4, 0, NormalOutput())
     with th.no_grad():
         head.out.weight.copy_(th.tensor([[1.0, 0.0]]))
     return head
@@ -64,7 +64,7 @@ def test_better_actions_become_likelier(generator):
 
 
 def test_the_critic_is_held_back_by_its_slow_copy(generator):
-    critic, slow = (Head(2, 4, 1, TwoHot(9, 3.0)) for _ in range(2))
+    critic, slow = (Head(2, 4, 1, TwoHotOutput(9, 3.0)) for _ in range(2))
     with th.no_grad():
         slow.out.bias.normal_(generator=generator)
     features, returns = th.randn((6, 2), generator=generator), th.randn(6, generator=generator)
