@@ -13,8 +13,10 @@ import torch as th
 
 from sb3_mbrl.contracts import FitBudget, Loss, Obs, WorldModel
 from sb3_mbrl.fitting import fit_world_model
+from sb3_mbrl.holdout import BLOCK, Trial
 from sb3_mbrl.plugins.validation import metrics_fault, prediction_fault
 from sb3_mbrl.testing.kit import (
+    SMALL_BUDGET,
     Subject,
     Violation,
     contract_check,
@@ -109,6 +111,27 @@ def _distance(left: Obs, right: Obs) -> float:
         return (a.cpu() != b).float().mean() if categories else (a.cpu().float() - b.float()).square().mean()
 
     return float(th.stack([one(a.detach(), b) for a, b in zip(tree_leaves(left), tree_leaves(right), strict=True)]).sum())
+
+
+@contract_check("world_model")
+def check_held_out(subject: Subject) -> None:
+    """
+    On pure noise the verdict on held-out rows is bad, as it must be: the model has neither stored nor learned from them.
+    """
+    _skip_known(subject)
+    model = subject.world_model()
+    steps = max(60, 3 * BLOCK * model.context) if model.context > 1 else 60
+    trial = Trial(model, subject.data(steps=steps, noise=True).in_replay_buffer(), SMALL_BUDGET)
+    trial.fit(rng(0))
+    verdict = trial.judge()
+    if verdict is None or not verdict.unseen:
+        raise Violation(f" was judged by rows that it has learned from, although there were {steps} steps to divide")
+    if verdict.trusted:
+        raise Violation(
+            f".fit has learned its held-out rows by heart: on pure noise its squared error on them is "
+            f"{verdict.figures['vs_trivial']:.2g} of a trivial predictor's. Train on data.transitions() or data.sequences() "
+            "alone, and store nothing else; data.held_out() is for early stopping and for choosing among members"
+        )
 
 
 @contract_check("world_model")
@@ -297,6 +320,7 @@ LEARNING_CHECKS = (
     check_fit_one_row,
     check_fit_constant_data,
     check_fit_learns,
+    check_held_out,
     check_fit_determinism,
     check_loss,
     check_optimizer,

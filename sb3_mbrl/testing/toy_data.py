@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
+from sb3_mbrl.buffers.replay_view import ReplayData, SideStore
 from sb3_mbrl.contracts import Obs, Sequences, Transitions
 from sb3_mbrl.spaces import ActionCodec, torch_dtype
 from sb3_mbrl.trees import State, tree_index, tree_map, tree_where
@@ -169,6 +172,8 @@ class ToyData:
     :param episode_length: the time limit
     :param seed: of starts and actions (not of the system)
     :param constant: whether every transition is the first one, unchanged
+    :param noise: whether next observations and rewards are drawn anew, so that there is nothing to learn; only the time limit
+        ends episodes
     :param extra: the values of a side store, by name, with the shape of the value of one step: they are drawn from [0, 1)
     """
 
@@ -182,6 +187,7 @@ class ToyData:
         episode_length: int = 20,
         seed: int = 0,
         constant: bool = False,
+        noise: bool = False,
         extra: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         self.system = system = ToySystem(observation_space, action_space)
@@ -194,6 +200,9 @@ class ToyData:
             next_obs, reward, terminated = system.step(obs, action)
             if constant:
                 next_obs, reward, terminated = obs, th.zeros(n_envs), th.zeros(n_envs)
+            if noise:
+                next_obs = system.sample_starts(n_envs, generator)
+                reward, terminated = th.randn(n_envs, generator=generator), th.zeros(n_envs)
             is_last = (terminated > 0) | (age + 1 >= episode_length)
             columns.append(Sequences(obs, action, next_obs, reward, terminated, age == 0, is_last))
             age = th.where(is_last, 0, age + 1)
@@ -218,6 +227,24 @@ class ToyData:
 
     def held_out(self) -> None:
         """Return ``None``: nothing is held out."""
+
+    def in_replay_buffer(self) -> ReplayData:
+        """Return the library's view on the same rows in a replay buffer of SB3."""
+        rows, space = self._rows, self.system.observation_space
+        kind: Any = DictReplayBuffer if isinstance(space, spaces.Dict) else ReplayBuffer
+        buffer = kind(self._steps * self._n_envs, space, self.system.action_space, device="cpu", n_envs=self._n_envs)
+        side = SideStore(buffer)
+        for t in range(self._steps):
+            for name, values in self._beside.items():
+                side.put(name, t, values[t].numpy())
+            obs, next_obs = (
+                {key: leaf[t].numpy() for key, leaf in value.items()} if isinstance(value, dict) else value[t].numpy()
+                for value in (rows.obs, rows.next_obs)
+            )
+            truncated = rows.is_last[t] & (rows.terminated[t] == 0)
+            infos = [{"TimeLimit.truncated": bool(flag)} for flag in truncated]
+            buffer.add(obs, next_obs, rows.action[t].numpy(), rows.reward[t].numpy(), rows.is_last[t].numpy(), infos)
+        return ReplayData(buffer, side)
 
     def sequences(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
         if self._steps < length:
