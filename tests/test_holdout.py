@@ -1,6 +1,8 @@
 """Held-out rows: kept from every gradient and store, and judged by."""
 
 import re
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from sb3_mbrl.holdout import BLOCK, Trial, held_blocks, hold_out
 from sb3_mbrl.models.ensemble import EnsembleModel
 from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.models.tabular import TabularModel
-from sb3_mbrl.testing import NeighbourToy, RecurrentToy, RewardToy, ToyData
+from sb3_mbrl.testing import NeighbourToy, RecurrentToy, RewardToy, ToyData, parametrize_with_checks
 
 ACTION = spaces.Box(-1.0, 1.0, (1,))
 BUDGET = FitBudget()
@@ -71,13 +73,14 @@ def pendulum() -> ReplayData:
     return random_steps(gym.make("Pendulum-v1").unwrapped, 400)
 
 
-def linear(*args, **kwargs):
-    """The model that docs/plugins.md shows."""
+def of_the_docs(name: str):
+    """A model that docs/plugins.md shows."""
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "plugins.md").read_text(), flags=re.S | re.M)
-    (code,) = (block for block in blocks if "class LinearModel" in block)
-    names: dict = {}
-    exec(compile(code.partition("agent = ")[0], "docs/plugins.md", "exec"), names)
-    return names["LinearModel"](*args, **kwargs)
+    # In a module, so that what it defines can be pickled.
+    module = sys.modules.setdefault("docs_plugins", types.ModuleType("docs_plugins"))
+    for block in (block for block in blocks if "(VectorModel)" in block):
+        exec(compile(block.partition("agent = ")[0], "docs/plugins.md", "exec"), vars(module))
+    return getattr(module, name)
 
 
 def gp(*args, **kwargs):
@@ -104,7 +107,8 @@ def verdict_on(factory, data: ReplayData, budget: FitBudget = BUDGET):
     return verdict
 
 
-MODELS = (EnsembleModel, MLPModel, template, linear, gp, nearest_neighbour)
+DOCS = of_the_docs("NetworkModel"), of_the_docs("LinearModel")
+MODELS = (EnsembleModel, MLPModel, template, *DOCS, gp, nearest_neighbour)
 
 
 @pytest.mark.parametrize("factory", [*MODELS, RewardToy, RecurrentToy])
@@ -125,6 +129,11 @@ def test_an_agent_with_a_nearest_neighbour_model(env, trusted):
     agent = MBPO("MlpPolicy", env, world_model=NeighbourToy, world_model_kwargs={"k": 1}, **quick)
     agent.learn(401)
     assert (len(agent.imagined or ()) > 0) is trusted
+
+
+@parametrize_with_checks(DOCS)
+def test_the_models_of_the_docs_pass_the_kit(part, check):
+    check(part)
 
 
 # ------------------------------------------------------------------------------------------------------- what fit is given
