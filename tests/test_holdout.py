@@ -73,14 +73,14 @@ def pendulum() -> ReplayData:
     return random_steps(gym.make("Pendulum-v1").unwrapped, 400)
 
 
-def of_the_docs(name: str):
-    """A model that docs/plugins.md shows."""
+def of_the_docs() -> list[type]:
+    """The models that docs/plugins.md shows."""
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "plugins.md").read_text(), flags=re.S | re.M)
     # In a module, so that what it defines can be pickled.
-    module = sys.modules.setdefault("docs_plugins", types.ModuleType("docs_plugins"))
+    module = sys.modules["docs_plugins"] = types.ModuleType("docs_plugins")
     for block in (block for block in blocks if "(VectorModel)" in block):
         exec(compile(block.partition("agent = ")[0], "docs/plugins.md", "exec"), vars(module))
-    return getattr(module, name)
+    return [module.NetworkModel, module.LinearModel]
 
 
 def gp(*args, **kwargs):
@@ -107,7 +107,7 @@ def verdict_on(factory, data: ReplayData, budget: FitBudget = BUDGET):
     return verdict
 
 
-DOCS = of_the_docs("NetworkModel"), of_the_docs("LinearModel")
+DOCS = of_the_docs()
 MODELS = (EnsembleModel, MLPModel, template, *DOCS, gp, nearest_neighbour)
 
 

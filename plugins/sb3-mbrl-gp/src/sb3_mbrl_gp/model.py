@@ -147,7 +147,7 @@ class GPModel(WorldModel):
 
     @th.no_grad()
     def _factorise(self) -> None:
-        """Compute what every prediction needs: the weights of the rows, and the inverse of the covariance's Cholesky factor."""
+        """Compute what every prediction needs: the weights of the rows and the inverse of the Cholesky factor."""
         x, y = self.stored["x"], self.stored["y"]
         with gpytorch.settings.lazily_evaluate_kernels(False):
             kernel = copy.deepcopy(self.prior.covar_module).double()
