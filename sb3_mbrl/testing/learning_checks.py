@@ -40,7 +40,7 @@ def _skip_known(subject: Subject) -> None:
 
 
 def _answers(model: WorldModel, data: ToyData) -> list[Any]:
-    """What the model says about some fixed questions, sampled and deterministic."""
+    """Return the model's predictions for some fixed states and actions, sampled and deterministic."""
     state, action = start_states(model, data, 16), some_actions(model, data, 16)
     return [predict(model, state, action, deterministic=True), predict(model, state, action, seed=4)]
 
@@ -103,7 +103,7 @@ def check_fit_learns(subject: Subject) -> None:
 
 
 def _distance(left: Obs, right: Obs) -> float:
-    """Mean squared difference; for integers, how often they differ."""
+    """Return the mean squared difference; for categories, how often they differ."""
 
     def one(a: th.Tensor, b: th.Tensor) -> th.Tensor:
         # Images are integers too, but they are amounts.
@@ -171,7 +171,7 @@ def check_loss(subject: Subject) -> None:
 
 
 def _loss_fault(loss: Any, rows: int) -> str | None:
-    """What a loss of ``rows`` rows is that it should not be, or ``None``."""
+    """Say what is wrong with a loss of ``rows`` rows; ``None``: nothing."""
     if not isinstance(loss, Loss):
         return f"{type(loss).__name__}, expected a sb3_mbrl.contracts.Loss: Loss({{name: (B,) tensor, ...}})"
     return _values_fault(loss, rows) or _names_fault(loss) or _states_fault(loss.states, rows)
@@ -233,9 +233,9 @@ def check_state_dict(subject: Subject) -> None:
     weights = model.state_dict()
     for name, value in weights.items():
         if not isinstance(value, th.Tensor) or not value.is_floating_point():
-            found = value.dtype if isinstance(value, th.Tensor) else type(value).__name__
+            got = value.dtype if isinstance(value, th.Tensor) else type(value).__name__
             raise Violation(
-                f".state_dict()[{name!r}] is {found}, expected floats; counters and indices belong into extra_state()"
+                f".state_dict()[{name!r}] is {got}, expected floats; counters and indices belong into extra_state()"
             )
     generator = rng(0)
     model.load_state_dict({name: th.rand(value.shape, generator=generator) for name, value in weights.items()})
@@ -245,7 +245,7 @@ def check_state_dict(subject: Subject) -> None:
 
 
 def _saved(model: WorldModel) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Extra state and weights, through a file."""
+    """Send extra state and weights through a file."""
     file = io.BytesIO()
     th.save((pickle.dumps(model.extra_state()), model.state_dict()), file)
     file.seek(0)
@@ -272,7 +272,7 @@ def check_save_load(subject: Subject) -> None:
         raise Violation(".load_extra_state lost whether the model is fitted: extend the dictionary of super().extra_state()")
     if not same_values(_answers(fresh, data), _answers(model, data)):
         raise Violation(
-            " predicts something else after extra_state and state_dict went into a fresh model; what else does it know?"
+            " predicts something else after extra_state and state_dict went into a fresh model: save what they lack"
         )
 
 

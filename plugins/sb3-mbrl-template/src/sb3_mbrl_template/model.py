@@ -24,7 +24,8 @@ class FourierModel(WorldModel):
     :param observation_space: a flat ``Box``
     :param action_space: ``Box`` or ``Discrete``
     :param n_features: the number of random features
-    :param lengthscale: the kernel's length scale in standard deviations of the inputs; ``None``: the square root of their number
+    :param lengthscale: the kernel's length scale in standard deviations of the inputs; ``None``: the square root of the number
+        of inputs
     :param ridge: the penalty on squared weights, in units of one row of standardised data
     :param max_rows: the maximum number of rows of a fit, drawn at random
     :param feature_seed: the seed of the random features
