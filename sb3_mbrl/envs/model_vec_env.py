@@ -22,6 +22,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.checks import whole
 from sb3_mbrl.contracts import Data, MissingCapability, Obs, WorldModel
 from sb3_mbrl.imagination.starts import StartStates, buffer_starts, observation_starts
@@ -262,49 +263,8 @@ class ModelVecEnv(VecEnv):
             infos[i]["discount"] = float(discount[i])
 
 
-class ModelEnv(gym.Env):
-    """
-    One environment of a :class:`ModelVecEnv` as a Gymnasium environment, for code that wants one.
-
-    :param world_model: a fitted (or known) world model
-    :param starts: as in :class:`ModelVecEnv`
-    :param horizon: as in :class:`ModelVecEnv`
-    :param observation: as in :class:`ModelVecEnv`
-    :param deterministic: as in :class:`ModelVecEnv`
-    """
-
-    def __init__(
-        self,
-        world_model: WorldModel,
-        starts: Starts,
-        horizon: int = 50,
-        observation: Literal["decoded", "features"] = "decoded",
-        *,
-        deterministic: bool = False,
-    ) -> None:
-        self.venv = ModelVecEnv(world_model, starts, 1, horizon, observation, deterministic=deterministic)
-        self.observation_space = self.venv.observation_space
-        self.action_space = self.venv.action_space
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self.venv.seed(seed)
-        self.venv.set_options(options)
-        return _row(self.venv.reset(), 0), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        obs, reward, done, infos = self.venv.step(np.asarray(action)[None])
-        info = infos[0]
-        truncated = bool(info.pop("TimeLimit.truncated"))
-        last = info.pop("terminal_observation") if done[0] else _row(obs, 0)
-        return last, float(reward[0]), bool(done[0]) and not truncated, truncated, info
-
-
 def _as_start_states(world_model: WorldModel, starts: Starts) -> StartStates:
     if isinstance(starts, ReplayBuffer):
-        from sb3_mbrl.buffers import ReplayData
-
         if starts.observation_space != world_model.observation_space or starts.action_space != world_model.action_space:
             raise ValueError(
                 f"ModelVecEnv: the replay buffer is for {starts.observation_space} and {starts.action_space}, "

@@ -27,7 +27,7 @@ import numpy as np
 import torch as th
 from gymnasium.utils.env_checker import data_equivalence
 
-from sb3_mbrl.envs.wrappers import layers
+from sb3_mbrl.envs.wrappers import effective_stack
 
 
 class Snapshots(ABC):
@@ -39,7 +39,7 @@ class Snapshots(ABC):
 
     @abstractmethod
     def save(self, found: list[gym.Env]) -> np.ndarray:
-        """``(S,)``: the state of an environment, given as its :func:`layers`."""
+        """``(S,)``: the state of an environment, given as its :func:`~sb3_mbrl.envs.wrappers.effective_stack`."""
 
     @abstractmethod
     def load(self, found: list[gym.Env], snapshot: np.ndarray) -> None:
@@ -182,7 +182,7 @@ class PickledSnapshots(Snapshots):
     _header = 4
 
     def __init__(self, env: gym.Env, max_bytes: int | None = None) -> None:
-        found = layers(env)
+        found = effective_stack(env)
         env.reset(seed=0)
         self._reference = self._dump(found)
         self.size = max_bytes or 2 * self._longest(env)
@@ -231,7 +231,7 @@ class PickledSnapshots(Snapshots):
         for seed in range(4):
             env.reset(seed=seed)
             for _ in range(8):
-                lengths.append(self._header + len(self._compress(layers(env))))
+                lengths.append(self._header + len(self._compress(effective_stack(env))))
                 if env.step(actions.sample())[2]:
                     break
         return max(lengths)
@@ -288,7 +288,7 @@ def _difference(snapshots: Snapshots, env: gym.Env) -> str | None:
 
     :return: what differed, in words; ``None`` when nothing did
     """
-    found, actions = layers(env), _action_source(env)
+    found, actions = effective_stack(env), _action_source(env)
     for seed in range(2):
         env.reset(seed=seed)
         for _ in range(3):

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
 
 from sb3_mbrl.contracts import Obs, Prediction, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
 from sb3_mbrl.envs.snapshots import MujocoSnapshots, Snapshots, snapshots_of
-from sb3_mbrl.envs.wrappers import is_neutral, layers
+from sb3_mbrl.envs.wrappers import effective_stack, is_neutral
 from sb3_mbrl.spaces import ActionCodec, torch_dtype
 from sb3_mbrl.trees import State, batch_size, tree_map
 
@@ -68,7 +68,7 @@ class OracleModel(WorldModel):
     ) -> None:
         super().__init__(observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device)
         self._env = _private_env(env)
-        self._layers = layers(self._env)
+        self._layers = effective_stack(self._env)
         self._transposed = _transposed(self._env.observation_space, observation_space)
         if self._env.action_space != action_space:
             raise UnsupportedSpace(f"The oracle's environment acts in {self._env.action_space}, the agent in {action_space}")
@@ -94,7 +94,7 @@ class OracleModel(WorldModel):
         :param env: an environment of the same kind as the model's, wrapped in the same way; it is only read
         :raises ValueError: when it is another kind of environment
         """
-        wrapped = layers(env)
+        wrapped = effective_stack(env)
         if [type(layer) for layer in wrapped] != [type(layer) for layer in self._layers]:
             raise ValueError(f"The oracle is a {_names(self._layers)}, the environment to capture is a {_names(wrapped)}")
         return th.as_tensor(self._snapshots.save(wrapped))

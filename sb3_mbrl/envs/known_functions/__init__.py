@@ -12,7 +12,7 @@ import gymnasium as gym
 
 from sb3_mbrl.contracts import EnvFunctions, EnvFunctionsSpec
 from sb3_mbrl.envs.known_functions import classic_control, mujoco
-from sb3_mbrl.envs.wrappers import layers
+from sb3_mbrl.envs.wrappers import effective_stack
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class _OfUnchanged:
     factory: Callable[[gym.Env], EnvFunctions]
 
     def __call__(self, env: gym.Env) -> EnvFunctions:
-        return self.factory(env) if len(layers(env)) == 1 else EnvFunctions()
+        return self.factory(env) if len(effective_stack(env)) == 1 else EnvFunctions()
 
 
 def _spec(
