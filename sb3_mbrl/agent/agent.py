@@ -608,6 +608,8 @@ def make_budget(fit_kwargs: Any) -> FitBudget:
                 f"fit_kwargs does not take {name!r}.{did_you_mean(name, accepted)}\n  fit_kwargs: {', '.join(accepted)}"
             )
         optional = name in ("max_epochs", "max_batches") and value is None
+        if name == "refit":  # a flag, which FitBudget checks
+            continue
         if not optional and (not isinstance(value, Real) or isinstance(value, bool)):
             raise TypeError(f"fit_kwargs: {name}={value!r} is not a number")
     return FitBudget(**given)
