@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(INSTALLED) ## train MBPO next to SAC on Pendulum-v1: a table and a picture, under 5 minutes
+demo: $(INSTALLED) ## train MBPO next to SAC on Pendulum-v1: a table and a plot, under 5 minutes
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED) ## the tests without the learning tests, under 15 minutes

@@ -1,11 +1,11 @@
 """
-What does a world model buy? MBPO on Pendulum-v1 next to SAC with the same number of updates, in a few minutes on two cores::
+Compare MBPO with SAC at the same number of updates on Pendulum-v1, in a few minutes on two cores::
 
     python examples/demo.py            # or: make demo
 
-Both are the same call with the same settings; for the second, ``world_model=None``. They run side by side, one process and one
-thread each. The result is a table and a picture (``demo/pendulum.png``) of one seed. One seed proves nothing:
-``examples/reproduce`` has the real comparison.
+Both are the same call with the same settings, except that SAC has ``world_model=None``. They run side by side, with one
+process and one thread each. The result is a table and a plot (``demo/pendulum.png``) for one seed. One seed proves nothing;
+the real comparison is in ``examples/reproduce``.
 """
 
 import argparse
@@ -34,22 +34,22 @@ AGENTS = {"MBPO": "MBPO (with world model)", "SAC": "SAC, same number of updates
 
 
 class Report(NamedTuple):
-    """How far an agent is."""
+    """The progress of an agent."""
 
     agent: str
     step: int
     mean_return: float | None
-    """Mean of the evaluation episodes, where this step was one to evaluate at"""
+    """The mean over the evaluation episodes; ``None`` if there was no evaluation at this step"""
 
 
 class Watch(BaseCallback):
     """
-    Evaluates now and then, and tells the parent process about every step.
+    A callback that evaluates regularly and reports every step to the parent process.
 
-    :param agent: name for the reports
-    :param every: real steps between two evaluations
-    :param reports: where they go
-    :param stop: ends the training when it is set
+    :param agent: the name of the agent in the reports
+    :param every: the number of real steps between two evaluations
+    :param reports: the queue for the reports
+    :param stop: an event that ends the training
     """
 
     def __init__(self, agent: str, every: int, reports: Any, stop: Any) -> None:
@@ -70,16 +70,16 @@ class Watch(BaseCallback):
 
 
 class Result(NamedTuple):
-    """What an agent's process returns."""
+    """The result of an agent's process."""
 
     curve: list[tuple[int, float]]
-    """Real steps and mean return"""
+    """The real steps and mean return of each evaluation"""
     seconds: dict[str, float]
-    """Wall time in all and by phase"""
+    """The wall time, in total and by phase"""
 
 
 def train(agent: str, steps: int, every: int, seed: int, reports: Any, stop: Any) -> Result:
-    """Train one agent, in a process of its own."""
+    """Train one agent; runs in a separate process."""
     th.set_num_threads(1)
     settings = MBPO.preset(ENV_ID)
     if agent == "SAC":
@@ -101,19 +101,19 @@ def run(steps: int, every: int, seed: int, console: Console) -> dict[str, Result
         TextColumn("{task.fields[note]:>17}"),
         TimeRemainingColumn(),
     )
-    # A fresh interpreter per agent: forking one that already runs threads may hang.
+    # A new interpreter per agent: forking a process that already runs threads may hang.
     context = multiprocessing.get_context("spawn")
     with (
         context.Manager() as manager,
         ProcessPoolExecutor(len(AGENTS), mp_context=context) as pool,
-        # An average over the last half minute: fitting the model comes in bursts.
+        # Average the speed over the last half minute, since fits of the model come in bursts.
         Progress(*columns, console=console, speed_estimate_period=30) as progress,
     ):
         reports, stop = manager.Queue(), manager.Event()
         futures: dict[str, Future[Result]] = {
             name: pool.submit(train, name, steps, every, seed, reports, stop) for name in AGENTS
         }
-        # The random steps of the warm-up take no time; the bar and the time left are about those that follow.
+        # The random steps of the warm-up take hardly any time, so the bar and the time left only count the steps after it.
         bars = {
             name: progress.add_task(title, total=max(1, steps - warm_up), step=0, note="") for name, title in AGENTS.items()
         }
@@ -122,9 +122,9 @@ def run(steps: int, every: int, seed: int, console: Console) -> dict[str, Result
                 _show_next(reports, progress, bars, warm_up)
                 for future in futures.values():
                     if future.done():
-                        future.result()  # raises what an agent raised
+                        future.result()  # raises the agent's exception, if any
         except BaseException:
-            stop.set()  # the other one need not be waited for
+            stop.set()  # do not wait for the other agent
             raise
         for _ in range(reports.qsize()):
             _show_next(reports, progress, bars, warm_up)
@@ -141,12 +141,12 @@ def _show_next(reports: Any, progress: Progress, bars: dict[str, TaskID], warm_u
         note["note"] = f"mean return {report.mean_return:.0f}"
     progress.update(bars[report.agent], completed=max(0, report.step - warm_up), step=report.step, **note)
     if note and not progress.console.is_terminal:
-        # Bars need a terminal; in a file or a CI log, a line per evaluation tells that it is alive.
+        # Bars need a terminal; in a file or a CI log, a line per evaluation shows the progress.
         progress.console.print(f"{AGENTS[report.agent]}: {report.step} steps, {note['note']}")
 
 
 def show_table(results: dict[str, Result], console: Console) -> None:
-    """Both curves side by side."""
+    """Print both curves side by side."""
     table = Table(title=f"{ENV_ID}: mean return of {EPISODES} episodes")
     table.add_column("real steps", justify="right")
     for title in AGENTS.values():
@@ -154,14 +154,14 @@ def show_table(results: dict[str, Result], console: Console) -> None:
     for points in zip(*(result.curve for result in results.values()), strict=True):
         table.add_row(str(points[0][0]), *(f"{value:.0f}" for _, value in points))
     console.print(table)
-    console.print("A random policy gets about -1200; what a good one loses, it loses while swinging up.")
+    console.print("A random policy gets about -1200; a good one has negative rewards only while it swings up.")
     for name, result in results.items():
         parts = ", ".join(f"{phase} {value:.0f} s" for phase, value in result.seconds.items() if value >= 0.5)
         console.print(f"{name}: {parts}")
 
 
 def draw(results: dict[str, Result], seed: int, path: Path) -> None:
-    """The same as a picture."""
+    """Draw both curves."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -184,8 +184,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="MBPO on Pendulum-v1 next to SAC with the same number of updates.")
     parser.add_argument("--steps", type=int, default=1_000, help="real environment steps (default: %(default)s)")
     parser.add_argument("--every", type=int, default=100, help="real steps between two evaluations (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("demo/pendulum.png"), help="the picture (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of agent and environment (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo/pendulum.png"), help="file of the plot (default: %(default)s)"
+    )
     args = parser.parse_args()
     if not 1 <= args.every <= args.steps:
         parser.error("--every must be at least 1 and at most --steps")

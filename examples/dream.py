@@ -1,13 +1,13 @@
 """
-Any SB3 algorithm trains in a world model: ``python examples/dream.py`` does it from files, without one step in the real
-environment after the data has been collected.
+Train SB3 algorithms in a world model that was fitted to saved data: ``python examples/dream.py``. After the data has been
+collected, no training step is real.
 
-1. A replay buffer of random actions is collected and saved (``examples/dream/*.pkl``). Yours may come from anywhere.
-2. The buffer is loaded, and a world model is fitted on it.
-3. PPO, A2C, TRPO, DQN and SAC train in ``ModelVecEnv``.
-4. Each is evaluated in the real environment, before and after.
+1. Collect a replay buffer of random actions and save it (``examples/dream/*.pkl``). Yours may come from anywhere.
+2. Load the buffer and fit a world model to it.
+3. Train PPO, A2C, TRPO, DQN and SAC in ``ModelVecEnv``.
+4. Evaluate each of them in the real environment, before and after training.
 
-Writes ``examples/dream/results.json``. ``--fresh`` runs again what is there.
+Writes ``examples/dream/results.json``. Results that exist are not computed again, except with ``--fresh``.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SEEDS = (0, 1, 2)
 REAL_STEPS = {"CartPole-v1": 2_000, "Pendulum-v1": 5_000}
 N_ENVS = 16
 HORIZON = {"CartPole-v1": 200, "Pendulum-v1": 50}
-"""Imagined steps per episode: the cart has to reach the end of its track in the dream, or the policy learns of no end."""
+"""Imagined steps per episode: long enough for the cart to reach the end of its track, else terminations are never imagined"""
 
 _ZOO_DQN = {
     "learning_rate": 2.3e-3,
@@ -53,7 +53,7 @@ _ZOO_DQN = {
     "exploration_final_eps": 0.04,
     "policy_kwargs": {"net_arch": [256, 256]},
 }
-"""As rl-baselines3-zoo's for CartPole-v1, in the steps of 16 environments"""
+"""The settings of rl-baselines3-zoo for CartPole-v1, converted to steps of 16 environments"""
 
 DREAMS: dict[str, dict[type[BaseAlgorithm], tuple[int, dict[str, Any]]]] = {
     "CartPole-v1": {
@@ -68,11 +68,11 @@ DREAMS: dict[str, dict[type[BaseAlgorithm], tuple[int, dict[str, Any]]]] = {
         SAC: (40_000, {"learning_rate": 1e-3, "gamma": 0.98, "gradient_steps": 4, "policy_kwargs": {"net_arch": [64, 64]}}),
     },
 }
-"""Imagined steps and settings"""
+"""The number of imagined steps and the settings, by environment and algorithm"""
 
 
 def collect(env_id: str, path: Path, steps: int) -> None:
-    """Random actions in the real environment, saved as SB3 saves any off-policy agent's buffer."""
+    """Take random actions in the real environment and save them as any replay buffer of SB3."""
     cls = SAC if isinstance(gym.make(env_id).action_space, gym.spaces.Box) else DQN
     agent = cls("MlpPolicy", env_id, learning_starts=steps + 1, buffer_size=steps, seed=0, device="cpu")
     agent.learn(steps, progress_bar=True)
@@ -81,7 +81,7 @@ def collect(env_id: str, path: Path, steps: int) -> None:
 
 
 def fit(env_id: str, path: Path) -> tuple[WorldModel, ReplayBuffer]:
-    """From the file alone; the terminations of classic control are known functions, all else is learned."""
+    """Fit a world model to a saved buffer. Terminations of classic control are known functions; everything else is learned."""
     buffer = load_from_pkl(path)
     env = gym.make(env_id)
     known = get_registry().env_functions(env)
@@ -98,8 +98,8 @@ def fit(env_id: str, path: Path) -> tuple[WorldModel, ReplayBuffer]:
             hidden=[128, 128],
         )
     )
-    figures = model.fit(ReplayData(buffer), generator=th.Generator().manual_seed(0))
-    print(f"{env_id}: fitted on {buffer.size()} real steps, held-out error {figures['holdout_error']:.4f}")
+    metrics = model.fit(ReplayData(buffer), generator=th.Generator().manual_seed(0))
+    print(f"{env_id}: fitted to {buffer.size()} real steps, held-out error {metrics['holdout_error']:.4f}")
     return model, buffer
 
 
@@ -110,7 +110,7 @@ def evaluate(agent: BaseAlgorithm, env_id: str) -> float:
 
 
 def dream(cls: type[BaseAlgorithm], env_id: str, model: WorldModel, buffer: ReplayBuffer, seed: int) -> dict[str, Any]:
-    """Train in the model, judge in the real environment."""
+    """Train in the model, evaluate in the real environment."""
     steps, settings = DREAMS[env_id][cls]
     env = VecMonitor(ModelVecEnv(model, starts=buffer, n_envs=N_ENVS, horizon=HORIZON[env_id], seed=seed))
     agent = cls("MlpPolicy", env, seed=seed, device="cpu", **settings)
@@ -124,8 +124,8 @@ def dream(cls: type[BaseAlgorithm], env_id: str, model: WorldModel, buffer: Repl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("envs", nargs="*", default=list(DREAMS), help=" ".join(DREAMS))
-    parser.add_argument("--algos", nargs="+", help="some of PPO A2C TRPO DQN SAC (default: all)")
-    parser.add_argument("--fresh", action="store_true", help="run again what is there")
+    parser.add_argument("--algos", nargs="+", help="any of PPO A2C TRPO DQN SAC (default: all)")
+    parser.add_argument("--fresh", action="store_true", help="repeat runs that have results")
     args = parser.parse_args()
     th.set_num_threads(1)
     file = OUTPUT / "results.json"
@@ -150,8 +150,8 @@ def main() -> None:
 def show(results: dict[str, Any]) -> None:
     table = Table("environment", "algorithm", "seed", "real steps", "imagined steps", "before", "after", "seconds")
     for name, row in results.items():
-        figures = (str(row["real_steps"]), str(row["imagined_steps"]), f"{row['before']:.0f}", f"{row['after']:.0f}")
-        table.add_row(*name.split(), *figures, str(row["seconds"]))
+        numbers = (str(row["real_steps"]), str(row["imagined_steps"]), f"{row['before']:.0f}", f"{row['after']:.0f}")
+        table.add_row(*name.split(), *numbers, str(row["seconds"]))
     Console().print(table)
 
 

@@ -1,8 +1,8 @@
 """
-The mazes of Sutton and Barto (2018), chapter 8, with ``DynaQ``: ``python examples/mazes.py`` draws their figures anew.
+Reproduce the figures of Sutton and Barto (2018), chapter 8, with ``DynaQ``: ``python examples/mazes.py``.
 
-Writes ``examples/mazes/``: the figures' data as JSON, and a picture of each. The JSON is kept: what is there is not run again
-(``--fresh`` does).
+Writes the figures' data as JSON and a plot of them to ``examples/mazes/``. Experiments whose JSON exists are not run again,
+except with ``--fresh``.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CHANGING = {"BlockingMaze-v0": (3_000, 10, 1e-4, 20), "ShortcutMaze-v0": (6_000,
 
 
 class Steps(BaseCallback):
-    """Notes the real steps at which episodes end; stops after ``episodes`` of them, or when ``stop`` says so."""
+    """A callback that notes when episodes end, and stops after ``episodes`` of them or when ``stop`` returns true."""
 
     def __init__(self, episodes: float = float("inf"), stop: Callable[[DynaQ], bool] | None = None) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def learn(env_id: str, seed: int, steps: int, callback: BaseCallback, **settings
 
 
 def dyna_maze() -> dict[str, Any]:
-    """Figure 8.2: steps per episode for 0, 5 and 50 planning updates."""
+    """Run figure 8.2: steps per episode for 0, 5 and 50 planning updates."""
     curves = {}
     for n in (0, 5, 50):
         lengths = []
@@ -64,7 +64,7 @@ def dyna_maze() -> dict[str, Any]:
 
 
 def changing_maze(env_id: str) -> dict[str, Any]:
-    """Figures 8.4 and 8.5: cumulative reward of Dyna-Q and Dyna-Q+."""
+    """Run figure 8.4 or 8.5: cumulative reward of Dyna-Q and Dyna-Q+."""
     steps, n, kappa, runs = CHANGING[env_id]
     curves = {}
     for planning in ("dyna_q", "dyna_q_plus"):
@@ -79,7 +79,7 @@ def changing_maze(env_id: str) -> dict[str, Any]:
 
 
 def greedy_steps(agent: DynaQ) -> int:
-    """Length of the greedy way through ``DynaMaze-v0``, 100 where there is none."""
+    """Compute the length of the greedy path through ``DynaMaze-v0``; 100 if it does not reach the goal."""
     env = gym.make("DynaMaze-v0").unwrapped
     obs, _ = env.reset()
     table = agent.policy.table()
@@ -91,17 +91,17 @@ def greedy_steps(agent: DynaQ) -> int:
 
 
 def sweeping() -> dict[str, Any]:
-    """Example 8.4: planned updates, and real steps, until the greedy way is at most 1.2 times the shortest (14 steps)."""
-    found: dict[str, Any] = {}
+    """Run example 8.4: updates until the greedy path is at most 1.2 times as long as the shortest one (14 steps)."""
+    results: dict[str, Any] = {}
     settings = {"learning_rate": 0.5, "gradient_steps": 5, "theta": 1e-4}
     for planning in ("dyna_q", "prioritized_sweeping"):
         updates = []
-        for seed in track(range(RUNS), f"Updates to the shortest way, {planning}"):
+        for seed in track(range(RUNS), f"Updates to the shortest path, {planning}"):
             callback = Steps(stop=lambda agent: greedy_steps(agent) <= 1.2 * 14)
             agent = learn("DynaMaze-v0", seed, 10**6, callback, planning=planning, **settings)
-            updates.append({"planned": agent._n_backups, "steps": agent.num_timesteps})
-        found[planning] = updates
-    return found
+            updates.append({"planned": agent.tabular.n_backups, "steps": agent.num_timesteps})
+        results[planning] = updates
+    return results
 
 
 EXPERIMENTS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -112,8 +112,8 @@ EXPERIMENTS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def figures(results: dict[str, dict[str, Any]]) -> None:
-    """The book's pictures."""
+def draw(results: dict[str, dict[str, Any]]) -> None:
+    """Draw the book's figures."""
     figure, axes = plt.subplots(1, 3, figsize=(15, 4))
     for n, lengths in results["dyna_maze"].items():
         mean = np.mean(lengths, axis=0)
@@ -133,8 +133,8 @@ def figures(results: dict[str, dict[str, Any]]) -> None:
     figure.savefig(OUTPUT / "mazes.png", dpi=110)
 
 
-def tell(results: dict[str, dict[str, Any]]) -> None:
-    """What the figures say, in numbers."""
+def print_summary(results: dict[str, dict[str, Any]]) -> None:
+    """Print the main numbers of the figures."""
     for n, lengths in results["dyna_maze"].items():
         means = np.mean(lengths, axis=0)
         print(
@@ -147,7 +147,7 @@ def tell(results: dict[str, dict[str, Any]]) -> None:
     for planning, runs in results["prioritized_sweeping"].items():
         planned, real = (np.array([run[key] for run in runs]) for key in ("planned", "steps"))
         print(
-            f"Updates to a nearly shortest way, {planning}, median: {np.median(planned):.0f} planned, "
+            f"Updates to a nearly shortest path, {planning}, median: {np.median(planned):.0f} planned, "
             f"{np.median(real):.0f} real, {np.median(planned + real):.0f} together"
         )
 
@@ -165,9 +165,9 @@ def main() -> None:
             data = experiment()
             path.write_text(json.dumps({"seconds": round(time.perf_counter() - start, 1), "data": data}), encoding="utf-8")
         results[name] = json.loads(path.read_text(encoding="utf-8"))["data"]
-    figures(results)
-    tell(results)
-    print(f"Maze of example 8.1 ({len(DYNA_MAZE)} rows), pictures: {OUTPUT / 'mazes.png'}")
+    draw(results)
+    print_summary(results)
+    print(f"Maze of example 8.1 ({len(DYNA_MAZE)} rows), plot: {OUTPUT / 'mazes.png'}")
 
 
 if __name__ == "__main__":

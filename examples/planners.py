@@ -1,10 +1,12 @@
 """
-Planners apart from model errors: ``python examples/planners.py`` lets each of them control the exact twins of Pendulum and of
-the CartPole swing-up, from 50 common start states, and tells its regret.
+Compare planners without model errors: ``python examples/planners.py`` lets each of them control the exact twins of Pendulum
+and of the CartPole swing-up, from 50 common start states, and prints its regret.
 
-The regret of a planner is what it earns less than the best of all of them from the same start, relative to what random actions
-earn less. Budgets are model steps per decision; a derivative backwards through a step counts as two. Writes
-``examples/planners/results.json`` (what is there is not run again; ``--fresh`` does) and prints the table.
+    regret = mean(best return - planner's return) / mean(best return - return of random actions)
+
+where the best return is that of the best planner from the same start. Budgets are model steps per decision; backpropagation
+through a step counts as two. Writes ``examples/planners/results.json`` (results that exist are not computed again, except with
+``--fresh``) and prints the table.
 """
 
 import argparse
@@ -40,17 +42,17 @@ BUDGETS: dict[str, tuple[type[Planner], dict[str, Any]]] = {
     "gradient": (GradientPlanner, {"population": 16, "iterations": 30}),
     "ilqr": (ILQR, {"iterations": 15}),
 }
-"""By name: the planner and its settings; the horizon is that of the task"""
+"""The planners and their settings, by name; the horizon is that of the task"""
 
 TASKS: dict[str, tuple[type[WorldModel], int, int]] = {
     "pendulum": (PendulumModel, 150, 25),
     "swing-up": (CartPoleSwingUpModel, 200, 30),
 }
-"""By name: the twin, the steps of an episode, and how far is looked ahead"""
+"""The twin, the steps of an episode, and the planning horizon, by name"""
 
 
 def starts(task: str) -> th.Tensor:
-    """Pendulum: any angle, at most 1 rad/s. Swing-up: hanging, nearly at rest."""
+    """Draw start states. Pendulum: any angle, at most 1 rad/s. Swing-up: hanging, nearly at rest."""
     rng = np.random.default_rng(SEED)
     if task == "pendulum":
         theta, speed = rng.uniform(-math.pi, math.pi, STARTS), rng.uniform(-1, 1, STARTS)
@@ -64,7 +66,13 @@ def starts(task: str) -> th.Tensor:
 
 @th.no_grad()
 def control(task: str, planner: Planner | None) -> dict[str, Any]:
-    """The returns from every start, and what they cost; ``None`` acts at random."""
+    """
+    Play an episode from every start.
+
+    :param task: the name of the task
+    :param planner: the planner; ``None`` takes random actions
+    :return: the returns, the number of model steps per decision, and the seconds
+    """
     twin, steps, _ = TASKS[task]
     model = twin(device="cpu")
     generator = th.Generator().manual_seed(SEED)
@@ -95,20 +103,21 @@ def control(task: str, planner: Planner | None) -> dict[str, Any]:
 
 
 def derivatives(planner: Planner | None, model: WorldModel, state: State) -> int:
-    """What a decision's derivatives cost, in model steps."""
-    numbers = flatten(state).shape[1]
+    """Count the derivatives of a decision, in model steps."""
+    size = flatten(state).shape[1]
     if isinstance(planner, GradientPlanner):
         return 2 * planner.population * planner.iterations * planner.horizon
     if isinstance(planner, ILQR):
-        # Backwards from every number of the next state and from the reward; its second derivatives once more for every input.
-        inputs = numbers + int(np.prod(model.action_space.shape))  # type: ignore[arg-type]
-        return planner.iterations * planner.horizon * (1 + 2 * numbers + 3 + 3 * inputs)
+        # Per step of the horizon: a forward pass (1) and a backward pass (2) from every number of the next state; both (3) for
+        # the reward's gradient, and both once more per input (3 each) for its second derivatives.
+        inputs = size + int(np.prod(model.action_space.shape))  # type: ignore[arg-type]
+        return planner.iterations * planner.horizon * (1 + 2 * size + 3 + 3 * inputs)
     return 0
 
 
-def regrets(found: dict[str, Any]) -> dict[str, float]:
-    """By planner, as a share of that of chance."""
-    returns = {name: np.array(row["returns"]) for name, row in found.items()}
+def regrets(rows: dict[str, Any]) -> dict[str, float]:
+    """Compute the regret of every planner, relative to that of random actions ("chance")."""
+    returns = {name: np.array(row["returns"]) for name, row in rows.items()}
     best = np.max(np.stack(list(returns.values())), axis=0)
     chance = float((best - returns["chance"]).mean())
     return {name: float((best - values).mean()) / chance for name, values in returns.items()}
@@ -118,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", default=list(TASKS), help=" ".join(TASKS))
     parser.add_argument("--planners", nargs="+", default=list(BUDGETS), help=" ".join(BUDGETS))
-    parser.add_argument("--fresh", action="store_true", help="run again what is there")
+    parser.add_argument("--fresh", action="store_true", help="repeat runs that have results")
     args = parser.parse_args()
     th.set_num_threads(1)
     OUTPUT.mkdir(exist_ok=True)
@@ -126,20 +135,20 @@ def main() -> None:
     results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     for task in args.tasks:
         twin, _, horizon = TASKS[task]
-        found = results.setdefault(task, {})
+        rows = results.setdefault(task, {})
         for name in ["chance", *args.planners]:
-            if name in found and not args.fresh:
+            if name in rows and not args.fresh:
                 continue
             planner = None
             if name != "chance":
                 cls, settings = BUDGETS[name]
                 planner = cls(twin.env_spaces[1], horizon=horizon, **settings)  # type: ignore[attr-defined,call-arg]
-            found[name] = control(task, planner)
+            rows[name] = control(task, planner)
             file.write_text(json.dumps(results, indent=1) + "\n")
-    for task, found in results.items():
+    for task, rows in results.items():
         table = Table("planner", "mean return", "regret", "model steps per decision", "seconds", title=task)
-        share = regrets(found)
-        for name, row in sorted(found.items(), key=lambda item: share[item[0]]):
+        share = regrets(rows)
+        for name, row in sorted(rows.items(), key=lambda item: share[item[0]]):
             steps = f"{row['model_steps_per_decision']:,}"
             table.add_row(name, f"{np.mean(row['returns']):.1f}", f"{share[name]:.1%}", steps, f"{row['seconds']:.0f}")
         Console().print(table)

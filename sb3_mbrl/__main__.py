@@ -1,4 +1,4 @@
-"""``python -m sb3_mbrl`` is ``sb3-mbrl``."""
+"""The command line as a module: ``python -m sb3_mbrl`` is ``sb3-mbrl``."""
 
 import sys
 

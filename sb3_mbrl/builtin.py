@@ -22,11 +22,13 @@ def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
             name="mbpo",
             factory="sb3_mbrl.algorithms.mbpo:MBPO",
             summary="SAC on real and imagined transitions (Janner et al. 2019)",
+            base="SAC",
         ),
         AlgorithmSpec(
             name="dyna",
             factory="sb3_mbrl.algorithms.dyna:Dyna",
             summary="DQN on real and imagined transitions (after Sutton 1991)",
+            base="DQN",
         ),
         AlgorithmSpec(
             name="pets",

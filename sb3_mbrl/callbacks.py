@@ -12,22 +12,22 @@ from sb3_mbrl.diagnostics.dream import EpisodeTooShortError, check_same_spaces, 
 from sb3_mbrl.diagnostics.dream_plot import dream_figure, image_frames, is_image, strip
 
 FPS = 10
-"""Of videos"""
+"""The frames per second of videos"""
 
 
 class DreamCallback(BaseCallback):
     """
-    Logs open-loop predictions to TensorBoard: what the world model makes of an episode whose beginning it saw, images as a
-    strip (truth, model and error one above the other; green frames: seen, red: imagined), and as a video where moviepy is
-    installed; numbers as curves.
+    A callback that logs open-loop predictions to TensorBoard: the world model sees the beginning of an episode and predicts
+    the rest from the actions. Image observations are logged as a strip (truth, model and error one above the other; green
+    frames: seen, red: imagined), and as a video if moviepy is installed; vectors as curves.
 
-    :param env: one environment of the kind that the agent is trained in, for this alone
-    :param every: real steps between two pictures
-    :param context: observations that the model sees
-    :param horizon: observations that it imagines
-    :param seed: of the environment: always the same episode, as far as the agent acts the same
+    :param env: an environment of the kind that the agent is trained in, used by this callback only
+    :param every: the number of real steps between two predictions
+    :param context: the number of observations that the model sees
+    :param horizon: the number of observations that it imagines
+    :param seed: the seed of the environment; episodes differ only where the agent acts differently
     :raises TypeError: for anything but one environment
-    :raises ValueError: when training begins, for an environment of other spaces
+    :raises ValueError: at the start of training, for an environment with other spaces than the agent's
     """
 
     def __init__(self, env: gym.Env, every: int = 5_000, context: int = 5, horizon: int = 45, seed: int = 0) -> None:
@@ -53,16 +53,16 @@ class DreamCallback(BaseCallback):
 
     def _show(self) -> None:
         try:
-            found = dream(self.model, self.env, context=self.context, horizon=self.horizon, seed=self.seed)  # type: ignore[arg-type]
+            episode = dream(self.model, self.env, context=self.context, horizon=self.horizon, seed=self.seed)  # type: ignore[arg-type]
         except EpisodeTooShortError:
-            return  # the agent fails before the model has seen enough; the next picture may do better
-        everything = ("stdout", "log", "json", "csv")
-        for key, values in found.real.items():
+            return  # the episode ended before the model had seen enough; the next one may be longer
+        text_formats = ("stdout", "log", "json", "csv")  # which cannot hold images
+        for key, values in episode.real.items():
             if is_image(values):
-                self.logger.record(f"dream/{key}", Image(strip(found, key), "HWC"), exclude=everything)
-                if importlib.util.find_spec("moviepy") is not None:  # which TensorBoard makes videos with
-                    frames = th.as_tensor(image_frames(found, key)).permute(0, 3, 1, 2)[None]
-                    self.logger.record(f"dream/{key}_video", Video(frames, fps=FPS), exclude=everything)
-        figure = dream_figure(found)
+                self.logger.record(f"dream/{key}", Image(strip(episode, key), "HWC"), exclude=text_formats)
+                if importlib.util.find_spec("moviepy") is not None:  # TensorBoard encodes videos with it
+                    frames = th.as_tensor(image_frames(episode, key)).permute(0, 3, 1, 2)[None]
+                    self.logger.record(f"dream/{key}_video", Video(frames, fps=FPS), exclude=text_formats)
+        figure = dream_figure(episode)
         if figure is not None:
-            self.logger.record("dream/curves", Figure(figure, close=False), exclude=everything)
+            self.logger.record("dream/curves", Figure(figure, close=False), exclude=text_formats)

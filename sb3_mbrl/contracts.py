@@ -14,13 +14,15 @@ counters, which members are the best) goes into :meth:`WorldModel.extra_state`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_mbrl.checks import number, whole
@@ -48,6 +50,7 @@ __all__ = [
     "Imagined",
     "LatentModel",
     "LatentTrajectory",
+    "LearnerView",
     "Loss",
     "MemberPrediction",
     "MissingCapability",
@@ -57,7 +60,9 @@ __all__ = [
     "Planner",
     "PlannerSpec",
     "Prediction",
+    "ReplaySampler",
     "RewardFn",
+    "RolloutImagination",
     "Sequences",
     "State",
     "Supports",
@@ -239,25 +244,39 @@ class Data(Protocol):
     """A view on real data, served from SB3's own replay buffer (:class:`sb3_mbrl.buffers.ReplayData`)."""
 
     def __len__(self) -> int:
-        """The number of usable transitions."""
+        """Return the number of usable transitions."""
 
     def transitions(self, n: int | None = None, *, generator: th.Generator | None = None) -> Transitions:
-        """``n`` rows drawn uniformly with replacement, or all of them, oldest first."""
+        """Return ``n`` rows, drawn uniformly with replacement, or all of them, oldest first."""
 
-    def sequences(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
-        """``n`` windows of ``length`` consecutive steps; a window may run across the end of an episode (see ``is_first``)."""
-
-    def contexts(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
+    def sequences(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
         """
-        ``n`` windows that end in a usable start state, padded on the left with the first step of the episode (see
+        Return ``n`` windows of ``length`` consecutive steps. A window may run across the end of an episode (see ``is_first``).
+
+        :param extra: the names of values of the side store that are wanted in :attr:`Sequences.extra`
+        """
+
+    def contexts(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
+        """
+        Return ``n`` windows that end in a usable start state, padded on the left with the first step of the episode (see
         ``is_first``).
+
+        :param extra: as of :meth:`sequences`
         """
 
     def row_ids(self) -> th.Tensor:
-        """``(len,)`` integers: where each row of :meth:`transitions` is stored, oldest first."""
+        """Return ``(len,)`` integers: where each row of :meth:`transitions` is stored, oldest first."""
 
     def episode_starts(self) -> th.Tensor:
-        """Those of :meth:`row_ids` that begin an episode, oldest first."""
+        """Return those of :meth:`row_ids` that begin an episode, oldest first."""
+
+    def held_out(self) -> "Data | None":
+        """
+        Return the rows that were held out of this data, by which the model will be judged: for early stopping and for choosing
+        among members only, never for gradients, and never to be stored.
+
+        ``None`` where nothing was held out: there are too few rows, or the fit was not called by an agent.
+        """
 
 
 @dataclass(frozen=True)
@@ -272,7 +291,9 @@ class FitBudget:
     :param min_improvement: the relative fall of the holdout error that counts as an improvement
     :param batch_size: rows per gradient step (per member)
     :param holdout_ratio: share of the data held out to stop early and to choose members
-    :param max_holdout: rows held out at most
+    :param max_holdout: the number of rows held out at most
+    :param refit: whether an agent fits the model on all rows, the held-out ones too, once it has been judged. Later fits then
+        judge it by the steps since the last one, before it learns from them
     """
 
     max_epochs: int | None = None
@@ -282,6 +303,7 @@ class FitBudget:
     batch_size: int = 256
     holdout_ratio: float = 0.2
     max_holdout: int = 5000
+    refit: bool = False
 
     def __post_init__(self) -> None:
         for name, low in (("max_epochs", 1), ("max_batches", 1), ("patience", 0), ("batch_size", 1), ("max_holdout", 0)):
@@ -293,6 +315,8 @@ class FitBudget:
         if ratio == 1.0:
             raise ValueError("FitBudget: holdout_ratio=1.0: nothing would be left to learn from; give less than 1")
         object.__setattr__(self, "holdout_ratio", ratio)
+        if not isinstance(self.refit, bool):
+            raise ValueError(f"FitBudget: refit={self.refit!r}: give True or False")
 
 
 class Plan(NamedTuple):
@@ -332,7 +356,9 @@ class Imagined(NamedTuple):
     valid: th.Tensor
     """``(T, B)`` booleans: the rollout was still running and the row is finite"""
     info: Mapping[str, float] = {}
-    """Figures to log"""
+    """Metrics to log"""
+    weight: th.Tensor | None = None
+    """``(T, B)``, from 0: rows are drawn with probability proportional to it; ``None``: all alike"""
 
 
 # ---------------------------------------------------------------------------------------------------- world models
@@ -366,8 +392,26 @@ class WorldModel(nn.Module, ABC):
     needs_snapshot: ClassVar[bool] = False
     """Whether :meth:`initial` needs the true environment's state (an oracle); the agent then keeps one with every real row."""
 
+    holds_out: ClassVar[bool] = True
+    """
+    Whether :meth:`fit` can learn from a part of the data. A model that cannot (it counts every step as it comes) is judged by
+    new steps before it learns from them.
+    """
+
     fitted: bool = False
     """Whether the model has been fitted (known models: always true)."""
+
+    discount: float | None = None
+    """
+    The discount of a step, where it is part of what the model predicts (:attr:`Prediction.discount`). An agent with another
+    ``gamma`` refuses the model.
+    """
+
+    extra: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    """
+    The values of the side store that :meth:`loss` reads from :attr:`Sequences.extra`: by name, the shape of the value of one
+    step.
+    """
 
     optimizer: th.optim.Optimizer | None = None
     """The model's own optimiser, saved with it; ``None`` where there is nothing to optimise."""
@@ -395,32 +439,42 @@ class WorldModel(nn.Module, ABC):
 
     @property
     def learns(self) -> bool:
-        """Whether there is anything to fit; a known model has neither :meth:`loss` nor :meth:`fit` of its own."""
+        """Whether there is anything to fit: a known model has neither a :meth:`loss` nor a :meth:`fit` of its own."""
         return type(self).fit is not WorldModel.fit or type(self).loss is not WorldModel.loss
 
-    def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State | None, dict[str, float]]:
+    def loss(
+        self, batch: Transitions | Sequences, start: State | None = None, *, generator: th.Generator | None = None
+    ) -> Loss:
         """
-        The training loss of a batch.
+        Compute the training loss of a batch, term by term.
 
-        :return: the loss; the states ``(B, T, ...)`` where the model filters sequences (else ``None``); figures to log
+        A model with ``context == 1`` is given :class:`Transitions`, another one :class:`Sequences`.
+
+        :param batch: ``(B, ...)`` transitions, or ``(B, T, ...)`` windows
+        :param start: the states before the first steps of the windows, ``(B, ...)``; ``None`` where nothing is known
+        :param generator: the source of randomness (``None``: torch's global one)
+        :return: terms with one value per row; the states ``(B, T, ...)`` where the model filters windows
         """
         raise MissingCapability(f"{type(self).__name__} has no loss; it is fitted by its own fit() or not at all")
 
     def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
         """
-        Learn from real data. The default is a loop over :meth:`loss` with holdout and early stopping
-        (:mod:`sb3_mbrl.fitting`).
+        Learn from real data. Optional: a model with a :meth:`loss` is fitted by the loop of
+        :func:`sb3_mbrl.fitting.fit_world_model`, which works for every model.
 
         An interrupted fit leaves the model as good as the best point it had reached.
 
-        :param data: a view on the replay buffer
-        :param budget: how long it may take
+        :param data: a view on the replay buffer, without the held-out rows (see :meth:`Data.held_out`)
+        :param budget: the limit on epochs and gradient steps
         :param generator: the source of every random choice
-        :return: figures to log (``loss``, ``holdout_mse``, ``epochs``, ``batches``, ...)
+        :return: metrics to log (``loss``, ``epochs``, ``batches``, ...)
+        :raises MissingCapability: where the model has no fit of its own
         """
-        from sb3_mbrl.fitting import fit_by_loss
-
-        return fit_by_loss(self, data, budget or FitBudget(), generator=generator)
+        name = type(self).__name__
+        remedy = "it is known, so there is nothing to fit"
+        if self.learns:
+            remedy = "it has a loss: call sb3_mbrl.fitting.fit_world_model(model, data), which works for every world model"
+        raise MissingCapability(f"{name} has no fit() of its own; {remedy}")
 
     # ---- states
 
@@ -488,8 +542,16 @@ class WorldModel(nn.Module, ABC):
             terminated = call_known("termination_fn", self.termination_fn, found, len(terminated)).to(terminated)
         return reward, terminated
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the model has a :meth:`decode` of its own."""
+        return type(self).decode is not WorldModel.decode
+
     def decode(self, state: State) -> Obs:
-        """The observation, a valid member of the observation space. Optional: a value-equivalent model has none."""
+        """
+        Return the observations of states, valid members of the observation space. Optional: a value-equivalent model has none
+        (:attr:`decodes`), and is judged by its rewards and terminations alone.
+        """
         raise MissingCapability(
             f"{type(self).__name__} does not decode observations. Use it where features are enough "
             "(ModelVecEnv(..., observation='features'), a planner), or choose a model that decodes, such as 'ensemble'."
@@ -532,10 +594,6 @@ class WorldModel(nn.Module, ABC):
         """Policy logits ``(B, n_actions)`` and value ``(B,)`` for tree search. Optional."""
         raise MissingCapability(f"{type(self).__name__} has no policy and value heads")
 
-    def log_prob(self, state: State, action: th.Tensor, next_obs: Obs) -> th.Tensor:
-        """``(B,)``: log-likelihood of what was observed next (diagnostics). Optional."""
-        raise MissingCapability(f"{type(self).__name__} has no likelihood")
-
     # ---- saving
 
     def extra_state(self) -> dict[str, Any]:
@@ -565,7 +623,7 @@ class LatentModel(WorldModel):
     """The discount of a step, which is part of what the model learns"""
 
     @abstractmethod
-    def loss(  # type: ignore[override]
+    def loss(
         self, batch: Transitions | Sequences | Timesteps, start: State | None = None, *, generator: th.Generator | None = None
     ) -> Loss:
         """
@@ -622,6 +680,18 @@ class LatentModel(WorldModel):
     def unpack(self, packed: Mapping[str, th.Tensor]) -> State:
         """The state that :meth:`pack` packed."""
 
+    def head_defaults(self) -> dict[str, Any]:
+        """The default settings of actor and critic on these features: ``units`` of a layer, ``norm`` and ``activation``."""
+        return {"units": 256, "norm": "rms", "activation": "silu"}
+
+    def value_output(self, **settings: Any) -> Any:
+        """
+        The output distribution of a critic: by default as the model's rewards are distributed.
+
+        :param settings: other settings of it, such as ``reward_range`` and ``bins``
+        """
+        raise MissingCapability(f"{type(self).__name__} has no output distribution for a critic (value_output)")
+
     @property
     @abstractmethod
     def state_layout(self) -> list[Any]:
@@ -637,6 +707,11 @@ class Planner(ABC):
 
     :param action_space: the real environment's
     """
+
+    horizon: int = 1
+    """The number of steps that the planner looks ahead"""
+    follows_mean: bool = False
+    """Whether the planner plans in the model's mean, so that it has no use for particles"""
 
     def __init__(self, action_space: spaces.Space) -> None:
         self.action_space = action_space
@@ -673,23 +748,76 @@ class Planner(ABC):
 # ------------------------------------------------------------------------------------------------------------- imagination
 
 
+class ReplaySampler(Protocol):
+    """Anything that answers ``sample`` as SB3's replay buffers do."""
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
+        """
+        Draw a batch, as ``ReplayBufferSamples`` or ``DictReplayBufferSamples``.
+
+        :param batch_size: the number of rows
+        :param env: normalise observations and rewards with these statistics
+        """
+
+
+class LearnerView(NamedTuple):
+    """The view of a model-free learner that an imagination works with."""
+
+    world_model: WorldModel
+    act: Callable[[Obs], th.Tensor]
+    """The policy with its exploration: from raw observations ``(B, ...)`` to scaled actions ``(B, A)``"""
+    gamma: float
+    """The discount of a step"""
+    real_ratio: float
+    """The share of real rows in a batch"""
+    generator: th.Generator
+    """The source of randomness, on the CPU"""
+    mix: Callable[[], ReplaySampler | None]
+    """Makes the sampler that mixes real rows with stored rollouts; ``None`` while there are no rollouts"""
+
+
 class Imagination(ABC):
     """
-    How start states become imagined transitions.
+    A rule by which a world model changes the batches that a model-free learner samples.
+
+    Short rollouts that are stored and mixed in are one kind (:class:`RolloutImagination`); value expansion, which edits
+    rewards, next observations and discounts of real rows, needs no store.
+    """
+
+    @abstractmethod
+    def sampler(self, learner: LearnerView, real: ReplayBuffer) -> ReplaySampler | None:
+        """
+        The sampler that stands in for the replay buffer while the base class trains.
+
+        :param learner: the learner's policy, world model and discount
+        :param real: the learner's own replay buffer
+        :return: ``None``: the real buffer itself
+        """
+
+
+class RolloutImagination(Imagination):
+    """
+    An imagination that rolls the policy out from start states, on a schedule, and keeps the rows for a while.
 
     Shapes are fixed and rollouts that ended are masked, never removed: compilers and CUDA graphs need static shapes.
 
     :cvar freq: real environment steps between two calls
     :cvar starts_per_step: start states per real environment step
-    :cvar max_age: imagined transitions are forgotten after this many real environment steps
-    :cvar n_steps: transitions of up to so many steps are made of the single ones that :meth:`imagine` returns, by the agent,
-        which knows the discount; all actions but the first of a rollout have to be the policy's then
+    :cvar max_age: the number of real environment steps after which imagined transitions are forgotten
+    :cvar n_steps: the agent joins the single steps that :meth:`imagine` returns to transitions of up to ``n_steps`` steps; all
+        actions but the first of a rollout must be the policy's then
+    :cvar observation: ``"decoded"``, or ``"features"`` where the rows hold features of latent states
     """
 
     freq: int
     starts_per_step: float
     max_age: int
     n_steps: int = 1
+    observation: str = "decoded"
+
+    def sampler(self, learner: LearnerView, real: ReplayBuffer) -> ReplaySampler | None:
+        """Mix the stored rollouts into the real rows."""
+        return learner.mix()
 
     @abstractmethod
     def horizon(self, num_timesteps: int) -> int:

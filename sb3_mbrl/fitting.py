@@ -12,6 +12,7 @@ Differences from the loop of MBPO's code, each on purpose:
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
 import torch as th
@@ -19,31 +20,61 @@ import torch as th
 from sb3_mbrl.contracts import Data, FitBudget, Sequences, Transitions, WorldModel
 from sb3_mbrl.rng import RandomStream
 
-_HASH_SPACE = 2**20
+HASH_SPACE = 2**20
 
 MIN_ROUND = 32
 """
-Gradient steps between two looks at the holdout data, at least: small data has epochs of one or two steps, and a patience of
-five such epochs would end a fit that has hardly begun.
+The gradient steps between two looks at the holdout data, at least: small data has epochs of one or two steps, and a patience
+of five such epochs would end a fit that has hardly begun.
 """
+
+
+def mixed_hash(ids: th.Tensor) -> th.Tensor:
+    """
+    Spread integers evenly, neighbouring ones too.
+
+    :param ids: ``(N,)`` integers
+    :return: ``(N,)`` integers from 0 to ``HASH_SPACE - 1``, always the same of the same
+    """
+    # Two rounds of multiply-and-shift mixing in 64 bits, which wrap around.
+    mixed = (ids.long() + 1) * 0x2545F4914F6CDD1D
+    mixed = (mixed ^ (mixed >> 29)) * 0x1B03738712FAD5C9
+    return (mixed >> 32) & (HASH_SPACE - 1)
 
 
 def holdout_mask(ids: th.Tensor, budget: FitBudget) -> th.Tensor:
     """
-    Which rows are held out: a fixed pseudo-random choice by row id, so that a row that was trained on is never held out later.
+    Choose the rows that are held out: pseudo-random by row id, so that a row that was trained on is never held out later.
 
     :param ids: ``(N,)`` integers that name the rows' places
     :return: ``(N,)`` booleans; at least one row is left for training, and none is held out of fewer than two
     """
     n = len(ids)
     share = min(budget.holdout_ratio, budget.max_holdout / max(n, 1))
-    # Two rounds of multiply-and-shift mixing in 64 bits (wrapping) spread neighbouring ids evenly.
-    mixed = (ids.long() + 1) * 0x2545F4914F6CDD1D
-    mixed = (mixed ^ (mixed >> 29)) * 0x1B03738712FAD5C9
-    mask = ((mixed >> 32) & (_HASH_SPACE - 1)) < share * _HASH_SPACE
+    mask = mixed_hash(ids) < share * HASH_SPACE
     if n and bool(mask.all()):
         mask[0] = False
     return mask
+
+
+def split_rows(data: Data, budget: FitBudget) -> tuple[Transitions, Transitions | None]:
+    """
+    Divide the rows of a fit into those to learn from and those to stop early by.
+
+    An agent has held rows out already (:meth:`~sb3_mbrl.contracts.Data.held_out`). Where nobody has, as in a fit that is
+    called by hand, the same rows are held out here.
+
+    :param data: what ``fit`` was given
+    :param budget: its ``holdout_ratio`` and ``max_holdout``
+    :return: both parts, oldest first; ``None`` for the second where there are too few rows to hold any out
+    """
+    rows, held_out = data.transitions(), data.held_out()
+    if held_out is not None:
+        return rows, held_out.transitions()
+    held = holdout_mask(data.row_ids(), budget)
+    if not bool(held.any()):
+        return rows, None
+    return index_transitions(rows, (~held).nonzero().flatten()), index_transitions(rows, held.nonzero().flatten())
 
 
 class BestWeights:
@@ -148,29 +179,40 @@ def index_transitions(rows: Transitions, index: th.Tensor) -> Transitions:
     return Transitions(*(pick(value) for value in rows))  # type: ignore[arg-type]
 
 
-def row_ids(data: Data, n: int) -> th.Tensor:
-    """Where the rows of ``data.transitions()`` are stored, for a lasting holdout; their order where the data cannot tell."""
-    ids = getattr(data, "row_ids", None)
-    return ids() if ids is not None else th.arange(n)
+def fit_world_model(
+    model: WorldModel, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None
+) -> dict[str, float]:
+    """
+    Fit any world model: by its own :meth:`~sb3_mbrl.contracts.WorldModel.fit` where it has one, else by :func:`fit_by_loss`.
+
+    :param model: the world model
+    :param data: real data
+    :param budget: the limit on epochs and gradient steps
+    :param generator: the source of every random choice
+    :return: metrics to log
+    """
+    own = type(model).fit is not WorldModel.fit or not model.learns
+    fit = model.fit if own else partial(fit_by_loss, model)
+    return fit(data, budget or FitBudget(), generator=generator)
 
 
 def fit_by_loss(
-    model: WorldModel, data: Data, budget: FitBudget, *, generator: th.Generator | None = None
+    model: WorldModel, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None
 ) -> dict[str, float]:
     """
-    Fit any model that has a :meth:`~sb3_mbrl.contracts.WorldModel.loss` and an optimiser.
+    Fit a model that has a :meth:`~sb3_mbrl.contracts.WorldModel.loss` and an optimiser.
 
     Models of single observations (``context == 1``) see shuffled transitions with holdout and early stopping. Models with a
-    context see windows of ``2 * context`` steps; windows overlap, so nothing is held out, and the budget's ``max_batches``
-    alone ends the fit.
+    context see windows of ``2 * context`` steps, and the budget's ``max_batches`` alone ends the fit.
 
-    :param model: with ``optimizer``
+    :param model: a model with an ``optimizer``
     :param data: real data
-    :param budget: when to stop
-    :param generator: of all random choices
+    :param budget: the limit on epochs and gradient steps
+    :param generator: the source of every random choice
     :return: ``loss``, ``epochs``, ``batches``, and ``holdout_loss`` where rows were held out
     :raises ValueError: for a model without an optimiser
     """
+    budget = budget or FitBudget()
     if model.optimizer is None:
         raise ValueError(
             f"{type(model).__name__} has no optimizer, so the default fit() cannot train it: set self.optimizer, or override "
@@ -180,14 +222,14 @@ def fit_by_loss(
         return {}
     optimizer = model.optimizer
 
-    def update(batch: object) -> float:
+    def update(batch: Transitions | Sequences) -> float:
         optimizer.zero_grad()
-        loss, _, _ = model.loss(batch)  # type: ignore[arg-type]
+        loss = model.loss(batch, generator=generator).total()
         loss.backward()
         optimizer.step()
         return float(loss.detach())
 
-    # A loss may draw from torch's global generators, which then go on from this fit's own.
+    # A loss may also draw from torch's global generators, which then continue this fit's own stream.
     random = contextlib.nullcontext() if generator is None else RandomStream.of(generator).scope(model.device)
     model.train()
     try:
@@ -199,36 +241,37 @@ def fit_by_loss(
     return metrics
 
 
-def _fit(
-    model: WorldModel, update: Callable[[object], float], data: Data, budget: FitBudget, generator: th.Generator | None
-) -> dict[str, float]:
+Update = Callable[[Transitions | Sequences], float]
+"""One gradient step on a batch; returns the loss."""
+
+
+def _fit(model: WorldModel, update: Update, data: Data, budget: FitBudget, generator: th.Generator | None) -> dict[str, float]:
     if model.context == 1:
-        return _fit_transitions(model, update, data.transitions(), row_ids(data, len(data)), budget, generator)
+        return _fit_transitions(model, update, *split_rows(data, budget), budget, generator)
     batches = budget.max_batches or 1000
     n = max(1, budget.batch_size // (2 * model.context))
-    losses = [update(_windows(data, n, 2 * model.context, generator)) for _ in range(batches)]
+    losses = [update(_windows(model, data, n, generator)) for _ in range(batches)]
     return {"loss": losses[-1], "batches": float(batches), "epochs": 1.0}
 
 
-def _windows(data: Data, n: int, length: int, generator: th.Generator | None) -> Sequences:
-    """Consecutive steps; padded windows while there are fewer steps than a window has."""
+def _windows(model: WorldModel, data: Data, n: int, generator: th.Generator | None) -> Sequences:
+    """Draw ``n`` windows of consecutive steps; padded ones while there are fewer steps than a window has."""
+    length = 2 * model.context
     try:
-        return data.sequences(n, length, generator=generator)
+        return data.sequences(n, length, extra=model.extra, generator=generator)
     except ValueError:
-        return data.contexts(n, length, generator=generator)
+        return data.contexts(n, length, extra=model.extra, generator=generator)
 
 
 def _fit_transitions(
     model: WorldModel,
-    update: Callable[[Transitions], float],
-    rows: Transitions,
-    ids: th.Tensor,
+    update: Update,
+    train: Transitions,
+    held_out: Transitions | None,
     budget: FitBudget,
     generator: th.Generator | None,
 ) -> dict[str, float]:
-    held = holdout_mask(ids, budget)
-    train, held_out = index_transitions(rows, (~held).nonzero().flatten()), index_transitions(rows, held.nonzero().flatten())
-    judge = held_out if len(held_out.reward) else train
+    judge = train if held_out is None else held_out
 
     def steps() -> Iterator[float]:
         for index in minibatches(len(train.reward), budget.batch_size, generator):
@@ -237,7 +280,7 @@ def _fit_transitions(
     def evaluate() -> th.Tensor:
         model.eval()
         with th.no_grad():
-            loss, _, _ = model.loss(judge)
+            loss = model.loss(judge, generator=generator).total()
         model.train()
         return loss.detach().reshape(1)
 

@@ -1,6 +1,6 @@
 """A private random stream, so that a world model never disturbs SB3's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -26,6 +26,19 @@ class RandomStream:
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         self.generator = th.Generator().manual_seed(seed)
+
+    def restart(self, seed: int) -> None:
+        """Begin anew from a seed, in place: all who hold the stream go on with it."""
+        self.generator = th.Generator().manual_seed(seed)
+
+    def state_dict(self) -> dict[str, th.Tensor]:
+        """The state of the generator."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, th.Tensor]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self.generator = th.Generator()
+        self.generator.set_state(state["generator"])
 
     @classmethod
     def of(cls, generator: th.Generator) -> "RandomStream":

@@ -43,8 +43,14 @@ class PartSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmSpec(PartSpec):
-    """``factory`` is an SB3 algorithm class."""
+    """
+    ``factory`` is an SB3 algorithm class.
 
+    :param base: the name of the model-free class that it stands in for, e.g. ``"SAC"``, if any: rl-zoo3's settings and search
+        space for it are used, and the command line loads agents of its subclasses with this algorithm
+    """
+
+    base: str = ""
     kind: ClassVar[str] = "algorithm"
 
 

@@ -44,6 +44,11 @@ def test_our_algorithms_by_name():
     assert {"mb_td3", "mb_ddpg", "mb_crossq", "mb_qrdqn"} < set(found)
 
 
+def test_the_base_classes_are_in_the_algorithms_records():
+    derived = {"mb_td3": "td3", "mb_ddpg": "ddpg", "mb_tqc": "tqc", "mb_crossq": "crossq", "mb_qrdqn": "qrdqn"}
+    assert zoo.bases() == {"mbpo": "sac", "dyna": "dqn", **derived}
+
+
 class Trial:
     """Optuna's, as far as a sampler needs it: the last choice, the highest number."""
 

@@ -1,4 +1,4 @@
-"""A run's agent: the class of a variant, and its settings, which are JSON, as arguments of the constructor."""
+"""The agent of a run: the class of a variant, and constructor arguments from its settings (which are JSON)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,18 +13,18 @@ from sb3_mbrl.zoo import algorithms
 
 
 def algorithm(task: Task, variant: str) -> type[OffPolicyAlgorithm]:
-    """The class of a variant."""
+    """Find the class of a variant."""
     cls = algorithms()[task.algo]
-    return cls._model_free_class if variant == BASES.get(task.algo) else cls
+    return cls.model_free_class if variant == BASES.get(task.algo) else cls
 
 
 def as_arguments(settings: Mapping[str, Any], space: gym.Space) -> dict[str, Any]:
-    """Action noise in the words of rl-zoo3 (``noise_type`` and ``noise_std``) as SB3's object; the rest as it is."""
+    """Replace rl-zoo3's names for action noise (``noise_type`` and ``noise_std``) with SB3's object; keep the rest."""
     arguments = dict(settings)
     kind = arguments.pop("noise_type", None)
     if kind is not None:
         if kind != "normal" or not isinstance(space, gym.spaces.Box):
-            raise ValueError(f"noise_type={kind!r} for {space}: 'normal' for Box actions is what there is")
+            raise ValueError(f"noise_type={kind!r} for {space}: only 'normal' with Box actions is supported")
         size = np.zeros(space.shape)
         arguments["action_noise"] = NormalActionNoise(size, size + arguments.pop("noise_std"))
     return arguments

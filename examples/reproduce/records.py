@@ -1,4 +1,4 @@
-"""One run, one JSON file: where it lies, how it is read and written, what "reached" means."""
+"""The record of a run, one JSON file: its place and name, reading and writing it, and the meaning of "reached"."""
 
 import json
 import os
@@ -15,17 +15,17 @@ CHECKPOINTS = HERE / "checkpoints"
 
 
 def run_name(variant: str, seed: int, label: str | None = None) -> str:
-    """The file's name without its ending; tuning runs have a label, published ones have none."""
+    """Make the name of the file without its suffix; tuning runs have a label, published ones have none."""
     return f"{variant}-seed{seed}" + (f"@{label}" if label else "")
 
 
 def clean_label(text: str) -> str:
-    """A label that is safe in a file name."""
+    """Make a label safe for a file name."""
     return re.sub(r"[^A-Za-z0-9._=,+-]+", "", text)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader sees the old or the new one, never half of one."""
+    """Replace a file in one step: a reader sees the old or the new one, never a part of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
@@ -51,23 +51,24 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path) -> Record | None:
-    """The record, or ``None`` where there is none yet."""
+    """Read a record; ``None`` if there is none yet."""
     if not path.exists():
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not a result file ({error}); delete it to run anew") from error
+        raise ValueError(f"{path} is not a result file ({error}); delete it to run again") from error
 
 
 def reached_at(steps: Sequence[int], means: Sequence[float], threshold: float | None, in_a_row: int = 2) -> int | None:
     """
-    The step of the last of the first evaluations in a row at or above the threshold; ``None`` where there are not so many.
+    Find the first evaluations in a row at or above the threshold.
 
-    :param steps: real environment steps of the evaluations, ascending
-    :param means: mean return of each
-    :param threshold: ``None``: there is nothing to reach
-    :param in_a_row: how many evaluations
+    :param steps: the real environment steps of the evaluations, ascending
+    :param means: the mean return of each evaluation
+    :param threshold: the threshold; ``None`` if the task has none
+    :param in_a_row: the number of evaluations in a row
+    :return: the step of the last of them; ``None`` if there are not so many
     """
     if threshold is None:
         return None

@@ -1,7 +1,7 @@
 """Curves and tables from the result files: ``python examples/reproduce/report.py``.
 
-Everything comes from the JSON files, every seed is shown, and what is not finished is marked. ``--tuning`` prints one line per
-file, labelled ones included, and writes nothing.
+Everything comes from the JSON files, every seed is shown, and unfinished runs are marked. ``--tuning`` prints one line per
+file, including labelled ones, and writes nothing.
 """
 
 import argparse
@@ -25,14 +25,16 @@ COLOURS = {
     **{variant: "#7f7f7f" for variant in BASES.values()},
 }
 LAST = 3
-"""Evaluations at the end of a run that its final value is the mean of."""
+"""The number of evaluations at the end of a run whose mean is its final value"""
 
 
 def load_records(folder: Path, tuning: bool = False) -> list[Record]:
     """
-    The records of one task, by variant, then label, then seed; those without any evaluation yet are left out.
+    Load the records of one task, except those without any evaluation yet.
 
-    :param tuning: labelled ones too
+    :param folder: the folder of the task
+    :param tuning: whether to include labelled records
+    :return: the records, sorted by variant, then label, then seed
     """
     records = [record for record in map(read_record, sorted(folder.glob("*.json"))) if record is not None and record["curve"]]
     order = {variant: rank for rank, variant in enumerate(VARIANTS)}
@@ -40,16 +42,20 @@ def load_records(folder: Path, tuning: bool = False) -> list[Record]:
     return sorted(chosen, key=lambda record: (order[record["variant"]], record["label"] or "", record["seed"]))
 
 
-# ---------------------------------------------------------------------------------------------------------------- figures
+# ---------------------------------------------------------------------------------------------------------------- metrics
 
 
 def final_value(record: Record) -> float:
-    """Mean of the last three evaluations."""
+    """Compute the mean of the last three evaluations."""
     return statistics.fmean(point["mean"] for point in record["curve"][-LAST:])
 
 
 def average_value(record: Record) -> float:
-    """The area under the learning curve (trapezoids) over its length in steps: the average return on the way."""
+    """
+    Compute the average return over the run: the area under the learning curve, divided by its length in steps.
+
+    With trapezoids, the area is the sum of (step_b - step_a) * (mean_a + mean_b) / 2 over neighbouring evaluations a and b.
+    """
     curve = record["curve"]
     length = curve[-1]["step"] - curve[0]["step"]
     if length == 0:
@@ -58,22 +64,22 @@ def average_value(record: Record) -> float:
 
 
 def reached_step(record: Record) -> float:
-    """Infinite where the threshold was not reached."""
+    """Return the step at which the threshold was reached; infinity if it was not."""
     return math.inf if record["reached_at"] is None else record["reached_at"]
 
 
 def reached_trial(record: Record) -> float:
-    """Of training episodes, counted from 1: the first at or above the threshold."""
+    """Find the first training episode at or above the threshold, counted from 1; infinity if there is none."""
     return next((i for i, point in enumerate(record["curve"], 1) if point["mean"] >= record["threshold"]), math.inf)
 
 
 def best_value(record: Record) -> float:
-    """Of training episodes."""
+    """Compute the highest return of a training episode."""
     return max(point["mean"] for point in record["curve"])
 
 
 def wall_seconds(record: Record) -> float:
-    """Training alone, without evaluations."""
+    """Return the time of training, without evaluations."""
     return record["curve"][-1]["wall_s"]
 
 
@@ -82,7 +88,7 @@ def _step_text(step: float, total: int) -> str:
 
 
 Column = tuple[str, Callable[[Record], float], Callable[[float], str]]
-"""Heading, figure and its text"""
+"""A column of the table: its heading, its value for a record, and the text of that value"""
 
 
 def _columns(record: Record) -> list[Column]:
@@ -107,10 +113,10 @@ def _columns(record: Record) -> list[Column]:
 
 def task_section(name: str, records: Sequence[Record]) -> str:
     """
-    One task in Markdown: conditions, picture, a row per seed, and the medians.
+    Write the section of one task in Markdown: conditions, plot, a row per seed, and the medians.
 
-    :param name: of the task
-    :param records: its published records, not empty
+    :param name: the name of the task
+    :param records: the task's published records, not empty
     """
     first = records[0]
     lines = [f"## {name}", "", _conditions(first), "", f"![Learning curves of {name}]({name}.png)", ""]
@@ -127,16 +133,16 @@ def task_section(name: str, records: Sequence[Record]) -> str:
 
 
 def _variant_rows(variant: str, own: Sequence[Record], missing: Sequence[int], columns: Sequence[Column]) -> list[str]:
-    """A row per seed, and the median of those that are finished."""
+    """Write a row per seed, and the median of the finished runs."""
     rows = {seed: _row(variant, str(seed), *["" for _ in columns], "not started") for seed in missing}
     for record in own:
-        figures = [text(figure(record)) for _, figure, text in columns]
-        rows[record["seed"]] = _row(variant, str(record["seed"]), *figures, _remark(record))
+        cells = [text(value(record)) for _, value, text in columns]
+        rows[record["seed"]] = _row(variant, str(record["seed"]), *cells, _remark(record))
     lines = [rows[seed] for seed in sorted(rows)]
     finished = [record for record in own if record["finished"]]
     if not finished:
         return lines
-    medians = [text(statistics.median(map(figure, finished))) for _, figure, text in columns]
+    medians = [text(statistics.median(map(value, finished))) for _, value, text in columns]
     remarks = [] if len(finished) == len(rows) else [f"of {len(finished)} finished of {len(rows)}"]
     if own[0]["threshold"] is not None:
         within = own[0]["deadline"] or own[0]["total_steps"]
@@ -177,7 +183,7 @@ def _remark(record: Record) -> str:
 
 
 def _missing_seeds(task: str, records: Sequence[Record]) -> list[int]:
-    """Seeds fixed for the task that have no record yet."""
+    """List the task's fixed seeds that have no record yet."""
     seeds = TASKS[task].seeds if task in TASKS else ()
     return [seed for seed in seeds if seed not in {record["seed"] for record in records}]
 
@@ -186,7 +192,7 @@ TASK_KEYS = ("env_id", "env_kwargs", "total_steps", "eval_every", "eval_episodes
 
 
 def _inconsistencies(records: Sequence[Record]) -> list[str]:
-    """What must not differ within a task but does (files from before and after a change in ``tasks.py``)."""
+    """Describe forbidden differences within a task (between files from before and after a change in ``tasks.py``)."""
     warnings = []
     if len({json.dumps([record[key] for key in TASK_KEYS]) for record in records}) > 1:
         warnings.append("The runs differ in their task (steps, evaluation, threshold); the heading is that of the first.")
@@ -194,7 +200,7 @@ def _inconsistencies(records: Sequence[Record]) -> list[str]:
     shared: dict[str, set[str]] = {}
     for record in records:
         settings = {key: value for key, value in record["settings"].items() if key != "world_model"}
-        # The control does not look at the model's own settings.
+        # The model's own settings have no effect on the control.
         without = {key: value for key, value in settings.items() if key not in MODELS_OWN}
         own = without if record["variant"] == MODEL_OFF else settings
         kinds.setdefault(record["variant"], set()).add(json.dumps(own, sort_keys=True))
@@ -207,7 +213,7 @@ def _inconsistencies(records: Sequence[Record]) -> list[str]:
 
 
 def _provenance(records: Sequence[Record]) -> list[str]:
-    """Settings, states of the library, versions and machines, each with what it was used for where there are several."""
+    """List settings, states of the library, versions and machines; where there are several, with the runs that used them."""
     lines = []
     for variant in VARIANTS:
         own = [record for record in records if record["variant"] == variant]
@@ -227,17 +233,17 @@ def _provenance(records: Sequence[Record]) -> list[str]:
         (json.dumps(record["versions"]), json.dumps(record["machine"]), record["threads"]) for record in records
     )
     for versions, machine, threads in stacks:
-        told = ", ".join(f"{name} {version}" for name, version in json.loads(versions).items())
-        where = json.loads(machine)
-        lines.append(f"- {told}; {where['cpu']}, {where['cores']} cores, {threads} thread{'s' if threads > 1 else ''} a run")
+        packages = ", ".join(f"{name} {version}" for name, version in json.loads(versions).items())
+        host = json.loads(machine)
+        lines.append(f"- {packages}; {host['cpu']}, {host['cores']} cores, {threads} thread{'s' if threads > 1 else ''} a run")
     return lines
 
 
-# ---------------------------------------------------------------------------------------------------------------- picture
+# ------------------------------------------------------------------------------------------------------------------- plot
 
 
 def median_curve(records: Sequence[Record]) -> tuple[list[int], list[float]]:
-    """The median over seeds, at the steps that all of them have come to."""
+    """Compute the median over seeds, at the steps that all of them have reached."""
     curves = [{point["step"]: point["mean"] for point in record["curve"]} for record in records]
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     return steps, [statistics.median(curve[step] for curve in curves) for step in steps]
@@ -245,11 +251,11 @@ def median_curve(records: Sequence[Record]) -> tuple[list[int], list[float]]:
 
 def draw(name: str, records: Sequence[Record], path: Path) -> None:
     """
-    Learning curves as a PNG: a thin line per seed, a thick one for the median of each variant.
+    Draw learning curves as a PNG: a thin line per seed, a thick one for the median of each variant.
 
-    :param name: of the task
-    :param records: its published records, not empty
-    :param path: of the picture
+    :param name: the name of the task
+    :param records: the task's published records, not empty
+    :param path: the file of the plot
     """
     figure = Figure(figsize=(7.5, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -276,7 +282,7 @@ def draw(name: str, records: Sequence[Record], path: Path) -> None:
     axes.set_ylabel(f"mean return of {first['eval_episodes']} evaluation episodes")
     axes.grid(alpha=0.25)
     axes.legend(loc="best", fontsize="small")
-    # No date and no version in the file: the same data gives the same picture.
+    # No date and no version in the file: the same data give the same bytes.
     figure.savefig(path, metadata={"Software": None})
 
 
@@ -285,9 +291,10 @@ def draw(name: str, records: Sequence[Record], path: Path) -> None:
 
 def write_report(results: Path) -> list[str]:
     """
-    Draw every task that has records, and write ``README.md`` next to them.
+    Draw every task that has records, and write ``README.md`` next to the plots.
 
-    :return: the tasks
+    :param results: the folder of the results
+    :return: the names of the tasks
     """
     order = {name: rank for rank, name in enumerate(TASKS)}
     folders = sorted(
@@ -311,21 +318,21 @@ def write_report(results: Path) -> list[str]:
 
 
 def tuning_lines(results: Path) -> list[str]:
-    """One line per file, labelled ones too."""
+    """Describe every file in one line, including labelled ones."""
     lines = []
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         for record in load_records(folder, tuning=True):
-            figures = "  ".join(f"{heading}: {text(figure(record))}" for heading, figure, text in _columns(record))
+            cells = "  ".join(f"{heading}: {text(value(record))}" for heading, value, text in _columns(record))
             name = f"{folder.name} {record['variant']} seed {record['seed']} {record['label'] or '(published)'}"
-            lines.append("  ".join(filter(None, (f"{name}:", figures, _remark(record)))))
+            lines.append("  ".join(filter(None, (f"{name}:", cells, _remark(record)))))
     return lines
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--tuning", action="store_true", help="print a line per file, labelled ones too; write nothing")
+    parser.add_argument("--tuning", action="store_true", help="print a line per file, including labelled ones; write nothing")
     args = parser.parse_args(argv)
     if not args.results.is_dir():
         raise SystemExit(f"{args.results}: there are no results yet; run run_all.py first")

@@ -1,6 +1,6 @@
 """One run of one learning benchmark, resumable: ``python examples/reproduce/run.py pendulum --variant mbpo --seed 0``.
 
-After every evaluation the JSON file is replaced and a checkpoint written: the same command takes an interrupted run up again.
+After every evaluation the JSON file is replaced and a checkpoint is written: the same command resumes an interrupted run.
 """
 
 import os
@@ -37,27 +37,29 @@ from tasks import TASKS, VARIANTS, Task, changes, conditions, constructor_settin
 import sb3_mbrl
 
 EVALUATION_SEED = 10_000
-"""Evaluation episodes start from the reset seeds 10000, 10001, ... in every run."""
+"""The first reset seed of evaluation episodes; they use 10000, 10001, ... in every run"""
 
 LOGGED = ("model/", "imagination/", "planner/", "train/entropy", "train/return_", "train/n_updates")
-"""What is taken over from the log."""
+"""Prefixes of the metrics that are copied from the log to the record"""
 
 
 class SettingsChangedError(ValueError):
-    """The results folder holds a run of this name with other settings."""
+    """An error for a run whose name is taken, in the results folder, by a run with other settings."""
 
 
 @dataclass(frozen=True)
 class Run:
     """
-    :param task: with its overrides applied
+    A run of one variant of a task with one seed.
+
+    :param task: the task, with its overrides applied
     :param variant: one of ``VARIANTS``
-    :param seed: of agent and training environment
-    :param settings: keyword arguments of the constructor
-    :param label: marks a tuning run
-    :param results: folder of the JSON files
-    :param checkpoints: folder of the checkpoints
-    :param device: as SB3's
+    :param seed: the seed of agent and training environment
+    :param settings: the keyword arguments of the constructor
+    :param label: the label of a tuning run
+    :param results: the folder of the JSON files
+    :param checkpoints: the folder of the checkpoints
+    :param device: the PyTorch device, as in SB3
     """
 
     task: Task
@@ -82,14 +84,14 @@ class Run:
         return self.checkpoints / self.task.name / self.name
 
     def conditions(self) -> Record:
-        """What must be the same for a run to be continued."""
+        """Collect the values that must be the same for the run to be continued."""
         return conditions(self.task, self.variant, self.seed, self.settings, self.label, self.device)
 
 
 def make_run(
     task: Task, variant: str, seed: int, overrides: Mapping[str, Any] | None = None, label: str | None = None, **kwargs: Any
 ) -> Run:
-    """A run, labelled by its overrides where it has any and no label of its own."""
+    """Make a run; without a label, it is labelled by its overrides, if any."""
     overrides = dict(overrides or {})
     task = override(task, overrides)
     if label is None and overrides:
@@ -102,8 +104,8 @@ def make_run(
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that decides the result."""
-    found = {
+    """Collect the versions of everything that influences the result."""
+    result = {
         "sb3_mbrl": sb3_mbrl.__version__,
         "stable_baselines3": stable_baselines3.__version__,
         "torch": torch.__version__,
@@ -114,12 +116,12 @@ def versions() -> dict[str, str]:
     try:
         import mujoco
     except ImportError:
-        return found
-    return found | {"mujoco": mujoco.__version__}
+        return result
+    return result | {"mujoco": mujoco.__version__}
 
 
 def source_digest() -> str:
-    """Of the library's code as it is now: a version number alone does not tell two states of a checkout apart."""
+    """Hash the library's code: a version number alone does not distinguish two states of a checkout."""
     digest = hashlib.sha256()
     root = Path(sb3_mbrl.__file__).parent
     for path in sorted(root.rglob("*.py")):
@@ -128,7 +130,7 @@ def source_digest() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, nothing that names the machine."""
+    """Describe the CPU, without anything that identifies the machine."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -141,7 +143,7 @@ def machine() -> dict[str, Any]:
 
 
 def random_states() -> dict[str, Any]:
-    """The global random streams."""
+    """Read the states of the global random streams."""
     states: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
@@ -149,7 +151,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:
-    """Put back what :func:`random_states` gave."""
+    """Restore the states that :func:`random_states` returned."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])
@@ -159,7 +161,7 @@ def set_random_states(states: Mapping[str, Any]) -> None:
 
 @contextmanager
 def random_states_kept() -> Iterator[None]:
-    """Whatever is drawn inside, training goes on as if nothing had been."""
+    """Restore the global random streams at the end of the block, so that draws inside do not change the training."""
     states = random_states()
     try:
         yield
@@ -169,9 +171,12 @@ def random_states_kept() -> Iterator[None]:
 
 def evaluate(agent: OffPolicyAlgorithm, env: gym.Env, episodes: int) -> list[float]:
     """
-    Returns of the deterministic policy, from the same start states every time; training does not notice.
+    Play episodes with the deterministic policy, from the same start states every time, without any effect on training.
 
-    :param env: not the training environment
+    :param agent: the agent
+    :param env: an environment that is not the training environment
+    :param episodes: the number of episodes
+    :return: the return of every episode
     """
     returns = []
     training = agent.policy.training
@@ -194,7 +199,7 @@ def evaluate(agent: OffPolicyAlgorithm, env: gym.Env, episodes: int) -> list[flo
 
 
 def save_checkpoint(agent: OffPolicyAlgorithm, folder: Path) -> None:
-    """Write a checkpoint of this step, then drop the older ones. Under its final name it is always complete."""
+    """Write a checkpoint of this step, then delete the older ones. Under its final name it is always complete."""
     step = agent.num_timesteps
     final, unfinished = folder / f"step-{step:09d}", folder / f"unfinished-{step:09d}"
     for leftover in (final, unfinished):
@@ -211,16 +216,16 @@ def save_checkpoint(agent: OffPolicyAlgorithm, folder: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The last complete checkpoint."""
+    """Find the last complete checkpoint."""
     return max(folder.glob("step-*"), default=None)
 
 
 def load_checkpoint(cls: type[OffPolicyAlgorithm], folder: Path, env: gym.Env, device: str) -> OffPolicyAlgorithm:
     """
-    The agent with its replay buffer and random streams.
+    Load the agent with its replay buffer, and restore the random streams.
 
-    The environment's own state is not kept: a resumed run begins a new episode, so the last stored transition becomes one that
-    was cut off by a time limit.
+    The environment's own state is not saved: a resumed run begins a new episode, so the last stored transition is marked as
+    the end of an episode by a time limit.
     """
     agent = cls.load(folder / "agent.zip", env=env, device=device)
     agent.load_replay_buffer(folder / "replay_buffer.pkl")
@@ -229,7 +234,7 @@ def load_checkpoint(cls: type[OffPolicyAlgorithm], folder: Path, env: gym.Env, d
         last = (buffer.pos - 1) % buffer.buffer_size
         buffer.timeouts[last] = np.where(buffer.dones[last] > 0, buffer.timeouts[last], 1.0)
         buffer.dones[last] = 1.0
-    # Loading seeds everything as at the start; the resumed part must not repeat the first episodes and the first noise.
+    # Loading seeds everything as at the start, but the resumed part must not repeat the first episodes and the first noise.
     assert agent.env is not None
     agent.env.seed((agent.seed or 0) + agent.num_timesteps)
     with (folder / "random_states.pkl").open("rb") as file:
@@ -242,12 +247,12 @@ def load_checkpoint(cls: type[OffPolicyAlgorithm], folder: Path, env: gym.Env, d
 
 class BenchmarkCallback(BaseCallback):
     """
-    Evaluates (or takes note of the episodes of training), writes the record and a checkpoint between two rollouts, where agent
-    and replay buffer are complete (in ``_on_step`` the latest transition is not stored yet).
+    A callback that evaluates (or notes the episodes of training) and writes the record and a checkpoint. It does so between
+    two rollouts, where agent and replay buffer are complete (in ``_on_step`` the latest transition is not stored yet).
 
     :param run: the run
-    :param record: its record; the curve is appended to it
-    :param on_evaluation: called with the record after each evaluation is on disk
+    :param record: the run's record; points are appended to its curve
+    :param on_evaluation: a function that is called with the record after each evaluation has been written
     """
 
     def __init__(self, run: Run, record: Record, on_evaluation: Callable[[Record], None] | None = None) -> None:
@@ -259,13 +264,13 @@ class BenchmarkCallback(BaseCallback):
         self.next_step = curve[-1]["step"] + run.task.eval_every if curve else 0
         self.since = 0.0
         self.episode: float | None = None
-        """The return of an episode of training that was just completed"""
+        """The return of the training episode that has just ended, if any"""
 
     def _on_training_start(self) -> None:
         self.since = time.perf_counter()
 
     def _on_rollout_start(self) -> None:
-        self._look()
+        self._evaluate_if_due()
 
     def _on_step(self) -> bool:
         episode = self.locals["infos"][0].get("episode")
@@ -274,14 +279,14 @@ class BenchmarkCallback(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        self._look()
+        self._evaluate_if_due()
         if self.record["curve"] and self.num_timesteps >= self.run.task.total_steps and not self.record["finished"]:
-            # The steps are over in the middle of an episode, which does not count.
+            # The steps ended in the middle of an episode, which does not count.
             self.record["finished"] = True
             write_record(self.run.path, self.record)
         self.eval_env.close()
 
-    def _look(self) -> None:
+    def _evaluate_if_due(self) -> None:
         agent = self.model
         assert isinstance(agent, OffPolicyAlgorithm)
         if self.run.task.eval_episodes == 0:
@@ -303,7 +308,7 @@ class BenchmarkCallback(BaseCallback):
                 "returns": returns,
                 "wall_s": round(self.wall, 3),
                 "phase_seconds": {name: round(value, 3) for name, value in getattr(agent, "phase_seconds", {}).items()},
-                "logged": {name: _figure(logged[name]) for name in sorted(logged)},
+                "logged": {name: _json_number(logged[name]) for name in sorted(logged)},
             }
         )
         steps, means = ([point[name] for point in record["curve"]] for name in ("step", "mean"))
@@ -318,20 +323,21 @@ class BenchmarkCallback(BaseCallback):
         self.since = time.perf_counter()
 
 
-def _figure(value: Any) -> float | None:
-    """JSON has no NaN."""
+def _json_number(value: Any) -> float | None:
+    """Replace NaN and infinity, which JSON does not have, with ``None``."""
     return float(value) if math.isfinite(float(value)) else None
 
 
 def _start_or_resume(run: Run, fresh: bool) -> tuple[Record, Path | None]:
-    """The record to append to, and the checkpoint it goes on from."""
+    """Choose the record to append to, and the checkpoint to continue from."""
     record = None if fresh else read_record(run.path)
     if record is not None:
         changed = changes(record, run.conditions())
         if changed:
-            told = "; ".join(f"{key} was {old!r} and is {new!r}" for key, (old, new) in changed.items())
+            differences = "; ".join(f"{key} was {old!r} and is {new!r}" for key, (old, new) in changed.items())
             raise SettingsChangedError(
-                f"{run.path} is of a run with other settings: {told}. Give --label for another run, or --fresh to replace it."
+                f"{run.path} is from a run with other settings: {differences}. Give --label to make another run, or "
+                "--fresh to replace it."
             )
         checkpoint = newest_checkpoint(run.checkpoint_dir)
         if record["finished"]:
@@ -345,21 +351,22 @@ def _start_or_resume(run: Run, fresh: bool) -> tuple[Record, Path | None]:
                 record["sources"] = list(dict.fromkeys([*record.get("sources", []), source_digest()]))
                 return record, checkpoint
     shutil.rmtree(run.checkpoint_dir, ignore_errors=True)
-    measured = {
+    provenance = {
         "versions": versions(),
         "sources": [source_digest()],
         "machine": machine(),
         "threads": torch.get_num_threads(),
     }
-    return run.conditions() | measured | {"reached_at": None, "finished": False, "resumed_at": [], "curve": []}, None
+    return run.conditions() | provenance | {"reached_at": None, "finished": False, "resumed_at": [], "curve": []}, None
 
 
 def execute(run: Run, fresh: bool = False, on_evaluation: Callable[[Record], None] | None = None) -> Record:
     """
-    Do the run, or what is left of it.
+    Do the run, or the rest of it.
 
-    :param fresh: forget what is there
-    :param on_evaluation: called with the record after each evaluation is on disk
+    :param run: the run
+    :param fresh: whether to start again and ignore an existing record
+    :param on_evaluation: a function that is called with the record after each evaluation has been written
     :return: the record, as in the file
     """
     record, checkpoint = _start_or_resume(run, fresh)
@@ -372,7 +379,7 @@ def execute(run: Run, fresh: bool = False, on_evaluation: Callable[[Record], Non
         agent: OffPolicyAlgorithm = cls("MlpPolicy", env, seed=run.seed, device=run.device, **settings)
     else:
         agent = load_checkpoint(cls, checkpoint, env, run.device)
-    # No log folder, and never dumped, so that the latest figures can be read at any time.
+    # No log folder, and never dumped, so that the latest metrics can be read at any time.
     agent.set_logger(Logger(folder=None, output_formats=[]))
     callback = BenchmarkCallback(run, record, on_evaluation)
     left = run.task.total_steps - agent.num_timesteps
@@ -393,7 +400,7 @@ def _print_progress(record: Record) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=sorted(TASKS))
     parser.add_argument("--variant", choices=VARIANTS, help="default: the task's algorithm")
@@ -403,12 +410,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings (a tuning run)"
     )
-    parser.add_argument("--label", help="marks the file of a tuning run; by default its changed settings")
+    parser.add_argument("--label", help="label of a tuning run's file (default: its changed settings)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--fresh", action="store_true", help="start anew, whatever is there")
+    parser.add_argument("--fresh", action="store_true", help="start again, and replace an existing run")
     args = parser.parse_args(argv)
-    # So that a temporary file is removed when the run is stopped from outside.
+    # Turn SIGTERM into SystemExit, so that a temporary file is removed when the run is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     torch.set_num_threads(args.threads)
     folders = {"results": args.results, "checkpoints": args.checkpoints, "device": args.device}

@@ -1,7 +1,7 @@
 """All runs of some learning benchmarks: ``python examples/reproduce/run_all.py pendulum halfcheetah --workers 2``.
 
 Finished runs are skipped and interrupted ones resumed, so the same command can be given again at any time. The first seed of
-every variant comes first: whenever it is stopped, the variants have had about the same number of runs.
+every variant comes first: whenever the command is stopped, the variants have had about the same number of runs.
 """
 
 import argparse
@@ -29,7 +29,7 @@ STOP_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Job:
-    """One run; ``path`` is its result file, ``conditions`` what that has to say about it."""
+    """A run; ``path`` is its result file, ``conditions`` the values that the file must contain."""
 
     task: str
     variant: str
@@ -51,12 +51,14 @@ def plan_jobs(
     overrides: Mapping[str, Any] | None = None,
 ) -> list[Job]:
     """
-    Every run, in order: seeds outermost, variants innermost.
+    List all runs in order: seeds outermost, variants innermost.
 
-    :param variants: of those that a task has; ``None``: all
-    :param seeds: instead of each task's own
-    :param label: of a tuning run
-    :param overrides: of a tuning run
+    :param tasks: the tasks
+    :param variants: the variants to run, where a task has them; ``None``: all
+    :param results: the folder of the result files
+    :param seeds: the seeds to use instead of each task's own
+    :param label: the label of a tuning run
+    :param overrides: the changed settings of a tuning run
     """
     overrides = dict(overrides or {})
     tasks = [override(task, overrides) for task in tasks]
@@ -64,20 +66,20 @@ def plan_jobs(
     jobs = []
     for task, seed in filter(None, chain.from_iterable(rounds)):
         for variant in task.variants if variants is None else (one for one in variants if one in task.variants):
-            told = conditions(task, variant, seed, constructor_settings(task, variant, overrides), label)
+            expected = conditions(task, variant, seed, constructor_settings(task, variant, overrides), label)
             path = results / task.name / f"{run_name(variant, seed, label)}.json"
-            jobs.append(Job(task.name, variant, seed, path, task.total_steps, told))
+            jobs.append(Job(task.name, variant, seed, path, task.total_steps, expected))
     return jobs
 
 
 def is_changed(job: Job) -> bool:
-    """Whether the result file is of a run with other settings than those of today."""
+    """Check whether the result file is from a run with other settings than the current ones."""
     record = read_record(job.path)
     return record is not None and bool(changes(record, job.conditions))
 
 
 def is_finished(job: Job) -> bool:
-    """Whether there is nothing left to do."""
+    """Check whether a run is finished, with the current settings."""
     record = read_record(job.path)
     return record is not None and record["finished"] and not is_changed(job)
 
@@ -86,7 +88,7 @@ def is_finished(job: Job) -> bool:
 
 
 def _pace(records: Iterable[Record]) -> float | None:
-    """Seconds per real step; early steps (no updates yet) would flatter it, so only runs at least half done count."""
+    """Compute seconds per real step. Early steps are fast (no updates yet), so only runs that are at least half done count."""
     paces = [
         record["curve"][-1]["wall_s"] / record["curve"][-1]["step"]
         for record in records
@@ -101,10 +103,11 @@ def _steps(record: Record | None) -> int:
 
 def seconds_left(jobs: Sequence[Job], workers: int) -> float | None:
     """
-    An estimate from what the result files say: steps left, at the pace of the same task and variant, else of the same task.
+    Estimate the time left from the result files: the steps left, at the pace of the same task and variant, else of the task.
 
-    :param jobs: not finished yet
-    :return: ``None`` where nothing like it has run yet
+    :param jobs: the unfinished runs
+    :param workers: the number of runs at a time
+    :return: the seconds; ``None`` if no similar run has been made yet
     """
     total = 0.0
     for job in jobs:
@@ -118,7 +121,7 @@ def seconds_left(jobs: Sequence[Job], workers: int) -> float | None:
 
 
 def duration(seconds: float | None) -> str:
-    """In words."""
+    """Format a duration."""
     if seconds is None:
         return "an unknown time"
     minutes, rest = divmod(round(seconds), 60)
@@ -130,7 +133,7 @@ def duration(seconds: float | None) -> str:
 
 
 def command_of(job: Job, passed_on: Sequence[str]) -> list[str]:
-    """The command line of one run, with low priority where the system has ``nice``."""
+    """Make the command line of one run, with low priority if the system has ``nice``."""
     nice = ["nice", "-n", "10"] if shutil.which("nice") else []
     script = [sys.executable, str(HERE / "run.py"), job.task, "--variant", job.variant, "--seed", str(job.seed)]
     return [*nice, *script, *passed_on, *(["--fresh"] if is_changed(job) else [])]
@@ -138,7 +141,7 @@ def command_of(job: Job, passed_on: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _child(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of its own group (Ctrl-C reaches this one only), stopped when the block is left."""
+    """Run a process in a process group of its own (Ctrl-C reaches only this process), and stop it at the end of the block."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -160,9 +163,11 @@ def work(jobs: Sequence[Job], workers: int, passed_on: Sequence[str], logs: Path
     """
     Do the runs, ``workers`` at a time; one that fails does not stop the others.
 
+    :param jobs: the runs
+    :param workers: the number of runs at a time
     :param passed_on: further arguments of ``run.py``
-    :param logs: folder for what the runs print
-    :return: those that failed
+    :param logs: the folder for the output of the runs
+    :return: the runs that failed
     """
     waiting, failed, done = list(jobs), [], 0
     with contextlib.ExitStack() as stack:
@@ -204,17 +209,17 @@ def _tail(log: Path, lines: int = 8) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="+", choices=sorted(TASKS), metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: all of each task")
-    parser.add_argument("--seeds", nargs="+", type=int, help="instead of the task's own")
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time; each uses one thread")
+    parser.add_argument("--seeds", nargs="+", type=int, help="seeds (default: the task's own)")
+    parser.add_argument("--workers", type=int, default=1, help="number of runs at a time; each uses one thread")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
-    parser.add_argument("--label", help="of tuning runs (needed with --set)")
+    parser.add_argument("--label", help="label of tuning runs (needed with --set)")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in run.py")
-    parser.add_argument("--replace-changed", action="store_true", help="run anew what was run with other settings")
+    parser.add_argument("--replace-changed", action="store_true", help="repeat runs that were made with other settings")
     args = parser.parse_args(argv)
     if args.workers < 1:
         parser.error(f"--workers {args.workers}: give at least 1")
@@ -230,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
     jobs = plan_jobs([TASKS[name] for name in args.tasks], args.variants, args.results, args.seeds, label, overrides)
     changed = [str(job.path) for job in jobs if is_changed(job)]
     if changed and not args.replace_changed:
-        raise SystemExit("\n".join(["These were run with other settings; give --replace-changed to run them anew:", *changed]))
+        raise SystemExit("\n".join(["These were run with other settings; give --replace-changed to repeat them:", *changed]))
     due = [job for job in jobs if not is_finished(job)]
     print(
         f"{len(jobs) - len(due)} of {len(jobs)} runs are finished; left: {duration(seconds_left(due, args.workers))}",
@@ -239,7 +244,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         failed = work(due, args.workers, passed_on, args.checkpoints)
     except KeyboardInterrupt:
-        raise SystemExit("Stopped; the same command goes on from the last evaluations.") from None
+        raise SystemExit("Stopped; the same command continues from the last evaluations.") from None
     if failed:
         raise SystemExit(f"{len(failed)} failed: {', '.join(map(str, failed))}")
 

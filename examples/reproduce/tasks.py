@@ -1,8 +1,8 @@
-"""The learning benchmarks: which environments, how long, which seeds, with which settings.
+"""The learning benchmarks: their environments, lengths, seeds and settings.
 
 Seeds and thresholds are fixed here before any run. Every task has three variants: its algorithm (``mbpo``); the control
-``model-off``, the same call with ``world_model=None``, so that a difference is the model's and not that of the number of
-updates; and the algorithm's base class at its defaults (``sac``). Planners have no control of that kind: there ``true-model``
+``model-off``, the same call with ``world_model=None``, so that a difference is due to the model and not to the number of
+updates; and the algorithm's base class at its defaults (``sac``). Planners have no such control; their variant ``true-model``
 is the same call with the environment itself as the model, an upper bound.
 """
 
@@ -17,33 +17,35 @@ from sb3_mbrl.hyperparams import load_preset
 
 MODEL_OFF = "model-off"
 BASES = {"mbpo": "sac", "dyna": "dqn", "mb_td3": "td3", "mb_tqc": "tqc", "mb_crossq": "crossq"}
-"""Algorithms by the names that rl-zoo3's command line has for them, and their base classes"""
+"""Algorithms with a model-free base class, by their names on command lines, and the names of their base classes"""
 
 TRUE_MODEL = "true-model"
 ALONE = ("pets", "dreamer_v3")
-"""Algorithms that are nothing without their world model"""
+"""Algorithms that do not work without a world model"""
 
 VARIANTS = (*BASES, *ALONE, MODEL_OFF, TRUE_MODEL, *BASES.values())
-"""All there are, in the order of tables"""
+"""All variants, in the order of tables"""
 
 
 @dataclass(frozen=True)
 class Task:
     """
-    :param name: of the task, its folder and its picture
-    :param env_id: Gymnasium id
-    :param env_kwargs: for ``gymnasium.make``
-    :param total_steps: real environment steps of a run
-    :param eval_every: real environment steps between two evaluations
-    :param eval_episodes: episodes per evaluation, deterministic policy, always from the same start states; 0: the episodes of
-        training are the curve, as is usual for planners, which improve from one to the next
-    :param threshold: "reached" is two evaluations in a row with a mean at or above it (of training episodes one);
-        ``None``: none
-    :param deadline: real steps within which the threshold has to be reached; ``None``: ``total_steps``
-    :param seeds: of the runs
-    :param settings: constructor arguments of the algorithm and of ``model-off``
-    :param algo: the algorithm
-    :param true_model: settings in the place of the world model's, with which it is the environment itself
+    A task of the learning benchmarks.
+
+    :param name: the name of the task, of its folder and of its plot
+    :param env_id: the Gymnasium id of the environment
+    :param env_kwargs: the arguments of ``gymnasium.make``
+    :param total_steps: the number of real environment steps of a run
+    :param eval_every: the number of real environment steps between two evaluations
+    :param eval_episodes: the number of episodes per evaluation, with the deterministic policy and always from the same start
+        states; 0: the episodes of training are the curve, as is usual for planners, which improve from one to the next
+    :param threshold: the mean return that two evaluations in a row (or one training episode) must have; ``None``: no threshold
+    :param deadline: the number of real steps within which the threshold must be reached; ``None``: ``total_steps``
+    :param seeds: the seeds of the runs
+    :param settings: the constructor arguments of the algorithm and of ``model-off``
+    :param algo: the name of the algorithm
+    :param true_model: the settings that replace the world model's, so that the model is the environment itself; ``None``: the
+        task has no such variant
     """
 
     name: str
@@ -61,14 +63,14 @@ class Task:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """The algorithm, and what it is held against."""
+        """The algorithm and the variants that it is compared with."""
         if self.algo in BASES:
             return self.algo, MODEL_OFF, BASES[self.algo]
         return (self.algo,) if self.true_model is None else (self.algo, TRUE_MODEL)
 
     @property
     def in_a_row(self) -> int:
-        """Evaluations that have to reach the threshold."""
+        """The number of evaluations in a row that must reach the threshold."""
         return 2 if self.eval_episodes else 1
 
     def __post_init__(self) -> None:
@@ -90,7 +92,7 @@ SMALL: dict[str, Any] = {
     "fit_freq": 50,
     "fit_kwargs": {"max_batches": 2_000},
 }
-"""For low-dimensional tasks that are over after some thousand steps."""
+"""Settings for low-dimensional tasks that are solved within a few thousand steps"""
 
 LOCOMOTION: dict[str, Any] = {
     "learning_rate": 3e-4,
@@ -104,8 +106,9 @@ LOCOMOTION: dict[str, Any] = {
     "fit_kwargs": {"max_batches": 500},
 }
 """
-For MuJoCo bodies; the world model is the default ensemble (7 members, 5 elites, 4 layers of 200). Target entropies are those
-of MBPO's authors: with SB3's (minus the number of actions) and 10 updates a step, exploration is over before the body moves.
+Settings for MuJoCo tasks; the world model is the default ensemble (7 members, 5 elites, 4 layers of 200). Target entropies
+are those of MBPO's authors: with SB3's (minus the number of actions) and 10 updates per step, exploration ends before the body
+moves.
 """
 
 HOPPER = LOCOMOTION | {
@@ -113,7 +116,7 @@ HOPPER = LOCOMOTION | {
     "real_ratio": 0.5,
     "imagination_kwargs": {"freq": 250, "horizon": 5, "starts_per_step": 20, "max_age": 1000},
 }
-"""As many imagined rows as of HalfCheetah, in rollouts of five steps, and half of every batch is real."""
+"""Settings for Hopper: as many imagined rows as for HalfCheetah, in rollouts of five steps; half of every batch is real"""
 
 CARTPOLE: dict[str, Any] = {
     "learning_rate": 2.3e-3,
@@ -141,23 +144,26 @@ CARTPOLE: dict[str, Any] = {
     "fit_kwargs": {"max_batches": 500},
 }
 """
-DQN's part is that of rl-baselines3-zoo (https://github.com/DLR-RM/rl-baselines3-zoo, hyperparams/dqn.yml, CartPole-v1), with
-the thousand steps of ``learning_starts`` there. Its network is copied once per 256 steps, so that an end is known one step
-further back with every 256 steps; imagined transitions are of up to 20 steps.
+Settings for CartPole. DQN's are those of rl-baselines3-zoo (https://github.com/DLR-RM/rl-baselines3-zoo, hyperparams/dqn.yml,
+CartPole-v1), including its ``learning_starts``. DQN's network is copied once per 256 steps, so that every 256 steps a
+termination propagates back by one transition; imagined transitions have up to 20 steps.
 """
 
 _FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)
 
 
 GAUSSIAN_PROCESS: dict[str, Any] = {"learning_starts": 200, "world_model": "gp", "reward_fn": "auto"}
-"""The plug-in sb3-mbrl-gp (plugins/sb3-mbrl-gp has to be installed), otherwise at its defaults"""
+"""Settings for the plug-in sb3-mbrl-gp (plugins/sb3-mbrl-gp must be installed), with its defaults"""
 
 
 def planning_tasks(name: str, env_id: str, threshold: float | None, true_model: str | None) -> list[Task]:
     """
-    PETS by its preset for the environment, with the reward known and with it learned.
+    Make two tasks for PETS with its preset for an environment, one with a known and one with a learned reward.
 
-    :param true_model: name of the environment's twin
+    :param name: the part of the tasks' names after ``pets-``
+    :param env_id: the Gymnasium id of the environment
+    :param threshold: the mean return to reach, if any
+    :param true_model: the name of the environment's exact twin among the world models, if any
     """
     preset = load_preset("pets", env_id)
     steps, settings = preset.n_timesteps, {key: value for key, value in preset.kwargs.items() if key != "reward_fn"}
@@ -179,7 +185,7 @@ def planning_tasks(name: str, env_id: str, threshold: float | None, true_model: 
 
 
 def preset_task(env_id: str) -> Task:
-    """The authors' settings for their warm-up and 1,000 steps more: that nothing breaks, not yet what is learned."""
+    """Make a task with the authors' settings for their warm-up and 1,000 steps more, to check that they run."""
     preset = load_preset("mbpo", env_id)
     steps = preset.kwargs["learning_starts"] + 1_000
     name = f"preset-{env_id.split('-')[0].lower()}"
@@ -192,11 +198,11 @@ INVERTED_PENDULUM = Task("inverted-pendulum", "InvertedPendulum-v5", 1_500, 100,
 
 def small_tasks(algo: str, without: Sequence[str] = (), **more: Any) -> list[Task]:
     """
-    Both pendulums, with MBPO's settings.
+    Make tasks for another algorithm from both pendulums, with MBPO's settings.
 
-    :param algo: name of the algorithm
-    :param without: settings that it does not have
-    :param more: settings of its own
+    :param algo: the name of the algorithm
+    :param without: the settings that the algorithm does not take
+    :param more: additional settings
     """
     short = algo.removeprefix("mb_")
     tasks = []
@@ -214,7 +220,7 @@ TASKS = {
         Task("halfcheetah", "HalfCheetah-v5", 10_000, 1_000, 5, _THREE, LOCOMOTION | {"target_entropy": -3.0}),
         Task("hopper", "Hopper-v5", 20_000, 1_000, 5, _THREE, HOPPER),
         Task("dyna-cartpole", "CartPole-v1", 50_000, 1_000, 10, _FIVE, CARTPOLE, threshold=475.0, algo="dyna"),
-        # SB3's TD3 has no action noise unless it is given; without any, nothing new is tried.
+        # SB3's TD3 has no action noise by default, and without noise it does not explore.
         *small_tasks("mb_td3", noise_type="normal", noise_std=0.1),
         *small_tasks("mb_tqc"),
         *small_tasks("mb_crossq", without=["tau"]),
@@ -245,10 +251,12 @@ _TASK_FIELDS = {item.name for item in fields(Task)} - {"name", "settings", "algo
 
 def override(task: Task, overrides: Mapping[str, Any]) -> Task:
     """
-    A task with some values changed.
+    Change some values of a task.
 
-    :param overrides: a task's field (``total_steps``), or a constructor argument, nested ones with dots
-        (``world_model_kwargs.members``)
+    :param task: the task
+    :param overrides: the new values, by a field of the task (``total_steps``) or a constructor argument, nested ones with
+        dots (``world_model_kwargs.members``)
+    :return: the changed task
     """
     settings = deepcopy(dict(task.settings))
     changed: dict[str, Any] = {}
@@ -268,12 +276,14 @@ def override(task: Task, overrides: Mapping[str, Any]) -> Task:
 
 def constructor_settings(task: Task, variant: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
-    The exact keyword arguments of a variant's constructor (without policy, environment, seed and device).
+    Make the exact keyword arguments of a variant's constructor (without policy, environment, seed and device).
 
-    :param task: with its overrides applied
-    :param overrides: those constructor arguments that the base class, otherwise at its defaults, takes too
+    :param task: the task, with its overrides applied
+    :param variant: one of the task's variants
+    :param overrides: the overrides; the base class, otherwise at its defaults, takes those for the constructor
+    :return: the keyword arguments
     """
-    # The buffer holds the whole run, as SB3's default of a million rows would; a checkpoint need not carry the empty rest.
+    # The buffer holds the whole run, as SB3's default of a million rows would, but checkpoints do not store the empty rest.
     common: dict[str, Any] = {"buffer_size": task.total_steps}
     if variant not in task.variants:
         raise ValueError(f"{task.name} has no variant {variant!r}; there are {', '.join(task.variants)}")
@@ -292,12 +302,17 @@ def conditions(
     task: Task, variant: str, seed: int, settings: Mapping[str, Any], label: str | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
     """
-    What a run's record says about it from the beginning, and what must be the same for it to be continued.
+    Collect the part of a run's record that is fixed at its start; it must be the same for the run to be continued.
 
-    :param task: with its overrides applied
-    :param settings: keyword arguments of the constructor
+    :param task: the task, with its overrides applied
+    :param variant: one of the task's variants
+    :param seed: the seed of the run
+    :param settings: the keyword arguments of the constructor
+    :param label: the label of a tuning run
+    :param device: the PyTorch device
+    :return: values as they are read back from a file
     """
-    told = {
+    values = {
         "task": task.name,
         "variant": variant,
         "seed": seed,
@@ -312,29 +327,32 @@ def conditions(
         "settings": dict(settings),
         "device": device,
     }
-    # As it comes back from a file (tuples as lists).
-    return json.loads(json.dumps(told))
+    # JSON turns tuples into lists, and these values are compared with those of a file.
+    return json.loads(json.dumps(values))
 
 
 MODELS_OWN = {"real_ratio", "world_model_kwargs", "imagination_kwargs", "fit_freq", "fit_kwargs"}
-"""Settings that mean nothing without a model (``world_model=None`` is the base class to the last bit)"""
+"""Settings without effect when there is no model (``world_model=None`` is the base class to the last bit)"""
 
 
-def changes(record: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def changes(record: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """
-    What is different between a record and the :func:`conditions` of today, before and now. For the control, the model's own
-    settings make no difference.
+    Compare a record with the current :func:`conditions`. For the control, the model's own settings are ignored.
+
+    :param record: the record
+    :param current: the current conditions
+    :return: the old and the new value of everything that differs
     """
-    found = {key: (record.get(key), value) for key, value in told.items() if record.get(key) != value}
-    if told["variant"] == MODEL_OFF and isinstance(record.get("settings"), dict) and "settings" in found:
-        before, now = ({key: value for key, value in one.items() if key not in MODELS_OWN} for one in found["settings"])
+    different = {key: (record.get(key), value) for key, value in current.items() if record.get(key) != value}
+    if current["variant"] == MODEL_OFF and isinstance(record.get("settings"), dict) and "settings" in different:
+        before, now = ({key: value for key, value in one.items() if key not in MODELS_OWN} for one in different["settings"])
         if before == now:
-            del found["settings"]
-    return found
+            del different["settings"]
+    return different
 
 
 def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
-    """``["gradient_steps=20", "policy_kwargs.net_arch=[64,64]"]`` as a dictionary; what is neither JSON nor Python is text."""
+    """Parse ``["gradient_steps=20", "policy_kwargs.net_arch=[64,64]"]``; values that are neither JSON nor Python stay text."""
     overrides = {}
     for item in items:
         key, equals, text = item.partition("=")

@@ -1,64 +1,252 @@
-"""What every agent with a world model has: its parts, their random stream, and how it starts and resumes."""
+"""The base classes of all agents: every method of SB3 that a model-based agent overrides, in the order of a run.
+
+:class:`ModelBasedAgent` overrides what any algorithm of SB3 has, :class:`OffPolicyAgent` what off-policy algorithms add. Both
+    go
+to the left of an algorithm of SB3, as in ``class PETS(OffPolicyAgent, OffPolicyAlgorithm)``. The methods are a few lines each,
+since the work is done by objects that the agent has:
+
+===============  ==========================================================================================================
+``parts``        the world model, the planner or imagination, the known functions, and how they were chosen
+``random``       the private random stream of everything that is the model's
+``recorder``     scalars, wall time per phase, the text of the progress bar
+``trainer``      when to fit the world model, fitting, judging, trusting; ``None`` where it learns together with the policy
+``real``         checks of real steps, and the side store of the replay buffer
+``acting``       the policy state in training; ``None`` for policies without one
+===============  ==========================================================================================================
+
+Hyperparameters are attributes of the agent, as in SB3, so that ``load(..., fit_freq=100)`` works; counters and verdicts belong
+to the objects. An algorithm adds its ``__init__``, ``_build`` and ``train``.
+"""
 
 import warnings
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import partial
+from numbers import Integral, Real
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from sb3_mbrl.agent.checkpoint import CheckpointMixin
-from sb3_mbrl.agent.model_trainer import ModelPhaseMixin
-from sb3_mbrl.agent.parts import PartsMixin, make_budget
-from sb3_mbrl.agent.real_steps import RealDataMixin
-from sb3_mbrl.agent.recorder import ReportingMixin
+from sb3_mbrl.agent import checkpoint
+from sb3_mbrl.agent.known_functions import FUNCTIONS, disagreements, restored_function
+from sb3_mbrl.agent.model_trainer import ModelTrainer
+from sb3_mbrl.agent.objects import AgentObject
+from sb3_mbrl.agent.parts import Choices, Parts
+from sb3_mbrl.agent.real_steps import RealSteps, cut_off_episodes
+from sb3_mbrl.agent.recorder import Recorder
+from sb3_mbrl.agent.stateful import StatefulActing
+from sb3_mbrl.buffers import ReplayData
+from sb3_mbrl.contracts import Data, FitBudget, WorldModel
 from sb3_mbrl.hyperparams import load_preset
-from sb3_mbrl.rng import RandomStream
+from sb3_mbrl.imagination.starts import replay_starts
+from sb3_mbrl.plugins import Registry, get_registry
+from sb3_mbrl.plugins.errors import did_you_mean
+from sb3_mbrl.policies import StatefulPolicy
+from sb3_mbrl.rng import RandomStream, derive_seed
+from sb3_mbrl.trees import State
 
 
-class AgentMixin(ReportingMixin, PartsMixin, RealDataMixin, CheckpointMixin):
+class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
+    """Overrides of the methods that every algorithm of SB3 has. See the module's docstring for the objects."""
+
+    part_kinds: ClassVar[tuple[str, ...]] = ("world_model",)
     """
-    Left of an off-policy class of SB3, whose ``_setup_model`` has not been called when ``_choose_parts`` is.
+    The kinds of parts that a user chooses. The choice of each is the attribute ``<kind>_class``, and its keyword arguments are
+    ``<kind>_kwargs``.
     """
+    needs_latent_model: ClassVar[bool] = False
+    """Whether the world model must be a :class:`~sb3_mbrl.contracts.LatentModel`"""
+    fits_model: ClassVar[bool] = True
+    """Whether the world model is fitted apart from the policy, by a :class:`ModelTrainer`"""
+    needs_decode: ClassVar[bool] = False
+    """Whether the learner cannot do without decoded observations"""
+    object_names: ClassVar[tuple[str, ...]] = ("parts", "random", "recorder", "trainer")
+    """The attributes that hold the objects an agent has; their states are saved, they themselves are not"""
+    preset_file: ClassVar[str | None] = None
+    """The file of presets in ``sb3_mbrl/hyperparams``, where there is one"""
+    model_free_class: ClassVar[type[BaseAlgorithm]]
+    """The algorithm without a world model"""
+    when_untrusted: ClassVar[str] = "Imagination waits until it is better; until then training uses real data alone."
+    """What happens while the world model is not trusted, for the warning"""
 
-    _preset_name: ClassVar[str | None] = None
-    """The file of presets, where there is one"""
+    parts: Parts
+    random: RandomStream
+    recorder: Recorder
+    trainer: ModelTrainer | None
+    world_model_class: Any
+    world_model_kwargs: Any
+    reward_fn: Any
+    termination_fn: Any
+    plugins: Any
+    fit_freq: int
+    fit_kwargs: Any
+
+    # ------------------------------------------------------------------------------------------------ parts, read only
+
+    @property
+    def world_model(self) -> WorldModel | None:
+        """The world model; ``None``: the class is its base class"""
+        return self.parts.world_model if "parts" in vars(self) else None
+
+    @property
+    def registry(self) -> Registry:
+        """Built-in parts, installed plug-ins, and the plug-ins of this agent"""
+        return self.parts.registry
+
+    @property
+    def part_references(self) -> dict[str, dict[str, str]]:
+        """How the parts were chosen, in plain strings"""
+        return self.parts.references
+
+    @property
+    def phase_seconds(self) -> dict[str, float]:
+        """The wall time spent in each phase so far"""
+        return self.recorder.phase_seconds
 
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:
         """
         Settings by name, as keyword arguments: ``MBPO("MlpPolicy", "Hopper-v5", **MBPO.preset("Hopper-v5"))``.
 
-        :param name: a Gymnasium id, or another name that there are settings for
-        :raises KeyError: when there are none; the message names those there are
+        :param name: a Gymnasium id, or another name that has settings
+        :raises KeyError: when there are none; the message lists the names that have some
         """
-        if cls._preset_name is None:
+        if cls.preset_file is None:
             raise KeyError(f"There are no presets of {cls.__name__}")
-        return load_preset(cls._preset_name, name).kwargs
+        return load_preset(cls.preset_file, name).kwargs
 
     # ------------------------------------------------------------------------------------------------ setup
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in cls.object_names:
+            if name in vars(cls):
+                raise TypeError(
+                    f"{cls.__name__}.{name}: every model-based agent has an attribute of this name "
+                    f"({', '.join(cls.object_names)}). Rename yours."
+                )
+
     def _setup_model(self) -> None:
-        saved = self.__dict__.get("_random")
+        saved = checkpoint.take_saved(self)
+        given = {kind: self.__dict__.pop(kind) for kind in self.part_kinds if kind in self.__dict__}
         super()._setup_model()
-        self._random = RandomStream(self.seed) if saved is None else saved
-        self._side, self._snapshot, self._progress_bar = None, None, None
-        self._after_parts(self._setup_parts())
-        self._restore_extra()
+        self._refuse_taken_names()
+        self.random, self.recorder = RandomStream(self.seed), Recorder()
+        self._make_objects()
+        self._check_hyperparameters()
+        self.parts = self._choose_parts(given, saved)
+        self.parts.build(self.random)
+        self._build()
+        if saved is not None:
+            self.parts.restore_structure(saved["parts"])
         self.registry.hook.sb3_mbrl_on_setup(agent=self)
 
-    def _after_parts(self, random: RandomStream) -> None:
-        """
-        What is to be built on top of the parts, before saved weights are put back.
+    def _make_objects(self) -> None:
+        """Create the objects that need nothing but spaces."""
+        self.trainer = None
+        if self.fits_model:
+            shared = self.random, self.recorder, self.when_untrusted, self.needs_decode
+            self.trainer = ModelTrainer(self.observation_space, *shared)
 
-        :param random: the source of initial weights
+    def _check_hyperparameters(self) -> None:
         """
+        Check the user's settings.
+
+        Called from ``_setup_model`` and not in constructors, since ``load`` sets attributes behind their back. Algorithms
+        extend it.
+        """
+        for kind in self.part_kinds:
+            name = f"{kind}_kwargs"
+            setattr(self, name, keyword_arguments(name, getattr(self, name)))
+        if self.fits_model:
+            freq = self.fit_freq
+            if not isinstance(freq, Integral) or isinstance(freq, bool) or freq < 1:
+                raise ValueError(f"fit_freq={freq!r}: give the real environment steps between two fits, a whole number from 1")
+            make_budget(self.fit_kwargs)
+        given = self.plugins
+        if given is not None and (isinstance(given, (str, ModuleType)) or not isinstance(given, Iterable)):
+            raise TypeError(f"plugins={given!r}: give a list: plugins=[...]")
+
+    def _choose_parts(self, given: Mapping[str, Any], saved: Mapping[str, Any] | None) -> Parts:
+        """
+        Choose the parts: from the settings of a new agent, or from those that a saved one had.
+
+        :param given: parts that ``load`` was given
+        :param saved: the state in the checkpoint
+        """
+        for name in FUNCTIONS:
+            setattr(self, name, restored_function(getattr(self, name)))
+        registry = get_registry().with_plugins(list(self.plugins or ()))
+        self.plugins = []  # the registry has them; a list of modules would keep an agent from being deep-copied
+        choices = Choices(
+            owner=type(self),
+            parts={kind: getattr(self, f"{kind}_class") for kind in self.part_kinds},
+            kwargs={kind: getattr(self, f"{kind}_kwargs") for kind in self.part_kinds},
+            functions={name: getattr(self, name) for name in FUNCTIONS},
+            shared=self._shared_settings(),
+            off=self._model_is_off(),
+            latent=self.needs_latent_model,
+            given=given,
+        )
+        parts = Parts(choices, registry, self.observation_space, self.action_space, self.device, self.verbose)
+        if saved is None:
+            parts.choose(self.env)
+            return parts
+        parts.choose_saved(saved["parts"], self.__dict__.pop("known_functions", {}))
+        for kind, part in given.items():
+            if part is not None:
+                setattr(self, f"{kind}_class", part)
+                if parts.selections[kind].instance is not None:
+                    getattr(self, f"{kind}_kwargs").clear()  # those of the class that the saved part was built from
+        return parts
+
+    def _shared_settings(self) -> dict[str, Any]:
+        """Settings that the agent and its world model must agree on."""
+        return {}
+
+    def _model_is_off(self) -> bool:
+        """Whether the world model would have no influence, so that none is built."""
+        return False
+
+    def _build(self) -> None:
+        """Build what the algorithm needs on top of its parts. Saved weights and counters are put back afterwards."""
+
+    def _refuse_taken_names(self) -> None:
+        """:raises TypeError: when the wrapped class has an attribute of a name that is needed here"""
+        for name in self.object_names:
+            value = vars(self).get(name)
+            if value is not None and not isinstance(value, (AgentObject, RandomStream)):
+                raise TypeError(
+                    f"{self.model_free_class.__name__} has an attribute {name!r} of its own, which every model-based agent "
+                    "needs: rename it"
+                )
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """As SB3's; the world model's random stream starts anew too."""
+        """As SB3's; the private stream of the world model starts anew too."""
         super().set_random_seed(seed)
-        if seed is not None:
-            self._random = RandomStream(seed)
+        if seed is not None and "random" in vars(self):
+            self.random.restart(seed)
+
+    # ------------------------------------------------------------------------------------------------ learn
+
+    def set_logger(self, logger: Logger) -> None:
+        """As SB3's."""
+        super().set_logger(logger)
+        self.recorder.logger = logger
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        result = super()._init_callback(callback, progress_bar)
+        self.recorder.watch(result)
+        return result
 
     def _setup_learn(
         self,
@@ -68,72 +256,365 @@ class AgentMixin(ReportingMixin, PartsMixin, RealDataMixin, CheckpointMixin):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self.recorder.logger = self._logger
+        if reset_num_timesteps:
+            self._restart_clock()
+        return result
+
+    def _restart_clock(self) -> None:
+        """Count real steps anew; what was learned stays."""
+        if self.trainer is not None:
+            self.trainer.restart_clock()
+
+    # ------------------------------------------------------------------------------------------------ save and load
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), *self.object_names]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        if self.world_model is not None:
+            state_dicts = [*state_dicts, "world_model"]
+            if self.world_model.optimizer is not None:
+                state_dicts.append("world_model.optimizer")
+        return state_dicts, variables
+
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """
+        As SB3's; see :mod:`sb3_mbrl.agent.checkpoint` for what is saved. A file of this name stays whole until the new one is.
+
+        :raises ValueError: when ``exclude`` names something that ``load`` needs
+        :raises TypeError: when the state of a part is no plain value; the message names it
+        """
+        checkpoint.save(self, super().save, path, exclude, include)
+
+    @classmethod
+    def load(
+        cls,
+        path: Any,
+        env: Any = None,
+        device: Any = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        As SB3's.
+
+        :param path: the path of the zip, or an open file
+        :param kwargs: attributes to change; ``plugins=[...]`` for plug-ins that are not installed, ``world_model=...``,
+            ``planner=...`` and ``imagination=...`` for parts that were given as instances, ``reward_fn=...`` and
+            ``termination_fn=...`` for known functions that cannot be unpickled here
+        :raises ValueError: for a checkpoint of a model-free class, of another world model, or of an older version
+        :raises UnknownPartError: when a plug-in is missing; the message says which to install
+        """
+        saved = checkpoint.check(cls, path, kwargs)
+        load = partial(super().load, path, env, device, print_system_info=print_system_info, force_reset=force_reset)
+        return checkpoint.load(cls, load, path, saved, custom_objects, kwargs)
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
+        """As SB3's. The world model is judged anew before the next imagination, since its weights may be others now."""
+        checkpoint.set_parameters(self, super().set_parameters, load_path_or_dict, exact_match, device)
+        if self.trainer is not None:
+            self.trainer.judge_again = True
+
+
+class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
+    """Overrides of the methods that off-policy algorithms of SB3 add."""
+
+    object_names = (*ModelBasedAgent.object_names, "real", "acting")
+
+    real: RealSteps
+    acting: StatefulActing | None
+    replay_buffer: ReplayBuffer | None
+
+    # ------------------------------------------------------------------------------------------------ setup
+
+    def _make_objects(self) -> None:
+        super()._make_objects()
+        self.real, self.acting = RealSteps(self.observation_space), None
+
+    def _act_by(self, policy: StatefulPolicy) -> None:
+        """Act with a policy that has a state; actions come from :meth:`_decide`."""
+        policy.set_seed(derive_seed(self.seed))
+        self.acting = StatefulActing(self._decide, self.n_envs, type(self).__name__)
+
+    def _decide(self, obs: Any, state: Any, is_first: th.Tensor, deterministic: bool) -> tuple[th.Tensor, Any]:
+        """
+        Choose actions in training.
+
+        :param obs: raw, ``(n_envs, ...)``
+        :param state: the policy state, or ``None``
+        :param is_first: ``(n_envs,)``: which environments begin an episode
+        :return: scaled actions ``(n_envs, A)``, and the new policy state
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a policy without a state")
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As SB3's; the private streams of world model and policy start anew too."""
+        super().set_random_seed(seed)
+        if seed is not None and isinstance(vars(self).get("policy"), StatefulPolicy):
+            self.policy.set_seed(derive_seed(seed))
+
+    # ------------------------------------------------------------------------------------------------ learn
+
+    def _checks_real_steps(self) -> bool:
+        """Whether real steps are checked. Without a world model the class is its base class to the last bit."""
+        return self.world_model is not None
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        before = self._last_obs
         if self.world_model is not None and (reset_num_timesteps or self._last_obs is None):
-            # SB3 is about to reset the environment: what comes next does not follow from the newest rows.
+            # SB3 is about to reset the environment: the next row does not follow from the newest.
             self._cut_off_episodes()
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        if reset_num_timesteps:
-            self._start_clock()
-        if self.world_model is not None:
-            self._refuse_faulty_start()
-            self._take_snapshot()
+        if self._checks_real_steps():
+            normalising = self._vec_normalize_env
+            first = self._last_obs if normalising is None else normalising.get_original_obs()
+            self.real.check_reset(first, self.n_envs, self.num_timesteps)
+        self._take_snapshot()
+        if self.trainer is not None and self.world_model is not None:
+            self._first_fit()
+        if self.acting is not None:
+            self.acting.normalised = self._vec_normalize_env is not None
+            if self._last_obs is not before:  # the environments were reset
+                self.acting.forget(self.n_envs)
         return result
 
-    def _start_clock(self) -> None:
-        """Real steps are counted anew; what was learned stays."""
+    def _first_fit(self) -> None:
+        """Fit at the start of ``learn`` where the replay buffer holds data that a new model has not seen."""
+        assert self.world_model is not None
+        rows = len(self.model_data)
+        if self.num_timesteps > 0 and rows == 0:
+            warnings.warn(
+                "The replay buffer is empty (see load_replay_buffer): the world model waits for new real rows", stacklevel=5
+            )
+        if not self.world_model.fitted and rows >= max(self.learning_starts, 1):
+            self.fit_world_model()
 
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        As SB3's. After an exception, or when a callback has ended training, the environment is a step ahead of the buffer:
+        the next step begins a new episode.
+        """
+        if not self._checks_real_steps():
+            return super().collect_rollouts(*args, **kwargs)
+        self.real.note_statistics(self._vec_normalize_env)
+        try:
+            result = super().collect_rollouts(*args, **kwargs)
+        except BaseException:
+            self._cut_off_episodes()
+            raise
+        if not result.continue_training:
+            self._cut_off_episodes()
+        return result
 
-class WorldModelMixin(ModelPhaseMixin, AgentMixin):
-    """Of agents that fit their world model from time to time, apart from what else they learn."""
+    def _cut_off_episodes(self) -> None:
+        self._last_obs: np.ndarray | dict[str, np.ndarray] | None = None  # SB3 resets the environment then
+        if self.replay_buffer is not None:
+            cut_off_episodes(self.replay_buffer)
 
-    def _take_choices(
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.acting is None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        with self.acting.collect():
+            return super()._sample_action(self._random_until(learning_starts), action_noise, n_envs)
+
+    def _random_until(self, learning_starts: int) -> int:
+        """The number of real steps before which actions are random."""
+        return learning_starts
+
+    def predict(
         self,
-        *,
-        world_model: Any,
-        world_model_kwargs: dict[str, Any] | None,
-        partner: Any,
-        partner_kwargs: dict[str, Any] | None,
-        fit_freq: int,
-        fit_kwargs: dict[str, Any] | None,
-        reward_fn: Any,
-        termination_fn: Any,
-        plugins: Iterable[Any] | None,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        **kwargs: Any,
+    ) -> tuple[np.ndarray, Any]:
+        """
+        As SB3's; give the second result back as ``state``, as ``evaluate_policy`` does, and the next decision continues from
+        there.
+
+        :param kwargs: ``action_masks`` (``(n_envs, n_actions)``, true where an action is allowed), for policies that take them
+        """
+        if self.acting is None:
+            return super().predict(observation, state, episode_start, deterministic, **kwargs)
+        if not self.acting.collecting:
+            raw = self.acting.raw(observation, self._vec_normalize_env)
+            return self.policy.predict(raw, state, episode_start, deterministic, **kwargs)
+        # The raw observations of training: VecNormalize has cut off what is far from its mean.
+        last = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        obs, _ = self.policy.obs_to_tensor(last)
+        return self.policy.in_units(self.acting.act(obs, deterministic)), None
+
+    def _store_transition(
+        self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
     ) -> None:
-        """Of the constructor; see :class:`~sb3_mbrl.MBPO` for the parameters."""
-        self._choose_parts(
-            world_model=world_model,
-            world_model_kwargs=world_model_kwargs,
-            partner=partner,
-            partner_kwargs=partner_kwargs,
-            reward_fn=reward_fn,
-            termination_fn=termination_fn,
-            plugins=plugins,
+        if self._checks_real_steps():
+            self.real.check(new_obs, reward, dones, infos, self._vec_normalize_env, self.num_timesteps)
+            self.real.store_kept(replay_buffer)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._take_snapshot()
+        if self.acting is not None:
+            self.acting.after_step(buffer_action, dones)
+
+    def _take_snapshot(self) -> None:
+        if self.world_model is not None and self.replay_buffer is not None:
+            self.real.take_snapshot(self.world_model, self.env, self.replay_buffer)
+
+    # ------------------------------------------------------------------------------------------------ the world model
+
+    @property
+    def model_data(self) -> ReplayData:
+        """The world model's view on the replay buffer"""
+        assert self.replay_buffer is not None
+        return ReplayData(self.replay_buffer, self.real.side)
+
+    def _enough_data(self) -> bool:
+        """Whether there are ``learning_starts`` rows: not after ``load`` without the replay buffer."""
+        assert self.replay_buffer is not None
+        return self.replay_buffer.full or len(self.model_data) >= self.learning_starts
+
+    def _fit_is_due(self) -> bool:
+        if self.trainer is None or self.world_model is None:
+            return False
+        rows = len(self.model_data)
+        return self.trainer.due(self.world_model, rows, self.num_timesteps, self.fit_freq, self._enough_data())
+
+    def fit_world_model(self, budget: FitBudget | None = None) -> dict[str, float]:
+        """
+        Fit the world model on the replay buffer now, and judge it. ``learn`` calls this by itself.
+
+        :param budget: replaces ``fit_kwargs``
+        :return: the metrics that are logged under ``model/``
+        :raises ValueError: when the model is off, or there is no data
+        """
+        if self.world_model is None or self.trainer is None:
+            raise ValueError(
+                f"This {type(self).__name__} has no world model (world_model={self.world_model_class!r}): nothing to fit"
+            )
+        data = self.model_data
+        rows = data.transitions()
+        wrong = disagreements(self.parts.known, rows, self.action_space, self.parts.user_gave, self.verbose)
+        if wrong:
+            # Heads are part of the network, so the model starts anew: neither the verdict nor imagined rows hold.
+            self.parts.learn_instead(wrong, self.random)
+            self.trainer.forget_verdict()
+            self._on_new_model()
+        model = self.world_model
+        self.trainer.warn_of_lost_terminations(model, data.buffer.optimize_memory_usage, self._episode_num)
+        self.trainer.warn_of_wrong_bounds(rows)
+        self.registry.hook.sb3_mbrl_before_model_fit(agent=self)
+        metrics = self.trainer.fit(
+            model,
+            data,
+            rows,
+            budget or make_budget(self.fit_kwargs),
+            starts=self._start_states,
+            num_timesteps=self.num_timesteps,
+            horizon=self._horizon(),
         )
-        self.fit_freq = fit_freq
-        self.fit_budget = make_budget(fit_kwargs)
-        # Schedule and verdicts; saved.
-        self._fit_at, self._fit_rows = -1, 0
-        self._trusted = False
-        self._judge_again = False
-        self._warned = False
-        self.phase_seconds = {"fit": 0.0}
+        self.registry.hook.sb3_mbrl_after_model_fit(agent=self, metrics=metrics)
+        self.recorder.record_all("model", metrics)
+        return metrics
 
-    def _setup_model(self) -> None:
-        self._validated = False
-        super()._setup_model()
+    def _start_states(self, n: int, generator: th.Generator) -> State:
+        """Draw ``n`` states of the world model to start from."""
+        assert self.world_model is not None
+        assert self.replay_buffer is not None
+        return replay_starts(self.world_model, self.replay_buffer, self.real.side, n, generator, self._choose_starts)
 
-    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        result = super()._setup_learn(total_timesteps, *args, **kwargs)
-        if self.world_model is not None:
-            if self.num_timesteps > 0 and len(self.model_data) == 0:
-                warnings.warn(
-                    "The replay buffer is empty (see load_replay_buffer): the world model waits for new real rows",
-                    stacklevel=4,
-                )
-            if not self.world_model.fitted and len(self.model_data) >= max(self.learning_starts, 1):
-                self.fit_world_model()
-        return result
+    def _choose_starts(self, data: Data, n: int, generator: th.Generator) -> th.Tensor | None:
+        """The ids of the rows to start from; ``None``: uniformly."""
+        return None
 
-    def _start_clock(self) -> None:
-        super()._start_clock()
-        self._fit_at = min(self._fit_at, 0)
+    def _horizon(self) -> int:
+        """The number of steps that the agent looks ahead now; the model's error after so many steps is logged."""
+        return 1
+
+    def _on_new_model(self) -> None:
+        """Drop what the world model of before has left behind."""
+
+    # ------------------------------------------------------------------------------------------------ the replay buffer
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """As SB3's; the side store goes with it. SB3's own classes can read the file."""
+        with checkpoint.side_store_attached(self.replay_buffer, self._side_state()):
+            super().save_replay_buffer(path)
+
+    def _side_state(self) -> dict[str, Any]:
+        """The side store as plain arrays; algorithms add to it."""
+        side = self.real.side
+        return {} if side is None or side.buffer is not self.replay_buffer else {"arrays": side.state()}
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """
+        As SB3's. A buffer that does not fit leaves the present one in place.
+
+        :raises ValueError: for a file that holds no replay buffer, or one of other spaces or another number of environments
+        """
+        before = vars(self).get("replay_buffer")  # a user may have deleted it, to make room
+        try:
+            with checkpoint.reading_buffer(path):
+                super().load_replay_buffer(path, truncate_last_traj)
+            loaded = self.replay_buffer
+        finally:
+            self.replay_buffer = before
+        self.take_replay_buffer(loaded)
+
+    def take_replay_buffer(self, buffer: Any) -> None:
+        """
+        Continue with another replay buffer, if it fits.
+
+        :raises ValueError: when it does not; the present one stays
+        """
+        checkpoint.check_buffer(buffer, self)
+        buffer.device = self.device
+        checkpoint.relabel_by(buffer, self.env)
+        self.replay_buffer = buffer
+        self._restore_side(vars(buffer).pop("side_store", {}))
+
+    def _restore_side(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`_side_state` gave; algorithms extend it."""
+        assert self.replay_buffer is not None
+        if state.get("arrays"):
+            self.real.side_of(self.replay_buffer).restore(state["arrays"])
+
+
+def make_budget(fit_kwargs: Any) -> FitBudget:
+    """
+    Make a :class:`~sb3_mbrl.contracts.FitBudget` of the user's keyword arguments.
+
+    :raises TypeError: for a name or a type that it does not take
+    :raises ValueError: for a value that makes no sense
+    """
+    given = keyword_arguments("fit_kwargs", fit_kwargs)
+    accepted = [field.name for field in fields(FitBudget)]
+    for name, value in given.items():
+        if name not in accepted:
+            raise TypeError(
+                f"fit_kwargs does not take {name!r}.{did_you_mean(name, accepted)}\n  fit_kwargs: {', '.join(accepted)}"
+            )
+        optional = name in ("max_epochs", "max_batches") and value is None
+        if not optional and (not isinstance(value, Real) or isinstance(value, bool)):
+            raise TypeError(f"fit_kwargs: {name}={value!r} is not a number")
+    return FitBudget(**given)
+
+
+def keyword_arguments(name: str, given: Any) -> dict[str, Any]:
+    """:raises TypeError: when they are no dictionary"""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{name}={given!r}: give a dictionary of keyword arguments")
+    return dict(given or {})

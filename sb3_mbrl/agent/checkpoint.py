@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and what it does not.
+"""Checkpoints: what a zip holds, and saving and loading it.
 
 =========================  =====================================================================================
 in the zip                 as
@@ -7,272 +7,345 @@ policy, its optimisers     SB3's entries
 world model's weights,     ``world_model`` (the input and target normalisers are among its buffers)
 normalisers
 its optimiser              ``world_model.optimizer``
-what shapes do not tell    ``world_model_extra``: fit counters, stored data
-                           (:meth:`~sb3_mbrl.contracts.WorldModel.extra_state`)
-how parts were chosen      ``part_references`` (name, class, distribution, version) and their keyword arguments
-known functions            pickled (``reward_fn``, ``termination_fn``, and those that were found for the environment)
-schedules, verdicts        when it was last fitted, on how many rows, whether the model is trusted
-random states              the model's own stream
-plugins                    what they put into the ``extra`` of ``sb3_mbrl_on_save``
+everything else of ours    ``model_based``: ``{object: state}``, JSON values, with arrays and tensors as their bytes
 =========================  =====================================================================================
 
-Not in the zip: the replay buffer (SB3's rule: ``save_replay_buffer``), plugin objects (give them again:
-``load(..., plugins=[...])``), a world model or an imagination given as an instance (give it again), snapshots of an oracle,
-and the imagined buffer.
+``model_based`` has the state of every object of an agent (:attr:`~sb3_mbrl.agent.agent.ModelBasedAgent.object_names`): how
+parts were chosen, the stored data of a model (:meth:`~sb3_mbrl.contracts.WorldModel.extra_state`), fit counters and verdicts,
+random streams, and what plug-ins put into the ``extra`` of ``sb3_mbrl_on_save``. Nothing of this library is pickled by the
+name of its module, so that files of the library can be renamed. The policy's class is stored by its registered name; known
+functions of the library as plain values. Functions and policy classes of users are pickled, as SB3 does.
+
+Not in the zip: the replay buffer and its side store (SB3's rule: ``save_replay_buffer``), plug-in objects (give them again:
+``load(..., plugins=[...])``), a world model, a planner or an imagination given as an instance (give it again), and the
+imagined buffer.
 
 **The imagined buffer's rule:** its rows follow from model, policy and replay buffer, so it is imagined anew, as many rows as
 its age limit would have kept, at the first ``train`` that finds enough real rows (``learning_starts``). Until the replay
 buffer is loaded or refilled, training uses real rows alone. ``save(..., include=["imagined"])`` keeps the very rows.
+
+**The order of loading:** SB3's ``load`` puts attributes into ``__dict__``, calls ``_setup_model``, then ``set_parameters``.
+``_setup_model`` rebuilds the structure of the parts from the saved state; :func:`restore` puts counters and verdicts back
+after ``set_parameters``.
 """
 
-import io
+import json
 import pathlib
 import pickle
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import json_to_data
 
-from sb3_mbrl.agent.parts import FUNCTIONS
+from sb3_mbrl.agent.known_functions import FUNCTIONS, plain_function
+from sb3_mbrl.agent.objects import from_plain, to_plain
 from sb3_mbrl.agent.zip_file import (
-    Guard,
-    _unpickle_guard,  # noqa: F401 - by this name files that were saved before zips.py look for it
     check_names,
     name_what_cannot_be_pickled,
     qualified_name,
-    reading_guarded,
     refuse_model_free,
     same_json,
     saved_attributes,
     write_beside,
 )
-from sb3_mbrl.contracts import EnvFunctions
 
-NOT_SAVED = [
-    "world_model",
-    "imagination",
-    "planner",
-    "imagined",
-    "registry",
-    "plugins",
-    "_world_model_selection",
-    "_side",
-    "_snapshot",
-    "_statistics",
-    "_progress_bar",
-]
+STATE = "model_based"
+"""The key of the zip that holds the state of all objects"""
 
-EXTRA = ("world_model_extra", "plugin_extra", "saved_by", "_guard")
+CUSTOM_POLICY = "custom_policy_class"
+"""The key of a policy class that has no registered name"""
+
+KNOWN_FUNCTIONS = "known_functions"
+"""The key of known functions that are no plain values"""
+
+SAVED_ONLY = (STATE, CUSTOM_POLICY, KNOWN_FUNCTIONS)
 """In the zip, not on the agent"""
 
-REQUIRED = ("part_references", "world_model_kwargs", "_known", *EXTRA)
-"""Without them the saved weights find no model to go into"""
+
+# ---- saving
 
 
-class CheckpointMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
-    """``save`` and ``load`` of a model-based agent."""
+def save(agent: Any, write: Callable[..., None], path: Any, exclude: Any, include: Any) -> None:
+    """
+    Save an agent.
 
-    _model_free_class: ClassVar[type[OffPolicyAlgorithm]]
-    """The base class without a model"""
-    replay_buffer: ReplayBuffer | None
-    _judge_again: bool = False
-    """The world model's weights were changed from outside since it was judged"""
+    :param agent: a :class:`~sb3_mbrl.agent.agent.ModelBasedAgent`
+    :param write: SB3's ``save``
+    :param path: as in SB3
+    :param exclude: as in SB3
+    :param include: as in SB3; ``"imagined"`` keeps the imagined transitions
+    :raises ValueError: when ``exclude`` names something that ``load`` needs
+    :raises TypeError: when a state is no plain value; the message names it
+    """
+    excluded, included = set(exclude or ()), set(include or ())
+    for name in (*SAVED_ONLY, *(f"{kind}_kwargs" for kind in agent.part_kinds), "policy_class"):
+        if name in excluded:
+            raise ValueError(f"save(exclude=[{name!r}]): the agent could not be loaded again; leave it out of exclude")
+    extra: dict[str, Any] = {}
+    agent.registry.hook.sb3_mbrl_on_save(agent=agent, extra=extra)
+    saved = _saved_values(agent, extra, included)
+    before = {name: vars(agent)[name] for name in saved if name in vars(agent)}
+    try:
+        agent.__dict__.update(saved)
+        included -= set(agent.object_names)
+        if isinstance(path, (str, pathlib.Path)):
+            target = pathlib.Path(path)
+            if target.suffix == "":  # SB3's rule
+                target = pathlib.Path(f"{path}.zip")
+            if target.is_file() or not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_beside(target, lambda beside: _write_file(write, beside, excluded, included))
+                return
+        write(path, exclude=excluded, include=included)
+    except Exception as error:
+        pickled = {name: saved[name] for name in (*FUNCTIONS, KNOWN_FUNCTIONS, CUSTOM_POLICY) if name in saved}
+        name_what_cannot_be_pickled(error, pickled)
+        raise
+    finally:
+        for name in saved:
+            del agent.__dict__[name]
+        agent.__dict__.update(before)
 
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *NOT_SAVED]
 
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, variables = super()._get_torch_save_params()
-        if self.world_model is not None:
-            state_dicts = [*state_dicts, "world_model"]
-            if self.world_model.optimizer is not None:
-                state_dicts.append("world_model.optimizer")
-        return state_dicts, variables
+def _write_file(write: Callable[..., None], path: pathlib.Path, exclude: set[str], include: set[str]) -> None:
+    with path.open("wb") as file:  # SB3 leaves its own file open when it fails
+        write(file, exclude=exclude, include=include)
 
-    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
-        """
-        As SB3's; see :mod:`sb3_mbrl.agent.checkpoint` for what is saved. A file of this name stays whole until the new
-        one is.
 
-        :raises ValueError: when ``exclude`` names what ``load`` cannot do without
-        """
-        exclude = list(exclude or ())
-        for name in REQUIRED:
-            if name in exclude:
-                raise ValueError(f"save(exclude=[{name!r}]): the agent could not be loaded again; leave it out of exclude")
-        plugin_extra: dict[str, Any] = {}
-        self.registry.hook.sb3_mbrl_on_save(agent=self, extra=plugin_extra)
-        choices = {f"{kind}_class": getattr(self, f"{kind}_class") for kind in self.part_references}
-        try:
-            self.plugin_extra = plugin_extra
-            base, algorithm = qualified_name(self._model_free_class), _algorithm(type(self))
-            self.saved_by = {"class": type(self).__name__, "base": base, "algorithm": algorithm}
-            self._guard = Guard(type(self).__name__)
-            self.world_model_extra = None if self.world_model is None else self.world_model.extra_state()
-            for kind, reference in self.part_references.items():
-                # Instances are not stored, and classes not pickled: where one cannot be imported any more, the reference has
-                # better words for it than a failed unpickling.
-                if not (choices[f"{kind}_class"] is None or isinstance(choices[f"{kind}_class"], str)):
-                    setattr(self, f"{kind}_class", reference["factory"])
-            if isinstance(path, (str, pathlib.Path)):
-                target = pathlib.Path(path)
-                if target.suffix == "":  # SB3's rule
-                    target = pathlib.Path(f"{path}.zip")
-                if target.is_file() or not target.exists():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    write_beside(target, lambda beside: self._write(beside, exclude, include))
-                    return
-            super().save(path, exclude=exclude, include=include)
-        except Exception as error:
-            name_what_cannot_be_pickled(error, {name: getattr(self, name) for name in EXTRA if hasattr(self, name)})
-            raise
-        finally:
-            self.__dict__.update(choices)
-            # Stored data may be large: it is not kept twice.
-            for name in EXTRA:
-                self.__dict__.pop(name, None)
-
-    def _write(self, path: pathlib.Path, exclude: Any, include: Any) -> None:
-        with path.open("wb") as file:  # SB3 leaves its own open when it fails
-            super().save(file, exclude=exclude, include=include)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: Any = None,
-        device: Any = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> Self:
-        """
-        As SB3's.
-
-        :param path: of the zip
-        :param kwargs: attributes to change; ``plugins=[...]`` for plugins that are not installed, ``world_model=...`` and
-            ``imagination=...`` for what was given as an instance, ``reward_fn=...`` and ``termination_fn=...`` for known
-            functions that cannot be unpickled here
-        :raises ValueError: for a checkpoint of a model-free class, or of another world model
-        :raises UnknownPartError: when a plugin is missing; the message says which to install
-        """
-        saved = saved_attributes(path)
-        if {"planning", "kappa"} <= set(saved):
-            raise ValueError(f"{path} was saved by DynaQ, not by {cls.__name__}: load it with DynaQ.load(path)")
-        if "part_references" not in saved:
-            refuse_model_free(cls, path, saved)
-        check_names(cls, "load", kwargs, saved)
-        saved_by = saved.get("saved_by")
-        if saved_by is not None and saved_by["base"] != qualified_name(cls._model_free_class):
-            right, own = saved_by["class"], qualified_name(cls._model_free_class)
-            base = saved_by["base"].rpartition(".")[2]
-            named = f"model_based({base})" if right.startswith("ModelBased") else right
-            raise ValueError(
-                f"{path} was saved by {right}, not by {cls.__name__}: load it with {named}.load(path). (That one is made of "
-                f"{saved_by['base']}, this one of {own}.)"
-            )
-        if saved_by is not None and saved_by.get("algorithm", _algorithm(cls)) != _algorithm(cls):
-            raise ValueError(f"{path} was saved by {saved_by['class']}, not by {cls.__name__}: load it with that class")
-        ratio = kwargs.get("real_ratio")
-        if isinstance(ratio, (int, float)) and ratio < 1.0 <= saved.get("real_ratio", 0.0):
-            raise ValueError(
-                f"load(..., real_ratio={ratio}): this agent was saved with real_ratio=1, so without a world model. To "
-                f"switch it on: {cls.__name__}.from_model_free({cls.__name__}.load(path).to_model_free(), real_ratio={ratio})"
-            )
-        if "world_model_kwargs" in kwargs and not same_json(kwargs["world_model_kwargs"], saved.get("world_model_kwargs")):
-            raise ValueError(
-                f"load(..., world_model_kwargs={kwargs['world_model_kwargs']!r}): the saved weights belong to a "
-                "world model that was built with its own world_model_kwargs. Leave them out, and start a new agent for "
-                "another model."
-            )
-        functions = {name: kwargs[name] for name in FUNCTIONS if callable(kwargs.get(name))}
-        if functions and set(functions) == {name for name in FUNCTIONS if (saved.get("_known") or {}).get(name) is not None}:
-            # The saved ones are not even unpickled: that their module is missing may be why they are given again.
-            custom_objects = {"_known": EnvFunctions(**functions), **functions, **(custom_objects or {})}
-        try:
-            with reading_guarded():
-                agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        except ImportError as error:
-            error.add_note(
-                f"{path} pickles an object of this module. Make it importable; if it is a known reward or termination "
-                "function, give what was known again instead: load(..., reward_fn=..., termination_fn=...)"
-            )
-            raise
-        for name in ("saved_by", "_guard"):
-            agent.__dict__.pop(name, None)
-        # SB3 has put the weights back by set_parameters(), but the saved verdict is about these very weights.
-        agent._judge_again = saved.get("_judge_again", False)
-        agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=agent.__dict__.pop("plugin_extra", {}))
-        return agent
-
-    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
-        """As SB3's. Before the next imagination the world model is judged anew, since its weights may be others now."""
-        if self.__dict__.pop("_without_model", False):
-            # The parameters of a model-free agent: the world model is new.
-            own = {name: value for name, value in self.get_parameters().items() if name.startswith("world_model")}
-            load_path_or_dict = {**load_path_or_dict, **own}
-        try:
-            super().set_parameters(load_path_or_dict, exact_match, device)
-        except ValueError as error:
-            named = load_path_or_dict if isinstance(load_path_or_dict, dict) else ()
-            if "do not match" in str(error) and "world_model" not in named:
-                error.add_note(
-                    "Parameters of a model-free class lack the world model; exact_match=False keeps this agent's own"
-                )
-            raise
-        self._judge_again = True
-
-    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        """
-        As SB3's. A buffer that does not fit leaves the one there is in place.
-
-        :raises ValueError: for a file that holds no replay buffer, or one of other spaces or another number of environments
-        """
-        before = self.__dict__.get("replay_buffer")  # a user may have deleted it, to make room
-        try:
-            super().load_replay_buffer(path, truncate_last_traj)
-            found = self.replay_buffer
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"There is no replay buffer {path}") from error
-        except (AssertionError, pickle.UnpicklingError, EOFError) as error:  # the first is SB3's word for something else
-            raise ValueError(f"{path} is not a replay buffer that was saved with save_replay_buffer(): {error!r}") from error
-        finally:
-            self.replay_buffer = before
-        self._take_replay_buffer(found)
-
-    def _take_replay_buffer(self, buffer: Any) -> None:
-        """Go on with a buffer, if it fits."""
-        own = {"observation_space": self.observation_space, "action_space": self.action_space, "n_envs": self.n_envs}
-        for what, value in own.items():
-            if getattr(buffer, what) != value:
-                raise ValueError(f"The replay buffer was recorded with {what} {getattr(buffer, what)}; this agent has {value}")
-        dictionaries = isinstance(self.observation_space, spaces.Dict)
-        if isinstance(buffer, DictReplayBuffer) != dictionaries:
-            wanted = "DictReplayBuffer" if dictionaries else "ReplayBuffer"
-            raise ValueError(f"This agent needs a {wanted} (or a subclass), not a {type(buffer).__name__}")
-        for kind in (HerReplayBuffer, NStepReplayBuffer):
-            if self.replay_buffer is not None and isinstance(buffer, kind) != isinstance(self.replay_buffer, kind):
-                raise ValueError(
-                    f"The replay buffer is a {type(buffer).__name__}, and this agent was made for a "
-                    f"{type(self.replay_buffer).__name__} (replay_buffer_class, n_steps), which samples something else"
-                )
-        buffer.device = self.device
-        if isinstance(buffer, HerReplayBuffer):
-            buffer.env = self.env  # whose compute_reward relabels
-        self.replay_buffer = buffer
-
-    def _restore_extra(self) -> None:
-        """Give the world model back what its parameters do not tell, before SB3 puts the parameters back."""
-        extra = self.__dict__.pop("world_model_extra", None)
-        if extra is not None and self.world_model is not None:
-            self.world_model.load_extra_state(extra)
+def _saved_values(agent: Any, extra: Mapping[str, Any], include: set[str]) -> dict[str, Any]:
+    """The attributes that take the place of the agent's own while it is saved."""
+    objects = {name: getattr(agent, name) for name in agent.object_names}
+    state = {name: part.state_dict() for name, part in objects.items() if part is not None}
+    if "imagined" in include and state.get("augmenter") and objects["augmenter"].imagined is not None:
+        state["augmenter"]["imagined"] = objects["augmenter"].imagined.to_state()
+    own = type(agent)
+    policy = next((name for name, kind in agent.policy_aliases.items() if kind is agent.policy_class), None)
+    plain = {name: to_plain(value, f"the state of {name}") for name, value in state.items()}
+    plain["plugins"] = to_plain(extra, "extra (of the hook sb3_mbrl_on_save)")
+    plain["policy"] = policy
+    plain["saved_by"] = {
+        "class": own.__name__,
+        "base": qualified_name(agent.model_free_class),
+        "algorithm": _algorithm(own),
+    }
+    values: dict[str, Any] = {STATE: plain, **{name: plain_function(getattr(agent, name)) for name in FUNCTIONS}}
+    if pickled := agent.parts.pickled_functions():
+        values[KNOWN_FUNCTIONS] = pickled
+    # A model-free class that opens this file looks for a policy of this name, and says that there is none: see the name.
+    without = f"; without its world model: {own.__name__}.load(path).to_model_free()" if hasattr(own, "to_model_free") else ""
+    values["policy_class"] = f"of {own.__name__} (this checkpoint is loaded with {own.__name__}.load(path){without})"
+    if policy is None:
+        values[CUSTOM_POLICY] = agent.policy_class
+    for kind, reference in agent.part_references.items():
+        # Instances are not stored, and classes not pickled: where one cannot be imported any more, the reference gives a
+        # better message than a failed unpickling.
+        choice = getattr(agent, f"{kind}_class")
+        if not (choice is None or isinstance(choice, str)):
+            values[f"{kind}_class"] = reference["factory"]
+    return values
 
 
 def _algorithm(kind: type) -> str | None:
-    """What a class without a model-free counterpart learns by; classes of users are of the algorithm that they extend."""
-    if kind._model_free_class is not OffPolicyAlgorithm:  # type: ignore[attr-defined]
+    """The algorithm of a class without a model-free counterpart; classes of users are of the algorithm that they extend."""
+    if kind.model_free_class is not OffPolicyAlgorithm:  # type: ignore[attr-defined]
         return None
     return next((one.__name__ for one in kind.__mro__ if one.__module__.startswith("sb3_mbrl.")), None)
+
+
+# ---- loading
+
+
+def take_saved(agent: Any) -> dict[str, Any] | None:
+    """Take the saved state out of the attributes that SB3 has put in place; ``None`` for a new agent."""
+    saved = agent.__dict__.pop(STATE, None)
+    agent.__dict__.pop(CUSTOM_POLICY, None)
+    return None if saved is None else from_plain(saved)
+
+
+def check(cls: Any, path: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Check that a class can load a file, with these changes. Nothing is unpickled.
+
+    :param cls: the class that is to load it
+    :param kwargs: the attributes to change
+    :return: the saved attributes: JSON values, and dictionaries that describe what is pickled
+    :raises ValueError: when it cannot; the message says which class can, or what to leave out
+    :raises TypeError: for a name that is no attribute
+    """
+    saved = saved_attributes(path)
+    if STATE not in saved:
+        if "part_references" in saved or {"planning", "kappa"} <= set(saved):
+            raise ValueError(
+                f"{path} was saved by a version of sb3-mbrl before its first release, whose checkpoints cannot be read any "
+                "more: train the agent again (an SB3 zip of its policy can be made with that version's to_model_free())"
+            )
+        refuse_model_free(cls, path, saved)
+    saved_by = saved[STATE]["saved_by"]
+    right, own = saved_by["class"], qualified_name(cls.model_free_class)
+    if saved_by["base"] != own:
+        base = saved_by["base"].rpartition(".")[2]
+        named = f"model_based({base})" if right.startswith("ModelBased") else right
+        raise ValueError(
+            f"{path} was saved by {right}, not by {cls.__name__}: load it with {named}.load(path). (That one is made of "
+            f"{saved_by['base']}, this one of {own}.)"
+        )
+    if saved_by["algorithm"] != _algorithm(cls):
+        raise ValueError(f"{path} was saved by {right}, not by {cls.__name__}: load it with {right}.load(path)")
+    check_names(cls, "load", kwargs, saved)
+    ratio = kwargs.get("real_ratio")
+    if isinstance(ratio, (int, float)) and ratio < 1.0 <= saved.get("real_ratio", 0.0):
+        raise ValueError(
+            f"load(..., real_ratio={ratio}): this agent was saved with real_ratio=1, so without a world model. To "
+            f"switch it on: {cls.__name__}.from_model_free({cls.__name__}.load(path).to_model_free(), real_ratio={ratio})"
+        )
+    if "world_model_kwargs" in kwargs and not same_json(kwargs["world_model_kwargs"], saved.get("world_model_kwargs")):
+        raise ValueError(
+            f"load(..., world_model_kwargs={kwargs['world_model_kwargs']!r}): the saved weights belong to a "
+            "world model that was built with its own world_model_kwargs. Leave them out, and start a new agent for "
+            "another model."
+        )
+    return saved
+
+
+def load(
+    cls: Any,
+    load_by_sb3: Callable[..., Any],
+    path: Any,
+    saved: Mapping[str, Any],
+    custom_objects: Mapping[str, Any] | None,
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """
+    Load an agent whose file has been checked.
+
+    :param cls: its class
+    :param load_by_sb3: SB3's ``load``, with the arguments that are not given here
+    :param saved: the saved attributes
+    :param custom_objects: as in SB3
+    :param kwargs: the attributes to change
+    """
+    state = from_plain(saved[STATE])
+    custom = {"policy_class": _policy_class(cls, saved), **(custom_objects or {})}
+    # Where all of them are given again, the saved functions are not even unpickled: their module may be missing.
+    functions = {name: kwargs[name] for name in FUNCTIONS if callable(kwargs.get(name))}
+    pickled = {name for name, value in state["parts"]["known"].items() if value == "pickled"}
+    if functions and pickled <= set(functions):
+        custom = {KNOWN_FUNCTIONS: {}, **functions, **custom}
+    try:
+        agent = load_by_sb3(custom_objects=custom, **kwargs)
+    except ImportError as error:
+        error.add_note(
+            f"{path} pickles an object of this module. Make it importable; if it is a known reward or termination "
+            "function, give what was known again instead: load(..., reward_fn=..., termination_fn=...)"
+        )
+        raise
+    restore(agent, state)
+    agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=state["plugins"])
+    return agent
+
+
+def restore(agent: Any, state: Mapping[str, Any]) -> None:
+    """Put counters, verdicts and random streams back, after the weights."""
+    for name in agent.object_names:
+        part = getattr(agent, name)
+        if part is not None and name in state:
+            part.load_state_dict(state[name])
+
+
+def _policy_class(cls: Any, saved: Mapping[str, Any]) -> Any:
+    name = saved[STATE]["policy"]
+    if name is not None:
+        return cls.policy_aliases[name]
+    return json_to_data(json.dumps({CUSTOM_POLICY: saved[CUSTOM_POLICY]}))[CUSTOM_POLICY]
+
+
+# ---- parameters
+
+_keeping_new_model: ContextVar[bool] = ContextVar("keeping the new world model", default=False)
+
+
+@contextmanager
+def keeping_new_model() -> Iterator[None]:
+    """While the parameters of a model-free agent are put into a model-based one, its new world model stays as it is."""
+    before = _keeping_new_model.set(True)
+    try:
+        yield
+    finally:
+        _keeping_new_model.reset(before)
+
+
+def set_parameters(agent: Any, set_by_sb3: Callable[..., None], given: Any, exact_match: bool, device: Any) -> None:
+    """
+    Set parameters as SB3 does.
+
+    :param set_by_sb3: SB3's ``set_parameters``
+    :param given: a path or a dictionary
+    """
+    if _keeping_new_model.get():
+        own = {name: value for name, value in agent.get_parameters().items() if name.startswith("world_model")}
+        given = {**given, **own}
+    try:
+        set_by_sb3(given, exact_match, device)
+    except ValueError as error:
+        named = given if isinstance(given, dict) else ()
+        if "do not match" in str(error) and "world_model" not in named:
+            error.add_note("Parameters of a model-free class lack the world model; exact_match=False keeps this agent's own")
+        raise
+
+
+# ---- replay buffers
+
+
+@contextmanager
+def side_store_attached(buffer: ReplayBuffer | None, state: dict[str, Any]) -> Iterator[None]:
+    """Attach the side store to a buffer while SB3 pickles it."""
+    if buffer is None or not state:
+        yield
+        return
+    buffer.side_store = state  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del buffer.side_store  # type: ignore[attr-defined]
+
+
+@contextmanager
+def reading_buffer(path: Any) -> Iterator[None]:
+    """:raises ValueError: for a file that holds no replay buffer"""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no replay buffer {path}") from error
+    except (AssertionError, pickle.UnpicklingError, EOFError) as error:  # the first is SB3's, for any other object
+        raise ValueError(f"{path} is not a replay buffer that was saved with save_replay_buffer(): {error!r}") from error
+
+
+def check_buffer(buffer: Any, agent: Any) -> None:
+    """:raises ValueError: when a replay buffer does not fit an agent"""
+    for name in ("observation_space", "action_space", "n_envs"):
+        theirs, own = getattr(buffer, name), getattr(agent, name)
+        if theirs != own:
+            raise ValueError(f"The replay buffer was recorded with {name} {theirs}; this agent has {own}")
+    dictionaries = isinstance(agent.observation_space, spaces.Dict)
+    if isinstance(buffer, DictReplayBuffer) != dictionaries:
+        wanted = "DictReplayBuffer" if dictionaries else "ReplayBuffer"
+        raise ValueError(f"This agent needs a {wanted} (or a subclass), not a {type(buffer).__name__}")
+    present = vars(agent).get("replay_buffer")
+    for kind in (HerReplayBuffer, NStepReplayBuffer):
+        if present is not None and isinstance(buffer, kind) != isinstance(present, kind):
+            raise ValueError(
+                f"The replay buffer is a {type(buffer).__name__}, and this agent was made for a "
+                f"{type(present).__name__} (replay_buffer_class, n_steps), which samples something else"
+            )
+
+
+def relabel_by(buffer: Any, env: Any) -> None:
+    """Let a buffer with hindsight compute rewards by an environment."""
+    if isinstance(buffer, HerReplayBuffer):
+        buffer.env = env

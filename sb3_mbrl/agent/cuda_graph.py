@@ -98,26 +98,6 @@ class CapturedUpdate:
         self._graph = graph
 
 
-def chosen_update(agent: Any) -> Update:
-    """
-    What a Dreamer's ``compile`` comes to on its device.
-
-    :param agent: has ``_learn_from``, ``_noise``, ``_renew_noise``, ``optimizer``, ``device``, ``compile`` and ``verbose``
-    """
-    update: Update = agent._learn_from
-    can = agent.compile is True or all("capturable" in group for group in agent.optimizer.param_groups)
-    if agent.compile is not False and agent.device.type == "cuda" and can:
-        told = f"captured as a CUDA graph after {EAGER_BEFORE_CAPTURE} of them"
-        update = CapturedUpdate(update, agent.optimizer, (agent._noise,), agent._renew_noise)
-    else:
-        told = "run as they are"
-        if agent.device.type != "cuda":
-            make_plain(agent.optimizer)
-    if agent.verbose:
-        print(f"Updates are {told} (compile={agent.compile!r}, {agent.device.type})")
-    return update
-
-
 def make_capturable(optimizer: th.optim.Optimizer) -> None:
     """Let an optimiser keep in tensors what changes from step to step: a graph repeats numbers."""
     for group in optimizer.param_groups:

@@ -1,212 +1,242 @@
-"""The phase of ``train`` in which the world model is fitted, checked against its contract and judged."""
+"""The trainer of a world model that is fitted apart from the policy: when to fit, fitting, judging, trusting."""
 
-import math
 import warnings
-from numbers import Integral
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch as th
-from stable_baselines3 import HerReplayBuffer
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_mbrl.agent.parts import PartsMixin, make_budget
-from sb3_mbrl.agent.recorder import ReportingMixin
+from sb3_mbrl.agent.objects import AgentObject
+from sb3_mbrl.agent.recorder import Recorder
 from sb3_mbrl.buffers import ReplayData, SideStore
-from sb3_mbrl.buffers.her import goal_starts
-from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Sequences, Transitions, WorldModel
-from sb3_mbrl.diagnostics import ModelQualityWarning, columns_of, k_step_error, one_step_quality
-from sb3_mbrl.fitting import holdout_mask, index_transitions
-from sb3_mbrl.imagination.starts import filter_contexts
+from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Transitions, WorldModel
+from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error
+from sb3_mbrl.holdout import Trial
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.plugins.validation import validate_metrics, validate_prediction
+from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
 from sb3_mbrl.trees import State, describe, tree_leaves, tree_map
 
 WARN_AFTER_ROWS = 500
 """A model that is worse than trivial on fewer real rows is only young."""
 
-
-_JUDGED = 128
-"""Contexts, or pictures"""
-
-
-def _some(ids: th.Tensor) -> th.Tensor:
-    """At most that many, always the same."""
-    return ids[th.randperm(len(ids), generator=th.Generator().manual_seed(0))[:_JUDGED]]
+Starts = Callable[[int, th.Generator], State]
+"""``starts(n, generator)``: ``n`` states of the world model to start from"""
 
 
-def trusted_below(values: int, learned: bool = True) -> float:
+class ModelTrainer(AgentObject):
     """
-    What ``vs_trivial`` has to stay below: on few rows a model that knows nothing is better than a trivial predictor by chance.
+    Fits the world model when it is due, judges it on held-out rows, and keeps the verdict.
 
-    :param values: that it was judged by: held-out rows times the numbers in an observation
-    :param learned: known models have had no chance to fit anything by chance
-    :return: 1 less about a standard error of a mean of squares, and 0, which nothing is below, for less than four
+    :param observation_space: the environment's
+    :param random: the stream of every random choice
+    :param recorder: where phases and progress are reported
+    :param when_untrusted: what happens while the model is not trusted, for the warning
+    :param needs_decode: whether the learner cannot do without decoded observations
     """
-    if not learned:
-        return 1.0
-    return 1.0 - 1.0 / math.sqrt(values) if values >= 4 else 0.0
 
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        random: RandomStream,
+        recorder: Recorder,
+        when_untrusted: str,
+        needs_decode: bool,
+    ) -> None:
+        self.observation_space, self.random, self.recorder = observation_space, random, recorder
+        self.when_untrusted, self.needs_decode = when_untrusted, needs_decode
+        self.fit_at = -1
+        """Real steps at the last fit; -1 before the first"""
+        self.fit_rows = 0
+        """The number of real transitions at the last fit"""
+        self.trusted = False
+        """The verdict: whether imagination may run"""
+        self.judge_again = False
+        """Whether the weights were changed from outside since the model was judged"""
+        self.validated = False
+        """Whether the model's outputs have been checked against the contract"""
+        self.model_is_new = False
+        """Whether the world model was replaced since the last fit"""
+        self._warned: set[str] = set()
 
-class ModelPhaseMixin(ReportingMixin, PartsMixin):
-    """Fits the world model when it is due, and says how good it is."""
+    # ---- when
 
-    fit_freq: int
-    fit_budget: FitBudget
-    _fit_at: int
-    """Real steps at the last fit; -1 before the first"""
-    _fit_rows: int
-    """Real transitions that it saw"""
-    _trusted: bool
-    """The verdict: whether imagination may run"""
-    _while_untrusted: ClassVar[str] = "Imagination waits until it is better; until then training uses real data alone."
-    _judge_again: bool
-    _warned: bool
-    _warned_of_lost_ends: bool = False
-    _warned_of_bounds: bool = False
-    _validated: bool
-    _side: SideStore | None
-
-    def _check_choices(self) -> None:
-        freq = self.fit_freq
-        if not isinstance(freq, Integral) or isinstance(freq, bool) or freq < 1:
-            raise ValueError(f"fit_freq={freq!r}: give the real environment steps between two fits, a whole number from 1")
-        if "fit_kwargs" in self.__dict__:  # of load()
-            self.fit_budget = make_budget(self.__dict__.pop("fit_kwargs"))
-        super()._check_choices()
-
-    @property
-    def model_data(self) -> ReplayData:
-        """The world model's view on the replay buffer."""
-        return ReplayData(self.replay_buffer, self._side)
-
-    def _enough_data(self) -> bool:
-        """Fewer rows than ``learning_starts``: after ``load`` without the replay buffer, or in a buffer that holds no more."""
-        assert self.replay_buffer is not None
-        return self.replay_buffer.full or len(self.model_data) >= self.learning_starts
-
-    def _fit_due(self) -> bool:
+    def due(self, model: WorldModel, rows: int, num_timesteps: int, fit_freq: int, enough: bool) -> bool:
         """
-        First when there are ``learning_starts`` rows, then every ``fit_freq`` real steps (counted by crossings, since steps
-        come ``n_envs`` at a time) and whenever the data has doubled. Not while there is less than half the data of the last
-        fit: after ``load`` without the replay buffer, a refit on a few new rows would make the model forget what it knew.
+        Whether the model should be fitted now.
+
+        First when there are enough rows, then every ``fit_freq`` real steps (counted by crossings, since steps come ``n_envs``
+        at a time) and whenever the data has doubled. Not while there is less than half the data of the last fit: after
+        ``load`` without the replay buffer, a refit on a few new rows would make the model forget what it knew.
+
+        :param rows: the number of usable real transitions
+        :param num_timesteps: real environment steps so far
+        :param fit_freq: real steps between two fits
+        :param enough: whether there are enough rows for a first fit
         """
-        assert self.world_model is not None
-        rows = len(self.model_data)
-        if rows == 0 or 2 * rows < self._fit_rows or (self._fit_at >= 0 and not self.world_model.learns):
+        if rows == 0 or 2 * rows < self.fit_rows or (self.fit_at >= 0 and not model.learns):
             return False
-        if self._fit_at < 0:
-            return self._enough_data()
-        crossed = self.num_timesteps // self.fit_freq > self._fit_at // self.fit_freq
-        return crossed or rows >= 2 * self._fit_rows
+        if self.fit_at < 0:
+            return enough
+        crossed = num_timesteps // fit_freq > self.fit_at // fit_freq
+        return crossed or rows >= 2 * self.fit_rows
 
-    def fit_world_model(self, budget: FitBudget | None = None) -> dict[str, float]:
-        """
-        Fit the world model on the replay buffer now, and judge it. ``learn`` calls this by itself.
+    def restart_clock(self) -> None:
+        """Count real steps anew; the model and its verdict stay."""
+        self.fit_at = min(self.fit_at, 0)
 
-        :param budget: instead of ``fit_kwargs``
-        :return: what is logged under ``model/``
-        :raises ValueError: when the model is off, or there is no data
+    # ---- fitting
+
+    def fit(
+        self,
+        model: WorldModel,
+        data: ReplayData,
+        rows: Transitions,
+        budget: FitBudget,
+        *,
+        starts: Starts,
+        num_timesteps: int,
+        horizon: int,
+    ) -> dict[str, float]:
         """
-        if self.world_model is None:
-            raise ValueError(
-                f"This {type(self).__name__} has no world model (world_model={self.world_model_class!r}): nothing to fit"
-            )
-        data, budget = self.model_data, budget or self.fit_budget
-        rows = data.transitions()
-        before = self.world_model
-        model = self._check_known_functions(rows)
-        if model is not before:
-            # Another model: neither the verdict nor the dreams of the one before hold.
-            self._trusted = False
-            self._on_new_model()
-        self._warn_of_lost_ends(model)
-        self._warn_of_wrong_bounds(rows)
-        self.registry.hook.sb3_mbrl_before_model_fit(agent=self)
-        with self._phase("fit"), self._random.scope(self.device) as generator:
-            metrics = self._k_step_metrics(rows, generator)
-            self._tell("fit")
-            model.on_progress = self._tell
+        Fit the model, check its outputs the first time, and judge it.
+
+        :param data: the model's view on the replay buffer
+        :param rows: all its transitions
+        :param budget: how long the fit may take
+        :param starts: start states, for the check of the model's outputs
+        :param num_timesteps: real environment steps so far
+        :param horizon: the number of steps that the agent looks ahead
+        :return: metrics to log under ``model/``
+        """
+        with self.recorder.phase("fit"), self.random.scope(model.device) as generator:
+            metrics = self._k_step_metrics(model, data, rows, num_timesteps, horizon, generator)
+            self.recorder.describe("fit")
+            model.on_progress = self.recorder.describe
             try:
+                trial = Trial(model, data, budget, fresh=self._fresh_steps(data, num_timesteps))
                 if model.learns:
-                    fitted = model.fit(data, budget, generator=generator)
+                    fitted = trial.fit(generator)
                     if fitted is not None:
                         validate_metrics(model, fitted)
                         metrics.update(fitted)
             finally:
                 model.on_progress = None
-                self._tell("")
+                self.recorder.describe("")
             model.eval()
-            if not self._validated:
-                self._validate(model, rows, generator)
-                self._check_oracle(model, generator)
-                self._validated = True
-            metrics.update(self._judge(rows, data, budget))
-        self._fit_at, self._fit_rows = self.num_timesteps, len(rows.reward)
-        self.registry.hook.sb3_mbrl_after_model_fit(agent=self, metrics=metrics)
-        self._record_model(metrics)
+            if not self.validated:
+                self._validate(model, rows, starts(2, generator), generator)
+                if data.side is not None and model.needs_snapshot:
+                    check_oracle(model, data.buffer, data.side, generator)
+                self.validated = True
+            metrics.update(self.judge(model, trial))
+            metrics.update(trial.refit(generator))
+        self.fit_at, self.fit_rows, self.model_is_new = num_timesteps, len(rows.reward), False
         return metrics
 
-    def _validate(self, model: WorldModel, rows: Transitions, generator: th.Generator) -> None:
-        """Once, on two rows: whether what the model returns has the contract's shapes, before it is relied on."""
-        state, action = self._start_states(2, generator), rows.action[:1].expand(2, -1).to(model.device)
+    def _validate(self, model: WorldModel, rows: Transitions, state: State, generator: th.Generator) -> None:
+        """Check the shapes and types that the model returns on two rows, before they are relied on."""
+        action = rows.action[:1].expand(2, -1).to(model.device)
         prediction = model.step(state, action, generator=generator)
         validate_prediction(model, state, action, prediction)
+        if not model.decodes and not self.needs_decode:
+            return
         decoded = model.decode(prediction.state)
-        like = tree_map(lambda leaf: leaf[:1].expand(2, *leaf.shape[1:]), rows.obs)
-        got, wanted = describe(decoded), describe(like)
+        expected = tree_map(lambda leaf: leaf[:1].expand(2, *leaf.shape[1:]), rows.obs)
+        got, wanted = describe(decoded), describe(expected)
         if got == wanted:
-            got, wanted = (", ".join(str(leaf.dtype) for leaf in tree_leaves(obs)) for obs in (decoded, like))
+            got, wanted = (", ".join(str(leaf.dtype) for leaf in tree_leaves(obs)) for obs in (decoded, expected))
         if got != wanted:
             raise PluginContractError(
                 f"{type(model).__name__}.decode returned {got}, expected {wanted}. "
                 f"[contract v{CONTRACT_VERSION}, check_decode]"
             )
 
-    def _check_oracle(self, model: WorldModel, generator: th.Generator) -> None:
-        """Once, on a few rows: whether the true environment that it was given is the one that the agent is in."""
-        if self._side is None:
-            return
-        assert self.replay_buffer is not None
-        data = ReplayData(self.replay_buffer, self._side, "snapshot")
-        rows, envs = data.draw(min(16, len(data)), generator)
-        real = tree_map(lambda leaf: leaf[:, 0], data.contexts_at(rows, envs, 1))
-        known = ~real.is_last if self.replay_buffer.optimize_memory_usage else th.ones_like(real.is_last)
-        prediction = model.step(model.initial(real.obs, self._side.get("snapshot", rows, envs)), real.action.to(model.device))
-        pairs = zip(tree_leaves(model.decode(prediction.state)), tree_leaves(real.next_obs), strict=True)
-        same = [th.isclose(a.cpu().float(), b.float(), rtol=1e-3, atol=1e-4).flatten(1).all(1) for a, b in pairs]
-        same.append(th.isclose(prediction.reward.cpu().float(), real.reward.float(), rtol=1e-3, atol=1e-4))
-        wrong = known & ~th.stack(same).all(0)
-        if bool(wrong.any()):
-            raise ValueError(
-                f"{type(model).__name__} repeats {int(wrong.sum())} of {len(wrong)} real transitions with another result: its "
-                "environment is not the one that the agent is in. Give it the same: world_model_kwargs={'env': ..., "
-                "'env_kwargs': ...}, wrappers and arguments included."
+    # ---- judging
+
+    def judge(self, model: WorldModel, trial: Trial) -> dict[str, float]:
+        """
+        Judge the model by rows that it has not learned from, and decide whether imagination may run.
+
+        :return: metrics to log under ``model/``
+        """
+        self.judge_again = False
+        rows = len(trial.data)
+        if model.needs_snapshot or rows < 2:  # an oracle was compared with real rows by check_oracle
+            self.trusted = rows >= 2
+            return {}
+        verdict = trial.judge()
+        if verdict is None:  # nothing new to judge by: the last verdict stays
+            return {}
+        self.trusted = verdict.trusted
+        if not self.trusted and rows >= WARN_AFTER_ROWS:
+            error = verdict.figures["vs_trivial"]
+            self._warn(
+                "untrusted",
+                f"After {rows} real transitions the world model predicts no better than a trivial predictor: its squared "
+                f"error relative to the better of copying the state and predicting the mean is {error:.2f} "
+                f"(on so many rows it is trusted below {verdict.limit:.2f}). {self.when_untrusted} See model/ in the log.",
             )
+        return dict(verdict.figures)
 
-    def _record_model(self, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
-            self._record(f"model/{name}", value)
+    def judge_anew(self, model: WorldModel, data: ReplayData, budget: FitBudget, num_timesteps: int) -> None:
+        """Judge a model whose weights were changed from outside, without a fit, and log the result."""
+        trial = Trial(model, data, budget, fresh=self._fresh_steps(data, num_timesteps))
+        self.recorder.record_all("model", self.judge(model, trial))
 
-    def _warn_of_lost_ends(self, model: WorldModel) -> None:
-        """With ``optimize_memory_usage`` the rows that end episodes are no training data (see :class:`ReplayData`)."""
-        buffer = self.replay_buffer
-        assert buffer is not None
-        learned = model.learns and self._known.termination_fn is None
-        # Not by the buffer's ends: those of learn() are among them.
-        lost = buffer.optimize_memory_usage and self._episode_num > 0
-        if learned and lost and not self._warned_of_lost_ends:
-            self._warned_of_lost_ends = True
-            warnings.warn(
+    def forget_verdict(self) -> None:
+        """Trust nothing, and call nothing fresh: the world model is another one now."""
+        self.trusted, self.model_is_new = False, True
+
+    def _fresh_steps(self, data: ReplayData, num_timesteps: int) -> int | None:
+        """Steps per environment since the last fit of this model; ``None`` before its first."""
+        return None if self.fit_at < 0 or self.model_is_new else (num_timesteps - self.fit_at) // data.buffer.n_envs
+
+    def _k_step_metrics(
+        self,
+        model: WorldModel,
+        data: ReplayData,
+        rows: Transitions,
+        num_timesteps: int,
+        horizon: int,
+        generator: th.Generator,
+    ) -> dict[str, float]:
+        """Measure open-loop errors on steps that came after the last fit: the model has not seen them in any way."""
+        fresh = (num_timesteps - self.fit_at) // data.buffer.n_envs
+        unseen = self.fit_at >= 0 and model.fitted and fresh >= 1
+        if not unseen or model.needs_snapshot or unsupported_by_vectors(self.observation_space):
+            return {}
+        codec = SpaceCodec(self.observation_space)
+        variance = codec.encode(rows.next_obs).var(0, correction=0).to(model.device)
+        metrics = {}
+        for name, steps in (("1", 1), ("5", 5), ("h", horizon)):
+            windows = data.newest(256, model.context - 1 + steps, within=fresh, generator=generator)
+            if windows is not None:
+                error, copy = k_step_error(model, codec, windows, variance)
+                metrics[f"error_{name}"], metrics[f"copy_error_{name}"] = error, copy
+        return metrics
+
+    # ---- warnings, each once
+
+    def warn_of_lost_terminations(self, model: WorldModel, optimize_memory_usage: bool, episodes: int) -> None:
+        """
+        Warn that terminations cannot be learned: with ``optimize_memory_usage`` the rows that end episodes are no training
+        data (see :class:`~sb3_mbrl.buffers.ReplayData`).
+        """
+        if model.learns and model.termination_fn is None and optimize_memory_usage and episodes > 0:
+            self._warn(
+                "lost terminations",
                 "optimize_memory_usage=True keeps no last observations of episodes, so the world model cannot learn when "
                 "they end, and imagined ones never do. If episodes terminate, pass termination_fn=... or "
                 "optimize_memory_usage=False.",
-                ModelQualityWarning,
-                stacklevel=3,
             )
 
-    def _warn_of_wrong_bounds(self, rows: Transitions) -> None:
-        """Imagined observations are members of the space; where real ones are not, no prediction can be right."""
-        if self._warned_of_bounds or unsupported_by_vectors(self.observation_space):
+    def warn_of_wrong_bounds(self, rows: Transitions) -> None:
+        """Warn where real observations leave the space: imagined ones are members of it, so no prediction can be right."""
+        if unsupported_by_vectors(self.observation_space):
             return
         codec = SpaceCodec(self.observation_space)
         seen = codec.encode(rows.next_obs)
@@ -215,101 +245,48 @@ class ModelPhaseMixin(ReportingMixin, PartsMixin):
         row = int(off[:, worst].argmax())
         # Simulators overstep by rounding errors.
         if float(off[row, worst]) > 1e-3 * (1 + float(seen[row, worst].abs())):
-            self._warned_of_bounds = True
-            warnings.warn(
+            self._warn(
+                "bounds",
                 f"The environment leaves its observation space: {codec.names[worst]} was {float(seen[row, worst]):.4g}. "
                 "Imagined observations are clipped to the space, so the world model cannot predict such states: correct the "
                 "bounds.",
-                ModelQualityWarning,
-                stacklevel=3,
             )
 
-    def _judge(self, rows: Transitions, data: ReplayData, budget: FitBudget) -> dict[str, float]:
-        """Held-out figures, and whether imagination may run."""
-        model = self.world_model
-        assert model is not None
-        self._judge_again = False
-        enough = len(rows.reward) >= 2
-        if self._side is not None or not enough:  # an oracle has been held against real rows
-            self._trusted = enough
-            return {}
-        pictures = unsupported_by_vectors(self.observation_space) is not None
-        judged: Transitions | Sequences = rows
-        if model.context > 1:
-            judged = self._contexts_to_judge(data)
-        else:
-            held = holdout_mask(data.row_ids(), budget).nonzero().flatten()
-            chosen = held if len(held) else th.arange(len(rows.reward))
-            judged = index_transitions(rows, _some(chosen) if pictures else chosen)
-        figures = one_step_quality(model, columns_of(self.observation_space), judged)
-        # The pixels of a picture are no independent evidence.
-        values = len(judged.reward) * (1 if pictures else sum(leaf[0].numel() for leaf in tree_leaves(rows.next_obs)))
-        limit = trusted_below(values, model.learns)
-        self._trusted = figures["vs_trivial"] < limit
-        if not self._trusted and len(data) >= WARN_AFTER_ROWS and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"After {len(data)} real transitions the world model predicts no better than a trivial predictor: its squared "
-                f"error relative to the better of copying the state and predicting the mean is {figures['vs_trivial']:.2f} "
-                f"(on so many rows it is trusted below {limit:.2f}). {self._while_untrusted} See model/ in the log.",
-                ModelQualityWarning,
-                stacklevel=3,
-            )
-        return figures
+    def _warn(self, name: str, message: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            warnings.warn(message, ModelQualityWarning, stacklevel=5)
 
-    def _contexts_to_judge(self, data: ReplayData) -> Sequences:
-        """
-        Windows of a model with a context, always the same ones of the same data. Its fits hold nothing out, since windows
-        overlap: it is judged where it learned, which finds out a model that has not (yet) learned anything. How it does on
-        steps that it has not seen is in ``model/error_1`` and its like (of vectors).
-        """
-        assert self.world_model is not None
-        return data.contexts_at(*data.places(_some(data.row_ids())), self.world_model.context)
+    # ---- saving
 
-    def _k_step_metrics(self, rows: Transitions, generator: th.Generator) -> dict[str, float]:
-        """Open-loop errors on steps that came after the last fit: the model has not seen them in any way."""
-        model = self.world_model
-        assert model is not None
-        fresh = (self.num_timesteps - self._fit_at) // self.n_envs
-        unseen = self._fit_at >= 0 and model.fitted and fresh >= 1
-        if not unseen or self._side is not None or unsupported_by_vectors(self.observation_space):
-            return {}
-        codec = SpaceCodec(self.observation_space)
-        variance = codec.encode(rows.next_obs).var(0, correction=0).to(model.device)
-        horizon = self._horizon()
-        metrics = {}
-        for name, steps in (("1", 1), ("5", 5), ("h", horizon)):
-            windows = self.model_data.newest(256, model.context - 1 + steps, within=fresh, generator=generator)
-            if windows is not None:
-                error, copy = k_step_error(model, codec, windows, variance)
-                metrics[f"error_{name}"], metrics[f"copy_error_{name}"] = error, copy
-        return metrics
+    def state_dict(self) -> dict[str, Any]:
+        names = ("fit_at", "fit_rows", "trusted", "judge_again")
+        return {**{name: getattr(self, name) for name in names}, "warned": sorted(self._warned)}
 
-    # ---- what the part that looks ahead decides
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name in ("fit_at", "fit_rows", "trusted", "judge_again"):
+            setattr(self, name, state[name])
+        self._warned = set(state["warned"])
 
-    def _horizon(self) -> int:
-        """How far it looks ahead now: one of the steps after which the model's error is told."""
-        return 1
 
-    def _choose_starts(self, data: ReplayData, n: int, generator: th.Generator) -> th.Tensor | None:
-        """``(n,)`` rows to start from, by their ids; ``None``: uniformly."""
-        return None
+def check_oracle(model: WorldModel, buffer: ReplayBuffer, side: SideStore, generator: th.Generator) -> None:
+    """
+    Check on a few real rows that an oracle's environment is the one that the agent is in.
 
-    def _on_new_model(self) -> None:
-        """The world model is another one: what the one before has left behind does not hold."""
-
-    def _start_states(self, n: int, generator: th.Generator) -> State:
-        assert self.replay_buffer is not None
-        # An oracle starts where it has a snapshot.
-        model, data = self.world_model, ReplayData(self.replay_buffer, self._side, None if self._side is None else "snapshot")
-        assert model is not None
-        chosen = self._choose_starts(data, n, generator)
-        plain = chosen is None and self._side is None and model.context == 1
-        # Where rewards need more than goals (copy_info_dict), none could be told for goals that are put in afterwards.
-        if isinstance(self.replay_buffer, HerReplayBuffer) and plain and not self.replay_buffer.copy_info_dict:
-            return model.initial(goal_starts(self.replay_buffer, n, generator))
-        rows, envs = data.draw(n, generator) if chosen is None else data.places(chosen)
-        if self._side is None:
-            return filter_contexts(model, data.contexts_at(rows, envs, model.context))
-        obs = tree_map(lambda leaf: leaf[:, 0], data.contexts_at(rows, envs, 1).obs)
-        return model.initial(obs, self._side.get("snapshot", rows, envs))
+    :raises ValueError: when it repeats real transitions with another result
+    """
+    data = ReplayData(buffer, side, "snapshot")
+    rows, envs = data.draw(min(16, len(data)), generator)
+    real = tree_map(lambda leaf: leaf[:, 0], data.contexts_at(rows, envs, 1))
+    known = ~real.is_last if buffer.optimize_memory_usage else th.ones_like(real.is_last)
+    prediction = model.step(model.initial(real.obs, side.get("snapshot", rows, envs)), real.action.to(model.device))
+    pairs = zip(tree_leaves(model.decode(prediction.state)), tree_leaves(real.next_obs), strict=True)
+    same = [th.isclose(a.cpu().float(), b.float(), rtol=1e-3, atol=1e-4).flatten(1).all(1) for a, b in pairs]
+    same.append(th.isclose(prediction.reward.cpu().float(), real.reward.float(), rtol=1e-3, atol=1e-4))
+    wrong = known & ~th.stack(same).all(0)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"{type(model).__name__} repeats {int(wrong.sum())} of {len(wrong)} real transitions with another result: its "
+            "environment is not the one that the agent is in. Give it the same: world_model_kwargs={'env': ..., "
+            "'env_kwargs': ...}, wrappers and arguments included."
+        )

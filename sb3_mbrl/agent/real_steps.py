@@ -1,116 +1,196 @@
-"""Steps of the real environment: what is refused, what is kept beside them, and what an exception leaves behind."""
+"""Steps of the real environment: refusing bad ones, storing data beside them, and ending episodes that were cut off."""
 
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_mbrl.agent.guards import fault_of_step
+from sb3_mbrl.agent.objects import AgentObject
 from sb3_mbrl.buffers import SideStore
 from sb3_mbrl.contracts import WorldModel
+from sb3_mbrl.spaces import outside
 
 
-class RealDataMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
-    """Looks after what comes from the real environment, where there is a world model to learn from it."""
+class RealSteps(AgentObject):
+    """
+    Checks every step of the real environment, and owns the side store of the replay buffer.
 
-    world_model: WorldModel | None
-    _side: SideStore | None
-    """An oracle's snapshots, beside the replay buffer"""
-    _snapshot: np.ndarray | None
-    """Of the environments as they are now"""
-    _statistics: dict[str, Any] | None = None
-    """Of ``VecNormalize``, after the last step that was fine"""
+    :param observation_space: the environment's
+    """
 
-    def _looks_after_data(self) -> bool:
-        """Without a world model the class is its base class to the last bit."""
-        return self.world_model is not None
+    def __init__(self, observation_space: spaces.Space) -> None:
+        self.observation_space = observation_space
+        self.side: SideStore | None = None
+        """Data stored beside the rows of the replay buffer: an oracle's snapshots, replay latents"""
+        self._next: dict[str, np.ndarray] = {}
+        """By name, the values that belong to the next row"""
+        self._statistics: dict[str, Any] | None = None
+        """The statistics of ``VecNormalize`` after the last good step"""
 
-    def _store_transition(
-        self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
+    # ---- refusing
+
+    def check(
+        self,
+        new_obs: Any,
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+        normalising: VecNormalize | None,
+        num_timesteps: int,
     ) -> None:
-        if self._looks_after_data():
-            self._refuse_faulty(new_obs, reward, dones, infos)
-            if self._side is not None and self._snapshot is not None:
-                self._side.put("snapshot", replay_buffer.pos, self._snapshot)
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        if self._side is not None:
-            self._take_snapshot()
-
-    def _take_snapshot(self) -> None:
-        """Keep the true environments' states, for an oracle."""
-        if self.world_model is not None and self.world_model.needs_snapshot and self.env is not None:
-            assert self.replay_buffer is not None
-            if self._side is None or self._side.buffer is not self.replay_buffer:
-                self._side = SideStore(self.replay_buffer)
-            self._snapshot = self.world_model.capture_vec(self.env).numpy()  # type: ignore[operator]
-
-    def _refuse_faulty(self, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         """
-        :raises ValueError: for NaN, infinity or a category that there is not; running statistics are put back to what they
-            were before the step
+        Refuse a step with NaN, infinity or a category outside the space.
+
+        :raises ValueError: and puts running statistics back to their values before the step
         """
-        fault, normalising = fault_of_step(self.observation_space, new_obs, reward, dones, infos), self._vec_normalize_env
+        fault = fault_of_step(self.observation_space, new_obs, reward, dones, infos)
         if fault is None and normalising is not None:
-            # Clipping hides infinity; what is stored is the original.
+            # Clipping hides infinity; the original is stored.
             original = normalising.get_original_obs(), normalising.get_original_reward()
             fault = fault_of_step(self.observation_space, *original, dones, [{} for _ in infos])
         if fault is None:
-            if normalising is not None:
-                self._statistics = _statistics(normalising)
+            self.note_statistics(normalising)
             return
         if normalising is not None and self._statistics is not None:
             normalising.__dict__.update(self._statistics)
         raise ValueError(
-            f"{fault} at real step {self.num_timesteps}. The transition was not stored; everything before it is intact, and "
+            f"{fault} at real step {num_timesteps}. The transition was not stored; everything before it is intact, and "
             "the agent can be saved. Mend the environment (stable_baselines3's VecCheckNan finds the action that led there)."
         )
 
-    def _refuse_faulty_start(self) -> None:
-        """Of what :meth:`learn` begins with; there is no reward yet."""
-        normalising, nothing = self._vec_normalize_env, np.zeros(self.n_envs)
-        first = self._last_obs if normalising is None else normalising.get_original_obs()
-        fault = fault_of_step(self.observation_space, first, nothing, nothing, [{} for _ in nothing])
+    def check_reset(self, obs: Any, n_envs: int, num_timesteps: int) -> None:
+        """:raises ValueError: for NaN, infinity or a category outside the space in the first observations"""
+        nothing = np.zeros(n_envs)
+        fault = fault_of_step(self.observation_space, obs, nothing, nothing, [{} for _ in nothing])
         if fault is not None:
-            raise ValueError(f"{fault} when it was reset, after {self.num_timesteps} real steps. Mend the environment.")
+            raise ValueError(f"{fault} when it was reset, after {num_timesteps} real steps. Mend the environment.")
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
+    def note_statistics(self, normalising: VecNormalize | None) -> None:
+        """Remember the running statistics, so that a bad step can be taken back."""
+        if normalising is not None:
+            names = ("obs_rms", "ret_rms", "returns")
+            kept = {name: copy.deepcopy(vars(normalising)[name]) for name in names if name in vars(normalising)}
+            self._statistics = kept
+
+    # ---- storing beside the replay buffer
+
+    def side_of(self, buffer: ReplayBuffer) -> SideStore:
+        """The side store of a replay buffer; an empty one where the buffer is another than before."""
+        if self.side is None or self.side.buffer is not buffer:
+            self.side = SideStore(buffer)
+        return self.side
+
+    def keep(self, name: str, value: np.ndarray) -> None:
         """
-        As SB3's. After an exception, or when a callback has ended training, the environment is a step ahead of the buffer:
-        going on begins a new episode.
+        Store a value with the next row.
+
+        :param name: the name of the value
+        :param value: ``(n_envs, ...)``
         """
-        if self._looks_after_data() and self._vec_normalize_env is not None:
-            self._statistics = _statistics(self._vec_normalize_env)
-        try:
-            result = super().collect_rollouts(*args, **kwargs)
-        except BaseException:
-            if self._looks_after_data():
-                self._cut_off_episodes()
-            raise
-        if not result.continue_training and self._looks_after_data():
-            self._cut_off_episodes()
-        return result
+        self._next[name] = value
 
-    def _cut_off_episodes(self) -> None:
-        """Let the newest rows end their episodes, by a time limit: what comes next does not follow from them."""
-        # Without a last observation, SB3 resets the environment.
-        self._last_obs: np.ndarray | dict[str, np.ndarray] | None = None
-        buffer = self.replay_buffer
-        if buffer is None or buffer.size() == 0:
-            return
-        newest = (buffer.pos - 1) % buffer.buffer_size
-        running = buffer.dones[newest] == 0
-        if isinstance(buffer, HerReplayBuffer):
-            buffer.truncate_last_trajectory()
-        else:
-            buffer.dones[newest] = 1
-        # Without stored last observations there is nothing to bootstrap from.
-        if not buffer.optimize_memory_usage:
-            buffer.timeouts[newest] = np.where(running, 1, buffer.timeouts[newest])
+    def store_kept(self, buffer: ReplayBuffer) -> None:
+        """Write the kept values beside the row that is about to be added."""
+        for name, value in self._next.items():
+            self.side_of(buffer).put(name, buffer.pos, value)
+
+    def take_snapshot(self, model: WorldModel, env: VecEnv | None, buffer: ReplayBuffer) -> None:
+        """Keep the true environments' states for an oracle: the next row starts from them."""
+        if model.needs_snapshot and env is not None:
+            self.side_of(buffer)
+            self.keep("snapshot", model.capture_vec(env).numpy())  # type: ignore[operator]
 
 
-def _statistics(normalising: VecNormalize) -> dict[str, Any]:
-    names = ("obs_rms", "ret_rms", "returns")
-    return {name: copy.deepcopy(vars(normalising)[name]) for name in names if name in vars(normalising)}
+def cut_off_episodes(buffer: ReplayBuffer) -> None:
+    """Let the newest rows end their episodes by a time limit: the next rows will not follow from them."""
+    if buffer.size() == 0:
+        return
+    newest = (buffer.pos - 1) % buffer.buffer_size
+    running = buffer.dones[newest] == 0
+    if isinstance(buffer, HerReplayBuffer):
+        buffer.truncate_last_trajectory()
+    else:
+        buffer.dones[newest] = 1
+    # Without stored last observations there is nothing to bootstrap from.
+    if not buffer.optimize_memory_usage:
+        buffer.timeouts[newest] = np.where(running, 1, buffer.timeouts[newest])
+
+
+# ---- faults of a step
+
+
+def fault_of_step(
+    space: spaces.Space, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+) -> str | None:
+    """
+    Describe the fault of a step of the real environments, or of a reset (given zeros for the rest); ``None`` where all is
+    well.
+
+    One bad row would spoil the replay buffer, every fit and every value.
+
+    :param space: the observation space
+    :param new_obs: ``(n_envs, ...)``, or a dictionary of these
+    :param reward: ``(n_envs,)``
+    :param dones: ``(n_envs,)``
+    :param infos: one per environment, with the terminal observations
+    """
+    if nonfinite := nonfinite_fault(new_obs, reward, dones, infos):
+        return f"Environment {nonfinite[1]} returned NaN or infinity in its {nonfinite[0]}"
+    if foreign := outside_fault(space, new_obs, dones, infos):
+        name, env, value, child = foreign
+        return f"Environment {env} returned the {name} {value}, which is not in {child},"
+    return None
+
+
+def nonfinite_fault(
+    new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+) -> tuple[str, int] | None:
+    """The first value that is not finite (with its key) and its environment; ``None`` where all is well."""
+    for name, value in [*_named("observation", new_obs), ("reward", reward)]:
+        if np.issubdtype(value.dtype, np.floating) and not _finite(value).all():
+            return name, int(np.argmin(_finite(value.reshape(len(value), -1)).all(1)))
+    for env in np.flatnonzero(dones):
+        terminal = infos[env].get("terminal_observation")
+        if terminal is None:
+            continue
+        for name, value in _named("terminal observation", terminal):
+            if not _finite(np.asarray(value)).all():
+                return name, int(env)
+    return None
+
+
+def outside_fault(
+    space: spaces.Space, new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]
+) -> tuple[str, int, Any, spaces.Space] | None:
+    """The first category outside its space: its name, environment, value and space; ``None`` where all is well."""
+    children = space.spaces.items() if isinstance(space, spaces.Dict) else [(None, space)]
+    for key, child in children:
+        if not isinstance(child, (spaces.Discrete, spaces.MultiDiscrete)):
+            continue
+        name = "observation" if key is None else f"observation[{key!r}]"
+        values = [(name, env, value) for env, value in enumerate(new_obs if key is None else new_obs[key])]
+        for env in np.flatnonzero(dones).tolist():
+            terminal = infos[env].get("terminal_observation")
+            if terminal is not None:
+                values.append((f"terminal {name}", env, terminal if key is None else terminal[key]))
+        for what, env, value in values:
+            if outside(child, np.asarray(value)[None])[0]:
+                return what, env, value, child
+    return None
+
+
+def _finite(value: np.ndarray) -> np.ndarray:
+    """Whether values are finite as the networks will see them, in float32."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(value.astype(np.float32))
+
+
+def _named(name: str, obs: Any) -> list[tuple[str, Any]]:
+    if isinstance(obs, Mapping):
+        return [(f"{name}[{key!r}]", value) for key, value in obs.items()]
+    return [(name, obs)]

@@ -1,44 +1,58 @@
-"""How an agent says what it is doing: figures, wall time, and words in the progress bar."""
+"""Logging: scalars, wall time per phase, and the text of the progress bar."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.logger import Logger
+
+from sb3_mbrl.agent.objects import AgentObject
 
 
-class ReportingMixin(OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
-    """Reports to SB3's logger and progress bar."""
+class Recorder(AgentObject):
+    """A front of SB3's logger and progress bar, either of which may be missing."""
 
-    phase_seconds: dict[str, float]
-    """Wall time spent in each phase so far"""
-    _progress_bar: ProgressBarCallback | None
+    def __init__(self) -> None:
+        self.logger: Logger | None = None
+        self.progress_bar: ProgressBarCallback | None = None
+        self.phase_seconds: dict[str, float] = {}
+        """The wall time spent in each phase so far"""
 
-    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        result = super()._init_callback(callback, progress_bar)
-        children = result.callbacks if isinstance(result, CallbackList) else [result]
-        self._progress_bar = next((child for child in children if isinstance(child, ProgressBarCallback)), None)
-        return result
+    def watch(self, callback: BaseCallback) -> None:
+        """Find the progress bar among the callbacks of ``learn``."""
+        children = callback.callbacks if isinstance(callback, CallbackList) else [callback]
+        self.progress_bar = next((child for child in children if isinstance(child, ProgressBarCallback)), None)
 
-    def _record(self, key: str, value: Any) -> None:
-        """Log a figure, where there is a logger (SB3 makes it in ``learn``)."""
-        if getattr(self, "_logger", None) is not None:
+    def record(self, key: str, value: Any) -> None:
+        """Log a scalar, where there is a logger (SB3 makes it in ``learn``)."""
+        if self.logger is not None:
             self.logger.record(key, value)
 
-    def _tell(self, what: str) -> None:
-        """Say in the progress bar what is going on (the bar itself moves with real steps only)."""
-        bar = getattr(self._progress_bar, "pbar", None)
+    def record_all(self, prefix: str, values: Mapping[str, Any]) -> None:
+        """Log scalars by name, each as ``prefix/name``."""
+        for name, value in values.items():
+            self.record(f"{prefix}/{name}", value)
+
+    def describe(self, activity: str) -> None:
+        """Show the present activity in the progress bar (the bar itself moves with real steps only)."""
+        bar = getattr(self.progress_bar, "pbar", None)
         if bar is not None:
-            bar.set_description(what)
+            bar.set_description(activity)
 
     @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the wall time of a block to its phase, and log the sum as ``time/<name>_s``."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.phase_seconds[name] += time.perf_counter() - start
-            self._record(f"time/{name}_s", self.phase_seconds[name])
+            self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + time.perf_counter() - start
+            self.record(f"time/{name}_s", self.phase_seconds[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"phase_seconds": dict(self.phase_seconds)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.phase_seconds = dict(state["phase_seconds"])

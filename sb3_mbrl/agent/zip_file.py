@@ -1,4 +1,4 @@
-"""Stable-Baselines3's zip files: what is in one, who saved it, and writing one whole or not at all."""
+"""SB3's zip files: reading attributes without unpickling, refusing files of other classes, writing whole files or none."""
 
 import inspect
 import io
@@ -8,9 +8,7 @@ import os
 import pathlib
 import uuid
 import zipfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Collection
 from typing import Any
 
 import cloudpickle
@@ -25,51 +23,15 @@ _TELLING: dict[str, tuple[str, ...]] = {
     "target_entropy": ("SAC",),
     "exploration_rate": ("DQN", "QRDQN"),
 }
-"""By which attribute a class is known"""
-
-_reading: ContextVar[bool] = ContextVar("reading a checkpoint", default=False)
-"""Whether a model-based class is loading"""
-
-
-@contextmanager
-def reading_guarded() -> Iterator[None]:
-    """While one of our classes loads, a :class:`Guard` is let through."""
-    before = _reading.set(True)
-    try:
-        yield
-    finally:
-        _reading.reset(before)
-
-
-class Guard:
-    """
-    Stops a model-free class that opens a model-based checkpoint. SB3 would fail too, but with the words ``KeyError:
-    'policy.optimizer'``.
-
-    :param saved_by: the name of the class
-    :param can_do_without: whether it has ``to_model_free``
-    """
-
-    def __init__(self, saved_by: str, can_do_without: bool = True) -> None:
-        self.saved_by, self.can_do_without = saved_by, can_do_without
-
-    def __reduce__(self) -> Any:
-        return _unpickle_guard, (self.saved_by, self.can_do_without)
-
-
-def _unpickle_guard(saved_by: str, can_do_without: bool = True) -> Guard:
-    if not _reading.get():
-        more = f"; without its world model: {saved_by}.load(path).to_model_free()" if can_do_without else ""
-        raise ValueError(f"This checkpoint was saved by {saved_by}. Load it with {saved_by}.load(path){more}")
-    return Guard(saved_by, can_do_without)
+"""Attributes by which the classes of a file can be guessed"""
 
 
 def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
     """
-    The attributes in a checkpoint as SB3 writes them: JSON, and dictionaries that describe what is pickled. Nothing is
-    unpickled.
+    Read the attributes in a checkpoint as SB3 writes them: JSON values, and dictionaries that describe what is pickled.
+    Nothing is unpickled.
 
-    :raises ValueError: when it is no zip file, or none of SB3's
+    :raises ValueError: when the file is no zip, or none of SB3's
     """
     file = open_path(path, "r", verbose=0, suffix="zip")
     try:
@@ -88,16 +50,16 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, 
 
 
 def qualified_name(cls: type) -> str:
-    """Two classes may have the same name."""
+    """The name of a class with its module: two classes may share their names."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def write_beside(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
     """
-    Write beside, then rename: the old file stays whole until the new one is.
+    Write a file beside the old one, then rename it: the old file stays whole until the new one is.
 
-    :param path: the file in the end; a link stays one
-    :param write: writes the file that it is given
+    :param path: the path of the file; a link stays a link
+    :param write: writes the file whose path it is given
     """
     path = pathlib.Path(os.path.realpath(path))
     beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.new{path.suffix}")
@@ -110,6 +72,7 @@ def write_beside(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> No
 
 
 def name_what_cannot_be_pickled(error: Exception, extras: dict[str, Any]) -> None:
+    """Add a note to an error for each value that cannot be pickled."""
     for name, extra in extras.items():
         parts = {f"{name}[{key!r}]": value for key, value in extra.items()} if isinstance(extra, dict) else {name: extra}
         for part, value in parts.items():
@@ -120,20 +83,23 @@ def name_what_cannot_be_pickled(error: Exception, extras: dict[str, Any]) -> Non
 
 
 def same_json(given: Any, saved: Any) -> bool:
+    """Whether a value would be saved as the JSON value that was saved."""
     try:
         return bool(json.loads(json.dumps(given or {})) == (saved or {}))
-    except TypeError:  # saved as a pickle, whose content is not known here
+    except TypeError:  # saved as a pickle, which is not read here
         return False
 
 
 def refuse_model_free(cls: Any, path: Any, saved: Collection[str]) -> None:
     """
+    Refuse a zip that no model-based class has saved.
+
     :param cls: the model-based class that is to load it
-    :param path: of a zip that no model-based class has saved
-    :param saved: names of its attributes
-    :raises ValueError: always
+    :param path: the path of the zip
+    :param saved: the names of its attributes
+    :raises ValueError: always; the message says which class to use
     """
-    own, base = cls.__name__, cls._model_free_class.__name__
+    own, base = cls.__name__, cls.model_free_class.__name__
     if not {"learning_starts", "train_freq"} <= set(saved):
         raise ValueError(
             f"{path} was not saved by a model-based class: it looks like a file of an on-policy class (PPO, A2C, TRPO). {own} "
@@ -154,13 +120,14 @@ def refuse_model_free(cls: Any, path: Any, saved: Collection[str]) -> None:
 
 def check_names(cls: type, where: str, given: Collection[str], saved: Collection[str]) -> None:
     """
-    SB3 makes an attribute of any keyword argument; a misspelt one would go unnoticed.
+    Refuse misspelt keyword arguments: SB3 makes an attribute of any.
 
-    :param where: the method
+    :param where: the name of the method
+    :param given: the names that were given
     :param saved: the names of saved attributes, which may be changed too
     :raises TypeError: for a name that is neither an argument of the constructor nor an attribute
     """
-    known = {*inspect.signature(cls.__init__).parameters, *saved, "_without_model"}  # type: ignore[misc]
+    known = {*inspect.signature(cls.__init__).parameters, *saved}  # type: ignore[misc]
     for name in given:
         if name not in known:
             raise TypeError(f"{cls.__name__}.{where}(..., {name}=...): there is no such argument.{did_you_mean(name, known)}")

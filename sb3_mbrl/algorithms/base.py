@@ -1,4 +1,4 @@
-"""The mixin that makes an off-policy class of SB3 model-based, and a glossary of its loop.
+"""The base class that makes an off-policy algorithm of SB3 model-based, and a glossary of its loop.
 
 The loop, from the outside in::
 
@@ -12,40 +12,39 @@ The loop, from the outside in::
           horizon                  steps per start state
         super().train              SB3's gradient steps, on batches of real and imagined rows
 
-**The seam.** Every off-policy ``train`` reads data through ``self.replay_buffer.sample``. While ``super().train`` runs, a
-:class:`~sb3_mbrl.buffers.MixedSampler` stands in the buffer's place; afterwards, also after an exception, the same buffer is
-back. No SB3 code is copied, and the user's buffer (Dict, n-step, HER) is never replaced.
+**The replay hook.** Every off-policy ``train`` reads data through ``self.replay_buffer.sample``. While ``super().train`` runs,
+the sampler of the imagination (for rollouts a :class:`~sb3_mbrl.buffers.MixedSampler`) stands in for the buffer; afterwards,
+also after an exception, the same buffer is back. No SB3 code is copied, and the user's buffer (Dict, n-step, HER) is never
+replaced.
 
-**Randomness.** Everything of the model's draws from a stream of its own (:class:`~sb3_mbrl.rng.RandomStream`), so that an
-agent whose model is off is bit-identical to its base class.
+**Randomness.** The world model draws from a private stream (:class:`~sb3_mbrl.rng.RandomStream`), so that an agent whose model
+is off is bit-identical to its base class.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Real
-from typing import Any
+from typing import Any, Self
 
 import torch as th
-from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_mbrl.agent.agent import WorldModelMixin
-from sb3_mbrl.agent.conversion import UpgradeMixin
-from sb3_mbrl.buffers import ImaginedBuffer, MixedSampler, ReplayData
-from sb3_mbrl.buffers.her import towards_goals
-from sb3_mbrl.contracts import Imagination, Obs, WorldModel
+from sb3_mbrl.agent import conversion
+from sb3_mbrl.agent.agent import OffPolicyAgent, make_budget
+from sb3_mbrl.agent.augmenter import ReplayAugmenter
+from sb3_mbrl.buffers import ImaginedBuffer
+from sb3_mbrl.contracts import Data, Imagination, Obs, ReplaySampler, RolloutImagination
 from sb3_mbrl.imagination.acting import act_in_imagination
 from sb3_mbrl.imagination.starts import check_choice
-from sb3_mbrl.returns import multi_step
 
 
 @contextmanager
-def augmented_replay(agent: OffPolicyAlgorithm, sampler: MixedSampler | None) -> Iterator[None]:
+def augmented_replay(agent: OffPolicyAlgorithm, sampler: ReplaySampler | None) -> Iterator[None]:
     """
-    Put a sampler in the place of an agent's replay buffer; usable with any off-policy class.
+    Let a sampler stand in for an agent's replay buffer; usable with any off-policy class.
 
-    :param agent: whose ``train`` is about to be called
-    :param sampler: answers ``sample`` in the buffer's place; ``None`` leaves the buffer alone
+    :param agent: the agent whose ``train`` is about to be called
+    :param sampler: answers ``sample`` instead of the buffer; ``None`` leaves the buffer alone
     """
     real = agent.replay_buffer
     if sampler is not None:
@@ -56,16 +55,20 @@ def augmented_replay(agent: OffPolicyAlgorithm, sampler: MixedSampler | None) ->
         agent.replay_buffer = real
 
 
-class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
+class ModelBasedMixin(OffPolicyAgent):
     """
-    Left of an off-policy class of SB3: ``class MBPO(ModelBasedMixin, SAC)``. See :class:`~sb3_mbrl.MBPO` for the parameters.
+    The base of agents whose batches mix real and imagined transitions. It goes to the left of an off-policy class of SB3, as
+    in ``class MBPO(ModelBasedMixin, SAC)``. See :class:`~sb3_mbrl.MBPO` for the parameters.
     """
 
-    imagination: Imagination | None
+    part_kinds = ("world_model", "imagination")
+    object_names = (*OffPolicyAgent.object_names, "augmenter")
+    needs_decode = True  # imagined rows hold observations
+
+    augmenter: ReplayAugmenter
+    imagination_class: Any
     imagination_kwargs: Any
     real_ratio: float
-    imagined: ImaginedBuffer | None
-    """The imagined transitions (``None`` while there are none)"""
 
     def __init__(
         self,
@@ -93,156 +96,125 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
             if "action spaces" in str(error):
                 error.add_note("For Discrete actions there are Dyna (DQN) and model_based(QRDQN), for Box actions MBPO (SAC)")
             raise
-        self._take_choices(
-            world_model=world_model,
-            world_model_kwargs=world_model_kwargs,
-            partner=imagination,
-            partner_kwargs=imagination_kwargs,
-            fit_freq=fit_freq,
-            fit_kwargs=fit_kwargs,
-            reward_fn=reward_fn,
-            termination_fn=termination_fn,
-            plugins=plugins,
-        )
-        self.real_ratio = real_ratio
-        self._imagined_at = -1
-        self.phase_seconds |= {"imagine": 0.0, "update": 0.0}
+        self._refuse_taken_names()
+        self.world_model_class, self.world_model_kwargs = world_model, world_model_kwargs
+        self.imagination_class, self.imagination_kwargs = imagination, imagination_kwargs
+        self.real_ratio, self.fit_freq, self.fit_kwargs = real_ratio, fit_freq, fit_kwargs
+        self.reward_fn, self.termination_fn, self.plugins = reward_fn, termination_fn, plugins
         if _init_setup_model:
             self._setup_model()
 
-    # ------------------------------------------------------------------------------------------------ parts
+    @property
+    def imagination(self) -> Imagination | None:
+        """The rule by which the world model changes batches"""
+        return self.parts.imagination
 
-    def _setup_model(self) -> None:
-        self.imagined = self.__dict__.get("imagined")  # not in a checkpoint, unless the user had it included
-        super()._setup_model()
-        if getattr(self.imagination, "observation", "decoded") != "decoded":
-            raise ValueError(
-                f"imagination_kwargs={self.imagination_kwargs}: {type(self).__name__}'s policy acts on observations, so "
-                "imagined rows must be decoded ones. To train on features, use ModelVecEnv(..., observation='features')."
-            )
+    @property
+    def imagined(self) -> ImaginedBuffer | None:
+        """The imagined transitions (``None`` before the first)"""
+        return self.augmenter.imagined
 
-    def _check_choices(self) -> None:
+    # ------------------------------------------------------------------------------------------------ setup
+
+    def _check_hyperparameters(self) -> None:
+        super()._check_hyperparameters()
         ratio = self.real_ratio
         if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 0.0 <= ratio <= 1.0:
             raise ValueError(
                 f"real_ratio={ratio!r}: give the share of real rows in a batch, from 0 to 1 (1: the model is off)"
             )
-        super()._check_choices()
 
-    def _without_imagination(self) -> bool:
+    def _model_is_off(self) -> bool:
         return self.real_ratio >= 1.0
 
     def _shared_settings(self) -> dict[str, Any]:
         # Real and imagined rows of one batch are discounted alike.
         return {"gamma": self.gamma}
 
-    def _check_instance(self, model: WorldModel) -> None:
-        super()._check_instance(model)
-        discount = getattr(model, "discount", self.gamma)
-        if isinstance(discount, float) and discount != self.gamma:
+    def _make_objects(self) -> None:
+        super()._make_objects()
+        self.augmenter = ReplayAugmenter(self.random, self.recorder, self.device)
+
+    def _build(self) -> None:
+        if isinstance(self.imagination, RolloutImagination) and self.imagination.observation != "decoded":
             raise ValueError(
-                f"The world model was built with gamma={discount}, and this agent has gamma={self.gamma}: give both the same"
+                f"imagination_kwargs={self.imagination_kwargs}: {type(self).__name__}'s policy acts on observations, so "
+                "imagined rows must be decoded ones. To train on features, use ModelVecEnv(..., observation='features')."
             )
-
-    def _horizon(self) -> int:
-        assert self.imagination is not None
-        return self.imagination.horizon(self.num_timesteps)
-
-    def _choose_starts(self, data: ReplayData, n: int, generator: th.Generator) -> th.Tensor | None:
-        assert self.imagination is not None
-        chosen = self.imagination.choose_starts(data, n, generator=generator)
-        where = f"{type(self.imagination).__name__}.choose_starts"
-        return None if chosen is None else check_choice(chosen, n, data, where)
-
-    def _on_new_model(self) -> None:
-        if self.imagined is not None:
-            self.imagined.clear()
-
-    def _start_clock(self) -> None:
-        super()._start_clock()
-        self._imagined_at = -1
-        self._on_new_model()
 
     # ------------------------------------------------------------------------------------------------ train
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
-        Fit and imagine where they are due, then run the base class's gradient steps on mixed batches.
+        Fit and imagine where they are due, then run the base class's gradient steps on augmented batches.
 
-        :param gradient_steps: of the base class
-        :param batch_size: real and imagined rows together
+        :param gradient_steps: the number of gradient steps of the base class
+        :param batch_size: the number of real and imagined rows together
         """
         if self.world_model is None:
             super().train(gradient_steps=gradient_steps, batch_size=batch_size)
             return
+        assert self.trainer is not None
         self.policy.set_training_mode(False)
-        if self._fit_due():
+        if self._fit_is_due():
             self.fit_world_model()
-        elif self._judge_again and self._enough_data():
-            self._record_model(self._judge(self.model_data.transitions(), self.model_data, self.fit_budget))
-        if self._imagination_due():
+        elif self.trainer.judge_again and self._enough_data():
+            self.trainer.judge_anew(self.world_model, self.model_data, make_budget(self.fit_kwargs), self.num_timesteps)
+        if self._imagination_is_due():
             self._imagine()
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
-        with self._phase("update"), augmented_replay(self, self._sampler()):
+        with self.recorder.phase("update"), augmented_replay(self, self._sampler()):
             super().train(gradient_steps=gradient_steps, batch_size=batch_size)
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
 
-    def _sampler(self) -> MixedSampler | None:
-        if not self._trusted or self.imagined is None or len(self.imagined) == 0:
-            return None
-        assert self.replay_buffer is not None
-        return MixedSampler(self.replay_buffer, self.imagined, self.real_ratio, self.gamma, self._random.generator)
-
-    # ------------------------------------------------------------------------------------------------ imagination
-
-    def _imagination_due(self) -> bool:
-        assert self.imagination is not None
-        if not self._trusted or self.real_ratio >= 1.0 or not self._enough_data():
+    def _imagination_is_due(self) -> bool:
+        assert self.trainer is not None
+        rolls_out = isinstance(self.imagination, RolloutImagination)
+        if not rolls_out or not self.trainer.trusted or self.real_ratio >= 1.0 or not self._enough_data():
             return False
-        freq = self.imagination.freq
-        # Not "whenever it is empty": rollouts may all have been masked, and then the next are due in their turn.
-        return self.imagined is None or self._imagined_at < 0 or self.num_timesteps // freq > self._imagined_at // freq
+        return self.augmenter.due(self.imagination, self.num_timesteps)  # type: ignore[arg-type]
 
     def _imagine(self) -> None:
-        """
-        Imagine for the real steps since the last time. With an empty imagined buffer (first time, or after ``load``, which
-        does not bring it back) as much as ``max_age`` would have kept.
-        """
-        model, imagination = self.world_model, self.imagination
+        """Imagine for the real steps since the last time."""
+        model, imagination, real = self.world_model, self.imagination, self.replay_buffer
         assert model is not None
-        assert imagination is not None
-        fresh = self.imagined is None or self._imagined_at < 0
-        now = len(self.model_data) if fresh else self.num_timesteps
-        before = max(0 if fresh else self._imagined_at, now - imagination.max_age)
-        # Differences of whole numbers, so that nothing is lost or gained where this is called often.
-        n_starts = int(imagination.starts_per_step * now) - int(imagination.starts_per_step * before)
+        assert real is not None
+        assert isinstance(imagination, RolloutImagination)
+        n_starts = self.augmenter.n_starts(imagination, self.num_timesteps, len(self.model_data))
         if n_starts == 0:
             return
-        horizon = imagination.horizon(self.num_timesteps)
+        horizon = self._horizon()
         self.registry.hook.sb3_mbrl_before_imagination(agent=self, horizon=horizon, n_starts=n_starts)
-        with self._phase("imagine"), self._random.scope(self.device) as generator, th.no_grad():
-            starts = self._start_states(n_starts, generator)
-            imagined = imagination.imagine(model, starts, self._imagination_policy, horizon, generator=generator)
-            if isinstance(self.replay_buffer, HerReplayBuffer) and isinstance(imagined.obs, dict):
-                imagined = towards_goals(imagined, self.replay_buffer)
-            capacity = max(1, int(imagination.starts_per_step * imagination.max_age * horizon))
-            if self.imagined is None:
-                self.imagined = ImaginedBuffer(capacity)
-            self.imagined.forget_before(self.num_timesteps - imagination.max_age + 1)
-            # A shrinking horizon keeps its rows until they age.
-            young = len(self.imagined) + int(imagined.valid.sum())
-            self.imagined.resize(max(capacity, min(self.imagined.capacity, young)))
-            self.imagined.extend(multi_step(imagined, imagination.n_steps, self.gamma), self.num_timesteps)
-        self._imagined_at = self.num_timesteps
-        self._record("imagination/horizon", horizon)
-        self._record("imagination/rows", len(self.imagined))
-        for name, value in imagined.info.items():
-            self._record(f"imagination/{name}", value)
+        imagined = self.augmenter.imagine(
+            model,
+            imagination,
+            self._start_states,
+            self._act_in_imagination,
+            n_starts=n_starts,
+            horizon=horizon,
+            gamma=self.gamma,
+            num_timesteps=self.num_timesteps,
+            real=real,
+        )
         self.registry.hook.sb3_mbrl_after_imagination(agent=self, imagined=imagined)
 
-    def _imagination_policy(self, obs: Obs) -> th.Tensor:
+    def _sampler(self) -> ReplaySampler | None:
+        """The sampler that stands in for the replay buffer; ``None`` while the world model is not trusted."""
+        assert self.trainer is not None
+        if not self.trainer.trusted or self.imagination is None:
+            return None
+        return self.augmenter.sampler(
+            self.imagination,
+            self.world_model,  # type: ignore[arg-type]
+            self._act_in_imagination,
+            self.replay_buffer,  # type: ignore[arg-type]
+            self.real_ratio,
+            self.gamma,
+        )
+
+    def _act_in_imagination(self, obs: Obs) -> th.Tensor:
         """
-        Actions for a batch of imagined rows (:func:`~sb3_mbrl.imagination.acting.act_in_imagination`).
+        Choose actions for a batch of imagined rows (:func:`~sb3_mbrl.imagination.acting.act_in_imagination`).
 
         :param obs: raw, ``(B, ...)``
         :return: scaled, ``(B, A)``
@@ -250,5 +222,56 @@ class ModelBasedMixin(WorldModelMixin, UpgradeMixin):
         if self._vec_normalize_env is not None:
             arrays = {key: value.cpu().numpy() for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
             obs, _ = self.policy.obs_to_tensor(self._vec_normalize_env.normalize_obs(arrays))
-        # Inside the agent's own random scope, which torch's global generators continue.
+        # Called inside the model's random scope, which torch's global generators continue.
         return act_in_imagination(self, obs, None)
+
+    # ---- hooks of the base class
+
+    def _horizon(self) -> int:
+        rolls_out = isinstance(self.imagination, RolloutImagination)
+        return self.imagination.horizon(self.num_timesteps) if rolls_out else 1  # type: ignore[union-attr]
+
+    def _choose_starts(self, data: Data, n: int, generator: th.Generator) -> th.Tensor | None:
+        if not isinstance(self.imagination, RolloutImagination):
+            return None
+        chosen = self.imagination.choose_starts(data, n, generator=generator)
+        where = f"{type(self.imagination).__name__}.choose_starts"
+        return None if chosen is None else check_choice(chosen, n, data, where)
+
+    def _on_new_model(self) -> None:
+        self.augmenter.forget()
+
+    def _restart_clock(self) -> None:
+        super()._restart_clock()
+        self.augmenter.restart_clock()
+
+    # ------------------------------------------------------------------------------------------------ conversion
+
+    @classmethod
+    def from_model_free(cls, agent: OffPolicyAlgorithm, env: Any = None, replay_buffer: Any = None, **kwargs: Any) -> Self:
+        """
+        Continue with a trained model-free agent: ``MBPO.from_model_free(SAC.load("old.zip"), env, "old_buffer.pkl")``.
+
+        Networks, optimisers, step and update counters, hyperparameters and the replay buffer are taken over, so that the new
+        agent acts like the old one until it trains. The world model is fitted on the replay buffer at the start of
+        ``learn(..., reset_num_timesteps=False)``.
+
+        :param agent: an instance of this class's base, such as :class:`~stable_baselines3.SAC` for MBPO
+        :param env: as in the constructor; ``None``: the agent's
+        :param replay_buffer: a :class:`~stable_baselines3.common.buffers.ReplayBuffer` or the path of a saved one; ``None``:
+            the agent's, which both agents then share (one for goals relabels by the new environment from then on)
+        :param kwargs: the constructor's arguments for the model (``world_model=...``, ``real_ratio=...``), and SB3's arguments
+            that may change in ``load``, such as ``gradient_steps``
+        :raises TypeError: for an agent of another class; the message names the class to use
+        :raises ValueError: when environment or replay buffer do not fit
+        """
+        return conversion.from_model_free(cls, agent, env, replay_buffer, kwargs)
+
+    def to_model_free(self) -> Any:
+        """
+        Make this agent without its model: an instance of the base class, whose ``save`` makes a plain SB3 zip.
+
+        Networks, optimisers, counters and the replay buffer (shared, not copied) are taken over. No random stream is touched,
+        so that a callback may do this in the middle of training.
+        """
+        return conversion.to_model_free(self)

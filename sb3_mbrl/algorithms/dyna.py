@@ -153,4 +153,4 @@ class Dyna(ModelBasedMixin, DQN):
         """As DQN's. Only steps of the real environment count."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
-    _model_free_class = DQN
+    model_free_class = DQN

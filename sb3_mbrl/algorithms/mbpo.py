@@ -166,5 +166,5 @@ class MBPO(ModelBasedMixin, SAC):
         """As SAC's. Only steps of the real environment count."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
-    _preset_name: ClassVar[str | None] = "mbpo"
-    _model_free_class = SAC
+    preset_file: ClassVar[str | None] = "mbpo"
+    model_free_class = SAC

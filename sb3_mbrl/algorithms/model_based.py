@@ -9,10 +9,9 @@ from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_mbrl.agent.agent import WorldModelMixin
+from sb3_mbrl.agent.agent import ModelBasedAgent
 from sb3_mbrl.algorithms.base import ModelBasedMixin
 from sb3_mbrl.algorithms.dyna import Dyna
-from sb3_mbrl.algorithms.dyna_q.dyna_q import DynaQ
 from sb3_mbrl.algorithms.mbpo import MBPO
 
 _PREFIX = "ModelBased"
@@ -63,7 +62,7 @@ def model_based(cls: type[OffPolicyAlgorithm]) -> type[Any]:
         )
     if issubclass(cls, ModelBasedMixin):
         return cls
-    if issubclass(cls, (WorldModelMixin, DynaQ)):
+    if issubclass(cls, ModelBasedAgent):
         raise TypeError(f"model_based({cls.__name__}): it plans with a world model already; use it as it is")
     if issubclass(cls, OnPolicyAlgorithm):
         raise TypeError(
@@ -120,7 +119,7 @@ def _generate(base: type[OffPolicyAlgorithm]) -> type[Any]:
         "__doc__": doc,
         "__module__": __name__,
         "__qualname__": name,
-        "_model_free_class": base,
+        "model_free_class": base,
     }
     cls: type[Any] = types.new_class(name, (ModelBasedMixin, base), exec_body=lambda namespace: namespace.update(own))
     vars(init)["__signature__"] = inspect.Signature(
@@ -140,7 +139,7 @@ def _free_name(base: type) -> str:
     module = KNOWN_BASES.get(base.__name__)
     other = globals().get(name)
     foreign = module is not None and not base.__module__.startswith(f"{module}.")
-    if foreign or (other is not None and other._model_free_class.__module__ != base.__module__):
+    if foreign or (other is not None and other.model_free_class.__module__ != base.__module__):
         return f"{_PREFIX}_{base.__module__}_{base.__name__}".replace(".", "_")
     return name
 

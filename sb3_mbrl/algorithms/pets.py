@@ -11,16 +11,14 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
-from sb3_mbrl.agent.agent import WorldModelMixin
-from sb3_mbrl.agent.stateful import RememberingMixin
+from sb3_mbrl.agent.agent import OffPolicyAgent
 from sb3_mbrl.checks import whole
 from sb3_mbrl.contracts import Planner, RewardFn, TerminationFn, WorldModel
 from sb3_mbrl.models.particles import Particles
-from sb3_mbrl.planners.policy import AgentPlannerPolicy, Memory
-from sb3_mbrl.rng import derive_seed
+from sb3_mbrl.planners.policy import AgentPlannerPolicy
 
 
-class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
+class PETS(OffPolicyAgent, OffPolicyAlgorithm):
     """
     Learn a world model, and act by planning in it at every step: model-predictive control. There is no policy network.
 
@@ -62,17 +60,16 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
     :raises ValueError: when there is no world model to plan with
     """
 
-    _while_untrusted: ClassVar[str] = "The planner plans with it all the same."
+    when_untrusted: ClassVar[str] = "The planner plans with it all the same."
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": AgentPlannerPolicy,
         "MultiInputPolicy": AgentPlannerPolicy,
     }
-    partner = "planner"
-    _preset_name = "pets"
-    _model_free_class = OffPolicyAlgorithm
+    part_kinds = ("world_model", "planner")
+    preset_file = "pets"
+    model_free_class = OffPolicyAlgorithm
     policy: AgentPlannerPolicy
-    _memory: Memory | None
-    planner: Planner
+    planner_class: Any
     planner_kwargs: Any
 
     def __init__(
@@ -130,46 +127,38 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
             sde_support=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
-        self._take_choices(
-            world_model=world_model,
-            world_model_kwargs=world_model_kwargs,
-            partner=planner,
-            partner_kwargs=planner_kwargs,
-            fit_freq=fit_freq,
-            fit_kwargs=fit_kwargs,
-            reward_fn=reward_fn,
-            termination_fn=termination_fn,
-            plugins=plugins,
-        )
+        self.world_model_class, self.world_model_kwargs = world_model, world_model_kwargs
+        self.planner_class, self.planner_kwargs = planner, planner_kwargs
+        self.fit_freq, self.fit_kwargs = fit_freq, fit_kwargs
+        self.reward_fn, self.termination_fn, self.plugins = reward_fn, termination_fn, plugins
         self.n_particles, self.propagation, self.penalty = n_particles, propagation, penalty
         self.aleatoric = aleatoric
-        self.phase_seconds |= {"plan": 0.0}
         if _init_setup_model:
             self._setup_model()
 
     # ---- parts
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
+    @property
+    def planner(self) -> Planner:
+        """The planner that chooses actions"""
+        assert self.parts.planner is not None  # there is no PETS without one
+        return self.parts.planner
+
+    def _build(self) -> None:
         if self.world_model is None:
             tried = "none was given" if self.world_model_class is None else "no built-in one takes these spaces"
             raise ValueError(
                 f"PETS plans in a world model, and {tried} (observations {self.observation_space}, actions "
                 f"{self.action_space}): give world_model=..."
             )
-        self._attach()
-        self.policy.set_seed(derive_seed(self.seed))
+        self._attach_planner(self.world_model)
+        self._act_by(self.policy)
 
-    def _attach(self) -> None:
-        assert self.world_model is not None
+    def _attach_planner(self, model: WorldModel) -> None:
+        """Let the policy plan in a world model: in its mean, or with particles that carry its uncertainty."""
         if not isinstance(self.aleatoric, bool):
             raise ValueError(f"aleatoric={self.aleatoric!r}: give True or False")
-        kind = self.propagation
-        if kind == "auto":
-            chooses = type(self.world_model).member_step is not WorldModel.member_step
-            draws = self.world_model.learns and self.aleatoric
-            kind = "tsinf" if chooses else "ts1" if draws else "mean"
-        if getattr(self.planner, "follows_mean", False):
+        if self.planner.follows_mean:
             wrong = [f"propagation={self.propagation!r}"] if self.propagation not in ("auto", "mean") else []
             wrong += [f"penalty={self.penalty}"] if self.penalty else []
             if wrong:
@@ -177,36 +166,43 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
                     f"planner={self.planner_class!r} follows the model's mean: it has no particles for {' and '.join(wrong)}. "
                     "Leave that out, or choose 'icem'."
                 )
-            self.policy.attach(self.planner, self.world_model)
+            self.policy.attach(self.planner, model)
             return
         particles = Particles(
-            self.world_model,
+            model,
             whole("n_particles", self.n_particles, 1),
-            kind,  # type: ignore[arg-type]
+            self._propagation(model),  # type: ignore[arg-type]
             self.penalty,
             aleatoric=self.aleatoric,
         )
         self.policy.attach(self.planner, particles)
 
+    def _propagation(self, model: WorldModel) -> str:
+        """How particles follow the members of a model."""
+        if self.propagation != "auto":
+            return self.propagation
+        if type(model).member_step is not WorldModel.member_step:
+            return "tsinf"
+        return "ts1" if model.learns and self.aleatoric else "mean"
+
     def _on_new_model(self) -> None:
-        self._memory = None
-        self._attach()
+        assert self.acting is not None
+        assert self.world_model is not None
+        self.acting.state = None
+        self._attach_planner(self.world_model)
 
     def _horizon(self) -> int:
-        return int(getattr(self.planner, "horizon", 1))
+        return self.planner.horizon
 
     # ---- acting
 
-    def _act(self, obs: Any, deterministic: bool) -> th.Tensor:
-        with self._phase("plan"), self._random.scope(self.device) as generator:
-            scaled, self._memory, plan = self.policy.act(
-                obs, self._memory, th.as_tensor(self._is_first), deterministic=deterministic, generator=generator
-            )
-        for name, value in plan.info.items():
-            self._record(f"planner/{name}", value)
+    def _decide(self, obs: Any, state: Any, is_first: th.Tensor, deterministic: bool) -> tuple[th.Tensor, Any]:
+        with self.recorder.phase("plan"), self.random.scope(self.device) as generator:
+            action, state, plan = self.policy.act(obs, state, is_first, deterministic=deterministic, generator=generator)
+        self.recorder.record_all("planner", plan.info)
         if plan.value is not None:
-            self._record("planner/value", float(plan.value.mean()))
-        return scaled
+            self.recorder.record("planner/value", float(plan.value.mean()))
+        return action, state
 
     def _random_until(self, learning_starts: int) -> int:
         # Until there is a model, whatever the number of steps says (after load without the replay buffer, for example).
@@ -223,7 +219,7 @@ class PETS(RememberingMixin, WorldModelMixin, OffPolicyAlgorithm):
         :param batch_size: not used
         """
         self.policy.set_training_mode(False)
-        if self._fit_due():
+        if self._fit_is_due():
             self.fit_world_model()
 
     def learn(

@@ -10,6 +10,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_mbrl.contracts import Imagined
 from sb3_mbrl.trees import State, tree_leaves, tree_map
 
+_FIELDS = ("obs", "action", "next_obs", "reward", "terminated", "discount", "weight")
+"""The fields of :class:`~sb3_mbrl.contracts.Imagined` that are stored"""
+
 
 class ImaginedBuffer:
     """
@@ -39,14 +42,14 @@ class ImaginedBuffer:
         :return: how many rows were stored
         """
         index = imagined.valid.flatten().nonzero().flatten()
-        fields = {name: getattr(imagined, name) for name in ("obs", "action", "next_obs", "reward", "terminated", "discount")}
+        fields = {name: getattr(imagined, name) for name in _FIELDS}
         rows = tree_map(lambda leaf: leaf.detach().flatten(0, 1)[index], fields)
         n = len(index)
         if n > self.capacity:
             rows, n = tree_map(lambda leaf: leaf[-self.capacity :], rows), self.capacity
         if n == 0:
             return 0
-        if self._rows is not None and (self._rows["discount"] is None) != (rows["discount"] is None):
+        if self._rows is not None and any((self._rows[name] is None) != (rows[name] is None) for name in _FIELDS):
             # Loaded with another ``n_steps`` than it was saved with.
             self.clear()
             self._rows = None
@@ -95,13 +98,38 @@ class ImaginedBuffer:
         """Forget everything (the model is another one)."""
         self._drop(self._size)
 
+    def to_state(self) -> dict[str, Any]:
+        """All rows as plain values, for a checkpoint."""
+        return {"capacity": self.capacity, "rows": self._rows, "head": self._head, "size": self._size, "births": self._batches}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: th.device | str = "cpu") -> "ImaginedBuffer":
+        """The buffer that :meth:`to_state` gave."""
+        new = cls(state["capacity"])
+        new._rows = tree_map(lambda leaf: leaf.to(device), state["rows"])
+        new._head, new._size = state["head"], state["size"]
+        new._batches = [tuple(batch) for batch in state["births"]]
+        return new
+
     def draw(self, n: int, generator: th.Generator | None = None) -> dict[str, Any]:
-        """``n`` rows uniformly with replacement, as a dictionary of the fields of :class:`~sb3_mbrl.contracts.Imagined`."""
+        """
+        Draw ``n`` rows with replacement: uniformly, or with probability proportional to their weights.
+
+        :return: the fields of :class:`~sb3_mbrl.contracts.Imagined` by name, without the weights
+        """
         if self._size == 0 or self._rows is None:
             raise ValueError("The imagined buffer is empty")
-        index = th.randint(self._size, (n,), generator=generator)
+        if self._rows["weight"] is None:
+            index = th.randint(self._size, (n,), generator=generator)
+        else:
+            # Inverse of the cumulative distribution: row i has the share w_i / sum(w) of the unit interval.
+            age_order = (self._head - self._size + th.arange(self._size)) % self.capacity
+            cumulative = self._rows["weight"].cpu()[age_order].double().cumsum(0)
+            uniform = th.rand(n, generator=generator, dtype=th.float64)
+            index = th.searchsorted(cumulative, uniform * cumulative[-1], right=True).clamp(max=self._size - 1)
         index = (self._head - self._size + index) % self.capacity
-        return tree_map(lambda leaf: leaf[index.to(leaf.device)], self._rows)
+        rows = {name: value for name, value in self._rows.items() if name != "weight"}
+        return tree_map(lambda leaf: leaf[index.to(leaf.device)], rows)
 
     def sample(
         self, n: int, real: ReplayBuffer, env: VecNormalize | None = None, generator: th.Generator | None = None
@@ -116,7 +144,7 @@ class ImaginedBuffer:
         reward, obs, next_obs = rows["reward"][:, None], rows["obs"], rows["next_obs"]
         if env is not None:
             # SB3's own statistics work on numpy.
-            obs, next_obs = (_normalised(value, real, env) for value in (obs, next_obs))
+            obs, next_obs = (normalised_obs(value, real, env) for value in (obs, next_obs))
             reward = th.as_tensor(real._normalize_reward(reward.cpu().numpy(), env))
         discount = rows["discount"]
         dones = rows["terminated"][:, None] if discount is None else th.zeros_like(rows["reward"])[:, None]
@@ -125,7 +153,7 @@ class ImaginedBuffer:
         return samples(*tree_map(lambda leaf: leaf.to(real.device), fields))
 
 
-def _normalised(obs: Any, real: ReplayBuffer, env: VecNormalize) -> Any:
+def normalised_obs(obs: Any, real: ReplayBuffer, env: VecNormalize) -> Any:
     arrays = {key: value.cpu().numpy() for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
     normalised = real._normalize_obs(arrays, env)
     if isinstance(normalised, dict):

@@ -6,77 +6,16 @@ n-step buffers store single steps; the write head separates the newest row from 
 side by side.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from sb3_mbrl.buffers.side_store import SideStore
 from sb3_mbrl.contracts import Obs, Sequences, Transitions
 
 Arrays = np.ndarray | dict[str, np.ndarray]
-
-
-class SideStore:
-    """
-    What SB3's rows have no place for (an oracle's snapshots, replay latents, priorities), aligned with them on ``(pos, env)``.
-
-    :param buffer: the replay buffer to be aligned with
-    """
-
-    def __init__(self, buffer: ReplayBuffer) -> None:
-        self.buffer = buffer
-        self.arrays: dict[str, np.ndarray] = {}
-        self._written: dict[str, np.ndarray] = {}
-
-    def put(self, name: str, pos: int, value: np.ndarray) -> None:
-        """
-        :param name: what is stored
-        :param pos: the row
-        :param value: ``(n_envs, ...)``
-        """
-        self._make(name, value.shape[1:], value.dtype)
-        self.arrays[name][pos] = value
-        self._written[name][pos] = True
-
-    def put_rows(self, name: str, rows: np.ndarray, envs: np.ndarray, value: np.ndarray) -> None:
-        """
-        :param name: what is stored
-        :param rows: ``(N,)``
-        :param envs: ``(N,)``
-        :param value: ``(N, ...)``
-        """
-        self._make(name, value.shape[1:], value.dtype)
-        self.arrays[name][rows, envs] = value
-
-    def _make(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        if name not in self.arrays:
-            self.arrays[name] = np.zeros((self.buffer.buffer_size, self.buffer.n_envs, *shape), dtype=dtype)
-            self._written[name] = np.zeros(self.buffer.buffer_size, dtype=bool)
-
-    def state(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """What is to be saved with the buffer: by name, the values and which of them were written."""
-        n = self.buffer.size()
-        return {name: (values[:n], self._written[name][:n]) for name, values in self.arrays.items()}
-
-    def restore(self, state: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Take back what :meth:`state` gave."""
-        for name, (values, written) in state.items():
-            self._make(name, values.shape[2:], values.dtype)
-            self.arrays[name][: len(values)], self._written[name][: len(written)] = values, written
-
-    def written(self, name: str) -> np.ndarray:
-        """``(buffer_size,)`` booleans: the rows with which something was stored."""
-        return self._written.get(name, np.zeros(self.buffer.buffer_size, dtype=bool))
-
-    def get(self, name: str, rows: np.ndarray, envs: np.ndarray) -> th.Tensor:
-        """``(N, ...)``: what was stored with these rows."""
-        if not self.written(name)[rows].all() or not len(rows):
-            raise ValueError(
-                f"The replay buffer has no {name!r} stored with some of its rows: they were collected by another agent or "
-                "loaded from a file. Start with an empty buffer, or choose a world model that needs observations only."
-            )
-        return th.as_tensor(self.arrays[name][rows, envs])
 
 
 class ReplayData:
@@ -154,6 +93,10 @@ class ReplayData:
 
     # ---- Data
 
+    def held_out(self) -> "ReplayData | None":
+        """Return ``None``: nothing is held out of the whole buffer."""
+        return None
+
     def transitions(self, n: int | None = None, *, generator: th.Generator | None = None) -> Transitions:
         """
         :param n: so many rows uniformly with replacement; ``None``: all, oldest first
@@ -164,6 +107,16 @@ class ReplayData:
         if n is not None:
             index = th.randint(len(rows), (n,), generator=generator).numpy()
             rows, envs = rows[index], envs[index]
+        return self.transitions_at(rows, envs)
+
+    def transitions_at(self, rows: np.ndarray, envs: np.ndarray) -> Transitions:
+        """
+        Gather given rows.
+
+        :param rows: ``(N,)``
+        :param envs: ``(N,)``
+        :raises ValueError: when real data is not finite
+        """
         data = Transitions(
             self._obs(rows, envs),
             th.as_tensor(self.buffer.actions[rows, envs]),
@@ -174,7 +127,7 @@ class ReplayData:
         self._refuse_nonfinite(data, rows, envs)
         return data
 
-    def sequences(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
+    def sequences(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
         """
         ``n`` windows of ``length`` consecutive steps of one environment each, uniformly.
 
@@ -191,7 +144,7 @@ class ReplayData:
         starts = th.randint((len(positions) - length + 1) * self.buffer.n_envs, (n,), generator=generator).numpy()
         offsets = (starts // self.buffer.n_envs)[:, None] + np.arange(length)
         rows, envs = positions[offsets], np.broadcast_to((starts % self.buffer.n_envs)[:, None], (n, length))
-        return self.windows(rows, envs)
+        return self.windows(rows, envs, extra)
 
     def newest(self, n: int, length: int, *, within: int, generator: th.Generator | None = None) -> Sequences | None:
         """
@@ -217,11 +170,11 @@ class ReplayData:
         rows = positions[offsets[choice][:, None] + np.arange(length)]
         return self.windows(rows, np.broadcast_to(envs[choice][:, None], rows.shape))
 
-    def contexts(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
-        """``n`` windows of ``length`` steps, each ending in a uniformly drawn real observation."""
-        return self.contexts_at(*self.draw(n, generator), length)
+    def contexts(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
+        """Draw ``n`` windows of ``length`` steps, each ending in a uniformly drawn real observation."""
+        return self.contexts_at(*self.draw(n, generator), length, extra)
 
-    def contexts_at(self, rows: np.ndarray, envs: np.ndarray, length: int) -> Sequences:
+    def contexts_at(self, rows: np.ndarray, envs: np.ndarray, length: int, extra: Iterable[str] = ()) -> Sequences:
         """
         Windows that end in given rows, padded on the left by repeating the episode's first step.
 
@@ -229,22 +182,38 @@ class ReplayData:
         :param envs: ``(N,)``
         """
         if length == 1:
-            return self.windows(rows[:, None], envs[:, None])
+            return self.windows(rows[:, None], envs[:, None], extra)
         positions = self.positions()
         age = np.empty(self.buffer.buffer_size, dtype=np.int64)
         age[positions] = np.arange(len(positions))
-        first = np.zeros((len(positions), self.buffer.n_envs), dtype=np.int64)
-        first[1:] = np.where(self.buffer.dones[positions[:-1]] > 0, np.arange(1, len(positions))[:, None], 0)
-        first = np.maximum.accumulate(first, axis=0)
+        first = _first_of_run(self._begins(positions))
         ends = age[rows]
         offsets = ends[:, None] + np.arange(1 - length, 1)
         begin = first[ends, envs][:, None]
-        window = self.windows(positions[np.maximum(offsets, begin)], np.broadcast_to(envs[:, None], offsets.shape))
+        window = self.windows(positions[np.maximum(offsets, begin)], np.broadcast_to(envs[:, None], offsets.shape), extra)
         return window._replace(is_first=window.is_first | th.as_tensor(offsets <= begin))
+
+    def _begins(self, positions: np.ndarray) -> np.ndarray:
+        """
+        Tell before which steps a window may not reach back: the first ones of episodes.
+
+        :param positions: ``(T,)``, oldest first
+        :return: ``(T, n_envs)`` booleans
+        """
+        begins = np.ones((len(positions), self.buffer.n_envs), dtype=bool)
+        begins[1:] = self.buffer.dones[positions[:-1]] > 0
+        return begins
 
     # ---- gathering
 
-    def windows(self, rows: np.ndarray, envs: np.ndarray) -> Sequences:
+    def windows(self, rows: np.ndarray, envs: np.ndarray, extra: Iterable[str] = ()) -> Sequences:
+        """
+        Gather windows of given rows, which follow each other along the second axis.
+
+        :param rows: ``(N, L)``
+        :param envs: ``(N, L)``
+        :param extra: the names of values of the side store that are wanted too
+        """
         ends = self.buffer.dones[rows, envs] > 0
         is_first = np.ones_like(ends)
         is_first[:, 1:] = ends[:, :-1]
@@ -259,7 +228,14 @@ class ReplayData:
             th.as_tensor(self._terminated(rows, envs)),
             th.as_tensor(is_first),
             th.as_tensor(ends),
+            {name: self._stored_beside(name, rows, envs) for name in extra},
+            th.as_tensor(rows * self.buffer.n_envs + envs),
         )
+
+    def _stored_beside(self, name: str, rows: np.ndarray, envs: np.ndarray) -> th.Tensor:
+        if self.side is None:
+            raise ValueError(f"The replay buffer has no side store, so nothing is stored as {name!r} with its rows")
+        return self.side.get(name, rows, envs)
 
     def _terminated(self, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
         return self.buffer.dones[rows, envs] * (1 - self.buffer.timeouts[rows, envs])
@@ -293,6 +269,104 @@ class ReplayData:
                     f"The replay buffer holds NaN or infinity in {where} at row {rows[i]}, environment {envs[i]}. "
                     "Real data must be finite: mend the environment or remove the rows."
                 )
+
+
+class SelectedRows(ReplayData):
+    """
+    A part of the rows of a replay buffer, as data of its own: windows lie wholly in it. Made for one fit, since it does not
+    follow a buffer that grows.
+
+    :param data: the whole
+    :param selected: ``(buffer_size, n_envs)`` booleans: the rows that are shown
+    :param held_out: what :meth:`held_out` returns
+    """
+
+    def __init__(self, data: ReplayData, selected: np.ndarray, held_out: ReplayData | None = None) -> None:
+        super().__init__(data.buffer, data.side, data.stored)
+        self.selected = selected
+        self._held_out = held_out
+        self._starts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def held_out(self) -> ReplayData | None:
+        """Return the rows that were held out of this part."""
+        return self._held_out
+
+    def _usable(self) -> tuple[np.ndarray, np.ndarray]:
+        rows, envs = super()._usable()
+        chosen = self.selected[rows, envs]
+        return rows[chosen], envs[chosen]
+
+    def __len__(self) -> int:
+        return len(self._usable()[0])
+
+    def episode_starts(self) -> th.Tensor:
+        starts = super().episode_starts()
+        return starts[th.as_tensor(self.selected[self.places(starts)])]
+
+    def draw(self, n: int, generator: th.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+        positions = self.positions()
+        offsets, envs = self.selected[positions].nonzero()
+        self._refuse_empty(len(offsets))
+        index = th.randint(len(offsets), (n,), generator=generator).numpy()
+        return positions[offsets[index]], envs[index]
+
+    def sequences(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
+        if length not in self._starts:
+            offsets, envs = _windows_within(self.selected[self.positions()], length).nonzero()
+            self._starts[length] = offsets, envs
+        offsets, envs = self._starts[length]
+        if not len(offsets):
+            raise ValueError(f"Windows of {length} steps were asked for, but no {length} consecutive steps are selected")
+        index = th.randint(len(offsets), (n,), generator=generator).numpy()
+        rows = self.positions()[offsets[index][:, None] + np.arange(length)]
+        return self.windows(rows, np.broadcast_to(envs[index][:, None], rows.shape), extra)
+
+    def newest(self, n: int, length: int, *, within: int, generator: th.Generator | None = None) -> Sequences | None:
+        raise NotImplementedError("The newest steps are asked of the whole buffer")
+
+    def _begins(self, positions: np.ndarray) -> np.ndarray:
+        begins = super()._begins(positions)
+        selected = self.selected[positions]
+        # A window that ends after a gap does not reach back across it.
+        begins[1:] |= selected[1:] & ~selected[:-1]
+        return begins
+
+    def full_contexts(self, length: int) -> th.Tensor:
+        """
+        Tell which rows have a context that is not cut short by what was left out.
+
+        :param length: the number of steps of a context
+        :return: those of :meth:`row_ids`, oldest first, whose last ``length`` steps, or all since their episode began, are
+            selected
+        """
+        positions = self.positions()
+        age = np.arange(len(positions))[:, None]
+        wanted = np.maximum(_first_of_run(super()._begins(positions)), age - (length - 1))
+        full = self.selected[positions] & (_first_of_run(self._begins(positions)) <= wanted)
+        rows, envs = self._usable()
+        chosen = np.zeros_like(self.selected)
+        chosen[positions] = full
+        kept = chosen[rows, envs]
+        return th.as_tensor(rows[kept] * self.buffer.n_envs + envs[kept])
+
+
+def _first_of_run(begins: np.ndarray) -> np.ndarray:
+    """``(T, n_envs)``: for every step the number of the last one, itself included, at which ``begins`` is true (or 0)."""
+    return np.maximum.accumulate(np.where(begins, np.arange(len(begins))[:, None], 0), axis=0)
+
+
+def _windows_within(selected: np.ndarray, length: int) -> np.ndarray:
+    """
+    Tell where windows begin that are selected from end to end.
+
+    :param selected: ``(T, n_envs)`` booleans
+    :return: ``(max(0, T - length + 1), n_envs)`` booleans
+    """
+    # The plain version: selected[t : t + length].all() for every t. By running sums the cost does not grow with the length.
+    if len(selected) < length:
+        return np.zeros((0, selected.shape[1]), dtype=bool)
+    left_out = np.concatenate([np.zeros((1, selected.shape[1]), dtype=np.int64), (~selected).cumsum(0)])
+    return left_out[length:] == left_out[: len(left_out) - length]
 
 
 def _gather(arrays: Arrays, pick: Callable[[np.ndarray], np.ndarray]) -> Obs:

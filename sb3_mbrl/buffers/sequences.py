@@ -1,7 +1,9 @@
-"""Windows of real steps for models that filter sequences, with the latent states that the agent had on the way."""
+"""Sequences of real steps for latent models, with the latent states that the agent had on the way."""
 
+import uuid
 import warnings
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,40 +15,58 @@ try:
 except ImportError:
     psutil = None
 
-from sb3_mbrl.buffers.replay_view import ReplayData, SideStore
+from sb3_mbrl.buffers.replay_view import ReplayData
+from sb3_mbrl.buffers.side_store import SideStore
 from sb3_mbrl.buffers.timesteps import to_timesteps
-from sb3_mbrl.contracts import Timesteps
-from sb3_mbrl.trees import tree_map
+from sb3_mbrl.contracts import LatentModel, Timesteps
+from sb3_mbrl.trees import State, tree_map
+
+_PREFIX = "latent."
+"""The names of latent states in the side store begin with it"""
 
 
 class Replayed(NamedTuple):
-    """What :meth:`SequenceSampler.sample` returns: ``N`` windows of ``L`` rows."""
+    """A batch of ``N`` windows of ``L`` rows."""
 
     rows: Timesteps
     start: dict[str, th.Tensor]
-    """What is stored with the step before each window, ``(N, ...)``; nothing where there is none (the row begins anew then)"""
+    """The packed state before each window, ``(N, ...)``; empty where none is stored (the row begins anew then)"""
     steps: np.ndarray
-    """``(N, L)``: where in the replay buffer a row's observation is"""
+    """``(N, L)``: the place of each row's observation in the replay buffer"""
     envs: np.ndarray
-    """``(N, L)``: of which environment"""
+    """``(N, L)``: the environment of each row"""
     own: np.ndarray
-    """``(N, L)`` booleans: it is a step's own observation, and not the last one of an episode"""
+    """``(N, L)`` booleans: the row is a step's own observation, and not the last one of an episode"""
 
 
-class SequenceSampler:
+class SequenceReplay:
     """
-    Draws windows uniformly, except that new steps are seen soon: as soon as there are enough new ones for a window, they are
-    part of the next batch (DreamerV3's online queue). Where an episode ends in such a window its last observation takes a row,
-    and the window's last step is left to chance.
+    Draws windows from SB3's replay buffer uniformly, except that new steps are seen soon: as soon as there are enough new ones
+    for a window, they are part of the next batch (DreamerV3's online queue). Where an episode ends in such a window its last
+    observation takes a row, and the window's last step is left to chance.
 
-    A window begins with the state that the agent had one step earlier, which is kept beside the replay buffer
-    (:meth:`keep`) and replaced whenever training has computed it anew (DreamerV3's replay context).
+    A window begins with the latent state that the agent had one step earlier. States are stored beside the replay buffer when
+    a step is collected, and replaced whenever training has computed them anew (DreamerV3's replay context).
 
     :param buffer: any of SB3's replay buffers whose rows are single steps
+    :param side: the side store of that buffer
+    :param model: packs and unpacks states
+    :param length: rows of a window
     :param online: whether new steps come first
+    :param context: whether windows begin with the stored state, and not with an unknown one
+    :raises ValueError: for a buffer that cannot tell where episodes end, or that is shorter than a window
     """
 
-    def __init__(self, buffer: ReplayBuffer, online: bool = True) -> None:
+    def __init__(
+        self,
+        buffer: ReplayBuffer,
+        side: SideStore,
+        model: LatentModel,
+        length: int,
+        *,
+        online: bool = True,
+        context: bool = True,
+    ) -> None:
         if buffer.optimize_memory_usage:
             raise ValueError("a replay buffer with optimize_memory_usage=True keeps no last observations of episodes")
         if not getattr(buffer, "handle_timeout_termination", True):
@@ -54,83 +74,136 @@ class SequenceSampler:
                 "a replay buffer with handle_timeout_termination=False cannot tell time limits from terminations: a model "
                 "would learn that episodes end where they are merely cut off"
             )
-        self.data, self.side, self.online = ReplayData(buffer), SideStore(buffer), online
+        if buffer.buffer_size <= length:
+            raise ValueError(
+                f"batch_length={length}: the replay buffer keeps {buffer.buffer_size} steps per environment "
+                f"({buffer.n_envs} of them share buffer_size), and needs one more than the length. Choose a larger "
+                "buffer_size or a smaller batch_length."
+            )
+        self.data, self.side, self.model = ReplayData(buffer), side, model
+        self.length, self.online, self.context = length, online, context
+        self.model_id = uuid.uuid4().hex
+        """Names this world model: the latent states of another one mean something else"""
         self._known = np.zeros((buffer.buffer_size, buffer.n_envs), dtype=bool)
-        """With which steps states are stored"""
+        """The steps with which states are stored"""
         self._kept = 0
         """Steps per environment so far"""
         self._queued_until = 0
-        """Those of them that were put into the queue"""
+        """The number of those steps that were put into the queue"""
         self._queue: deque[tuple[int, int]] = deque()
-        """Step (of all so far) and environment of new windows that were in no batch yet"""
+        """Step (of all so far) and environment of new windows that have been in no batch yet"""
 
-    def warn_of_size(self, states: dict[str, th.Tensor]) -> None:
+    @property
+    def buffer(self) -> ReplayBuffer:
+        """The replay buffer that is sampled"""
+        return self.data.buffer
+
+    # ---- storing
+
+    def packed(self, state: State) -> dict[str, np.ndarray]:
         """
-        Memory is taken only when it is written to: too little of it would end training after hours. (Where psutil is
-        installed, as SB3 does it for its own part of the buffer.)
+        States under the names of the side store, for the next row.
 
-        :param states: of one step and one environment
+        :param state: ``(n_envs, ...)``
+        """
+        packed = {f"{_PREFIX}{name}": compact(value) for name, value in self.model.pack(state).items()}
+        if self._kept == 0:
+            self._warn_of_size(sum(value.nbytes for value in packed.values()))
+        return packed
+
+    def _warn_of_size(self, step: int) -> None:
+        """
+        Warn where the latent states of a full buffer would not fit into memory: memory is taken only when it is written to, so
+        that too little of it would end training after hours. (Where psutil is installed; SB3 warns of its own part alike.)
+
+        :param step: the bytes of one step of all environments
         """
         if psutil is None:
             return
-        buffer = self.data.buffer
-        total = sum(_compact(value).nbytes for value in states.values()) * buffer.buffer_size * buffer.n_envs
-        available = psutil.virtual_memory().available
+        total, available = step * self.buffer.buffer_size, psutil.virtual_memory().available
         if total > available:
+            rows = self.buffer.buffer_size * self.buffer.n_envs
             warnings.warn(
-                f"The latent states of {buffer.buffer_size * buffer.n_envs} steps take {total / 1e9:.1f} GB when the replay "
+                f"The latent states of {rows} steps take {total / 1e9:.1f} GB when the replay "
                 f"buffer is full, and {available / 1e9:.1f} GB of memory are free: choose a smaller buffer_size, or size.",
                 stacklevel=2,
             )
 
-    def keep(self, position: int, states: dict[str, th.Tensor]) -> None:
-        """
-        Remember the states of a step that was just stored.
-
-        :param position: where it was stored
-        :param states: ``(n_envs, ...)`` each
-        """
-        for name, value in states.items():
-            self.side.put(name, position, _compact(value))
+    def added(self, position: int) -> None:
+        """Note that a step with its states was stored at a position of the buffer."""
         self._known[position] = True
         self._kept += 1
 
-    def update(self, replayed: Replayed, states: dict[str, th.Tensor]) -> None:
+    def update(self, replayed: Replayed, states: Mapping[str, th.Tensor]) -> None:
         """
         Replace the states of a batch.
 
         :param replayed: the batch
-        :param states: ``(N, L, ...)`` each
+        :param states: packed, ``(N, L, ...)`` each
         """
         steps, envs = replayed.steps[replayed.own], replayed.envs[replayed.own]
         for name, value in states.items():
-            self.side.put_rows(name, steps, envs, _compact(value)[replayed.own])
+            self.side.put_rows(f"{_PREFIX}{name}", steps, envs, compact(value)[replayed.own])
         self._known[steps, envs] = True
 
-    def state(self) -> dict[str, Any]:
-        """What is to be saved with the replay buffer."""
-        queue = (self._kept, self._queued_until, list(self._queue))
-        return {"side": self.side.state(), "known": self._known[: self.data.buffer.size()], "queue": queue}
+    # ---- saving
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state` gave; nothing, where there was nothing."""
-        self.side.restore(state.get("side", {}))
-        known = state.get("known", np.zeros((0, self._known.shape[1]), dtype=bool))
-        self._known[: len(known)] = known
-        self._kept, self._queued_until, queue = state.get("queue", (0, 0, []))
-        self._queue = deque(queue)
+    def state_dict(self) -> dict[str, Any]:
+        """The name of the world model, which the agent's checkpoint keeps."""
+        return {"model_id": self.model_id}
 
-    def enough(self, length: int) -> bool:
-        """Whether there are windows of this length."""
-        return len(self.data.positions()) > length
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self.model_id = state["model_id"]
 
-    def sample(self, n: int, length: int, *, generator: th.Generator | None = None) -> Replayed:
+    def buffer_state(self) -> dict[str, Any]:
+        """The values to save with the replay buffer, beside the side store's."""
+        queue = [self._kept, self._queued_until, [list(window) for window in self._queue]]
+        return {"of": self._layout(), "known": self._known[: self.buffer.size()], "queue": queue}
+
+    def restore_buffer_state(self, state: Mapping[str, Any]) -> bool:
         """
-        :param n: how many windows
-        :param length: rows of each; one step more is needed, for what was before
-        :raises ValueError: when there are fewer steps than that
+        Take back what :meth:`buffer_state` gave.
+
+        :return: whether the stored states are this world model's; if not, sequences begin anew
         """
-        positions, n_envs = self.data.positions(), self.data.buffer.n_envs
+        if state.get("of") != self._layout():
+            return False
+        self._known[: len(state["known"])] = state["known"]
+        self._kept, self._queued_until, queue = state["queue"]
+        self._queue = deque((step, env) for step, env in queue)
+        return True
+
+    def _layout(self) -> list[Any]:
+        return [self.model_id, *self.model.state_layout]
+
+    # ---- sampling
+
+    def enough(self) -> bool:
+        """Whether there are enough steps for a window."""
+        return len(self.data.positions()) > self.length
+
+    def on_device(self, batch: Replayed, device: th.device) -> tuple[Timesteps, State | None]:
+        """
+        The rows of a batch, and the states before them, as the model takes them.
+
+        :param device: where the model is
+        """
+        rows = tree_map(lambda leaf: leaf.to(device, non_blocking=True), batch.rows)
+        if not self.context:
+            rows.is_first[:, 0] = True
+        if not self.context or not batch.start:
+            return rows, None
+        return rows, self.model.unpack(tree_map(lambda leaf: leaf.to(device, non_blocking=True), batch.start))
+
+    def sample(self, n: int, *, generator: th.Generator | None = None) -> Replayed:
+        """
+        Draw a batch.
+
+        :param n: the number of windows
+        :raises ValueError: when there are fewer steps than a window has, and one before it
+        """
+        positions, n_envs, length = self.data.positions(), self.buffer.n_envs, self.length
         choices = len(positions) - length
         if choices < 1:
             raise ValueError(
@@ -151,33 +224,35 @@ class SequenceSampler:
         return Replayed(rows, start, steps, wide[:, 1:], ~rows.is_last.numpy())
 
     def _next_new(self, n: int, length: int, held: int) -> list[tuple[int, int]]:
-        """At most ``n`` windows of new steps: where they begin among the ``held`` ones, and their environments."""
+        """At most ``n`` windows of new steps: their first of the ``held`` steps, and their environments."""
         while self._kept - self._queued_until >= length:
-            # The step before is what the window goes on from; the very first has none.
+            # A window begins with the state of the step before; the very first step has none.
             start = max(self._queued_until - 1, 0)
-            self._queue.extend((start, env) for env in range(self.data.buffer.n_envs))
+            self._queue.extend((start, env) for env in range(self.buffer.n_envs))
             self._queued_until += length
         oldest = self._kept - held
-        found: list[tuple[int, int]] = []
-        while self._queue and len(found) < n:
+        windows: list[tuple[int, int]] = []
+        while self._queue and len(windows) < n:
             start, env = self._queue[0]
             if start - oldest + length >= held:
                 break  # not even the last step of it is there yet
             self._queue.popleft()
             if start >= oldest:  # else it was overwritten
-                found.append((start - oldest, env))
-        return found
+                windows.append((start - oldest, env))
+        return windows
 
     def _states(self, steps: np.ndarray, envs: np.ndarray) -> tuple[dict[str, th.Tensor], np.ndarray]:
-        """What is stored with some steps, and with which of them."""
-        found = {}
+        """The packed states that are stored with some steps, and with which of them there are any."""
+        states = {}
         for name, values in self.side.arrays.items():
-            stored = values[steps, envs]
-            found[name] = th.as_tensor(stored.astype(np.float32) if stored.dtype == np.float16 else stored)
-        return found, self._known[steps, envs]
+            if name.startswith(_PREFIX):
+                stored = values[steps, envs]
+                stored = stored.astype(np.float32) if stored.dtype == np.float16 else stored
+                states[name.removeprefix(_PREFIX)] = th.as_tensor(stored)
+        return states, self._known[steps, envs]
 
 
-def _compact(value: th.Tensor) -> np.ndarray:
-    """Numbers in half precision, indices as they are."""
+def compact(value: th.Tensor) -> np.ndarray:
+    """Floats in half precision, indices as they are."""
     array = value.detach().cpu().numpy()
     return array.astype(np.float16) if array.dtype.kind == "f" else array

@@ -1,6 +1,7 @@
-"""The command line: ``sb3-mbrl train | evaluate | plot | plugins | check``.
+"""The command line: ``sb3-mbrl train | evaluate | plot | plugins | check``. Each command is in the module of its name.
 
-Exit codes: 0 fine; 1 a check failed; 2 a mistake of the user's, in one line; 130 stopped by Ctrl-C, everything saved.
+Exit codes: 0 success; 1 a failed check; 2 a user's mistake, explained in one line; 130 stopped by Ctrl-C with everything
+saved.
 """
 
 import sys
@@ -17,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     Run a command.
 
-    :param argv: its arguments (``None``: those of the process)
+    :param argv: the command and its arguments (``None``: those of the process)
     :return: the exit code
     """
     parser = build_parser()
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, PluginError, gym.error.Error) as error:
         if args.traceback:
             raise
-        # Gymnasium and the plugin system break long messages into lines.
+        # Gymnasium and the plugin system break long messages into lines; a mistake gets one line here.
         print(f"sb3-mbrl {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -4,6 +4,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from sb3_mbrl.builtin import sb3_mbrl_algorithms
+from sb3_mbrl.cli import check, evaluate, plot, plugins, train
+from sb3_mbrl.cli.values import DEFAULT_ALGORITHM
 from sb3_mbrl.version import __version__
 
 _EPILOG = """
@@ -11,10 +14,10 @@ examples:
   sb3-mbrl train --env Pendulum-v1                 train MBPO with the preset for Pendulum-v1
   sb3-mbrl train --env Pendulum-v1 --world-model none
                                                    the control: the same agent without its model
-  sb3-mbrl evaluate runs/mbpo/Pendulum-v1_1        play 10 episodes with what was trained
-  sb3-mbrl plot plan runs/mbpo/Pendulum-v1_1       what it expected, and what then happened
-  sb3-mbrl plugins                                 what can be chosen by name
-  sb3-mbrl check ensemble                          does a world model keep the contract?
+  sb3-mbrl evaluate runs/mbpo/Pendulum-v1_1        play 10 episodes with the trained agent
+  sb3-mbrl plot plan runs/mbpo/Pendulum-v1_1       draw what it expected against what happened
+  sb3-mbrl plugins                                 list the parts that can be chosen by name
+  sb3-mbrl check ensemble                          check that a world model keeps the contract
 
 Every command has its own help: sb3-mbrl train --help
 """
@@ -22,11 +25,11 @@ Every command has its own help: sb3-mbrl train --help
 _TRAIN = """
 Train a model-based agent on a Gymnasium environment.
 
-Where there is a preset for the environment, its settings are used
-(--no-preset: the algorithm's defaults); what you give on the command line comes
-on top. Agent and replay buffer are saved at the end, and also when you press
-Ctrl-C or the environment fails: --resume goes on from there. Only steps of the
-real environment are counted.
+If there is a preset for the environment, its settings are used (--no-preset:
+the algorithm's defaults); options on the command line override them. Agent and
+replay buffer are saved at the end, and also when you press Ctrl-C or the
+environment fails: --resume continues from there. Only steps of the real
+environment are counted.
 """
 
 _TRAIN_EPILOG = """
@@ -42,18 +45,18 @@ examples:
       --plugin my_package.my_model --world-model my_model
   sb3-mbrl train --resume --output runs/mbpo/Pendulum-v1_1 --steps 5000
 
-what a run leaves in its folder:
+files in the folder of a run:
   model.zip          the agent: MBPO.load("model.zip")
   replay_buffer.pkl  its real transitions: agent.load_replay_buffer(...)
-  progress.csv       everything that was logged; model/vs_trivial below 1: the
-                     world model is better than a trivial predictor
+  progress.csv       everything that was logged; model/vs_trivial below 1 means
+                     that the world model beats a trivial predictor
   run.json           environment and arguments, for evaluate and --resume
   best_model.zip, evaluations.npz
                      with --eval-every
 """
 
 _EVALUATE = """
-Play episodes with a saved agent and print what it earned. Actions are
+Play episodes with a saved agent and print its returns. Actions are
 deterministic (the policy's mean); rewards are the environment's own.
 """
 
@@ -65,7 +68,7 @@ examples:
 """
 
 _PLOT = """
-Draw pictures of a saved agent.
+Draw what a saved agent or its world model expects.
 """
 
 _PLOT_EPILOG = """
@@ -75,10 +78,10 @@ examples:
 """
 
 _PLOT_DREAM = """
-Does it remember? Play one episode and let the world model see its beginning;
-of the rest it is told only what was done. A GIF shows the truth, what the model
-imagines and the error between them: images frame by frame (green: seen, red:
-imagined), numbers as curves.
+Does the world model remember? Play one episode and let the model see its
+beginning; for the rest it gets only the actions. A GIF shows the truth, the
+model's prediction and the error between them: image observations frame by frame
+(green: seen, red: imagined), vectors as curves.
 """
 
 _PLOT_DREAM_EPILOG = """
@@ -88,13 +91,14 @@ examples:
 """
 
 _PLOT_PLAN = """
-Why does it fail? Play one episode and draw, from several moments on, what the
-agent expected (many rollouts of its world model, and the band that holds 90 %
-of them) against what then really happened.
+Why does an agent fail? Play one episode and draw, from several moments on, what
+the agent expected (many rollouts of its world model, and the band that holds
+90 % of them) against what really happened.
 
-An agent that plans carries each plan out to its end, so that imagination and
-reality see the same actions: what differs is the model's error (--replan: it
-acts as it always does). An agent with a policy follows that in both.
+An agent that plans carries out each plan to its end, so that imagination and
+reality see the same actions and every difference is the model's error
+(--replan: it plans at every step, as usual). An agent with a policy follows
+the policy in both.
 """
 
 _PLOT_PLAN_EPILOG = """
@@ -104,54 +108,57 @@ examples:
   sb3-mbrl plot plan agent.zip --algo pets --env Pendulum-v1 --output plan.svg
 
 how to read it:
-  the black line leaves the band        the model is too sure of itself there
-  the band opens at once                the model knows little: more data, or a
-                                        longer fit
-  rewards above the black line          what is planned exploits the model: a
-                                        known reward, more particles, a penalty
-  (with --replan the black line may     it changed its mind: no error of the
-  leave a good band)                    model)
+  the black line leaves the band        the model is overconfident there
+  the band widens at once               the model knows little: try more data or
+                                        a longer fit
+  rewards above the black line          the plan exploits the model: try a known
+                                        reward, more particles or a penalty
+  (with --replan the black line may     the planner changed its plan: no error
+  leave a good band)                    of the model)
 """
 
 _PLUGINS = """
 List every part that can be chosen by name: algorithms, world models, planners,
-imaginations, and environments whose reward and termination are known.
+imaginations, and known rewards and terminations of environments.
 
 statuses:
   ok        ready
-  broken    could not be loaded, or written for another contract; see below it
-  blocked   kept out by SB3_MBRL_PLUGINS or SB3_MBRL_BLOCK
+  broken    could not be loaded, or written for another version of the contract;
+            the line below it says why
+  blocked   excluded by SB3_MBRL_PLUGINS or SB3_MBRL_BLOCK
   conflict  two plugins offer the name: write distribution:name
-  replaced  by another plugin's part, on purpose
+  replaced  overridden on purpose by another plugin's part
 """
 
 _PLUGINS_EPILOG = """
 examples:
   sb3-mbrl plugins
-  sb3-mbrl plugins --verbose                 hooks of every plugin, tracebacks of broken ones
+  sb3-mbrl plugins --verbose                 also hooks, and tracebacks of broken plugins
   sb3-mbrl plugins --plugin my_package.my_model
 """
 
 _CHECK = """
 Run the conformance kit (sb3_mbrl.testing) on a part: shapes, random streams,
-members of the spaces, saving, learning, and more. Every check is one line; a
-failed one says what is wrong. The exit code is 1 when one failed.
+membership in the spaces, saving, learning, and more. Every check prints one
+line; a failed one says what is wrong. The exit code is 1 if any check failed.
 """
 
 _CHECK_EPILOG = """
 examples:
   sb3-mbrl check ensemble
-  sb3-mbrl check pendulum --env Pendulum-v1          a model made for one environment
+  sb3-mbrl check pendulum --env Pendulum-v1          a model for one environment only
   sb3-mbrl check my_package.my_model:MyModel --kwargs hidden=[64,64]
   sb3-mbrl check my_model --plugin my_package.my_plugin
   sb3-mbrl check branched --kind imagination
 """
 
+_Run = Callable[[argparse.Namespace], int]
+
 _PAIRS: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "KEY=VALUE"}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser; the chosen command's function is ``args.run``."""
+    """Build the parser; it puts the function of the chosen command into ``args.run``."""
     parser = argparse.ArgumentParser(
         prog="sb3-mbrl",
         description="Model-based reinforcement learning for Stable-Baselines3.",
@@ -162,17 +169,35 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sb3-mbrl {__version__}")
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    _train(_command(commands, "train", "train an agent", _TRAIN, _TRAIN_EPILOG))
-    _evaluate(_command(commands, "evaluate", "play episodes with a saved agent", _EVALUATE, _EVALUATE_EPILOG))
-    _plot(_command(commands, "plot", "draw what an agent expects, and what then happens", _PLOT, _PLOT_EPILOG))
-    _plugins(_command(commands, "plugins", "list what can be chosen by name", _PLUGINS, _PLUGINS_EPILOG))
-    _check(_command(commands, "check", "run the conformance kit on a part", _CHECK, _CHECK_EPILOG))
+    _train(_command(commands, "train", train.train, "train an agent", _TRAIN, _TRAIN_EPILOG))
+    _evaluate(
+        _command(commands, "evaluate", evaluate.evaluate, "play episodes with a saved agent", _EVALUATE, _EVALUATE_EPILOG)
+    )
+    _plot(_command(commands, "plot", None, "draw what an agent expects against what happens", _PLOT, _PLOT_EPILOG))
+    _plugins(
+        _command(
+            commands, "plugins", plugins.list_plugins, "list the parts that can be chosen by name", _PLUGINS, _PLUGINS_EPILOG
+        )
+    )
+    _check(_command(commands, "check", check.check, "run the conformance kit on a part", _CHECK, _CHECK_EPILOG))
     return parser
 
 
 def _command(
-    commands: Any, name: str, summary: str, description: str, epilog: str, within: str = ""
+    commands: Any, name: str, run: _Run | None, summary: str, description: str, epilog: str, within: str = ""
 ) -> argparse.ArgumentParser:
+    """
+    Add a command.
+
+    :param commands: the sub-parsers to add it to
+    :param name: the word that is typed
+    :param run: the command's function; ``None`` for a command with sub-commands
+    :param summary: its line in the list of commands
+    :param description: the text above its options
+    :param epilog: the text below its options
+    :param within: the outer command and a space, for a sub-command
+    :return: the parser of its options
+    """
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -181,41 +206,27 @@ def _command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(command=within + name, run=_runner(within + name))
-    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.set_defaults(command=within + name, run=run)
+    parser.add_argument("--traceback", action="store_true", help="print the traceback of an error")
     parser.add_argument(
-        "--plugin", nargs="+", action="extend", metavar="MODULE", help="load these plugins too (modules that can be imported)"
+        "--plugin", nargs="+", action="extend", metavar="MODULE", help="load these plugins too (modules or installed plugins)"
     )
     return parser
 
 
-def _runner(name: str) -> Callable[[argparse.Namespace], int]:
-    def run(args: argparse.Namespace) -> int:
-        from sb3_mbrl.cli import listing, playing, training
-
-        return {
-            "train": training.train,
-            "evaluate": playing.evaluate,
-            "plot plan": playing.plot_plan,
-            "plot dream": playing.plot_dream,
-            "plugins": listing.list_plugins,
-            "check": listing.check,
-        }[name](args)
-
-    return run
-
-
 def _train(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to train")
+    # Only built-in names: looking for plug-ins would load them at every command.
+    names = [f"{spec.name} (default)" if spec.name == DEFAULT_ALGORITHM else spec.name for spec in sb3_mbrl_algorithms()]
     what.add_argument(
         "--algo",
-        help="mbpo (default), dyna, dyna_q, pets, dreamer_v3, a plug-in; mb_td3, mb_tqc, ...: model_based(TD3) and so on",
+        help=f"{', '.join(names)}, or a plug-in's; mb_td3, mb_tqc, ...: model_based(TD3) and so on",
     )
-    what.add_argument("--env", metavar="ID", help="Gymnasium id; package:Id-v0 imports the package that registers it")
+    what.add_argument("--env", metavar="ID", help="Gymnasium id; package:Id-v0 imports the package first")
     what.add_argument("--env-kwargs", **_PAIRS, help="arguments of gymnasium.make")
-    what.add_argument("--n-envs", type=int, metavar="N", help="environments side by side (default: 1)")
-    what.add_argument("--steps", type=int, metavar="N", help="real environment steps in all (default: the preset's)")
-    what.add_argument("--seed", type=int, help="same seed, same run (default: 0)")
+    what.add_argument("--n-envs", type=int, metavar="N", help="number of parallel environments (default: 1)")
+    what.add_argument("--steps", type=int, metavar="N", help="total real environment steps (default: the preset's)")
+    what.add_argument("--seed", type=int, help="seed of agent and environments (default: 0)")
     what.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
     how = parser.add_argument_group("settings")
@@ -224,87 +235,95 @@ def _train(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=True,
         metavar="NAME",
-        help="use the preset for this environment (default: where there is one), or that of another name, e.g. published",
+        help="use the preset for this environment (default: if there is one), or one of another name, e.g. published",
     )
-    how.add_argument("--no-preset", dest="preset", action="store_const", const=False, help="the algorithm's defaults")
+    how.add_argument("--no-preset", dest="preset", action="store_const", const=False, help="use the algorithm's defaults")
     how.add_argument(
         "--set", **_PAIRS, help="arguments of the algorithm's constructor, e.g. gradient_steps=20 learning_rate=1e-3"
     )
-    how.add_argument("--world-model", metavar="NAME", help="see `sb3-mbrl plugins`; package.module:Class; none: off")
-    how.add_argument("--world-model-kwargs", **_PAIRS, help="arguments of the world model, on top of the preset's")
+    how.add_argument("--world-model", metavar="NAME", help="name (see `sb3-mbrl plugins`), package.module:Class, or none")
+    how.add_argument("--world-model-kwargs", **_PAIRS, help="arguments of the world model, overriding the preset's")
     how.add_argument("--imagination-kwargs", **_PAIRS, help="arguments of the imagination, e.g. horizon=3 max_age=2000")
-    how.add_argument("--planner", metavar="NAME", help="of an algorithm that plans; see `sb3-mbrl plugins`")
+    how.add_argument("--planner", metavar="NAME", help="planner of an algorithm that plans; see `sb3-mbrl plugins`")
     how.add_argument("--planner-kwargs", **_PAIRS, help="arguments of the planner, e.g. horizon=30 population=128")
     how.add_argument(
-        "--load-replay-buffer", metavar="FILE", help="start from saved transitions; the world model is fitted on them first"
+        "--load-replay-buffer", metavar="FILE", help="start from saved transitions: fit the world model to them first"
     )
 
     where = parser.add_argument_group("output")
     where.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/ALGO/ENV_1, _2, ...)")
     where.add_argument(
-        "--resume", action="store_true", help="go on with the run in --output, or with the newest one of --algo and --env"
+        "--resume", action="store_true", help="continue the run in --output, or the newest run of --algo and --env"
     )
-    where.add_argument("--eval-every", type=int, metavar="N", help="evaluate every N real steps and keep the best agent")
+    where.add_argument("--eval-every", type=int, metavar="N", help="evaluate every N real steps and save the best agent")
     where.add_argument(
         "--eval-episodes", type=int, default=10, metavar="N", help="episodes per evaluation (default: 10; 0: none at the end)"
     )
-    where.add_argument("--tensorboard", metavar="DIR", help="log for TensorBoard too")
-    where.add_argument("--verbose", action="store_true", help="print what is logged")
-    where.add_argument("--no-progress", action="store_true", help="no progress bar")
+    where.add_argument("--tensorboard", metavar="DIR", help="also log for TensorBoard, in this folder")
+    where.add_argument("--verbose", action="store_true", help="also print the log")
+    where.add_argument("--no-progress", action="store_true", help="show no progress bar")
 
 
 def _saved_agent(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a saved agent (.zip), or the folder of a run")
-    parser.add_argument("--algo", help="its algorithm (default: the one that it was saved by)")
+    parser.add_argument("model", metavar="MODEL", help="a saved agent (.zip) or the folder of a run")
+    parser.add_argument("--algo", help="algorithm of the agent (default: the one that saved it)")
     parser.add_argument("--env", metavar="ID", help="Gymnasium id (default: the run's)")
-    parser.add_argument("--env-kwargs", **_PAIRS, help="arguments of gymnasium.make, on top of the run's")
+    parser.add_argument("--env-kwargs", **_PAIRS, help="arguments of gymnasium.make, overriding the run's")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
     _saved_agent(parser)
-    parser.add_argument("--episodes", type=int, default=10, metavar="N", help="(default: 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the environment (default: 0)")
-    parser.add_argument("--stochastic", action="store_true", help="draw actions as in training")
-    parser.add_argument("--render", action="store_true", help="show it in a window")
+    parser.add_argument("--episodes", type=int, default=10, metavar="N", help="number of episodes (default: 10)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the environment (default: 0)")
+    parser.add_argument("--stochastic", action="store_true", help="sample actions as in training")
+    parser.add_argument("--render", action="store_true", help="show the environment in a window")
 
 
 def _plot(parser: argparse.ArgumentParser) -> None:
-    pictures = parser.add_subparsers(title="pictures", metavar="PICTURE", required=True)
-    plan = _command(pictures, "plan", "what was imagined against what happened", _PLOT_PLAN, _PLOT_PLAN_EPILOG, within="plot ")
+    images = parser.add_subparsers(title="images", metavar="IMAGE", required=True)
+    plan = _command(
+        images,
+        "plan",
+        plot.plot_plan,
+        "what was imagined against what happened",
+        _PLOT_PLAN,
+        _PLOT_PLAN_EPILOG,
+        within="plot ",
+    )
     _saved_agent(plan)
     plan.add_argument("--horizon", type=int, metavar="N", help="steps to look ahead (default: the planner's, else 25)")
     plan.add_argument("--particles", type=int, default=20, metavar="N", help="rollouts per moment (default: 20)")
-    plan.add_argument("--moments", type=int, default=3, metavar="N", help="how many moments of the episode (default: 3)")
+    plan.add_argument("--moments", type=int, default=3, metavar="N", help="number of moments in the episode (default: 3)")
     plan.add_argument("--every", type=int, metavar="N", help="steps between two moments (default: the horizon)")
-    plan.add_argument("--replan", action="store_true", help="plan anew at every step, as in training")
-    plan.add_argument("--columns", type=int, nargs="+", metavar="N", help="of the observation (default: at most six)")
-    plan.add_argument("--seed", type=int, default=0, help="of environment and rollouts (default: 0)")
+    plan.add_argument("--replan", action="store_true", help="plan at every step, as in training")
+    plan.add_argument("--columns", type=int, nargs="+", metavar="N", help="columns of the observation (default: at most six)")
+    plan.add_argument("--seed", type=int, default=0, help="seed of environment and rollouts (default: 0)")
     plan.add_argument(
-        "--output", metavar="FILE", help="of the picture, .png, .svg or .pdf (default: plan.png beside the agent)"
+        "--output", metavar="FILE", help="file of the image, .png, .svg or .pdf (default: plan.png beside the agent)"
     )
 
-    what = "what the model imagines of an episode whose beginning it saw"
-    dream = _command(pictures, "dream", what, _PLOT_DREAM, _PLOT_DREAM_EPILOG, within="plot ")
+    summary = "what the model imagines after the beginning of an episode"
+    dream = _command(images, "dream", plot.plot_dream, summary, _PLOT_DREAM, _PLOT_DREAM_EPILOG, within="plot ")
     _saved_agent(dream)
-    dream.add_argument("--context", type=int, default=5, metavar="N", help="observations that it sees (default: 5)")
-    dream.add_argument("--horizon", type=int, default=45, metavar="N", help="observations that it imagines (default: 45)")
-    dream.add_argument("--seed", type=int, default=0, help="of the environment (default: 0)")
+    dream.add_argument("--context", type=int, default=5, metavar="N", help="number of observations it sees (default: 5)")
+    dream.add_argument("--horizon", type=int, default=45, metavar="N", help="number of observations it imagines (default: 45)")
+    dream.add_argument("--seed", type=int, default=0, help="seed of the environment (default: 0)")
     dream.add_argument("--fps", type=int, default=10, help="frames per second (default: 10)")
-    dream.add_argument("--output", metavar="FILE", help="of the picture (default: dream.gif beside the agent)")
+    dream.add_argument("--output", metavar="FILE", help="file of the image, .gif (default: dream.gif beside the agent)")
 
 
 def _plugins(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--verbose", action="store_true", help="hooks of every plugin, tracebacks of broken ones")
+    parser.add_argument("--verbose", action="store_true", help="also print hooks, and tracebacks of broken plugins")
 
 
 def _check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a name, distribution:name or package.module:Class")
+    parser.add_argument("name", metavar="NAME", help="name, distribution:name or package.module:Class of a part")
     parser.add_argument(
-        "--kind", choices=("world_model", "planner", "imagination"), help="where a name is offered in several kinds"
+        "--kind", choices=("world_model", "planner", "imagination"), help="kind of the part, if several kinds offer its name"
     )
     parser.add_argument(
-        "--env", metavar="ID", help="check it with this environment's spaces alone (default: with many kinds of spaces)"
+        "--env", metavar="ID", help="check only with this environment's spaces (default: with many kinds of spaces)"
     )
     parser.add_argument("--env-kwargs", **_PAIRS, help="arguments of gymnasium.make")
     parser.add_argument("--kwargs", **_PAIRS, help="arguments of the part")

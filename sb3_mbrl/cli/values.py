@@ -1,4 +1,4 @@
-"""What is typed on a command line: ``key=value`` pairs, plugins, mistakes."""
+"""Values of command-line options: ``key=value`` pairs, and the plugins, algorithms, devices and environments they name."""
 
 import ast
 import importlib
@@ -7,9 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
+import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import get_device
 
+from sb3_mbrl.algorithms.model_based import BY_NAME, model_based_by_name
 from sb3_mbrl.plugins import Registry, get_registry
 from sb3_mbrl.plugins.errors import did_you_mean
+
+DEFAULT_ALGORITHM = "mbpo"
+"""The algorithm of commands without ``--algo``"""
 
 _WORDS = {"true": True, "false": False, "none": None}
 
@@ -19,7 +26,7 @@ class UserError(Exception):
 
 
 def parse_value(text: str) -> Any:
-    """A Python literal (``3e-4``, ``[64,64]``), ``true``, ``false`` or ``none``; anything else is a string."""
+    """Parse a Python literal (``3e-4``, ``[64,64]``), ``true``, ``false`` or ``none``; keep anything else as a string."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     try:
@@ -30,9 +37,12 @@ def parse_value(text: str) -> Any:
 
 def parse_pairs(option: str, pairs: Sequence[str] | None) -> dict[str, Any]:
     """
-    :param option: for the message
-    :param pairs: ``["members=5", ...]``
-    :raises UserError: for anything else
+    Parse ``key=value`` pairs.
+
+    :param option: the name of the option, for the message
+    :param pairs: the pairs, e.g. ``["members=5", ...]``
+    :return: the values by their keys
+    :raises UserError: for a text that is no pair
     """
     result = {}
     for pair in pairs or ():
@@ -49,13 +59,13 @@ def parse_pairs(option: str, pairs: Sequence[str] | None) -> dict[str, Any]:
 
 def check_arguments(option: str, given: Mapping[str, Any], factory: Callable[..., Any]) -> dict[str, Any]:
     """
-    Hold arguments against a signature before anything is built.
+    Check arguments against a signature before anything is built.
 
-    :param option: for the message
-    :param given: by name
-    :param factory: what will be called
-    :return: the same, with ``1e6`` as an integer where an integer is meant
-    :raises UserError: for a name that the factory does not take
+    :param option: the name of the option, for the message
+    :param given: the arguments by name
+    :param factory: the class or function that the arguments are for
+    :return: the same arguments, with ``1e6`` as an integer where the default is an integer
+    :raises UserError: for a name that the factory does not take, or a word where the default is a number
     """
     parameters, takes_any = _parameters(factory)
     result = dict(given)
@@ -74,7 +84,11 @@ def check_arguments(option: str, given: Mapping[str, Any], factory: Callable[...
 
 
 def _parameters(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """By name, for a class those that its ``**kwargs`` pass on to its bases too; and whether it takes any other."""
+    """
+    List the parameters of a class or function.
+
+    :return: the parameters by name, for a class with ``**kwargs`` those of its bases too; and whether it takes any others
+    """
     functions: list[Callable[..., Any]] = [factory]
     if isinstance(factory, type):
         functions = [vars(cls)["__init__"] for cls in factory.__mro__ if "__init__" in vars(cls)]
@@ -89,9 +103,11 @@ def _parameters(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Paramete
 
 def load_plugins(names: Sequence[str] | None) -> tuple[list[Any], Registry]:
     """
+    Import the plugins of ``--plugin``.
+
     :param names: modules to import, or names of installed plugins that ``SB3_MBRL_PLUGINS`` leaves out
-    :return: for ``plugins=[...]`` of an agent, and the registry that has them
-    :raises UserError: when one is neither
+    :return: the argument ``plugins=[...]`` of an agent, and a registry with these plugins
+    :raises UserError: for a name that is neither
     """
     registry = get_registry()
     plugins: list[Any] = []
@@ -113,13 +129,49 @@ def load_plugins(names: Sequence[str] | None) -> tuple[list[Any], Registry]:
     return plugins, registry.with_plugins(plugins)
 
 
+def plugin_arguments(plugins: list[Any]) -> dict[str, Any]:
+    """Make the keyword arguments that hand plugins to an algorithm's constructor or ``load``."""
+    # Without plugins the argument is left out: a plug-in's algorithm class need not take it.
+    return {"plugins": plugins} if plugins else {}
+
+
+def algorithm_class(registry: Registry, name: str) -> type[OffPolicyAlgorithm]:
+    """
+    Find the class of an algorithm.
+
+    :param registry: the registry to look in
+    :param name: the name of a registered algorithm, or ``mb_td3`` and so on for :func:`~sb3_mbrl.model_based` classes
+    :raises UserError: for anything but an off-policy class, or a missing package
+    :raises UnknownPartError: for an unknown name; the message names the nearest one
+    """
+    if name in BY_NAME:
+        try:
+            return model_based_by_name(name)
+        except ImportError as error:
+            raise UserError(f"--algo {name}: {error}. Run `pip install sb3-contrib`.") from error
+    cls = registry.resolve("algorithm", name).factory
+    if not (isinstance(cls, type) and issubclass(cls, OffPolicyAlgorithm)):
+        raise UserError(f"--algo {name}: {cls} is not an off-policy algorithm class of Stable-Baselines3")
+    return cls
+
+
+def check_device(name: str) -> None:
+    """:raises UserError: for a device that PyTorch cannot use here"""
+    try:
+        th.zeros(1, device=get_device(name))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name}: {str(error).strip().splitlines()[0]}") from error
+
+
 def make_env(env_id: str, env_kwargs: Mapping[str, Any], render: bool = False) -> gym.Env:
     """
+    Make an environment.
+
     :param env_id: a Gymnasium id
-    :param env_kwargs: for ``gymnasium.make``
-    :param render: in a window
+    :param env_kwargs: the arguments of ``gymnasium.make``
+    :param render: whether to show the environment in a window
     :raises gymnasium.error.Error: for an unknown id; the message names the nearest one
-    :raises UserError: for arguments that it does not take, or a missing package
+    :raises UserError: for arguments that the environment does not take, or a missing package
     """
     try:
         return gym.make(env_id, **{**env_kwargs, **({"render_mode": "human"} if render else {})})

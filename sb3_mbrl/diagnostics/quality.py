@@ -11,6 +11,7 @@ than chance. Why so:
 * capped at 2, so that one impossible column among several does not veto a model, while a model that is broken everywhere
   gets 2. Columns that nothing can predict are at 1 for a model that has learned to predict their mean there: whether it
   learned anything is then decided by the others;
+* of a model that does not decode, the columns are the reward and the termination, as far as they are learned;
 * an average of ratios, not of their logarithms: a few columns predicted perfectly must not outweigh many that are wrong;
 * the error is that of the model's *mean*. For numbers a deterministic step is the mean; for categories and bits it is the
   mode, and a mode loses against the mean wherever the world is random, even where the model knows the true probabilities.
@@ -25,7 +26,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
-from sb3_mbrl.contracts import Obs, Sequences, Transitions, WorldModel
+from sb3_mbrl.contracts import Obs, Prediction, Sequences, Transitions, WorldModel
 from sb3_mbrl.spaces import Kind, SpaceCodec, unsupported_by_vectors
 from sb3_mbrl.trees import State, finite_rows, tree_index, tree_map
 
@@ -123,6 +124,23 @@ def one_step_quality(
     """
     start, rows = _starts(model, tree_map(lambda leaf: leaf.to(model.device), rows))
     prediction = model.step(start, rows.action, deterministic=True)
+    figures = {**_observation_figures(model, codec, start, rows, prediction, generator), **_outcome_figures(prediction, rows)}
+    if not model.decodes:
+        figures["vs_trivial"] = _outcomes_vs_trivial(model, prediction, rows)
+    return figures
+
+
+def _observation_figures(
+    model: WorldModel,
+    codec: Columns,
+    start: State,
+    rows: Transitions,
+    prediction: Prediction,
+    generator: th.Generator | None,
+) -> dict[str, float]:
+    """``error``, ``copy_error``, ``mean_error`` and ``vs_trivial``; nothing of a model that does not decode."""
+    if not model.decodes:
+        return {}
     obs, truth = codec.encode(rows.obs).double(), codec.encode(rows.next_obs).double()
     errors = _squared_errors(_seen(model, codec, prediction.state), truth)
     labels = ~codec.mask("continuous").to(errors.device) | (model.context > 1)
@@ -138,18 +156,39 @@ def one_step_quality(
     trivial = th.minimum(copy, variance) if len(truth) > 1 else copy
     judged = _varies(trivial, truth) | ~errors.isfinite()
     ratio = (errors / trivial)[judged].clamp(max=_MAX_RATIO)
-    figures = {
+    return {
         "error": _normalised(errors, variance, truth),
         "copy_error": _normalised(copy, variance, truth),
         "mean_error": _normalised(variance, variance, truth),
         # Nothing varies: any finite prediction will do.
         "vs_trivial": float(ratio.mean()) if len(ratio) else 0.0,
+    }
+
+
+def _outcome_figures(prediction: Prediction, rows: Transitions) -> dict[str, float]:
+    """``reward_error``, ``term_brier`` and, where some episode has terminated, ``term_recall``."""
+    figures = {
         "reward_error": _reward_error(prediction.reward.double(), rows.reward.double()),
         "term_brier": float((prediction.terminated - rows.terminated).square().mean()),
     }
     if bool(rows.terminated.any()):
         figures["term_recall"] = float(prediction.terminated[rows.terminated > 0].mean())
     return figures
+
+
+def _outcomes(prediction: Prediction) -> th.Tensor:
+    """``(B, 2)``: rewards and terminations, by which a model that does not decode is judged."""
+    return th.stack([prediction.reward, prediction.terminated], 1).double()
+
+
+def _outcomes_vs_trivial(model: WorldModel, prediction: Prediction, rows: Transitions) -> float:
+    """The verdict on a model that does not decode: as that on observations, of the rewards and terminations it has learned."""
+    truth = th.stack([rows.reward, rows.terminated], 1).double()
+    errors, trivial = _squared_errors(_outcomes(prediction), truth), truth.var(0, correction=0)
+    learned = th.tensor([model.reward_fn is None, model.termination_fn is None], device=errors.device)
+    judged = learned & (_varies(trivial, truth) | ~errors.isfinite())
+    ratio = (errors / trivial)[judged].clamp(max=_MAX_RATIO)
+    return float(ratio.mean()) if len(ratio) else 0.0
 
 
 def _starts(model: WorldModel, rows: Transitions | Sequences) -> tuple[State, Transitions]:
@@ -186,14 +225,21 @@ def k_step_error(
     :param windows: ``(N, L)`` within one episode each, ``L >= c``
     :param variance: ``(D,)``, of encoded observations in all data; by default that of where the windows end (which is tiny
         once a policy holds a state)
-    :return: normalised error of the model (its mean), and of copying the observation it started from
+    :return: the normalised error of the model (its mean), and that of copying the observation it started from; for a model
+        that does not decode the error of the last reward and termination, and 1
     """
     windows = tree_map(lambda leaf: leaf.to(model.device), windows)
     context = model.context
     past = tree_index(windows, (slice(None), slice(0, context)))  # type: ignore[arg-type]
     state = model.filter(past.obs, past.action, past.is_first)
     for t in range(context - 1, windows.reward.shape[1]):
-        state = model.step(state, windows.action[:, t], deterministic=True).state
+        prediction = model.step(state, windows.action[:, t], deterministic=True)
+        state = prediction.state
+    if not model.decodes:
+        truth = th.stack([windows.reward[:, -1], windows.terminated[:, -1]], 1).double()
+        spread = truth.var(0, correction=0)
+        # There is no observation to be copied. Predicting the mean gets 1.
+        return _normalised(_squared_errors(_outcomes(prediction), truth), spread, truth), 1.0
     truth = codec.encode(tree_map(lambda leaf: leaf[:, -1], windows.next_obs)).double()
     start = codec.encode(tree_map(lambda leaf: leaf[:, context - 1], windows.obs)).double()
     variance = truth.var(0, correction=0) if variance is None else variance.double()

@@ -3,7 +3,7 @@
 ::
 
     data = ReplayData(agent.replay_buffer)
-    world_model.fit(data)
+    fit_world_model(world_model, data)
     env = ModelVecEnv(world_model, agent.replay_buffer, n_envs=16, horizon=50)
     PPO("MlpPolicy", VecMonitor(env)).learn(10_000)
 
@@ -93,7 +93,7 @@ class ModelVecEnv(VecEnv):
         if not world_model.fitted:
             raise ValueError(
                 f"ModelVecEnv: {type(world_model).__name__} has not been fitted. "
-                "Call world_model.fit(ReplayData(replay_buffer)) first, or load a fitted one."
+                "Call fit_world_model(world_model, ReplayData(replay_buffer)) of sb3_mbrl.fitting first, or load a fitted one."
             )
         self.world_model = world_model
         self.horizon = horizon

@@ -1,11 +1,12 @@
-"""Settings per environment, from ``hyperparams/*.yml`` (rl-zoo3's format)."""
+"""Presets: settings by name or environment, from ``hyperparams/*.yml`` (rl-zoo3's format)."""
 
-import difflib
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
 import yaml
+
+from sb3_mbrl.plugins.errors import did_you_mean
 
 _NOT_ARGUMENTS = {"policy", "n_timesteps", "n_envs", "env_kwargs", "source"}
 
@@ -13,10 +14,12 @@ _NOT_ARGUMENTS = {"policy", "n_timesteps", "n_envs", "env_kwargs", "source"}
 @dataclass(frozen=True)
 class Preset:
     """
-    :param kwargs: for the algorithm's constructor
-    :param policy: its first argument
-    :param n_timesteps: how long the authors train (``None`` where not stated)
-    :param env_kwargs: for ``gymnasium.make``
+    The settings of an algorithm for one environment.
+
+    :param kwargs: the keyword arguments of the algorithm's constructor
+    :param policy: the constructor's first argument
+    :param n_timesteps: the number of real steps for which the authors train (``None`` where not stated)
+    :param env_kwargs: the arguments of ``gymnasium.make``
     """
 
     kwargs: dict[str, Any]
@@ -26,20 +29,28 @@ class Preset:
 
 
 def preset_names(algo: str) -> list[str]:
-    """The environments that have a preset."""
+    """
+    List the presets of an algorithm.
+
+    :param algo: the name of the algorithm, e.g. ``"mbpo"``
+    :return: Gymnasium ids and other names, e.g. ``"published"``
+    :raises KeyError: when the algorithm has no presets
+    """
     return sorted(_read(algo))
 
 
 def load_preset(algo: str, env_id: str) -> Preset:
     """
-    :param algo: name of the algorithm, e.g. ``"mbpo"``
-    :param env_id: a Gymnasium id
-    :raises KeyError: when there is none
+    Load a preset.
+
+    :param algo: the name of the algorithm, e.g. ``"mbpo"``
+    :param env_id: a Gymnasium id or another name of a preset
+    :return: values that are not shared with any other call
+    :raises KeyError: when there is no such preset; the message names the nearest one
     """
     table = _read(algo)
     if env_id not in table:
-        close = difflib.get_close_matches(env_id, table, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(env_id, table)
         raise KeyError(f"There is no preset of {algo} for {env_id!r}.{hint} There are: {', '.join(sorted(table))}")
     entry = table[env_id]
     kwargs = {key: value for key, value in entry.items() if key not in _NOT_ARGUMENTS}

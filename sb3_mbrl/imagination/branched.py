@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch as th
 
 from sb3_mbrl.checks import number, whole
-from sb3_mbrl.contracts import Data, Imagination, Imagined, Obs, WorldModel
+from sb3_mbrl.contracts import Data, Imagined, Obs, RolloutImagination, WorldModel
 from sb3_mbrl.imagination.acting import explore
 from sb3_mbrl.imagination.schedule import HorizonSchedule
 from sb3_mbrl.imagination.starts import StartRule, parse_rule
@@ -14,7 +14,7 @@ from sb3_mbrl.rng import on_device
 from sb3_mbrl.trees import State, finite_rows, tree_map, tree_where
 
 
-class BranchedRollouts(Imagination):
+class BranchedRollouts(RolloutImagination):
     """
     Every start state is rolled out for ``horizon`` steps; all steps are kept. A rollout ends early where the model predicts
     termination (drawn from its probability) or something that is not finite; the rows after that are masked. ``info`` has the

@@ -7,8 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.preprocessing import get_obs_shape
 
+from sb3_mbrl.buffers import ReplayData, SideStore
+from sb3_mbrl.buffers.her import goal_starts
 from sb3_mbrl.contracts import Data, Obs, Sequences, WorldModel
 from sb3_mbrl.spaces import outside, torch_dtype
 from sb3_mbrl.trees import State, tree_index, tree_map
@@ -44,6 +48,41 @@ def filter_contexts(world_model: WorldModel, contexts: Sequences) -> State:
     """The states in which windows of real data end."""
     given = (contexts.obs, contexts.action, contexts.is_first)
     return world_model.filter(*tree_map(lambda leaf: leaf.to(world_model.device), given))
+
+
+def replay_starts(
+    world_model: WorldModel,
+    buffer: ReplayBuffer,
+    side: SideStore | None,
+    n: int,
+    generator: th.Generator,
+    choose: Callable[[Data, int, th.Generator], th.Tensor | None] | None = None,
+) -> State:
+    """
+    Draw states to start from out of a replay buffer, whatever the model and the buffer need: contexts for models that filter
+    them, snapshots for an oracle, relabelled goals for hindsight experience replay.
+
+    :param world_model: whose states are wanted
+    :param buffer: the real transitions
+    :param side: the data beside them
+    :param n: the number of states
+    :param generator: the source of randomness
+    :param choose: the imagination's rule, which returns row ids, or ``None`` for all rows alike
+    """
+    snapshots = world_model.needs_snapshot
+    # An oracle starts where it has a snapshot.
+    data = ReplayData(buffer, side, "snapshot" if snapshots else None)
+    chosen = None if choose is None else choose(data, n, generator)
+    plain = chosen is None and not snapshots and world_model.context == 1
+    # Where rewards need more than goals (copy_info_dict), they could not be computed for goals that are replaced afterwards.
+    if isinstance(buffer, HerReplayBuffer) and plain and not buffer.copy_info_dict:
+        return world_model.initial(goal_starts(buffer, n, generator))
+    rows, envs = data.draw(n, generator) if chosen is None else data.places(chosen)
+    if not snapshots:
+        return filter_contexts(world_model, data.contexts_at(rows, envs, world_model.context))
+    assert side is not None  # written with every row of an agent whose model needs snapshots
+    obs = tree_map(lambda leaf: leaf[:, 0], data.contexts_at(rows, envs, 1).obs)
+    return world_model.initial(obs, side.get("snapshot", rows, envs))
 
 
 def observation_starts(

@@ -9,7 +9,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.contracts import MemberPrediction, Obs, Prediction
+from sb3_mbrl.contracts import MemberPrediction, Prediction
 from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.models.vector_heads import Outcome
 from sb3_mbrl.trees import State
@@ -116,13 +116,3 @@ class EnsembleModel(MLPModel):
             rewards.append(reward)
             terminations.append(terminated)
         return MemberPrediction(th.stack(means), th.stack(variances), th.stack(rewards), th.stack(terminations))
-
-    def log_prob(self, state: State, action: th.Tensor, next_obs: Obs) -> th.Tensor:
-        """Of the numbers of the next observation under the equal mixture of the elites' Gaussians."""
-        columns = self.heads.number_columns
-        target = self.codec.encode(self.to_device(next_obs))[:, columns]
-        prediction = self.members(state, action)
-        variance = prediction.variance[..., columns].clamp(min=1e-12)
-        squared = (target - prediction.mean[..., columns]).square() / variance
-        per_member = -0.5 * (squared + variance.log() + th.log(th.tensor(2 * th.pi))).sum(-1)
-        return per_member.logsumexp(0) - th.log(th.tensor(float(len(self.elites))))

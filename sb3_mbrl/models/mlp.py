@@ -12,12 +12,14 @@ from sb3_mbrl.checks import number
 from sb3_mbrl.contracts import (
     Data,
     FitBudget,
+    Loss,
     Prediction,
     RewardFn,
+    Sequences,
     TerminationFn,
     Transitions,
 )
-from sb3_mbrl.fitting import BestWeights, holdout_mask, row_ids, train_epochs
+from sb3_mbrl.fitting import BestWeights, split_rows, train_epochs
 from sb3_mbrl.models.vector import VectorModel
 from sb3_mbrl.models.vector_heads import Heads, Outcome, Target, Targets
 from sb3_mbrl.networks.ensemble import EnsembleMLP, Standardiser, keep_freed_memory, take
@@ -133,34 +135,38 @@ class MLPModel(VectorModel):
         targets = self.heads.targets(obs, next_obs, reward, terminated)
         return self.inputs(obs, rows.action), targets
 
-    def loss(self, batch: Transitions) -> tuple[th.Tensor, None, dict[str, float]]:  # type: ignore[override]
-        """The loss of the same batch for every member, summed over members (see :meth:`Heads.loss`)."""
+    def loss(
+        self, batch: Transitions | Sequences, start: State | None = None, *, generator: th.Generator | None = None
+    ) -> Loss:
+        """Compute the loss of the same batch for every member, summed over members (see :meth:`Heads.terms`)."""
+        if not isinstance(batch, Transitions):
+            raise TypeError(f"{type(self).__name__} learns from single steps: data.transitions(n), not {type(batch).__name__}")
         inputs, targets = self.encode_rows(batch)
-        targets = targets._replace(numbers=self.heads.standardiser(targets.numbers))
+        targets = self.heads.standardised(targets)
         everyone = Targets(*(value.expand(self.n_members, *value.shape) for value in targets))
         raw = self.network(self.standardiser(inputs).expand(self.n_members, -1, -1))
-        loss = self.heads.loss(raw, everyone)
-        return loss, None, {"loss": float(loss.detach())}
+        return self.heads.terms(raw, everyone)
 
     def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
         """
-        Fit on all data, warm-started; see :mod:`sb3_mbrl.fitting` for holdout and early stopping.
+        Fit from the weights of the last fit on; see :mod:`sb3_mbrl.fitting` for holdout and early stopping.
 
         :return: ``loss``, ``epochs``, ``batches``, ``holdout_error`` (of the standardised targets, mean over the members in
-            use), ``rows``
+            use), ``rows`` (held-out ones included)
         """
         if len(data) == 0:
             return {}
         budget = budget or FitBudget()
-        inputs, targets = self.encode_rows(data.transitions())
-        held = holdout_mask(row_ids(data, len(inputs)), budget).to(self.device)
-        train, held_out = (~held).nonzero().flatten(), held.nonzero().flatten()
-        if not len(held_out):
-            held_out = train
-        self.standardiser.fit(inputs[train])
-        inputs, targets = self.standardiser(inputs), self.heads.fit_normaliser(targets, train)
+        rows, held_out = split_rows(data, budget)
+        inputs, targets = self.encode_rows(rows)
+        train = th.arange(len(inputs), device=self.device)
+        self.standardiser.fit(inputs)
+        inputs, targets = self.standardiser(inputs), self.heads.fit_normaliser(targets)
+        judge_inputs, judge_targets = inputs, targets
+        if held_out is not None:
+            judge_inputs, judge_targets = self.encode_rows(held_out)
+            judge_inputs, judge_targets = self.standardiser(judge_inputs), self.heads.standardised(judge_targets)
         best = BestWeights(self.parameters(), self.n_members, budget.min_improvement)
-        judge_inputs, judge_targets = take(inputs, held_out), targets.rows(held_out)
 
         def steps() -> Iterator[float]:
             yield from self._epoch(inputs, targets, self._training_rows(train, generator), budget.batch_size, generator)
@@ -177,7 +183,8 @@ class MLPModel(VectorModel):
             self._after_fit()
             self.fitted = True
             self.n_fits += 1
-        return {**metrics, "holdout_error": self._error_in_use(), "rows": float(len(inputs))}
+        n_rows = len(inputs) + (0 if held_out is None else len(judge_inputs))
+        return {**metrics, "holdout_error": self._error_in_use(), "rows": float(n_rows)}
 
     def _training_rows(self, train: th.Tensor, generator: th.Generator | None) -> th.Tensor:
         """``(E, N)``: every member's training rows."""

@@ -70,6 +70,7 @@ class Particles(WorldModel):
         self._codec = _numbers_alone(model.observation_space) if propagation == "moment" else None
         self._actions = ActionCodec(model.action_space)
         self.context, self.needs_snapshot = model.context, model.needs_snapshot  # type: ignore[misc]
+        self.discount = model.discount
 
     @property
     def fitted(self) -> bool:  # type: ignore[override]
@@ -97,6 +98,10 @@ class Particles(WorldModel):
         member = th.arange(self.n, device=self.device).expand(rows, -1) % self.model.n_choices
         particles = self._grouped(tree_repeat(state, self.n))
         return {"particles": particles, "alive": th.ones(rows, self.n, device=self.device), "member": member}
+
+    @property
+    def decodes(self) -> bool:
+        return self.model.decodes
 
     def decode(self, state: State) -> Obs:
         """Of the first particle, which is as good as any."""

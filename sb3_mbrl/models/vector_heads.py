@@ -11,6 +11,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_mbrl.contracts import Loss
 from sb3_mbrl.networks.ensemble import Standardiser, take
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import Group, SpaceCodec
@@ -49,7 +50,7 @@ class Heads(nn.Module):
     :param probabilistic: Gaussian numbers instead of plain regression
     :param target: whether the change of an observation or the next one is learned
     :param normalize_targets: standardise every number on its own
-    :param nll_beta: of :meth:`loss`
+    :param nll_beta: see :meth:`terms`
     :param learn_reward: ``False`` when the reward is known
     :param learn_termination: ``False`` when the termination is known
     """
@@ -111,12 +112,16 @@ class Heads(nn.Module):
             numbers = th.cat([numbers, reward[:, None]], dim=1)
         return Targets(numbers, next_obs[:, self.label_columns], terminated)
 
-    def fit_normaliser(self, targets: Targets, index: th.Tensor) -> Targets:
-        """Take the scale from the rows ``index`` (training data only) and return all rows standardised."""
+    def fit_normaliser(self, targets: Targets) -> Targets:
+        """Take the scale from the training rows, and return them standardised."""
         if self.normalize_targets and self.numbers:
             # What never varied is predicted not to vary. A planner would go for the errors of a network there.
-            self.standardiser.fit(targets.numbers[index], constant=0.0)
-        self.saw_termination.fill_(float(targets.terminated[index].any()))
+            self.standardiser.fit(targets.numbers, constant=0.0)
+        self.saw_termination.fill_(float(targets.terminated.any()))
+        return self.standardised(targets)
+
+    def standardised(self, targets: Targets) -> Targets:
+        """Standardise targets by the scale of the training rows."""
         return targets._replace(numbers=self.standardiser(targets.numbers))
 
     # ---- raw outputs
@@ -147,12 +152,31 @@ class Heads(nn.Module):
 
     def loss(self, raw: th.Tensor, targets: Targets) -> th.Tensor:
         """
-        The training loss, summed over members.
+        Compute the training loss, summed over members: the total of :meth:`terms`, computed with fewer operations.
 
-        Gaussian part as in MBPO's code: ``mean((mu - y)^2 / var) + mean(log var)`` over rows and columns, plus 0.01 times
-        the spread of the log-variance bounds. The spread is a mean over columns here, where the reference has a sum:
-        likelihoods are means over columns, and against many of them a sum drives the bounds past each other, to one constant
-        variance.
+        :param raw: ``(E, B, out)``
+        :param targets: ``(E, B, ...)``
+        """
+        mean, logvar, logits, termination = self.split(raw)
+        loss = raw.new_zeros(())
+        if self.numbers:
+            errors = self._number_loss(mean, logvar, targets)
+            if logvar is not None:
+                loss = self._spread()
+            loss = loss + errors.mean((1, 2)).sum()
+        if self.label_groups:
+            loss = loss + self._label_loss(logits, targets.labels).mean(1).sum()
+        if self.learn_termination:
+            loss = loss + self._termination_loss(termination, targets).mean(1).sum()
+        return loss
+
+    def terms(self, raw: th.Tensor, targets: Targets) -> Loss:
+        """
+        Compute the training loss term by term, one value per row, summed over members.
+
+        ``numbers``, as in MBPO's code: ``(mu - y)^2 / var + log var``, mean over columns; and ``bounds``, 0.01 times the
+        spread of the log-variance bounds. The spread is a mean over columns here, where the reference has a sum: likelihoods
+        are means over columns, and against many of them a sum drives the bounds past each other, to one constant variance.
 
         A likelihood weighs every error by the inverse of the predicted variance: what is hard to predict at first (rare
         rewards, fast turns) is taken for noise and never learned. ``nll_beta`` multiplies each term by that power of the
@@ -163,21 +187,28 @@ class Heads(nn.Module):
         :param targets: ``(E, B, ...)``
         """
         mean, logvar, logits, termination = self.split(raw)
-        loss = raw.new_zeros(())
+        rows: dict[str, th.Tensor] = {}
         if self.numbers:
-            errors = (mean - targets.numbers).square()
-            if logvar is not None:
-                precision = (-logvar).exp()
-                errors = errors * precision + logvar
-                if self.nll_beta:
-                    errors = errors * precision.detach().pow(-self.nll_beta)
-                loss = 0.01 * (self.max_logvar - self.min_logvar).mean(-1).sum()
-            loss = loss + errors.mean((1, 2)).sum()
+            rows["numbers"] = self._number_loss(mean, logvar, targets).mean(2).sum(0)
         if self.label_groups:
-            loss = loss + self._label_loss(logits, targets.labels).mean(1).sum()
+            rows["labels"] = self._label_loss(logits, targets.labels).sum(0)
         if self.learn_termination:
-            loss = loss + self._termination_loss(termination, targets).mean(1).sum()
-        return loss
+            rows["termination"] = self._termination_loss(termination, targets).sum(0)
+        return Loss(rows, {"bounds": self._spread()} if self.numbers and logvar is not None else {})
+
+    def _number_loss(self, mean: th.Tensor, logvar: th.Tensor | None, targets: Targets) -> th.Tensor:
+        """``(E, B, columns)``: ``((mu - y)^2 / var + log var) * var^nll_beta``, or the squared error of a regression."""
+        errors = (mean - targets.numbers).square()
+        if logvar is not None:
+            precision = (-logvar).exp()
+            errors = errors * precision + logvar
+            if self.nll_beta:
+                errors = errors * precision.detach().pow(-self.nll_beta)
+        return errors
+
+    def _spread(self) -> th.Tensor:
+        """The penalty on the distance between the bounds of the log-variances."""
+        return 0.01 * (self.max_logvar - self.min_logvar).mean(-1).sum()
 
     def score(self, raw: th.Tensor, targets: Targets) -> th.Tensor:
         """

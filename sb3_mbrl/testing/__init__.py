@@ -24,7 +24,7 @@ from sb3_mbrl.testing.checks import (
     world_model_checks,
 )
 from sb3_mbrl.testing.toy_data import CASES, Case, ToyData, ToySystem
-from sb3_mbrl.testing.toys import LinearToy, NeighbourToy, RecurrentToy, TwoPlayerToy
+from sb3_mbrl.testing.toys import LinearToy, NeighbourToy, RecurrentToy, RewardToy, TwoPlayerToy, WeightedToy
 
 __all__ = [
     "CASES",
@@ -32,9 +32,11 @@ __all__ = [
     "LinearToy",
     "NeighbourToy",
     "RecurrentToy",
+    "RewardToy",
     "ToyData",
     "ToySystem",
     "TwoPlayerToy",
+    "WeightedToy",
     "check_imagination",
     "check_planner",
     "check_world_model",

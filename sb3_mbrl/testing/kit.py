@@ -25,6 +25,7 @@ from sb3_mbrl.contracts import (
     UnsupportedSpace,
     WorldModel,
 )
+from sb3_mbrl.fitting import fit_world_model
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.plugins.selection import import_target
 from sb3_mbrl.spaces import torch_dtype
@@ -127,7 +128,13 @@ class Subject:
         """Data in the spaces of a case; few rows where they are big."""
         case = case or self.home()
         big = any(len(shape) == 3 for shape in _shapes(case.observation_space))
-        return ToyData(case.observation_space, case.action_space, **{"steps": 25 if big else 60, **kwargs})
+        extra = self._extra(case) if self.kind == "world_model" else {}
+        return ToyData(case.observation_space, case.action_space, **{"steps": 25 if big else 60, "extra": extra, **kwargs})
+
+    def _extra(self, case: Case) -> Mapping[str, tuple[int, ...]]:
+        """The values of the side store that the world model reads."""
+        known = isinstance(self.factory, type) and issubclass(self.factory, WorldModel)
+        return self.factory.extra if known else self.world_model(case).extra  # type: ignore[attr-defined]
 
     def fitted(self, case: Case | None = None, *, device: str | None = None, **functions: Any) -> tuple[WorldModel, ToyData]:
         """A model after a short fit, and its data."""
@@ -207,7 +214,7 @@ def untouched_rng(what: str) -> Iterator[None]:
 
 def fit_shortly(model: WorldModel, data: ToyData, seed: int = 0) -> dict[str, float]:
     """A short fit where there is anything to learn; evaluation mode, as the agent leaves it."""
-    metrics = model.fit(data, SMALL_BUDGET, generator=rng(seed)) if model.learns else {}
+    metrics = fit_world_model(model, data, SMALL_BUDGET, generator=rng(seed)) if model.learns else {}
     model.eval()
     return metrics
 

@@ -1,6 +1,7 @@
 """The checks of how a world model learns and is saved."""
 
 import copy
+import inspect
 import io
 import math
 import pickle
@@ -10,7 +11,8 @@ from unittest import SkipTest
 
 import torch as th
 
-from sb3_mbrl.contracts import FitBudget, MissingCapability, Obs, WorldModel
+from sb3_mbrl.contracts import FitBudget, Loss, Obs, WorldModel
+from sb3_mbrl.fitting import fit_world_model
 from sb3_mbrl.plugins.validation import metrics_fault, prediction_fault
 from sb3_mbrl.testing.kit import (
     Subject,
@@ -74,7 +76,7 @@ def check_fit_learns(subject: Subject) -> None:
     """
     _skip_known(subject)
     model = subject.world_model()
-    metrics = model.fit(subject.data(steps=200), LEARNING_BUDGET, generator=rng(0))
+    metrics = fit_world_model(model, subject.data(steps=200), LEARNING_BUDGET, generator=rng(0))
     model.eval()
     if fault := metrics_fault(metrics):
         raise Violation(fault)
@@ -87,10 +89,9 @@ def check_fit_learns(subject: Subject) -> None:
     error = float((prediction.reward.cpu() - reward).square().mean())
     if not error < 0.5 * float(reward.var()):
         raise Violation(f".fit did not learn the reward: squared error {error:.3g}, variance {float(reward.var()):.3g}")
-    try:
-        predicted = model.decode(prediction.state)
-    except MissingCapability:
+    if not model.decodes:
         return
+    predicted = model.decode(prediction.state)
     last = tree_map(lambda leaf: leaf[:, -1], (window.obs, window.next_obs))
     error, copied = _distance(predicted, last[1]), _distance(last[0], last[1])
     if not error < 0.5 * copied:
@@ -107,7 +108,7 @@ def _distance(left: Obs, right: Obs) -> float:
         categories = not a.is_floating_point() and a.dim() == 2
         return (a.cpu() != b).float().mean() if categories else (a.cpu().float() - b.float()).square().mean()
 
-    return float(th.stack([one(a, b) for a, b in zip(tree_leaves(left), tree_leaves(right), strict=True)]).sum())
+    return float(th.stack([one(a.detach(), b) for a, b in zip(tree_leaves(left), tree_leaves(right), strict=True)]).sum())
 
 
 @contract_check("world_model")
@@ -122,23 +123,67 @@ def check_fit_determinism(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_loss(subject: Subject) -> None:
-    """Where there is a ``loss``: a finite scalar with a gradient, states ``(B, T, ...)`` or ``None``, figures."""
+    """Where there is a ``loss``: a :class:`~sb3_mbrl.contracts.Loss` of tensors, one value per row, with a gradient."""
     model, data = subject.fitted()
     if type(model).loss is WorldModel.loss:
         raise SkipTest(f"{subject.name} has no loss")
+    try:
+        inspect.signature(model.loss).bind(None, None, generator=None)
+    except TypeError as error:
+        raise Violation(f".loss cannot be called as loss(batch, start, generator=generator): {error}") from error
     sequential = model.context > 1
-    batch = data.sequences(8, 2 * model.context, generator=rng(0)) if sequential else data.transitions(8, generator=rng(0))
-    loss, states, metrics = model.loss(batch)
-    if loss.shape != ():
-        raise Violation(f".loss returned a tensor of shape {tuple(loss.shape)}, expected one number")
-    if not bool(loss.isfinite()):
-        raise Violation(f".loss returned {float(loss)}, expected a finite number")
-    if not loss.requires_grad:
-        raise Violation(".loss returned a number without a gradient")
-    if states is not None and batch_size(states) != 8:
-        raise Violation(f".loss returned states of {batch_size(states)} rows for a batch of 8")
-    if not isinstance(metrics, dict) or not all(isinstance(value, (int, float)) for value in metrics.values()):
-        raise Violation(f".loss returned {metrics!r}, expected a dictionary of plain numbers")
+    batch = (
+        data.sequences(8, 2 * model.context, extra=model.extra, generator=rng(0))
+        if sequential
+        else data.transitions(8, generator=rng(0))
+    )
+    loss = model.loss(batch, None, generator=rng(0))
+    if fault := _loss_fault(loss, 8):
+        raise Violation(f".loss returned {fault}")
+    total = loss.total()
+    if not bool(total.isfinite()):
+        raise Violation(f".loss returned terms with the total {float(total.detach())}, expected a finite number")
+    if not total.requires_grad:
+        raise Violation(".loss returned terms without a gradient")
+
+
+def _loss_fault(loss: Any, rows: int) -> str | None:
+    """What a loss of ``rows`` rows is that it should not be, or ``None``."""
+    if not isinstance(loss, Loss):
+        return f"{type(loss).__name__}, expected a sb3_mbrl.contracts.Loss: Loss({{name: (B,) tensor, ...}})"
+    return _values_fault(loss, rows) or _names_fault(loss) or _states_fault(loss.states, rows)
+
+
+def _values_fault(loss: Loss, rows: int) -> str | None:
+    for name, value in (*loss.rows.items(), *loss.scalars.items(), *loss.figures.items()):
+        if not isinstance(value, th.Tensor):
+            return f"{name!r} as {type(value).__name__}, expected a tensor (a float would wait for the accelerator)"
+    for name, value in loss.rows.items():
+        if value.dim() not in (1, 2) or len(value) != rows:
+            return f"the term {name!r} of shape {tuple(value.shape)}, expected one value per row: ({rows},) or ({rows}, T)"
+    for name, value in (*loss.scalars.items(), *loss.figures.items()):
+        if value.shape != ():
+            return f"{name!r} of shape {tuple(value.shape)} among scalars, expected one number"
+    if any(value.requires_grad for value in loss.figures.values()):
+        return "figures with gradients: detach them"
+    return None
+
+
+def _names_fault(loss: Loss) -> str | None:
+    terms = {**loss.rows, **loss.scalars}
+    if not terms:
+        return "a Loss without a single term"
+    if unknown := sorted(set(loss.weights) - set(terms)):
+        return f"a weight for {unknown[0]!r}, which is none of its terms ({', '.join(terms)})"
+    if shared := sorted(set(loss.rows) & set(loss.scalars)):
+        return f"{shared[0]!r} both as a term of the rows and as a scalar: give each term a name of its own"
+    return None
+
+
+def _states_fault(states: State | None, rows: int) -> str | None:
+    if states is None or batch_size(states) == rows:
+        return None
+    return f"states of {batch_size(states)} rows for a batch of {rows}"
 
 
 @contract_check("world_model")

@@ -1,6 +1,6 @@
 """Small real data with known dynamics, for any observation and action space of SB3."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,7 +168,8 @@ class ToyData:
     :param n_envs: environments side by side, as in an SB3 replay buffer
     :param episode_length: the time limit
     :param seed: of starts and actions (not of the system)
-    :param constant: every transition is the first one, unchanged
+    :param constant: whether every transition is the first one, unchanged
+    :param extra: the values of a side store, by name, with the shape of the value of one step: they are drawn from [0, 1)
     """
 
     def __init__(
@@ -181,6 +182,7 @@ class ToyData:
         episode_length: int = 20,
         seed: int = 0,
         constant: bool = False,
+        extra: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         self.system = system = ToySystem(observation_space, action_space)
         generator = th.Generator().manual_seed(seed)
@@ -201,6 +203,7 @@ class ToyData:
         self._rows: Sequences = tree_map(lambda *leaves: th.stack(leaves), columns[0], *columns[1:])
         """``(T, n_envs, ...)``"""
         self._steps, self._n_envs = steps, n_envs
+        self._beside = {name: th.rand((steps, n_envs, *shape), generator=generator) for name, shape in (extra or {}).items()}
         index = th.arange(steps)[:, None].expand(steps, n_envs)
         self._episode_start = th.where(self._rows.is_first, index, 0).cummax(0).values
 
@@ -213,17 +216,21 @@ class ToyData:
             rows = tree_index(rows, th.randint(len(self), (n,), generator=generator))
         return Transitions(rows.obs, rows.action, rows.next_obs, rows.reward, rows.terminated)
 
-    def sequences(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
+    def held_out(self) -> None:
+        """Return ``None``: nothing is held out."""
+
+    def sequences(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
         if self._steps < length:
             raise ValueError(f"Windows of {length} steps were asked for, but there are {self._steps} per environment")
         begin = th.randint(self._steps - length + 1, (n,), generator=generator)
-        return self._windows(begin[:, None] + th.arange(length), th.randint(self._n_envs, (n,), generator=generator))
+        env = th.randint(self._n_envs, (n,), generator=generator)
+        return self._windows(begin[:, None] + th.arange(length), env, extra)
 
-    def contexts(self, n: int, length: int, *, generator: th.Generator | None = None) -> Sequences:
+    def contexts(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
         end, env = th.randint(self._steps, (n,), generator=generator), th.randint(self._n_envs, (n,), generator=generator)
         first = self._episode_start[end, env][:, None]
         steps = end[:, None] + th.arange(1 - length, 1)
-        window = self._windows(steps.clamp(min=first), env)
+        window = self._windows(steps.clamp(min=first), env, extra)
         return window._replace(is_first=window.is_first | (steps <= first))
 
     def row_ids(self) -> th.Tensor:
@@ -232,8 +239,9 @@ class ToyData:
     def episode_starts(self) -> th.Tensor:
         return self.row_ids()[self._rows.is_first.flatten()]
 
-    def _windows(self, steps: th.Tensor, env: th.Tensor) -> Sequences:
+    def _windows(self, steps: th.Tensor, env: th.Tensor, extra: Iterable[str]) -> Sequences:
         window: State = tree_map(lambda leaf: leaf[steps, env[:, None]], self._rows)
         is_first = window.is_first.clone()
         is_first[:, 0] = True
-        return window._replace(is_first=is_first)
+        beside = {name: self._beside[name][steps, env[:, None]] for name in extra}
+        return window._replace(is_first=is_first, extra=beside, ids=_FIRST_ID + steps * self._n_envs + env[:, None])

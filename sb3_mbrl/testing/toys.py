@@ -1,21 +1,23 @@
-"""Four small world models with known answers: the kit proves itself on them, planners and imaginations are tested with them.
+"""Small world models with known answers: the kit proves itself on them, planners and imaginations are tested with them.
 
 =====================  ==============================================================================================
 :class:`LinearToy`     exact linear-Gaussian system: predictions, returns and the best action in closed form
 :class:`TwoPlayerToy`  exact Nim: signed discounts, a known game value
 :class:`NeighbourToy`  nearest neighbours: what it has learned is data, which no parameter shape tells
+:class:`RewardToy`     a network without ``decode`` that predicts rewards and terminations, learned by ``loss`` over rows
 :class:`RecurrentToy`  a recurrent network: a context, a nested state, no ``decode``, learned by ``loss`` over sequences
+:class:`WeightedToy`   the same, with the weights of its rows from the side store
 =====================  ==============================================================================================
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
 from torch import nn
 
-from sb3_mbrl.contracts import Data, FitBudget, Obs, Prediction, Sequences, Transitions, UnsupportedSpace, WorldModel
+from sb3_mbrl.contracts import Data, FitBudget, Loss, Obs, Prediction, Sequences, Transitions, UnsupportedSpace, WorldModel
 from sb3_mbrl.models.vector import VectorModel
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.trees import State, tree_map
@@ -214,6 +216,77 @@ class NeighbourToy(VectorModel):
         self._inputs, self._outputs = extra["inputs"].to(self.device), extra["outputs"].to(self.device)
 
 
+class RewardToy(VectorModel):
+    """
+    A network that predicts reward and termination, and no observations. The state is a latent vector, ``(B, H)``.
+
+    It is learned one step ahead, so what lies further ahead is a guess.
+
+    :param observation_space: any vector space
+    :param action_space: any
+    :param hidden: ``H``
+    :param learning_rate: the step size of Adam
+    """
+
+    decode = WorldModel.decode
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        hidden: int = 32,
+        learning_rate: float = 3e-3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(observation_space, action_space, **kwargs)
+        _refuse_known(self)
+        dim, actions = self.codec.dim, self.action_codec.dim
+        self.encoder = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh())
+        self.transition = nn.Sequential(nn.Linear(hidden + actions, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, hidden + 2))
+        self.to(self.device)
+        self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate)
+
+    def loss(
+        self, batch: Transitions | Sequences, start: State | None = None, *, generator: th.Generator | None = None
+    ) -> Loss:
+        """Compute the squared error of the reward and the cross-entropy of the termination."""
+        if not isinstance(batch, Transitions):
+            raise TypeError("RewardToy learns from single steps: data.transitions(n)")
+        batch = self.to_device(batch)
+        output = self._output(self.initial(batch.obs), batch.action)
+        rows = {
+            "reward_loss": (output[:, -2] - batch.reward).square(),
+            "termination_loss": _cross_entropy(output[:, -1], batch.terminated),
+        }
+        return Loss(rows, weights={"termination_loss": 0.1})
+
+    def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
+        return self.encoder(self.codec.encode(self.to_device(obs)))
+
+    def step(
+        self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
+    ) -> Prediction:
+        """Predict one step; there is no noise to draw."""
+        output = self._output(state, action)
+        return Prediction(output[:, :-2].tanh(), output[:, -2], output[:, -1].sigmoid())
+
+    def _output(self, state: th.Tensor, action: th.Tensor) -> th.Tensor:
+        """``(B, H + 2)``: the next state before squashing, the reward, the logit of the termination."""
+        return self.transition(th.cat([state, self.action_codec.encode(action.to(self.device))], dim=1))
+
+
+def _refuse_known(model: WorldModel) -> None:
+    if model.reward_fn is not None or model.termination_fn is not None:
+        raise ValueError(
+            f"{type(model).__name__} does not decode the observations that a known reward or termination would need."
+        )
+
+
+def _cross_entropy(logits: th.Tensor, terminated: th.Tensor) -> th.Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(logits, terminated.float(), reduction="none")
+
+
 class RecurrentToy(VectorModel):
     """
     A GRU that reads observations and previous actions; in imagination it reads the observations that it predicts.
@@ -240,8 +313,7 @@ class RecurrentToy(VectorModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(observation_space, action_space, **kwargs)
-        if self.reward_fn is not None or self.termination_fn is not None:
-            raise ValueError("RecurrentToy does not decode the observations that a known reward or termination would need.")
+        _refuse_known(self)
         self.hidden = hidden
         dim, actions = self.codec.dim, self.action_codec.dim
         self.cell = nn.GRUCell(dim + actions, hidden)
@@ -251,8 +323,10 @@ class RecurrentToy(VectorModel):
 
     # ---- learning
 
-    def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State, dict[str, float]]:
-        """Squared errors of the next observation and the reward, cross-entropy of the termination, one step ahead."""
+    def loss(
+        self, batch: Transitions | Sequences, start: State | None = None, *, generator: th.Generator | None = None
+    ) -> Loss:
+        """Compute squared errors of next observation and reward, and the cross-entropy of the termination, one step ahead."""
         if not isinstance(batch, Sequences):
             raise ValueError("RecurrentToy learns from sequences: data.sequences(n, length)")
         batch = Sequences(*self.to_device(batch))
@@ -260,24 +334,23 @@ class RecurrentToy(VectorModel):
         obs = self._encode_windows(batch.obs)
         next_obs = self._encode_windows(batch.next_obs)
         action = self.action_codec.encode(batch.action.flatten(0, 1)).view(*shape, -1)
-        beliefs = self._read(obs, action, batch.is_first)
+        beliefs = self._read(obs, action, batch.is_first, None if start is None else start["belief"][0])
         output = self.head(th.cat([beliefs, obs, action], dim=2))
-        errors = {
-            "obs_loss": (obs + output[..., :-2] - next_obs).square().mean(),
-            "reward_loss": (output[..., -2] - batch.reward).square().mean(),
-            "termination_loss": nn.functional.binary_cross_entropy_with_logits(output[..., -1], batch.terminated.float()),
+        rows = {
+            "obs_loss": (obs + output[..., :-2] - next_obs).square().mean(2),
+            "reward_loss": (output[..., -2] - batch.reward).square(),
+            "termination_loss": _cross_entropy(output[..., -1], batch.terminated),
         }
-        metrics = {name: float(error.detach()) for name, error in errors.items()}
-        return th.stack(list(errors.values())).sum(), {"belief": (beliefs, obs)}, metrics
+        return Loss(rows, states={"belief": (beliefs, obs)})
 
     def _encode_windows(self, obs: Obs) -> th.Tensor:
         """``(B, T, ...)`` to ``(B, T, D)``."""
         n, length = next(iter(obs.values())).shape[:2] if isinstance(obs, dict) else obs.shape[:2]
         return self.codec.encode(tree_map(lambda leaf: leaf.flatten(0, 1), obs)).view(n, length, -1)
 
-    def _read(self, obs: th.Tensor, action: th.Tensor, is_first: th.Tensor) -> th.Tensor:
+    def _read(self, obs: th.Tensor, action: th.Tensor, is_first: th.Tensor, belief: th.Tensor | None = None) -> th.Tensor:
         """``(B, T, H)``: the hidden vector after every observation."""
-        belief = obs.new_zeros(len(obs), self.hidden)
+        belief = obs.new_zeros(len(obs), self.hidden) if belief is None else belief
         before = th.zeros_like(action[:, 0])
         beliefs = []
         for t in range(obs.shape[1]):
@@ -323,3 +396,18 @@ class RecurrentToy(VectorModel):
         goes_on = th.zeros(len(obs), dtype=th.bool, device=obs.device)
         belief = self._update(belief, encoded, following, goes_on)
         return Prediction({"belief": (belief, following)}, output[:, -2], output[:, -1].sigmoid())
+
+
+class WeightedToy(RecurrentToy):
+    """A :class:`RecurrentToy` whose rows count as much as the ``weight`` stored with them in the side store."""
+
+    extra: ClassVar[Mapping[str, tuple[int, ...]]] = {"weight": ()}
+
+    def loss(
+        self, batch: Transitions | Sequences, start: State | None = None, *, generator: th.Generator | None = None
+    ) -> Loss:
+        """Compute the loss of :class:`RecurrentToy`, every row times its weight."""
+        loss = super().loss(batch, start, generator=generator)
+        assert isinstance(batch, Sequences)
+        weight = batch.extra["weight"].to(self.device)
+        return loss._replace(rows={name: weight * value for name, value in loss.rows.items()})

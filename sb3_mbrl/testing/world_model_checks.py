@@ -31,11 +31,10 @@ def _decode(model: WorldModel, state: State) -> Obs:
     """
     :raises SkipTest: when the model has no observations to show
     """
-    try:
-        with th.no_grad():
-            return model.decode(state)
-    except MissingCapability as error:
-        raise SkipTest(str(error)) from error
+    if not model.decodes:
+        raise SkipTest(f"{type(model).__name__} does not decode observations")
+    with th.no_grad():
+        return model.decode(state)
 
 
 @contract_check("world_model")
@@ -75,11 +74,9 @@ def _check_case(subject: Subject, model: WorldModel, case: Case) -> None:
     prediction = predict(model, state, action)
     if fault := prediction_fault(model, state, action, prediction):
         raise Violation(f"{fault} (case {case.name!r})")
-    try:
-        obs = model.decode(prediction.state)
-    except MissingCapability:
+    if not model.decodes:
         return
-    if fault := member_fault(case.observation_space, obs, 4):
+    if fault := member_fault(case.observation_space, model.decode(prediction.state), 4):
         raise Violation(f".decode returned{fault} (case {case.name!r})")
 
 
@@ -93,6 +90,8 @@ def check_attributes(subject: Subject) -> None:
         raise Violation(f".device is {model.device!r}, expected a torch.device: call super().__init__(..., device=device)")
     if not isinstance(model.context, int) or model.context < 1:
         raise Violation(f".context is {model.context!r}, expected an integer of at least 1")
+    if model.discount is not None and not (isinstance(model.discount, float) and 0.0 <= model.discount <= 1.0):
+        raise Violation(f".discount is {model.discount!r}, expected None or a float from 0 to 1")
     if not isinstance(model.fitted, bool):
         raise Violation(f".fitted is {model.fitted!r}, expected True or False")
     if not model.learns and not model.fitted:
@@ -262,11 +261,9 @@ def check_far_out_of_distribution(subject: Subject) -> None:
         state = tree_index(prediction.state, finite)
         if not batch_size(state):
             return
-        try:
-            obs = model.decode(state)
-        except MissingCapability:
+        if not model.decodes:
             continue
-        if fault := member_fault(model.observation_space, obs, batch_size(state)):
+        if fault := member_fault(model.observation_space, model.decode(state), batch_size(state)):
             raise Violation(f".decode returned{fault} (far from the data)")
 
 

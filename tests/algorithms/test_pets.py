@@ -1,11 +1,10 @@
-"""``PETS`` as a class of SB3, and ``PlannerPolicy`` on top of a trained agent."""
+"""``PETS`` as a class of SB3."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -14,12 +13,6 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl import PETS
-from sb3_mbrl.models.analytic import CartPoleModel, PendulumModel
-from sb3_mbrl.models.particles import Particles
-from sb3_mbrl.planners import CEM, ILQR
-from sb3_mbrl.planners.policy import PlannerPolicy
-from sb3_mbrl.planners.priors import as_prior, as_value
-from sb3_mbrl.planners.rollout import follow
 
 SMALL = {
     "learning_starts": 60,
@@ -191,21 +184,6 @@ def test_before_there_is_a_model_actions_are_random():
     assert actions.max() > 1.5
 
 
-# ------------------------------------------------------------------------------------------------- on top of a trained policy
-
-
-def test_a_trained_agent_plans():
-    """An untrained SAC agent with the exact model plans much better than it acts."""
-    sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
-    policy = PlannerPolicy(
-        CEM(sac.action_space, horizon=20, population=100, iterations=3), PendulumModel(device="cpu"), prior=sac.policy, seed=0
-    )
-    env = Monitor(gym.make("Pendulum-v1"))
-    env.reset(seed=1)
-    planned, _ = evaluate_policy(policy, env, n_eval_episodes=2)
-    assert planned > -450
-
-
 @pytest.mark.parametrize("planner", ["random", "cem", "icem", "mppi", "gradient", "ilqr"])
 def test_every_planner_plans_in_pets(planner):
     settings = {"horizon": 3} if planner in ("gradient", "ilqr") else SMALL["planner_kwargs"]
@@ -221,93 +199,11 @@ def test_what_was_done_is_remembered_with_its_noise():
     np.testing.assert_allclose(trained._memory["action"], trained.replay_buffer.actions[newest], atol=1e-6)
 
 
-def test_policies_that_speak_in_the_environments_units():
-    """PPO does not squash its actions; of a torque of 1, half the bound, it was made the whole."""
-    ppo = PPO("MlpPolicy", "Pendulum-v1", seed=0, device="cpu")
-    with th.no_grad():
-        ppo.policy.action_net.weight.zero_()
-        ppo.policy.action_net.bias.fill_(1.0)
-    model = PendulumModel(device="cpu")
-    act = as_prior(ppo.policy, model, deterministic=True)
-    assert act(model.initial(th.rand(2, 3))).flatten().tolist() == pytest.approx([0.5, 0.5])
-    sequences = follow(model, model.initial(th.rand(1, 3)), lambda state: th.full((2, 1), 3.0), 2, 2, None)
-    assert sequences.max() == 1.0
-
-
-def test_planning_on_top_leaves_the_global_stream_alone():
-    sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
-    found = []
-    for seed in (1, 2):
-        policy = PlannerPolicy(CEM(sac.action_space, horizon=3, population=8), PendulumModel(device="cpu"), sac.policy, seed=0)
-        th.manual_seed(seed)
-        before = th.get_rng_state()
-        found.append(policy.predict(np.zeros(3, np.float32))[0])
-        assert th.equal(th.get_rng_state(), before)
-    assert found[0] == found[1]
-
-
-def test_a_critic_under_ilqr():
-    sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
-    planner = ILQR(sac.action_space, horizon=3, iterations=2)
-    policy = PlannerPolicy(planner, PendulumModel(device="cpu"), prior=sac.policy, value=sac.critic, seed=0)
-    assert sac.action_space.contains(policy.predict(np.zeros(3, np.float32))[0])
-
-
-def test_a_critic_judges_all_particles():
-    sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
-    model = Particles(PendulumModel(device="cpu"), 3, "ts1")
-    value = as_value(sac.critic, lambda state: th.zeros(len(state["theta"]), 1), model)
-    alone = as_value(sac.critic, lambda state: th.zeros(len(state["theta"]), 1), model.model)
-    state = model.initial(th.rand(2, 3))
-    state["particles"] = {key: th.rand_like(leaf) for key, leaf in state["particles"].items()}
-    inner = {key: leaf.flatten(0, 1) for key, leaf in state["particles"].items()}
-    th.testing.assert_close(value(state), alone(inner).view(2, 3).mean(1))
-
-
-def test_a_prior_under_particles_sees_the_states_of_the_model():
-    """It used to be called with the cloud by the planner, and with the particles by the critic."""
-    sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
-    model = Particles(PendulumModel(device="cpu"), 3, "ts1")
-    planner = CEM(sac.action_space, horizon=3, population=4, iterations=1, n_prior=2)
-    policy = PlannerPolicy(planner, model, prior=lambda state: th.zeros(len(state["theta"]), 1), value=sac.critic, seed=0)
-    assert sac.action_space.contains(policy.predict(np.zeros(3, np.float32))[0])
-
-
 def test_training_and_evaluation_draw_different_numbers():
     pets = agent()
     assert pets.policy.generator.initial_seed() != pets._random.generator.initial_seed()
     same = agent()
     assert pets.policy.generator.initial_seed() == same.policy.generator.initial_seed()
-
-
-def test_a_critic_is_the_value_of_the_last_state():
-    sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
-    model = PendulumModel(device="cpu")
-    policy = PlannerPolicy(CEM(sac.action_space), model, prior=lambda s: th.zeros(len(s["theta"]), 1), value=sac.critic)
-    obs = th.rand(4, 3)
-    state = model.initial(obs)
-    decoded = model.decode(state)
-    expected = th.cat(sac.critic(decoded, th.zeros(4, 1)), 1).min(1).values
-    assert th.allclose(policy._parts[3](state), expected)
-    with pytest.raises(ValueError, match="give the policy that chooses them as prior="):
-        PlannerPolicy(CEM(sac.action_space), model, value=sac.critic)
-
-
-def test_a_q_network_is_prior_and_value():
-    dqn = DQN("MlpPolicy", "CartPole-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
-    model = CartPoleModel(device="cpu")
-    policy = PlannerPolicy(CEM(dqn.action_space, horizon=3, population=10), model, prior=dqn.policy, value=dqn.q_net, seed=0)
-    state = model.initial(th.rand(2, 4) * 0.1)
-    assert th.allclose(policy._parts[3](state), dqn.q_net(model.decode(state)).max(1).values)
-    action, _ = policy.predict(np.zeros(4, np.float32))
-    assert dqn.action_space.contains(action)
-
-
-def test_memory_of_other_environments_is_refused():
-    policy = PlannerPolicy(CEM(PendulumModel.env_spaces[1], horizon=2, population=4), PendulumModel(device="cpu"))
-    _, memory = policy.predict(np.zeros((2, 3), np.float32))
-    with pytest.raises(ValueError, match="state is of 2 environments, and there are 3 observations"):
-        policy.predict(np.zeros((3, 3), np.float32), memory)
 
 
 @pytest.mark.parametrize("name", ["published", "random-shooting"])

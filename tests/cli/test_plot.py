@@ -26,7 +26,7 @@ def test_a_planner_from_train_to_picture(here, capsys):
     # Where the picture really is; with --replan the plan changes, which says nothing of the model.
     assert main([*PLAN, "--moments", "1", "--replan", "--output", "mine"]) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[-1] == "Picture: mine.png"
+    assert out.splitlines()[-1] == "Image: mine.png"
     assert "Within the band" not in out
     assert (here / "mine.png").is_file()
 
@@ -72,7 +72,7 @@ def test_without_matplotlib(monkeypatch, capsys):
 def test_a_picture_has_to_be_named(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["plot"])
-    assert "PICTURE" in capsys.readouterr().err
+    assert "IMAGE" in capsys.readouterr().err
 
 
 def test_a_dream_from_train_to_picture(here, capsys):
@@ -87,7 +87,7 @@ def test_a_dream_from_train_to_picture(here, capsys):
     # A file alone says which algorithm it is of.
     (here / "run" / "model.zip").rename(here / "alone.zip")
     assert main(["plot", "dream", "alone.zip", "--env", "CartPole-v1", "--context", "3", "--output", "alone"]) == 0
-    assert capsys.readouterr().out.endswith("Picture: alone.gif\n")
+    assert capsys.readouterr().out.endswith("Image: alone.gif\n")
     (here / "alone.zip").rename(here / "run" / "model.zip")
     for wrong, words in ((["--fps", "0"], "--fps 0: give at least 1"), (["--output", "x.jpg"], "give the name of a .gif")):
         assert main(["plot", "dream", "run", "--context", "3", *wrong]) == 2

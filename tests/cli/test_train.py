@@ -237,6 +237,16 @@ def test_a_generated_class_by_its_name(here, capsys):
     assert main(["evaluate", "alone.zip", "--env", "Pendulum-v1", "--episodes", "1"]) == 0
 
 
+def test_an_agent_of_a_users_subclass_is_loaded_by_the_algorithm_of_its_base_class(here, capsys):
+    class Own(MBPO):
+        pass
+
+    Own("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save("own.zip")
+    assert main(["evaluate", "own.zip", "--env", "Pendulum-v1", "--episodes", "1"]) == 0
+    assert main(["evaluate", "own.zip", "--env", "Pendulum-v1", "--algo", "dyna"]) == 2
+    assert "Here: --algo mbpo" in capsys.readouterr().err
+
+
 def test_a_run_that_learned_nothing_says_so(here, capsys):
     assert train("--steps", "50") == 0
     assert "Nothing was learned yet: the first 50 steps are random ones" in capsys.readouterr().out
@@ -264,3 +274,23 @@ def test_presets_by_name_and_the_planner(here, capsys):
     assert type(PETS.load(here / "b" / "model.zip", device="cpu").planner).__name__ == "MPPI"
     assert main([*argv, "--preset", "publisht", "--output", "c"]) == 2
     assert "Did you mean 'published'?" in capsys.readouterr().err
+
+
+def test_a_buffer_from_elsewhere_is_refused(capsys):
+    other = SAC("MlpPolicy", "MountainCarContinuous-v0", buffer_size=10, device="cpu")
+    other.save_replay_buffer("other.pkl")
+    assert train("--steps", "10", "--load-replay-buffer", "other.pkl") == 2
+    assert (
+        "other.pkl does not fit this run: The replay buffer was recorded with observation_space Box" in capsys.readouterr().err
+    )
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save_replay_buffer("single.pkl")
+    assert train("--steps", "10", "--load-replay-buffer", "single.pkl", "--n-envs", "2") == 2
+    assert "recorded with n_envs 1; this agent has 2" in capsys.readouterr().err
+
+
+def test_a_run_is_not_overwritten(here, capsys):
+    assert train("--steps", "10", "--output", "run") == 0
+    before = (here / "run" / "model.zip").stat().st_mtime_ns
+    assert train("--steps", "10", "--output", "run") == 2
+    assert "run holds a run already: go on with it by --resume" in capsys.readouterr().err
+    assert (here / "run" / "model.zip").stat().st_mtime_ns == before

@@ -11,23 +11,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_mbrl import MBPO, PETS, Dyna, DynaQ
 from sb3_mbrl.contracts import MissingCapability, Plan
 from sb3_mbrl.diagnostics.plan import PlanRollouts, Rollouts, coverage, roll_out_plans, sample_rollouts
-from sb3_mbrl.diagnostics.plan_plot import draw_plans
 from sb3_mbrl.planners import RandomShooting
 from sb3_mbrl.testing import LinearToy
-
-PLANNER = {"horizon": 8, "population": 16}
-
-
-def planning(**kwargs):
-    return PETS(
-        "MlpPolicy", "Pendulum-v1", planner="random", planner_kwargs=PLANNER, seed=0, **{"world_model": "pendulum", **kwargs}
-    )
-
-
-@pytest.fixture
-def pendulum():
-    with gym.make("Pendulum-v1") as env:
-        yield env
+from tests.diagnostics.agents import PLANNER, planning
 
 
 def test_a_plan_that_is_carried_out_comes_true_with_the_exact_model(pendulum):
@@ -189,16 +175,3 @@ def test_a_planner_without_a_sequence(pendulum):
     agent = PETS("MlpPolicy", pendulum, world_model="pendulum", planner=Silent, planner_kwargs=PLANNER)
     with pytest.raises(MissingCapability, match="Silent does not plan a sequence"):
         roll_out_plans(agent, pendulum)
-
-
-def test_the_picture(pendulum, tmp_path):
-    found = roll_out_plans(planning(), pendulum, particles=3, moments=2)
-    draw_plans(found, pendulum.observation_space, tmp_path / "new" / "plan.svg", title="a title", columns=[2])
-    text = (tmp_path / "new" / "plan.svg").read_text()
-    assert "a title" in text
-    assert "obs[2]" in text
-    assert "obs[0]" not in text
-    with pytest.raises(ValueError, match=r"columns=\[3\]: there are the columns 0 to 2"):
-        draw_plans(found, pendulum.observation_space, tmp_path / "plan.png", title="", columns=[3])
-    with pytest.raises(ValueError, match="nothing to draw"):
-        draw_plans([], pendulum.observation_space, tmp_path / "plan.png", title="")

@@ -12,7 +12,7 @@ from sb3_mbrl.contracts import Prediction, Sequences, Transitions, WorldModel
 from sb3_mbrl.diagnostics import columns_of, k_step_error, one_step_quality
 from sb3_mbrl.models.analytic import PendulumModel
 from sb3_mbrl.spaces import SpaceCodec
-from sb3_mbrl.testing import LinearToy
+from sb3_mbrl.testing import LinearToy, RewardToy
 
 ACTION = spaces.Box(-1, 1, (1,))
 N = 4000
@@ -401,3 +401,34 @@ def test_broken_models_of_images_are_found_out():
     models = {"exact": lambda x: 255 - x, "copy": lambda x: x, "blank": lambda x: 0 * x}
     judged = {name: one_step_quality(Shows(mean), columns_of(space), data)["vs_trivial"] for name, mean in models.items()}
     assert judged == pytest.approx({"exact": 0.0, "copy": 2.0, "blank": 2.0})
+
+
+def test_a_model_that_does_not_decode_is_judged_by_rewards_and_terminations():
+    """It was judged by its observations alone, which it has none of: the error came from ``decode``."""
+    rows = Transitions(th.zeros(N, 2), th.zeros(N, 1), th.zeros(N, 2), th.arange(N) / N, (th.arange(N) % 4 == 0).float())
+    model = RewardToy(box(2), ACTION, device="cpu")
+    assert not model.decodes
+
+    def judged(reward, terminated):
+        model.step = lambda *args, **kwargs: Prediction(th.zeros(N, 32), reward, terminated)
+        return one_step_quality(model, SpaceCodec(box(2)), rows)
+
+    figures = judged(rows.reward, rows.terminated)
+    assert figures == {"reward_error": 0.0, "term_brier": 0.0, "term_recall": 1.0, "vs_trivial": 0.0}
+    mean = judged(rows.reward.mean().expand(N), rows.terminated.mean().expand(N))
+    assert mean["vs_trivial"] == pytest.approx(1.0)
+    # One of two columns is predicted.
+    assert judged(rows.reward, rows.terminated.mean().expand(N))["vs_trivial"] == pytest.approx(0.5)
+
+
+def test_open_loop_errors_of_a_model_that_does_not_decode():
+    model = RewardToy(box(2), ACTION, device="cpu")
+    flags = th.zeros(30, 3, dtype=th.bool)
+    reward = th.randn(30, 3, generator=th.Generator().manual_seed(0))
+    zeros = th.zeros(30, 3)
+    windows = Sequences(th.zeros(30, 3, 2), th.zeros(30, 3, 1), th.zeros(30, 3, 2), reward, zeros, flags, flags)
+    last = reward[:, -1]
+    model.step = lambda *args, **kwargs: Prediction(th.zeros(30, 32), last, zeros[:, 0])
+    assert k_step_error(model, SpaceCodec(box(2)), windows) == (0.0, 1.0)
+    model.step = lambda *args, **kwargs: Prediction(th.zeros(30, 32), last.mean().expand(30), zeros[:, 0])
+    assert k_step_error(model, SpaceCodec(box(2)), windows)[0] == pytest.approx(1.0)

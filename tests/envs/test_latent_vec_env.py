@@ -9,7 +9,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_mbrl import LatentVecEnv, ModelVecEnv
-from tests.algorithms.dreamer.agents import small
+from tests.helpers.dreamers import small
 
 
 @pytest.fixture(scope="module")

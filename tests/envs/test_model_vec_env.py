@@ -1,4 +1,4 @@
-"""``ModelVecEnv``: bookkeeping, randomness, numbers that are not finite, and SB3 algorithms inside."""
+"""``ModelVecEnv``: bookkeeping, randomness, numbers that are not finite, and Gymnasium's view."""
 
 import gymnasium as gym
 import numpy as np
@@ -10,28 +10,14 @@ from hypothesis import strategies as st
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecMonitor
 
-from sb3_mbrl.contracts import FitBudget, Prediction
+from sb3_mbrl.contracts import Prediction
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.imagination.starts import buffer_starts, observation_starts
 from sb3_mbrl.models.analytic import PendulumModel
-from sb3_mbrl.testing import CASES, LinearToy, NeighbourToy, RecurrentToy, ToyData, TwoPlayerToy
+from sb3_mbrl.testing import CASES, LinearToy, NeighbourToy, RecurrentToy, TwoPlayerToy
+from tests.envs.models import OBS, UNIT, ZERO, fitted, linear
 
-OBS = spaces.Box(-np.inf, np.inf, (3,))
 ACT = spaces.Box(np.float32([-2.0, 0.0]), np.float32([2.0, 3.0]))
-UNIT = spaces.Box(-1.0, 1.0, (2,))
-ZERO = np.zeros((1, 3), dtype=np.float32)
-
-
-def linear(action_space=UNIT, observation_space=OBS, **kwargs):
-    return LinearToy(observation_space, action_space, device="cpu", **kwargs)
-
-
-def fitted(cls, case):
-    model = cls(case.observation_space, case.action_space, device="cpu")
-    data = ToyData(case.observation_space, case.action_space, steps=40)
-    if model.learns:
-        model.fit(data, FitBudget(max_batches=5), generator=th.Generator().manual_seed(0))
-    return model, data
 
 
 def rollout(env, steps, seed=0):

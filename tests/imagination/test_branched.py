@@ -1,5 +1,6 @@
 """Rollouts in models whose every step is known."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -209,3 +210,24 @@ def test_no_gradient_is_recorded():
 def test_wrong_options_are_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         BranchedRollouts(**wrong)
+
+
+def test_branched_rollouts_explore():
+    model = LinearToy(gym.spaces.Box(-np.inf, np.inf, (2,)), gym.spaces.Box(-1, 1, (1,)), device="cpu")
+    rollouts = BranchedRollouts(horizon=2, exploration=0.5)
+    imagined = rollouts.imagine(
+        model, th.zeros(2_000, 2), lambda obs: th.full((len(obs), 1), 0.5), 2, generator=th.Generator()
+    )
+    own = (imagined.action == 0.5).float().mean()
+    assert float(own) == pytest.approx(0.5, abs=0.04)
+    with pytest.raises(ValueError, match=r"exploration=2: give a number from 0 up to 1"):
+        BranchedRollouts(exploration=2)
+
+
+def test_with_several_steps_only_the_first_explores(generator):
+    model = LinearToy(spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-1, 1, (2,)), device="cpu")
+    start = model.initial(th.zeros(30, 3))
+    for n_steps, explored in ((1, [True, True, True]), (3, [True, False, False])):
+        rollouts = BranchedRollouts(horizon=3, exploration=1.0, n_steps=n_steps)
+        imagined = rollouts.imagine(model, start, lambda obs: th.full((len(obs), 2), 0.5), 3, generator=generator)
+        assert [bool((action != 0.5).any()) for action in imagined.action] == explored

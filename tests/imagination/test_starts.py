@@ -1,5 +1,6 @@
 """Where imagination starts: rules by name, functions, and what an agent does with them."""
 
+import gymnasium as gym
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -7,7 +8,9 @@ from gymnasium import spaces
 from sb3_mbrl import MBPO, hookimpl
 from sb3_mbrl.contracts import ImaginationSpec
 from sb3_mbrl.imagination import BranchedRollouts
+from sb3_mbrl.models.oracle import OracleModel
 from sb3_mbrl.testing.toy_data import ToyData
+from tests.helpers.agents import TINY, tiny
 
 SPACES = spaces.Box(-1.0, 1.0, (2,)), spaces.Box(-1.0, 1.0, (1,))
 
@@ -105,3 +108,23 @@ def test_the_rule_survives_saving(tmp_path):
     mbpo.save(tmp_path / "agent.zip")
     loaded = MBPO.load(tmp_path / "agent.zip", device="cpu")
     assert loaded.imagination.choose_starts(ToyData(*SPACES), 4, generator=th.Generator()) is not None
+
+
+@pytest.mark.parametrize("starts", ["recent", "initial", lambda data, n, generator: data.row_ids()[:1].expand(n)])
+def test_a_loaded_oracle_starts_where_it_has_snapshots(starts, tmp_path):
+    """Those of rows from before the load are gone."""
+    settings = {**TINY["imagination_kwargs"], "starts": starts}
+    agent = tiny(world_model="oracle", world_model_kwargs={"env": "Pendulum-v1"}, imagination_kwargs=settings).learn(80)
+    assert isinstance(agent.world_model, OracleModel)
+    agent.save(tmp_path / "agent", exclude=["imagination_kwargs"] if callable(starts) else None)
+    agent.save_replay_buffer(tmp_path / "buffer")
+    loaded = MBPO.load(tmp_path / "agent", env=gym.make("Pendulum-v1"), imagination_kwargs=settings)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    loaded.learn(60, reset_num_timesteps=False)
+    assert len(loaded.imagined) > 0
+
+
+def test_a_rule_that_forgets_to_return():
+    agent = tiny(imagination_kwargs={**TINY["imagination_kwargs"], "starts": lambda data, n, generator: None})
+    with pytest.raises(ValueError, match=r"starts=.* returned None, expected \(2,\) integers"):
+        agent.learn(60)

@@ -11,8 +11,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl.envs.snapshots import ClassicControlSnapshots, MujocoSnapshots, PickledSnapshots
 from sb3_mbrl.models.oracle import OracleModel
-from sb3_mbrl.spaces import ActionCodec
 from sb3_mbrl.trees import batch_size, finite_rows, tree_cat, tree_index, tree_repeat
+from tests.models.oracles import advance, as_obs, oracle_of, scaled_actions, to_env
 
 CLASSIC = ["Pendulum-v1", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1"]
 MUJOCO = [
@@ -28,36 +28,6 @@ MUJOCO = [
 TABULAR = ["FrozenLake-v1", "Taxi-v4", "CliffWalking-v1", "Blackjack-v1"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*out of date:DeprecationWarning")
-
-
-def oracle_of(env: gym.Env, **kwargs) -> OracleModel:
-    return OracleModel(env.observation_space, env.action_space, env=env, device="cpu", **kwargs)
-
-
-def as_obs(env: gym.Env, obs) -> th.Tensor:
-    value = th.as_tensor(np.array(obs))
-    return (value.float() if value.is_floating_point() else value).reshape(1, -1)
-
-
-def scaled_actions(space: gym.Space, n: int, seed: int = 0) -> th.Tensor:
-    if isinstance(space, spaces.Box):
-        return th.as_tensor(np.random.default_rng(seed).uniform(-1, 1, (n, *space.shape)).astype(np.float32))
-    return th.as_tensor(np.random.default_rng(seed).integers(0, space.n, (n, 1)))
-
-
-def to_env(space: gym.Space, action: th.Tensor):
-    value = ActionCodec(space).to_env(action[None])[0].numpy()
-    return value if isinstance(space, spaces.Box) else int(value[0])
-
-
-def advance(env: gym.Env, n: int, seed: int = 0):
-    """Some way into an episode."""
-    obs, _ = env.reset(seed=seed)
-    for action in scaled_actions(env.action_space, n, seed):
-        obs, _, terminated, truncated, _ = env.step(to_env(env.action_space, action))
-        if terminated or truncated:
-            obs, _ = env.reset()
-    return obs
 
 
 def check_continuation(env: gym.Env, oracle: OracleModel, obs, n_steps: int = 50) -> int:
@@ -269,11 +239,6 @@ def test_any_picklable_environment_and_rows_after_the_end():
     assert env.count == 0
     assert batch_size(state) == 2
     assert oracle.features(state).shape == (2, 2)
-
-
-def test_snapshots_of_small_environments_are_small():
-    """Compressed against a fresh copy: FrozenLake's transition table (3 kB) is not in every row."""
-    assert oracle_of(gym.make("FrozenLake-v1")).snapshot_size < 600
 
 
 def test_grown_state_is_refused_with_the_size_to_give():

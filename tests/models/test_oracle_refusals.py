@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.models.oracle import OracleModel
 from sb3_mbrl.trees import tree_repeat
-from tests.models.test_oracle import advance, as_obs, oracle_of
+from tests.models.oracles import advance, as_obs, oracle_of
 
 
 def test_subproc_vec_env_is_refused():

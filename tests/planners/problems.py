@@ -5,6 +5,10 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.contracts import MemberPrediction, Prediction, WorldModel
+from sb3_mbrl.models.analytic import PendulumModel
+from sb3_mbrl.planners import CEM
+from sb3_mbrl.planners.policy import PlannerPolicy
+from sb3_mbrl.trees import batch_size
 
 ONE, TWO = spaces.Box(-1.0, 1.0, (1,)), spaces.Box(-1.0, 1.0, (2,))
 PLANE = spaces.Box(-np.inf, np.inf, (2,))
@@ -121,3 +125,29 @@ class Line(WorldModel):
         if self.break_at is not None:
             reward = th.where(x[:, 0] > self.break_at, th.nan, reward)
         return Prediction({"obs": x}, reward, ended)
+
+
+CPU = th.device("cpu")
+
+
+def rng(seed=0):
+    return th.Generator().manual_seed(seed)
+
+
+def plan(planner, model, x, carry=None, first=True, **kwargs):
+    state = model.initial(th.as_tensor(x, dtype=th.float32))
+    is_first = th.full((batch_size(state),), first)
+    return planner.plan(model, state, carry, is_first=is_first, generator=rng(), **kwargs)
+
+
+STARTS = 0.4 * th.tensor([[1.0, 0.0], [-0.5, 0.8], [0.3, -1.0]])
+HORIZON = 8
+
+
+OBS = np.array([1.0, 0.0, 0.0], np.float32)
+SMALL = {"horizon": 3, "population": 8}
+
+
+def pendulum(planner=None, model=None, **kwargs):
+    model = model or PendulumModel(device="cpu")
+    return PlannerPolicy(planner or CEM(model.action_space, **SMALL), model, seed=0, **kwargs)

@@ -1,5 +1,7 @@
 """World models that each break one thing, and the sentence that their authors read."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -13,6 +15,7 @@ from sb3_mbrl.testing import (
     LinearToy,
     NeighbourToy,
     RecurrentToy,
+    WeightedToy,
 )
 
 
@@ -197,23 +200,44 @@ class RandomFit(NeighbourToy):
         return metrics
 
 
-class LossPerRow(RecurrentToy):
+class OneLossForAll(RecurrentToy):
     def fit(self, data, budget=None, *, generator=None):
         self.fitted = True
         return {}
 
+    def loss(self, batch, start=None, *, generator=None):
+        loss = super().loss(batch, start, generator=generator)
+        return loss._replace(rows={name: value.mean() for name, value in loss.rows.items()})
+
+
+def losing(change):
+    """A model whose loss goes through ``change(loss)``."""
+
+    class Broken(OneLossForAll):
+        def loss(self, batch, start=None, *, generator=None):
+            return change(RecurrentToy.loss(self, batch, start, generator=generator))
+
+    return Broken
+
+
+class LossOfVersion1(OneLossForAll):
     def loss(self, batch):
-        loss, states, metrics = super().loss(batch)
-        return loss.expand(8), states, metrics
+        return RecurrentToy.loss(self, batch)
 
 
-class DetachedLoss(LossPerRow):
-    def loss(self, batch):
-        loss, states, metrics = RecurrentToy.loss(self, batch)
-        return loss.detach(), states, metrics
+class ReadsWhatItDoesNotAskFor(WeightedToy):
+    extra: ClassVar = {}
+
+    def fit(self, data, budget=None, *, generator=None):
+        self.fitted = True
+        return {}
 
 
-class ForeignOptimizer(LossPerRow):
+class WrongDiscount(NeighbourToy):
+    discount = 2.0
+
+
+class ForeignOptimizer(OneLossForAll):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.optimizer = th.optim.Adam([nn.Parameter(p.detach().clone()) for p in self.parameters()])
@@ -355,8 +379,24 @@ BROKEN_MODELS = [
     ("check_fit_learns", LearnsNothing, r"did not learn the reward"),
     ("check_fit_learns", OnlyRewards, r"did not learn the next observation"),
     ("check_fit_determinism", RandomFit, r"different models for the same seed"),
-    ("check_loss", LossPerRow, r"tensor of shape \(8,\), expected one number"),
-    ("check_loss", DetachedLoss, r"without a gradient"),
+    ("check_loss", OneLossForAll, r"term 'obs_loss' of shape \(\), expected one value per row: \(8,\) or \(8, T\)"),
+    (
+        "check_loss",
+        losing(lambda loss: loss._replace(rows={name: value.detach() for name, value in loss.rows.items()})),
+        r"without a gradient",
+    ),
+    ("check_loss", losing(lambda loss: loss.total()), r"returned Tensor, expected a sb3_mbrl.contracts.Loss"),
+    ("check_loss", losing(lambda loss: loss._replace(rows={})), r"a Loss without a single term"),
+    ("check_loss", losing(lambda loss: loss._replace(scalars={"l2": 0.1})), r"'l2' as float, expected a tensor"),
+    ("check_loss", losing(lambda loss: loss._replace(scalars={"l2": th.ones(3)})), r"'l2' of shape \(3,\) among scalars"),
+    ("check_loss", losing(lambda loss: loss._replace(weights={"reward": 2.0})), r"weight for 'reward', which is none of its"),
+    ("check_loss", losing(lambda loss: loss._replace(scalars={"obs_loss": th.ones(())})), r"both as a term of the rows"),
+    ("check_loss", losing(lambda loss: loss._replace(figures={"loss": loss.total()})), r"figures with gradients"),
+    ("check_loss", losing(lambda loss: loss._replace(states=th.zeros(3, 2))), r"states of 3 rows for a batch of 8"),
+    ("check_loss", losing(lambda loss: loss._replace(scalars={"l2": th.ones(()) / 0})), r"with the total inf"),
+    ("check_loss", LossOfVersion1, r"cannot be called as loss\(batch, start, generator=generator\)"),
+    ("check_loss", ReadsWhatItDoesNotAskFor, r"raised KeyError: 'weight'"),
+    ("check_attributes", WrongDiscount, r"\.discount is 2.0, expected None or a float from 0 to 1"),
     ("check_optimizer", ForeignOptimizer, r"parameters that are not the model's"),
     ("check_state_dict", IntegerBuffer, r"state_dict\(\)\['elites'\] is torch.int64.*extra_state"),
     ("check_save_load", Forgetful, r"predicts something else after extra_state and state_dict"),

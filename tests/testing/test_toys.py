@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.contracts import FitBudget, MissingCapability, UnsupportedSpace
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
+from sb3_mbrl.fitting import fit_world_model
 from sb3_mbrl.imagination import BranchedRollouts
 from sb3_mbrl.imagination.starts import buffer_starts
 from sb3_mbrl.testing import (
@@ -20,9 +21,11 @@ from sb3_mbrl.testing import (
     LinearToy,
     NeighbourToy,
     RecurrentToy,
+    RewardToy,
     ToyData,
     ToySystem,
     TwoPlayerToy,
+    WeightedToy,
     parametrize_with_checks,
 )
 
@@ -42,7 +45,7 @@ def fitted(cls):
         model = cls(case.observation_space, case.action_space, device="cpu")
     data = ToyData(case.observation_space, case.action_space, steps=40)
     if model.learns:
-        model.fit(data, FitBudget(max_batches=20), generator=rng())
+        fit_world_model(model, data, FitBudget(max_batches=20), generator=rng())
     return model, data
 
 
@@ -51,8 +54,8 @@ def test_toys_pass_the_kit(part, check):
     check(part)
 
 
-@parametrize_with_checks([RecurrentToy])
-def test_the_recurrent_toy_passes_the_kit(part, check):
+@parametrize_with_checks([RewardToy, RecurrentToy, WeightedToy])
+def test_the_toys_that_learn_by_a_loss_pass_the_kit(part, check):
     check(part)
 
 
@@ -141,7 +144,7 @@ def test_one_neighbour_repeats_what_it_saw():
     case = BOX
     model = NeighbourToy(case.observation_space, case.action_space, k=1, device="cpu")
     data = ToyData(case.observation_space, case.action_space, steps=20)
-    model.fit(data)
+    fit_world_model(model, data)
     rows = data.transitions()
     prediction = model.step(model.initial(rows.obs), rows.action, deterministic=True)
     np.testing.assert_allclose(model.decode(prediction.state), rows.next_obs, atol=1e-5)

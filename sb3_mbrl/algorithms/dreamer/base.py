@@ -1,21 +1,20 @@
-"""What the Dreamers share: a latent world model, an actor and a critic that learn together. A glossary of the loop::
+"""The base of all Dreamers: a latent world model, an actor and a critic that learn together. A glossary of the loop::
 
 learn                                           SB3's
   collect_rollouts                              SB3's: steps of the real environment
-    predict                                     sees the observation with the memory of the episode so far, and acts
-    _store_transition                           keeps the latent state beside the step
+    predict                                     filters the observation with the policy state, and acts
+    _store_transition                           stores the latent state beside the step
   train                                         once per collect_rollouts, gradient_steps times:
-    sample                                      sequences of real steps, with the latent state before each
-    _losses                                     of the world model, the actor and the critic
-    one step of one optimiser
-    update                                      the sequences' latent states are replaced by the new ones
+    sequences.sample                            sequences of real steps, with the latent state before each
+    update                                      the losses of world model, actor and critic; one step of one optimiser
+    sequences.update                            the sequences' latent states are replaced by the new ones
 """
 
-import uuid
 from abc import abstractmethod
-from collections.abc import Iterable
-from typing import Any, ClassVar, Literal, NoReturn, Self
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
@@ -24,33 +23,22 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_mbrl.agent.agent import AgentMixin
-from sb3_mbrl.agent.cuda_graph import (
-    Compile,
-    Update,
-    chosen_update,
-    explained_out_of_memory,
-    precision,
-    set_rate,
-)
-from sb3_mbrl.agent.stateful import RememberingMixin
+from sb3_mbrl.agent.agent import OffPolicyAgent
+from sb3_mbrl.agent.cuda_graph import Compile
+from sb3_mbrl.agent.joint_update import JointUpdate, Learner
 from sb3_mbrl.agent.zip_file import saved_attributes
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
-from sb3_mbrl.algorithms.dreamer.replay import LatentReplayMixin
+from sb3_mbrl.buffers.sequences import SequenceReplay
 from sb3_mbrl.checks import number, whole
-from sb3_mbrl.contracts import EnvFunctions, Timesteps, WorldModel
-from sb3_mbrl.models.rssm.model import RSSM, Filtered
+from sb3_mbrl.contracts import LatentModel, Timesteps, WorldModel
 from sb3_mbrl.models.rssm.observations import has_image
-from sb3_mbrl.optim import LaProp
-from sb3_mbrl.rng import RandomStream, derive_seed, on_device
-from sb3_mbrl.trees import State
-
-OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {"laprop": LaProp, "adam": th.optim.Adam}
+from sb3_mbrl.rng import on_device
+from sb3_mbrl.trees import State, tree_map
 
 
-class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgorithm):
+class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
     """
-    The loop, the data and the one update of everything. Subclasses say what is learned (:meth:`_losses`).
+    The loop, the data and the one update of everything. Subclasses define the losses (:meth:`_losses`).
 
     See :class:`~sb3_mbrl.DreamerV3` for the parameters.
     """
@@ -58,12 +46,13 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = dict.fromkeys(
         ("MlpPolicy", "CnnPolicy", "MultiInputPolicy"), DreamerPolicy
     )
-    partner = None
-    _model_free_class = OffPolicyAlgorithm
+    needs_latent_model = True
+    fits_model = False
+    object_names = (*OffPolicyAgent.object_names, "update", "sequences")
+    model_free_class = OffPolicyAlgorithm
     policy: DreamerPolicy
-    world_model: RSSM
-    optimizer: th.optim.Optimizer
-    """Of everything that learns"""
+    update: JointUpdate
+    sequences: SequenceReplay
 
     def __init__(
         self,
@@ -117,24 +106,23 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
                 f"CnnPolicy, and there is no image in {self.observation_space}: images are Box(0, 255, ..., uint8) of three "
                 "axes. MlpPolicy takes the same numbers as a vector."
             )
-        self._choose_parts(
-            world_model=world_model,
-            world_model_kwargs=world_model_kwargs,
-            reward_fn=None,
-            termination_fn=None,
-            plugins=plugins,
-        )
+        self.world_model_class, self.world_model_kwargs = world_model, world_model_kwargs
+        self.reward_fn, self.termination_fn, self.plugins = None, None, plugins
         self.size, self.batch_length, self.online = size, batch_length, online
         self.replay_context, self.behaviour_rate, self.max_grad_norm = replay_context, behaviour_rate, max_grad_norm
         self.optimizer_class, self.optimizer_kwargs = optimizer_class, dict(optimizer_kwargs or {})
         self.compile, self.mixed_precision = compile, mixed_precision
         self._n_updates = 0
-        self.phase_seconds = {"act": 0.0, "update": 0.0}
 
     # ------------------------------------------------------------------------------------------------ setup
 
-    def _check_choices(self) -> None:
-        super()._check_choices()
+    def _check_hyperparameters(self) -> None:
+        super()._check_hyperparameters()
+        kind = self.replay_buffer_class
+        if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
+            raise ValueError(
+                f"{type(self).__name__} learns from sequences of single steps as they were; it cannot use {kind.__name__}"
+            )
         if isinstance(self.world_model_kwargs, dict) and not isinstance(self.world_model_class, WorldModel):
             own = {"size": self.size, "gamma": self.gamma}
             for name, value in own.items():
@@ -160,70 +148,74 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
             for most in self.max_grad_norm:
                 number("max_grad_norm", most, 0.0, open_low=True)
 
-    def _setup_model(self) -> None:
-        name = type(self).__name__
-        kind = self.replay_buffer_class
-        if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
-            raise ValueError(f"{name} learns from sequences of single steps as they were; it cannot use {kind.__name__}")
-        super()._setup_model()
-        self.policy.set_seed(derive_seed(self.seed))
+    @property
+    def latent_model(self) -> LatentModel:
+        """The world model, in whose latent states actor and critic learn"""
+        assert isinstance(self.world_model, LatentModel)  # checked when it was built
+        return self.world_model
 
-    def _build_world_model(self, random: RandomStream, known: EnvFunctions) -> RSSM:
-        selection = self._world_model_selection
-        known_class = selection is not None and selection.instance is None and isinstance(selection.factory, type)
-        if selection is None or (known_class and not issubclass(selection.factory, RSSM)):  # type: ignore[arg-type]
-            self._refuse_world_model()
-        model = super()._build_world_model(random, known)
-        if not isinstance(model, RSSM):
-            self._refuse_world_model()
-        elif model.discount != self.gamma:
+    @property
+    def optimizer(self) -> th.optim.Optimizer:
+        """The optimiser of world model, actor and critic"""
+        return self.update.optimizer
+
+    def _build(self) -> None:
+        model = self.latent_model
+        if model.discount != self.gamma:
             raise ValueError(
                 f"The world model was built with gamma={model.discount}, and this agent has gamma={self.gamma}: the discount "
                 "is part of what the model learns. Give both the same."
             )
-        return model
+        with self.random.scope(self.device):
+            self.policy.attach(model)
+        model.optimizer = None  # it is trained here
+        self.update = self._make_update()
+        self.sequences = self._make_sequences()
+        self._act_by(self.policy)
 
-    def _refuse_world_model(self) -> NoReturn:
-        raise ValueError(
-            f"{type(self).__name__} learns in the latent states of a recurrent state-space model: world_model='rssm', or a "
-            f"subclass of RSSM, not {self.world_model_class!r}"
+    def _make_update(self) -> JointUpdate:
+        of_model, of_behaviour = self.max_grad_norm or (None, None)
+        learners = [
+            Learner(self.latent_model, 1.0, of_model),
+            Learner(self.policy.actor, self.behaviour_rate, of_behaviour),
+            Learner(self.policy.critic, self.behaviour_rate, of_behaviour),
+        ]
+        return JointUpdate(
+            learners,
+            self._losses_and_states,
+            self._after_update,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+            learning_rate=self.lr_schedule(1.0),
+            random=self.random,
+            device=self.device,
+            compile=self.compile,
+            mixed_precision=self.mixed_precision,
+            name=type(self).__name__,
+            verbose=self.verbose,
         )
 
-    def _after_parts(self, random: RandomStream) -> None:
-        if "_model_id" not in self.__dict__:  # else it came with a checkpoint
-            self._model_id = uuid.uuid4().hex
-        with random.scope(self.device):
-            self.policy.attach(self.world_model)
-        self.world_model.optimizer = None  # it is trained here
-        self.optimizer = self._make_optimizer()
-        self._play: Update | None = None
-        self._noise = self._random.generator
-        self._new_sampler()
+    def _make_sequences(self) -> SequenceReplay:
+        buffer = self.replay_buffer
+        assert buffer is not None
+        sequences = SequenceReplay(
+            buffer,
+            self.real.side_of(buffer),
+            self.latent_model,
+            self.batch_length,
+            online=self.online,
+            context=self.replay_context,
+        )
+        if "sequences" in vars(self):
+            sequences.model_id = self.sequences.model_id
+        return sequences
 
-    def _make_optimizer(self) -> th.optim.Optimizer:
-        rate, chosen = self.lr_schedule(1.0), self.optimizer_class
-        if isinstance(chosen, str):
-            if chosen not in OPTIMIZERS:
-                raise ValueError(f"optimizer_class={chosen!r}: choose one of {', '.join(map(repr, OPTIMIZERS))}, or a class")
-            chosen = OPTIMIZERS[chosen]
-        groups = [
-            {"params": list(module.parameters()), "lr": rate * scale}
-            for module, scale in zip(self._learners(), self._rates(), strict=True)
-        ]
-        return chosen(groups, **self.optimizer_kwargs)
-
-    def _learners(self) -> tuple[th.nn.Module, ...]:
-        """What learns, a group of the optimiser each."""
-        return self.world_model, self.policy.actor, self.policy.critic
-
-    def _rates(self) -> tuple[float, ...]:
-        """Their learning rates, relative to the world model's."""
-        return 1.0, self.behaviour_rate, self.behaviour_rate
+    def _follow_buffer(self) -> None:
+        """The user may have given the agent another replay buffer than the one that latent states are stored beside."""
+        if self.sequences.buffer is not self.replay_buffer:
+            self.sequences = self._make_sequences()
 
     # ------------------------------------------------------------------------------------------------ saving
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_sampler", "_play", "_noise"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
@@ -245,121 +237,137 @@ class DreamerBase(LatentReplayMixin, RememberingMixin, AgentMixin, OffPolicyAlgo
             group.update(kwargs.get("optimizer_kwargs") or {})
         return agent
 
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """As SB3's."""
+        super().set_parameters(*args, **kwargs)
+        self.update.reset()
+
+    def _side_state(self) -> dict[str, Any]:
+        self._follow_buffer()
+        return {**super()._side_state(), "sequences": self.sequences.buffer_state()}
+
+    def take_replay_buffer(self, buffer: Any) -> None:
+        """
+        As the base class's. Steps without latent states, or with those of another world model, begin anew where a sequence
+        begins.
+        """
+        before, side, sequences = vars(self).get("replay_buffer"), self.real.side, self.sequences
+        try:
+            super().take_replay_buffer(buffer)
+        except ValueError:
+            self.replay_buffer, self.real.side, self.sequences = before, side, sequences
+            raise
+
+    def _restore_side(self, state: Mapping[str, Any]) -> None:
+        assert self.replay_buffer is not None
+        self.sequences = self._make_sequences()
+        if self.sequences.restore_buffer_state(state.get("sequences", {})):
+            super()._restore_side(state)
+
     # ------------------------------------------------------------------------------------------------ acting
 
-    def _stream(self) -> th.Generator | None:
-        return on_device(self._random.generator, self.device)
-
-    def _act(self, obs: Any, deterministic: bool) -> th.Tensor:
-        with self._phase("act"):
-            is_first = th.as_tensor(self._is_first)
-            self._memory = self.policy.act(obs, self._memory, is_first, deterministic=deterministic, generator=self._stream())
-        return self._memory["action"]
+    def _decide(self, obs: Any, state: Any, is_first: th.Tensor, deterministic: bool) -> tuple[th.Tensor, Any]:
+        with self.recorder.phase("act"):
+            stream = on_device(self.random.generator, self.device)
+            new = self.policy.act(obs, state, is_first, deterministic=deterministic, generator=stream)
+        return new["action"], new
 
     def _random_until(self, learning_starts: int) -> int:
-        return 0  # the untrained actor is as good a source of random actions as any, and its latent states are kept
+        return 0  # the untrained actor is as good a source of random actions as any, and its latent states are stored
+
+    def _store_transition(
+        self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
+    ) -> None:
+        assert self.acting is not None
+        for name, value in self.sequences.packed(self.acting.state["latent"]).items():
+            self.real.keep(name, value)
+        position = replay_buffer.pos
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self.sequences.added(position)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._setup_learn(*args, **kwargs)
+        self._follow_buffer()
+        return result
 
     # ------------------------------------------------------------------------------------------------ learning
 
     @abstractmethod
-    def _losses(self, rows: Timesteps, start: State) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
+    def _losses(
+        self, rows: Timesteps, start: State | None, generator: th.Generator | None
+    ) -> tuple[th.Tensor, State, dict[str, th.Tensor]]:
         """
+        The losses of a batch.
+
         :param rows: sequences ``(B, T)``, on the device
-        :param start: the latent states before them; nothing where they begin with nothing
-        :return: the loss of everything, the latent states of the batch, and figures to log
+        :param start: the latent states before them, ``(B, ...)``; ``None`` where they begin with nothing
+        :param generator: the source of randomness
+        :return: the loss of everything, the latent states ``(B, T, ...)``, and metrics to log
         """
 
+    def _losses_and_states(
+        self, rows: Timesteps, start: State | None, generator: th.Generator | None
+    ) -> tuple[th.Tensor, State, dict[str, th.Tensor]]:
+        """:meth:`_losses`, with the states packed for the side store."""
+        loss, states, metrics = self._losses(rows, start, generator)
+        return loss, self.latent_model.pack(tree_map(th.Tensor.detach, states)), metrics
+
     def _after_update(self) -> None:
-        """What follows every step of the optimiser."""
+        """Called after every step of the optimiser."""
 
     def train(self, gradient_steps: int, batch_size: int = 16) -> None:
         """
         Improve world model, actor and critic together. Nothing happens while there are too few steps for a sequence.
 
-        :param gradient_steps: updates
-        :param batch_size: sequences in a batch
+        :param gradient_steps: the number of updates
+        :param batch_size: the number of sequences in a batch
         """
         self._follow_buffer()
-        if not self._enough(batch_size):
+        if not self._enough_for(batch_size):
             return
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
-        self.world_model.train()
+        self.latent_model.train()
         self.policy.set_training_mode(True)
-        self._set_learning_rate()
-        figures: dict[str, th.Tensor] = {}
-        with self._phase("update"):
+        rate = self.lr_schedule(self._current_progress_remaining)
+        self.update.set_learning_rate(rate)
+        self.recorder.record("train/learning_rate", rate)
+        metrics: dict[str, th.Tensor] = {}
+        with self.recorder.phase("update"):
             for _ in range(gradient_steps):
-                figures = self._update(batch_size)
-        self.world_model.eval()
+                metrics = self._update_once(batch_size)
+        self.latent_model.eval()
         self.policy.set_training_mode(False)
-        self.world_model.fitted = True
-        if figures:
-            values = th.stack([value.float() for value in figures.values()])
-            if self.device.type != "cpu":  # else every update has looked
-                self._refuse_not_finite(dict(zip(figures, values, strict=True)))
-            for name, figure in zip(figures, values.tolist(), strict=True):
-                self._record(name, figure)
-        self._record("train/n_updates", self._n_updates)
+        self.latent_model.fitted = True
+        if metrics:
+            self._record(metrics)
+        self.recorder.record("train/n_updates", self._n_updates)
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
 
-    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
-        """As SB3's."""
-        super().set_parameters(*args, **kwargs)
-        self._play = None  # a captured graph goes on with the optimiser's old state
-
-    def _set_learning_rate(self) -> None:
-        """As SB3's, and without a logger too: a replay buffer alone can be learned from."""
-        rate = self.lr_schedule(self._current_progress_remaining)
-        for group, scale in zip(self.optimizer.param_groups, self._rates(), strict=True):
-            set_rate(group, rate * scale)
-        self._record("train/learning_rate", rate)
-
-    def _update(self, batch_size: int) -> dict[str, th.Tensor]:
-        stream = self._random.generator
-        if self.device.type == stream.device.type:
-            self._noise = stream
-        else:  # always the same generator, which a captured graph knows
-            if self._noise.device.type != self.device.type:
-                self._noise = th.Generator(self.device)
-            self._noise.manual_seed(int(th.randint(2**62, (1,), generator=stream)))
-        if self._play is None:
-            self._play = chosen_update(self)
-        batch = self._sampler.sample(batch_size, self.batch_length, generator=stream)
-        told = {"imagine_last": getattr(self, "imagine_last", None), "batch_size": batch_size, "size": self.size}
-        with explained_out_of_memory(**told, batch_length=self.batch_length):
-            latent, figures = self._play(self._on_device(batch))
-            self._sampler.update(batch, latent)
+    def _update_once(self, batch_size: int) -> dict[str, th.Tensor]:
+        batch = self.sequences.sample(batch_size, generator=self.random.generator)
+        self.update.n_updates = self._n_updates
+        states, metrics = self.update(self.sequences.on_device(batch, self.device), **self._memory_settings(batch_size))
+        self.sequences.update(batch, states)
         self._n_updates += 1
-        return figures
+        return metrics
 
-    def _renew_noise(self) -> None:
-        """Another generator: one that a failed capture has seen may refuse to go on."""
-        self._noise = th.Generator(self.device)
-        self._noise.manual_seed(int(th.randint(2**62, (1,), generator=self._random.generator)))
+    def _memory_settings(self, batch_size: int) -> dict[str, Any]:
+        """The settings that decide how much memory an update takes, for the error where it is not enough."""
+        return {"batch_size": batch_size, "size": self.size, "batch_length": self.batch_length}
 
-    def _learn_from(self, batch: State) -> State:
-        """One update: rows and latent states before them, to new latent states and figures. Nothing but tensors is changed."""
-        with precision(self.mixed_precision, self.device):
-            loss, found, figures = self._losses(*batch)
-        if self.device.type == "cpu":  # where nothing has to be waited for; else train() looks afterwards
-            self._refuse_not_finite({**figures, "the loss": loss.detach()})
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.max_grad_norm is not None:
-            of_model, of_behaviour = self.max_grad_norm
-            for module, most in zip(self._learners(), (of_model, of_behaviour, of_behaviour), strict=True):
-                th.nn.utils.clip_grad_norm_(module.parameters(), most)
-        self.optimizer.step()
-        self._after_update()
-        return self._packed(found.deter.detach(), found.stoch.detach()), figures
+    def _record(self, metrics: dict[str, th.Tensor]) -> None:
+        values = th.stack([value.float() for value in metrics.values()])
+        if self.device.type != "cpu":  # on a CPU every update has looked
+            self.update.refuse_not_finite(dict(zip(metrics, values, strict=True)))
+        for name, value in zip(metrics, values.tolist(), strict=True):
+            self.recorder.record(name, value)
 
-    def _refuse_not_finite(self, figures: dict[str, th.Tensor]) -> None:
+    def _enough_for(self, batch_size: int) -> bool:
         """
-        :raises ValueError: before weights are lost on a processor, after that on a GPU
+        Whether there are enough steps to learn from. After ``load`` without the replay buffer, updates on a few new steps
+        would make an agent forget what it knew; a buffer that was given is learned from as it is.
         """
-        finite = th.stack([value.isfinite() for value in figures.values()]).tolist()
-        if wrong := [name for name, fine in zip(figures, finite, strict=True) if not fine]:
-            raise ValueError(
-                f"{type(self).__name__} after {self._n_updates} updates: {', '.join(wrong)} not finite. Lower learning_rate, "
-                "and look for rewards or observations that are very large; go on from the last checkpoint."
-            )
+        assert self.replay_buffer is not None
+        steps = self.replay_buffer.size() * self.n_envs
+        wanted = min(self.learning_starts, batch_size * self.batch_length) if self.num_timesteps else 0
+        return self.sequences.enough() and (steps >= wanted or self.replay_buffer.full)

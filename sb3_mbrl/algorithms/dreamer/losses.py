@@ -1,4 +1,7 @@
-"""What actor and critic learn from: imagined trajectories, and replayed ones (DreamerV3, actor and critic learning)."""
+"""
+The losses of actor and critic, on imagined and on replayed trajectories (DreamerV3, section 'Critic learning' and 'Actor
+learning').
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +14,8 @@ from sb3_mbrl.networks.outputs import Output
 from sb3_mbrl.returns import ReturnScale, lambda_returns
 
 
-class Imagined(NamedTuple):
-    """``N`` trajectories of ``H`` steps."""
+class Trajectories(NamedTuple):
+    """``N`` imagined trajectories of ``H`` steps, with their returns."""
 
     features: th.Tensor
     """``(N, H + 1, F)``"""
@@ -31,42 +34,44 @@ def by_step(features: th.Tensor) -> th.Tensor:
     return features.transpose(0, 1)
 
 
-def worth(
+def evaluate(
     features: th.Tensor,
     action: th.Tensor,
     reward: th.Tensor,
-    goes_on: th.Tensor,
+    discount: th.Tensor,
     value: th.Tensor,
     lam: float,
     scale: ReturnScale,
-) -> Imagined:
+) -> Trajectories:
     """
-    Judge imagined trajectories. Gradients flow through returns and advantages where they flow through rewards and values.
+    Compute the returns and advantages of imagined trajectories. Gradients flow through them where they flow through rewards
+    and values.
 
     :param features: ``(N, H + 1, F)``
     :param action: ``(N, H, A)``
-    :param reward: ``(N, H + 1)``: of arriving
-    :param goes_on: ``(N, H + 1)``: discounts
+    :param reward: ``(N, H + 1)``: the reward of arriving in each state
+    :param discount: ``(N, H + 1)``: the discount of each state
     :param value: ``(N, H + 1)``: the critic's own, not its slow copy's (``slowtar: False`` in DreamerV3's code)
-    :param lam: of the lambda-returns
-    :param scale: takes note of these returns
+    :param lam: lambda of the lambda-returns
+    :param scale: the scale of returns, which is updated with these
     """
-    returns = lambda_returns(reward, goes_on, value, lam)
+    returns = lambda_returns(reward, discount, value, lam)
     scale.update(returns)
     advantage = (returns - value[:, :-1].detach()) / scale()
-    return Imagined(features, action, returns, advantage, goes_on.detach().cumprod(1)[:, :-1])
+    return Trajectories(features, action, returns, advantage, discount.detach().cumprod(1)[:, :-1])
 
 
 def actor_loss(
-    output: ActionOutput, outs: Sequence[th.Tensor], imagined: Imagined, ent_coef: float, pathwise: bool = False
+    output: ActionOutput, outs: Sequence[th.Tensor], imagined: Trajectories, ent_coef: float, pathwise: bool = False
 ) -> tuple[th.Tensor, th.Tensor]:
     """
-    REINFORCE with a baseline and an entropy bonus, for numbers and categories alike.
+    Compute the actor's loss: REINFORCE with a baseline and an entropy bonus, for continuous and discrete actions alike.
 
-    :param output: of the actor
-    :param outs: its numbers for all states but the last, step by step, in pieces of any size: ``(H * N, size)`` altogether
+    :param output: the distribution of the actor's outputs
+    :param outs: the actor's outputs for all states but the last, step by step, in chunks of any size: ``(H * N, size)``
+        altogether
     :param pathwise: the advantage's own gradient instead, back through the dynamics to the actions (DreamerV1; V3 in 2023 for
-        numbers)
+        continuous actions)
     :return: the loss of every state, and the entropy of its actions, ``(N, H)`` each
     """
     steps_first = imagined.advantage.T.shape
@@ -80,21 +85,21 @@ def actor_loss(
 
 
 def critic_loss(
-    output: Output, outs: Sequence[th.Tensor], returns: th.Tensor, calm: th.Tensor, slow_scale: float = 1.0
+    output: Output, outs: Sequence[th.Tensor], returns: th.Tensor, slow_value: th.Tensor, slow_scale: float = 1.0
 ) -> th.Tensor:
     """
-    Towards the returns, and towards the prediction of the critic's slow copy.
+    Compute the critic's loss towards the returns, and towards the prediction of its slow copy.
 
-    :param output: of the critic
-    :param outs: its numbers, piece by piece (:func:`~sb3_mbrl.networks.layers.pieces`): ``(B, size)`` altogether
-    :param returns: of as many states, ``(...)``
-    :param calm: ``(...)``: the slow copy's prediction
-    :param slow_scale: of the second part
+    :param output: the distribution of the critic's outputs
+    :param outs: the critic's outputs, chunk by chunk (:func:`~sb3_mbrl.networks.layers.chunks`): ``(B, size)`` altogether
+    :param returns: ``(...)``: the targets
+    :param slow_value: ``(...)``: the slow copy's prediction
+    :param slow_scale: the weight of the second part
     """
     sizes, found = [len(out) for out in outs], []
-    for out, *targets in zip(outs, returns.flatten().split(sizes), calm.flatten().split(sizes), strict=True):
-        to_returns, to_calm = output.losses(out, *targets)
-        found.append(to_returns + slow_scale * to_calm)
+    for out, *targets in zip(outs, returns.flatten().split(sizes), slow_value.flatten().split(sizes), strict=True):
+        to_returns, to_slow = output.losses(out, *targets)
+        found.append(to_returns + slow_scale * to_slow)
     return th.cat(found).view(returns.shape)
 
 
@@ -102,7 +107,7 @@ def replayed_returns(
     reward: th.Tensor, terminated: th.Tensor, is_last: th.Tensor, boot: th.Tensor, gamma: float, lam: float
 ) -> th.Tensor:
     """
-    Lambda-returns of real sequences, whose values are those that imagination found from each state.
+    Compute lambda-returns of real sequences, bootstrapped with the imagined returns from each state.
 
     :param reward: ``(B, K)``
     :param terminated: ``(B, K)``
@@ -115,7 +120,7 @@ def replayed_returns(
 
 @contextmanager
 def frozen(*modules: th.nn.Module) -> Iterator[None]:
-    """What is computed meanwhile has gradients through these modules, and none into them."""
+    """Let gradients flow through these modules, and none into them."""
     changed = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     for parameter in changed:
         parameter.requires_grad_(False)
@@ -127,6 +132,11 @@ def frozen(*modules: th.nn.Module) -> Iterator[None]:
 
 
 @th.no_grad()
-def follow(slow: th.nn.Module, fast: th.nn.Module, rate: float) -> None:
-    """Move the slow copy a little towards the original."""
-    th._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)
+def polyak_update(slow: th.nn.Module, fast: th.nn.Module, tau: float) -> None:
+    """
+    Move a slow copy towards its original: ``slow <- (1 - tau) slow + tau fast``.
+
+    SB3's ``polyak_update`` does this parameter by parameter; here all of them are moved in one fused operation, which a CUDA
+    graph can capture.
+    """
+    th._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), tau)

@@ -1,7 +1,6 @@
-"""The policy of Dreamer: an actor and a critic on the features of a latent world model, and the memory to act with."""
+"""The policy of Dreamer: an actor and a critic on the features of a latent world model, and the state to act with."""
 
 import copy
-from dataclasses import replace
 from typing import Any, NoReturn, TypedDict
 
 import torch as th
@@ -10,26 +9,25 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_mbrl.checks import number, whole
-from sb3_mbrl.models.rssm.model import RSSM, Head
+from sb3_mbrl.contracts import LatentModel
 from sb3_mbrl.models.rssm.settings import MOST_RANGE
 from sb3_mbrl.networks.actions import action_output
+from sb3_mbrl.networks.heads import Head
 from sb3_mbrl.networks.layers import MLP, Linear
 from sb3_mbrl.policies import StatefulPolicy
 from sb3_mbrl.returns import ReturnScale
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import ActionCodec
-from sb3_mbrl.trees import batch_size
+from sb3_mbrl.trees import State, batch_size
 
 
-class Memory(TypedDict):
-    """What is carried from one decision to the next, one row per environment. It belongs to whoever calls ``predict``."""
+class DreamerState(TypedDict):
+    """The policy state from one decision to the next, one row per environment. It belongs to the caller of ``predict``."""
 
-    deter: th.Tensor
-    """``(B, deter)``: the deterministic state after the last observation"""
-    stoch: th.Tensor
-    """``(B, *latent)``: the stochastic one"""
+    latent: State
+    """``(B, ...)``: the latent state after the last observation"""
     action: th.Tensor
-    """``(B, A)``: what was done then, scaled"""
+    """``(B, A)``: the action taken then, scaled"""
 
 
 class Actor(nn.Module):
@@ -109,62 +107,75 @@ class DreamerPolicy(StatefulPolicy):
         self._codec = ActionCodec(action_space)
         self.set_seed(None)
 
-    def attach(self, world_model: RSSM) -> None:
+    def attach(self, world_model: LatentModel) -> None:
         """Build actor and critic on the features of a world model, and act in it from now on."""
         self._world_model = (world_model,)  # in a tuple: its weights are saved with it
-        chosen, features = world_model.settings, world_model.n_features
-        units = self.units or chosen.units
-        own: dict[str, Any] = {"reward_range": self.value_range, "bins": self.bins}
-        value = replace(chosen, **{name: given for name, given in own.items() if given is not None}).make_reward()
-        self.actor = Actor(features, self.action_space, units, self.layers, self.unimix, self.actor_scale, **chosen.style)
-        self.critic = Head(features, units, self.layers, value, **chosen.style)
+        features, style = world_model.n_features, world_model.head_defaults()
+        units = self.units or style["units"]
+        del style["units"]
+        own = {"reward_range": self.value_range, "bins": self.bins}
+        value = world_model.value_output(**{name: given for name, given in own.items() if given is not None})
+        self.actor = Actor(features, self.action_space, units, self.layers, self.unimix, self.actor_scale, **style)
+        self.critic = Head(features, units, self.layers, value, **style)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.to(world_model.device)
 
     @property
-    def world_model(self) -> RSSM:
+    def world_model(self) -> LatentModel:
+        """The agent's world model"""
         return self._world_model[0]
+
+    def neutral_action(self, rows: int) -> th.Tensor:
+        """``(rows, A)``: the action that is taken for granted before an episode begins."""
+        return self._codec.neutral().to(self.world_model.device).expand(rows, -1)
 
     @th.no_grad()
     def act(
         self,
         obs: PyTorchObs,
-        memory: Memory | None,
+        state: DreamerState | None,
         is_first: th.Tensor,
         *,
         deterministic: bool = False,
         generator: th.Generator | None = None,
-    ) -> Memory:
+    ) -> DreamerState:
         """
-        See, and choose.
+        Filter the observation, and choose an action.
 
         :param obs: raw, ``(B, ...)``
-        :param memory: of the last call, or ``None``
-        :param is_first: ``(B,)``: where an episode begins
-        :param deterministic: the likeliest state and action
-        :return: what to remember; the ``action`` in it is the choice
-        :raises ValueError: for the memory of another number of environments
+        :param state: the policy state that the last call returned, or ``None``
+        :param is_first: ``(B,)``: which rows begin an episode
+        :param deterministic: the most likely state and action
+        :param generator: the source of randomness; ``None``: the policy's own
+        :return: the new policy state, with the chosen ``action``
+        :raises ValueError: for the state of another number of environments
         """
         model, rows = self.world_model, batch_size(obs)
         generator = on_device(generator or self.generator, model.device)
-        if memory is None:
+        if state is None:
             is_first = th.ones_like(is_first)
-        elif batch_size(memory) != rows:
-            raise ValueError(f"state is of {batch_size(memory)} environments, and there are {rows} observations")
-        before = model.blank_action.expand(rows, -1) if memory is None else memory["action"]
-        found = model.see(memory, before, obs, is_first.to(model.device), generator=generator, deterministic=deterministic)
-        out = self.actor(model.features(found))
+        elif batch_size(state) != rows:
+            raise ValueError(f"state is of {batch_size(state)} environments, and there are {rows} observations")
+        latent = model.observe_step(
+            None if state is None else state["latent"],
+            self.neutral_action(rows) if state is None else state["action"],
+            obs,
+            is_first.to(model.device),
+            generator=generator,
+            deterministic=deterministic,
+        )
+        out = self.actor(model.features(latent))
         action = self.actor.output.mode(out) if deterministic else self.actor.output.sample(out, generator)
         if isinstance(self.action_space, spaces.Box):
             action = action.clamp(-1.0, 1.0)
-        return {"deter": found["deter"], "stoch": found["stoch"], "action": action}
+        return {"latent": latent, "action": action}
 
     def save(self, path: Any) -> NoReturn:
-        """Half of what acts is the world model, which belongs to the agent."""
+        """Not supported: the policy needs the agent's world model. Save the agent instead."""
         raise NotImplementedError("DreamerPolicy acts in the agent's world model: save the agent (agent.save), and load that")
 
     def decide(
-        self, obs: PyTorchObs, memory: Any, is_first: th.Tensor, *, deterministic: bool = False
-    ) -> tuple[th.Tensor, Memory]:
-        found = self.act(obs, memory, is_first, deterministic=deterministic)
-        return found["action"], found
+        self, obs: PyTorchObs, state: Any, is_first: th.Tensor, *, deterministic: bool = False
+    ) -> tuple[th.Tensor, DreamerState]:
+        new = self.act(obs, state, is_first, deterministic=deterministic)
+        return new["action"], new

@@ -12,21 +12,21 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_mbrl.agent.cuda_graph import Compile
 from sb3_mbrl.algorithms.dreamer.base import DreamerBase
 from sb3_mbrl.algorithms.dreamer.losses import (
-    Imagined,
+    Trajectories,
     actor_loss,
     by_step,
     critic_loss,
-    follow,
+    evaluate,
     frozen,
+    polyak_update,
     replayed_returns,
-    worth,
 )
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
 from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import Timesteps
-from sb3_mbrl.models.rssm.model import RSSM, Filtered
-from sb3_mbrl.networks.layers import pieces
-from sb3_mbrl.trees import State
+from sb3_mbrl.models.rssm.model import RSSM
+from sb3_mbrl.networks.layers import chunks
+from sb3_mbrl.trees import State, tree_map
 
 
 class DreamerV3(DreamerBase):
@@ -85,7 +85,7 @@ class DreamerV3(DreamerBase):
     :raises ValueError: for a replay buffer without single steps, or one that is shorter than a sequence
     """
 
-    _preset_name = "dreamer_v3"
+    preset_file = "dreamer_v3"
 
     def __init__(
         self,
@@ -174,8 +174,8 @@ class DreamerV3(DreamerBase):
         if _init_setup_model:
             self._setup_model()
 
-    def _check_choices(self) -> None:
-        super()._check_choices()
+    def _check_hyperparameters(self) -> None:
+        super()._check_hyperparameters()
         self.horizon = whole("horizon", self.horizon, 1)
         if self.imagine_last is not None:
             self.imagine_last = whole("imagine_last", self.imagine_last, 1)
@@ -187,20 +187,31 @@ class DreamerV3(DreamerBase):
         if self.actor_gradient == "dynamics" and not isinstance(self.action_space, spaces.Box):
             raise ValueError(f"actor_gradient='dynamics' needs Box actions, not {self.action_space}: choose 'reinforce'")
 
-    def _losses(self, rows: Timesteps, start: State) -> tuple[th.Tensor, Filtered, dict[str, th.Tensor]]:
-        model, policy = self.world_model, self.policy
-        losses, found, kl = model.losses(rows, start or None, self._noise)
+    # ------------------------------------------------------------------------------------------------ losses
+
+    def _losses(
+        self, rows: Timesteps, start: State | None, generator: th.Generator | None
+    ) -> tuple[th.Tensor, State, dict[str, th.Tensor]]:
+        model, policy = self.latent_model, self.policy
+        # World model learning (equation 4 of the paper): reconstruction, reward, continuation and divergence.
+        model_loss = model.loss(rows, start, generator=generator)
+        states = model_loss.states
+        # Actor and critic learn from imagination, which starts from the last states of every sequence.
         last = min(self.imagine_last or self.batch_length, self.batch_length)
-        imagined, chosen, judged = self._imagine(found, last)
-        of_actor, entropy = actor_loss(policy.actor.output, chosen, imagined, self.ent_coef, self.actor_gradient == "dynamics")
-        imagined = Imagined(*(value.detach() for value in imagined))
-        of_critic = imagined.weight * self._critic_loss(by_step(imagined.features)[:-1], judged, imagined.returns.T).T
-        total = model.scaled(losses) + of_actor.mean() + of_critic.mean()
-        figures = {
-            **{f"model/{name}_loss": value.detach().mean() for name, value in losses.items()},
-            "model/kl": kl,
-            "train/actor_loss": of_actor.detach().mean(),
-            "train/critic_loss": of_critic.detach().mean(),
+        imagined, actor_outs, critic_outs = self._imagine(states, last, generator)
+        dynamics = self.actor_gradient == "dynamics"
+        actor, entropy = actor_loss(policy.actor.output, actor_outs, imagined, self.ent_coef, dynamics)
+        imagined = Trajectories(*(value.detach() for value in imagined))
+        critic = imagined.weight * self._critic_loss(by_step(imagined.features)[:-1], critic_outs, imagined.returns.T).T
+        total = model_loss.total() + actor.mean() + critic.mean()
+        metrics = {
+            **{
+                f"model/{name}_loss": value.detach().mean()
+                for name, value in {**model_loss.rows, **model_loss.scalars}.items()
+            },
+            **{f"model/{name}": value for name, value in model_loss.figures.items()},
+            "train/actor_loss": actor.detach().mean(),
+            "train/critic_loss": critic.detach().mean(),
             "train/entropy": entropy.detach().mean(),
             "train/return_low": policy.return_scale.low,
             "train/return_high": policy.return_scale.high,
@@ -209,75 +220,87 @@ class DreamerV3(DreamerBase):
             "imagination/weight": imagined.weight.mean(),
         }
         if self.replay_value_scale and last > 1:
-            of_replay = self._replayed_value_loss(rows, found, imagined, last).mean()
-            total = total + self.replay_value_scale * of_replay
-            figures["train/replay_value_loss"] = of_replay.detach()
-        return total, found, figures
+            replay_value = self._replay_value_loss(rows, states, imagined, last).mean()
+            total = total + self.replay_value_scale * replay_value
+            metrics["train/replay_value_loss"] = replay_value.detach()
+        return total, states, metrics
 
-    def _critic_loss(self, features: th.Tensor, judged: list[th.Tensor], returns: th.Tensor) -> th.Tensor:
+    def _imagine(
+        self, states: State, last: int, generator: th.Generator | None
+    ) -> tuple[Trajectories, list[th.Tensor], list[th.Tensor]]:
         """
-        :param features: ``(..., F)``
-        :param judged: what the critic says of them, piece by piece
-        :param returns: ``(...)``
-        """
-        with th.no_grad():
-            calm = self.policy.slow_critic.mean(features)
-        return critic_loss(self.policy.critic.output, judged, returns, calm)
+        Imagine from the last states of every sequence.
 
-    def _imagine(self, found: Filtered, last: int) -> tuple[Imagined, list[th.Tensor], list[th.Tensor]]:
+        :param states: the latent states of the batch, ``(B, T, ...)``
+        :param last: the number of last states
+        :return: trajectories, and the actor's and the critic's outputs for all their states but the last, step by step and
+            chunk by chunk, through which they learn
         """
-        From the last states of every sequence.
-
-        :return: trajectories, and the actor's and the critic's numbers of all their states but the last, step by step and
-            piece by piece, through which they learn
-        """
-        model, policy, stream = self.world_model, self.policy, self._noise
-        start = {
-            "deter": found.deter[:, -last:].flatten(0, 1).detach(),
-            "stoch": found.stoch[:, -last:].flatten(0, 1).detach(),
-        }
+        model, policy = self.latent_model, self.policy
+        start = tree_map(lambda leaf: leaf[:, -last:].flatten(0, 1).detach(), states)
         pathwise = self.actor_gradient == "dynamics"
         draw = policy.actor.output.rsample if pathwise else policy.actor.output.sample
 
-        # On a processor what the actor says is computed once, with gradients; on a GPU again, in one piece.
-        once, chosen = self.device.type == "cpu" and not pathwise, list[th.Tensor]()
+        # Plainly: the actor's outputs are computed again after the rollout, with gradients. On a CPU they are computed once,
+        # during the rollout; on a GPU a second time, in one piece, which is faster there.
+        once, actor_outs = self.device.type == "cpu" and not pathwise, list[th.Tensor]()
 
         def act(features: th.Tensor) -> th.Tensor:
             if not once:
-                return draw(policy.actor(features.detach()), stream)
+                return draw(policy.actor(features.detach()), generator)
             with th.enable_grad():
-                chosen.append(policy.actor(features))
-            return draw(chosen[-1].detach(), stream)
+                actor_outs.append(policy.actor(features))
+            return draw(actor_outs[-1].detach(), generator)
 
-        # Where nothing is learned through them, nothing needs gradients: autocast would keep copies of weights without any.
+        # Modules that learn nothing here need no gradients: autocast would keep copies of weights without any.
         still = (model, policy.critic) if pathwise or once else (model, policy.critic, policy.actor)
         with th.set_grad_enabled(pathwise), frozen(*still):
-            dream = model.imagine(start, act, self.horizon, generator=stream)
+            dream = model.imagine(start, act, self.horizon, generator=generator)
             value = policy.critic.mean(dream.features) if pathwise else None
-        seen = by_step(dream.features).detach()
+        features = by_step(dream.features).detach()
         if not once:
-            chosen = [policy.actor(rows) for rows in pieces(seen[:-1])]
-        judged = [policy.critic(rows) for rows in pieces(seen[:-1])]
+            actor_outs = [policy.actor(rows) for rows in chunks(features[:-1])]
+        critic_outs = [policy.critic(rows) for rows in chunks(features[:-1])]
         if value is None:
             with th.no_grad():
-                means = [policy.critic.output.mean(out) for out in judged]
-                value = th.cat([*means, policy.critic.mean(seen[-1])]).view(seen.shape[:-1]).T
-        imagined = worth(
-            dream.features, dream.action, dream.reward, dream.goes_on, value, self.gae_lambda, policy.return_scale
+                means = [policy.critic.output.mean(out) for out in critic_outs]
+                value = th.cat([*means, policy.critic.mean(features[-1])]).view(features.shape[:-1]).T
+        imagined = evaluate(
+            dream.features, dream.action, dream.reward, dream.discount, value, self.gae_lambda, policy.return_scale
         )
-        return imagined, chosen, judged
+        return imagined, actor_outs, critic_outs
 
-    def _replayed_value_loss(self, rows: Timesteps, found: Filtered, imagined: Imagined, last: int) -> th.Tensor:
-        """Real rewards, and imagined returns where they end. Its gradients shape the world model too."""
+    def _critic_loss(self, features: th.Tensor, outs: list[th.Tensor], returns: th.Tensor) -> th.Tensor:
+        """
+        The critic's loss towards returns, and towards its slow copy.
+
+        :param features: ``(..., F)``
+        :param outs: the critic's outputs for them, chunk by chunk
+        :param returns: ``(...)``
+        """
+        with th.no_grad():
+            slow_value = self.policy.slow_critic.mean(features)
+        return critic_loss(self.policy.critic.output, outs, returns, slow_value)
+
+    def _replay_value_loss(self, rows: Timesteps, states: State, imagined: Trajectories, last: int) -> th.Tensor:
+        """
+        The critic's loss on real rewards, with imagined returns where they end. Its gradients shape the world model too.
+
+        :param states: the latent states of the batch, with gradients
+        """
         reward, terminated, is_last = (part[:, -last:] for part in (rows.reward, rows.terminated, rows.is_last))
         boot = imagined.returns[:, 0].view(reward.shape)
         returns = replayed_returns(reward, terminated, is_last, boot, self.gamma, self.gae_lambda)
-        features = th.cat([found.deter, found.stoch.flatten(2)], -1)[:, -last:-1]
-        judged = [self.policy.critic(rows) for rows in pieces(features)]
-        return self._critic_loss(features, judged, returns) * ~is_last[:, :-1]
+        flat = self.latent_model.features(tree_map(lambda leaf: leaf.flatten(0, 1), states))
+        features = flat.view(*rows.reward.shape, -1)[:, -last:-1]
+        outs = [self.policy.critic(part) for part in chunks(features)]
+        return self._critic_loss(features, outs, returns) * ~is_last[:, :-1]
 
     def _after_update(self) -> None:
-        follow(self.policy.slow_critic, self.policy.critic, self.tau)
+        polyak_update(self.policy.slow_critic, self.policy.critic, self.tau)
+
+    def _memory_settings(self, batch_size: int) -> dict[str, Any]:
+        return {"imagine_last": self.imagine_last, **super()._memory_settings(batch_size)}
 
     def learn(
         self,

@@ -1,6 +1,7 @@
 """``DynaQ``: tabular Q-learning and planning on a tabular model."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,15 +13,12 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_mbrl.agent.real_steps import RealDataMixin
-from sb3_mbrl.agent.zip_file import Guard, check_names, reading_guarded, saved_attributes
-from sb3_mbrl.algorithms.dyna_q import planning as plan
-from sb3_mbrl.algorithms.dyna_q.planning import Queue, new_queue
+from sb3_mbrl.agent.agent import OffPolicyAgent
+from sb3_mbrl.algorithms.dyna_q.planner import PLANNING, TabularPlanner
+from sb3_mbrl.algorithms.dyna_q.planning import best
 from sb3_mbrl.checks import number, whole
 from sb3_mbrl.models.tabular.model import TabularModel
 from sb3_mbrl.spaces import discrete_spaces, outside
-
-PLANNING = ("dyna_q", "dyna_q_plus", "prioritized_sweeping", "value_iteration")
 
 
 class QTablePolicy(BasePolicy):
@@ -76,7 +74,7 @@ class QTablePolicy(BasePolicy):
         return {**super()._get_constructor_parameters(), "initial_value": self.initial_value}
 
 
-class DynaQ(RealDataMixin, OffPolicyAlgorithm):
+class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
     """
     Tabular Dyna (Sutton and Barto 2018, chapter 8): after every real step one update of Q-learning, one of the model, and
     ``gradient_steps`` planning updates on the model.
@@ -109,15 +107,16 @@ class DynaQ(RealDataMixin, OffPolicyAlgorithm):
     :param seed: as in SB3
     :param device: tables are on the processor, whatever this says
     :param _init_setup_model: as in SB3
+    :param plugins: modules or objects whose hooks are for this agent alone
     :raises ValueError: for other spaces or settings out of range
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"QTablePolicy": QTablePolicy}
+    fits_model = False
+    object_names = (*OffPolicyAgent.object_names, "tabular")
+    model_free_class = OffPolicyAlgorithm
     policy: QTablePolicy
-    world_model: TabularModel | None
-    _clock: int
-    """Real steps so far, whatever ``reset_num_timesteps`` does: how long ago a pair was tried"""
-    _side = _snapshot = None
+    tabular: TabularPlanner
 
     def __init__(
         self,
@@ -144,6 +143,8 @@ class DynaQ(RealDataMixin, OffPolicyAlgorithm):
         seed: int | None = None,
         device: th.device | str = "cpu",
         _init_setup_model: bool = True,
+        *,
+        plugins: Iterable[Any] | None = None,
     ) -> None:
         if isinstance(policy, str) and policy not in self.policy_aliases:
             raise ValueError(f"policy={policy!r}: DynaQ acts on a table, DynaQ('QTablePolicy', env)")
@@ -171,15 +172,15 @@ class DynaQ(RealDataMixin, OffPolicyAlgorithm):
         )
         self.exploration_rate = exploration_rate
         self.planning, self.kappa, self.theta = planning, kappa, theta
-        self.world_model_class, self.world_model_kwargs = world_model, dict(world_model_kwargs or {})
-        self._rng = np.random.default_rng(seed)
-        self._queue: Queue | None = None
-        self._n_backups = 0
-        self._clock = 0
+        self.world_model_class, self.world_model_kwargs = world_model, world_model_kwargs
+        self.reward_fn, self.termination_fn, self.plugins = None, None, plugins
         if _init_setup_model:
             self._setup_model()
 
-    def _setup_model(self) -> None:
+    # ---- setup
+
+    def _check_hyperparameters(self) -> None:
+        super()._check_hyperparameters()
         if self.planning not in PLANNING:
             raise ValueError(f"planning={self.planning!r}: choose one of {', '.join(PLANNING)}")
         whole("gradient_steps", self.gradient_steps, 0)
@@ -192,35 +193,28 @@ class DynaQ(RealDataMixin, OffPolicyAlgorithm):
             number("exploration_rate", self.exploration_rate, 0.0, 1.0)
         if self.world_model_class not in ("tabular", None):
             raise ValueError(f"world_model={self.world_model_class!r}: DynaQ plans on 'tabular', or not at all (None)")
-        if reason := discrete_spaces(self.observation_space, self.action_space):
-            raise ValueError(f"DynaQ works on tables: {reason}. For other spaces there is Dyna.")
-        rng = self._rng
-        super()._setup_model()
-        self._rng = rng  # which seeding has just begun anew; a checkpoint's goes on
+        if unknown := set(self.world_model_kwargs) - {"memory"}:
+            raise ValueError(f"world_model_kwargs={self.world_model_kwargs}: DynaQ's model takes memory, not {unknown}")
+
+    def _build(self) -> None:
         self.exploration_schedule = FloatSchedule(self.exploration_rate)
-        if "world_model" not in self.__dict__:  # else it came with a checkpoint
-            self.world_model = None
-            if unknown := set(self.world_model_kwargs) - {"memory"}:
-                raise ValueError(f"world_model_kwargs={self.world_model_kwargs}: DynaQ's model takes memory, not {unknown}")
-            if self.world_model_class is not None:
-                spaces_ = self.observation_space, self.action_space
-                self.world_model = TabularModel(*spaces_, device="cpu", **self.world_model_kwargs)
-        if self._queue is None and self.planning == "prioritized_sweeping":
-            self._queue = new_queue(self.policy.q_values.numel())
+        n_states, n_actions = self.policy.q_values.shape
+        self.tabular = TabularPlanner(n_states * n_actions, self.planning, self.seed)
+
+    @property
+    def tabular_model(self) -> TabularModel | None:
+        """The world model"""
+        assert self.world_model is None or isinstance(self.world_model, TabularModel)  # the only one that is let in
+        return self.world_model
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """As SB3's; exploration and planning start their stream anew too."""
         super().set_random_seed(seed)
-        if seed is not None:
-            self._rng = np.random.default_rng(seed)
+        if seed is not None and "tabular" in vars(self):
+            self.tabular.restart(seed)
 
-    def _looks_after_data(self) -> bool:
-        return True
-
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
-        result = super()._setup_learn(*args, **kwargs)
-        self._refuse_faulty_start()
-        return result
+    def _checks_real_steps(self) -> bool:
+        return True  # without a model too: a state that is not in the space has no row in the table
 
     # ---- acting
 
@@ -230,6 +224,7 @@ class DynaQ(RealDataMixin, OffPolicyAlgorithm):
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        **kwargs: Any,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """As SB3's. Not deterministic: epsilon-greedy, every observation on its own, ties at random."""
         if deterministic:
@@ -238,11 +233,12 @@ class DynaQ(RealDataMixin, OffPolicyAlgorithm):
         assert isinstance(self.action_space, spaces.Discrete)
         observation = self.policy.checked(observation)
         values = self.policy.table()[observation.reshape(-1) - int(self.observation_space.start)]
-        # Draws of its own, so that a loaded agent goes on with them.
-        ties = self._rng.random(values.shape) - (values < values.max(1, keepdims=True))
+        # Drawn from a private stream, so that a loaded agent continues it.
+        rng = self.tabular.rng
+        ties = rng.random(values.shape) - (values < values.max(1, keepdims=True))
         rate = self.exploration_schedule(self._current_progress_remaining)
-        explores = self._rng.random(len(values)) < rate
-        other = self._rng.integers(self.action_space.n, size=len(values))
+        explores = rng.random(len(values)) < rate
+        other = rng.integers(self.action_space.n, size=len(values))
         action = np.where(explores, other, ties.argmax(1)) + int(self.action_space.start)
         return action.reshape(observation.shape), state
 
@@ -251,59 +247,60 @@ class DynaQ(RealDataMixin, OffPolicyAlgorithm):
     def _store_transition(
         self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
     ) -> None:
-        """Q-learning on the real transitions (section 6.5), and what the model has to note."""
-        before = self._last_obs
+        """Store real transitions, learn from them by Q-learning (section 6.5), and let the model count them."""
+        before: Any = self._last_obs
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        self._clock += len(dones)
-        table, alpha = self.policy.table(), self.lr_schedule(self._current_progress_remaining)
+        self.tabular.clock += len(dones)
+        errors = []
+        for i, done in enumerate(dones):
+            following = infos[i]["terminal_observation"] if done else np.ravel(new_obs)[i]
+            terminal = bool(done) and not infos[i].get("TimeLimit.truncated", False)
+            step = self._indices(np.ravel(before)[i], np.ravel(buffer_action)[i], following)
+            errors.append(self._learn_from(*step, float(reward[i]), terminal))
+        self._n_updates += len(errors)
+        self.recorder.record("train/td_error", float(np.mean(errors)))
+
+    def _indices(self, state: Any, action: Any, following: Any) -> tuple[int, int, int]:
+        """State, action and next state as rows and columns of the table."""
         assert isinstance(self.observation_space, spaces.Discrete)
         assert isinstance(self.action_space, spaces.Discrete)
-        first, errors = int(self.observation_space.start), []
-        assert isinstance(before, np.ndarray)
-        for i, done in enumerate(dones):
-            state = int(np.ravel(before)[i]) - first
-            action = int(np.ravel(buffer_action)[i]) - int(self.action_space.start)
-            following = int(infos[i]["terminal_observation"] if done else np.ravel(new_obs)[i]) - first
-            terminal = bool(done) and not infos[i].get("TimeLimit.truncated", False)
-            target = float(reward[i]) + (0.0 if terminal else self.gamma * plan.best(table, following))
-            errors.append(abs(target - table[state, action]))
-            table[state, action] += alpha * (target - table[state, action])
-            if self.world_model is not None:
-                self.world_model.record(state, action, float(reward[i]), following, terminal, self._clock)
-                if self._queue is not None:
-                    tables, queue = self.world_model.tables, self._queue
-                    plan.prioritise(table, tables, queue, state, action, self.gamma, self.theta)
-                    plan.prioritise_before(table, tables, queue, state, self.gamma, self.theta)
-        self._n_updates += len(errors)
-        self.logger.record("train/td_error", float(np.mean(errors)))
+        first = int(self.observation_space.start)
+        return int(state) - first, int(action) - int(self.action_space.start), int(following) - first
+
+    def _learn_from(self, state: int, action: int, following: int, reward: float, terminal: bool) -> float:
+        """
+        Update the table, and the model, with one real transition.
+
+        :return: the size of the temporal-difference error
+        """
+        table, alpha = self.policy.table(), self.lr_schedule(self._current_progress_remaining)
+        # Q(s, a) <- Q(s, a) + alpha [r + gamma max_a' Q(s', a') - Q(s, a)]
+        target = reward + (0.0 if terminal else self.gamma * best(table, following))
+        error = target - table[state, action]
+        table[state, action] += alpha * error
+        if self.tabular_model is not None:
+            self.tabular_model.record(state, action, reward, following, terminal, self.tabular.clock)
+            self.tabular.queue_errors(table, self.tabular_model.tables, state, action, self.gamma, self.theta)
+        return abs(error)
 
     def train(self, gradient_steps: int, batch_size: int = 1) -> None:
         """
         Plan.
 
-        :param gradient_steps: updates, or for value iteration sweeps
+        :param gradient_steps: the number of updates, or for value iteration of sweeps
         :param batch_size: not used
         """
-        if self.world_model is None:
+        if self.tabular_model is None:
             return
-        table, tables, gamma = self.policy.table(), self.world_model.tables, self.gamma
+        self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
         alpha = self.lr_schedule(self._current_progress_remaining)
-        done = gradient_steps
-        if self.planning == "dyna_q":
-            plan.dyna_q(table, tables, self._rng.random((gradient_steps, 3)), alpha, gamma)
-        elif self.planning == "dyna_q_plus":
-            uniforms = self._rng.random((gradient_steps, 3))
-            plan.dyna_q_plus(table, tables, uniforms, alpha, gamma, self.kappa, self._clock)
-        elif self.planning == "prioritized_sweeping":
-            assert self._queue is not None
-            done = plan.prioritised_sweeping(table, tables, self._queue, gradient_steps, alpha, gamma, self.theta)
-        else:
-            done = plan.value_iteration(table, tables, gamma, self.theta, gradient_steps)
-        self._n_backups += int(done)
-        self.logger.record("train/learning_rate", alpha)
+        tables = self.tabular_model.tables
+        self.tabular.plan(self.policy.table(), tables, gradient_steps, alpha, self.gamma, self.kappa, self.theta)
+        self.recorder.record("train/learning_rate", alpha)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("imagination/updates", self._n_backups)
-        self.logger.record("model/pairs", int(tables.n_tried.sum()))
+        self.recorder.record("imagination/updates", self.tabular.n_backups)
+        self.recorder.record("model/pairs", int(tables.n_tried.sum()))
+        self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
 
     def learn(
         self,
@@ -313,51 +310,6 @@ class DynaQ(RealDataMixin, OffPolicyAlgorithm):
         tb_log_name: str = "DynaQ",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> "DynaQ":
+    ) -> Self:
         """As SB3's."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-    # ---- saving: the model, the queue and the random stream are pickled with the other attributes
-
-    @classmethod
-    def load(
-        cls,
-        path: Any,
-        env: Any = None,
-        device: Any = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> Self:
-        """
-        As SB3's.
-
-        :raises ValueError: for another world model than the saved one, or a file of another class
-        :raises TypeError: for an argument that there is not
-        """
-        for name in ("world_model", "world_model_kwargs"):
-            if name in kwargs:
-                raise ValueError(f"load(..., {name}=...): the saved model goes with the table; start a new agent for another")
-        saved = saved_attributes(path)
-        if "kappa" not in saved:
-            raise ValueError(f"{path} was not saved by DynaQ: load it with the class it was saved with")
-        check_names(cls, "load", kwargs, saved)
-        with reading_guarded():
-            agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        agent.__dict__.pop("_guard", None)
-        return agent
-
-    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
-        """As SB3's."""
-        self._guard = Guard("DynaQ", can_do_without=False)
-        try:
-            super().save(path, exclude, include)
-        finally:
-            del self._guard
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_statistics"]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy"], []

@@ -1,7 +1,8 @@
 """``rssm``: the recurrent state-space model (PlaNet, Hafner et al. 2019; DreamerV3, Hafner et al. 2025)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
@@ -10,11 +11,23 @@ from torch.nn import functional as F
 
 from sb3_mbrl.buffers.timesteps import to_timesteps
 from sb3_mbrl.checks import whole
-from sb3_mbrl.contracts import Obs, Prediction, RewardFn, Sequences, TerminationFn, Timesteps, Transitions, WorldModel
+from sb3_mbrl.contracts import (
+    LatentModel,
+    LatentTrajectory,
+    Loss,
+    Obs,
+    Prediction,
+    RewardFn,
+    Sequences,
+    TerminationFn,
+    Timesteps,
+    Transitions,
+)
 from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
 from sb3_mbrl.models.rssm.settings import make_settings
+from sb3_mbrl.networks.heads import Head
 from sb3_mbrl.networks.latents import Sides, balanced_kl, joint_kl, one_sided_kl, split_kl
-from sb3_mbrl.networks.layers import ACTIVATIONS, MLP, NORMS, Linear, pieces
+from sb3_mbrl.networks.layers import ACTIVATIONS, MLP, NORMS, Linear
 from sb3_mbrl.networks.outputs import Bernoulli, Output
 from sb3_mbrl.optim import LaProp
 from sb3_mbrl.spaces import ActionCodec
@@ -24,62 +37,6 @@ from sb3_mbrl.trees import State, batch_size, tree_map
 def _name_of_loss(key: str) -> str:
     """Of the reconstruction of a part of the observation."""
     return key if key == "obs" else f"obs_{key}"
-
-
-class Filtered(NamedTuple):
-    """What :meth:`RSSM.run` returns: states along a sequence, and what they were drawn from."""
-
-    deter: th.Tensor
-    """``(B, T, deter)``"""
-    stoch: th.Tensor
-    """``(B, T, *latent)``"""
-    post: th.Tensor
-    """``(B, T, stats)``: of the distribution that has seen the observation"""
-
-
-class Trajectory(NamedTuple):
-    """What :meth:`RSSM.imagine` returns: ``H`` steps from ``B`` states, these included."""
-
-    features: th.Tensor
-    """``(B, H + 1, F)``"""
-    deter: th.Tensor
-    """``(B, H + 1, deter)``: part of the features"""
-    stoch: th.Tensor
-    """``(B, H + 1, *latent)``: likewise"""
-    action: th.Tensor
-    """``(B, H, A)``: taken in all states but the last"""
-    reward: th.Tensor
-    """``(B, H + 1)``: of arriving in each state"""
-    goes_on: th.Tensor
-    """``(B, H + 1)``: the discount of each state, 0 where an episode is over"""
-
-
-class Head(nn.Module):
-    """
-    Layers on features, and an output.
-
-    :param inputs: columns of the features
-    :param units: of every layer
-    :param layers: how many
-    :param output: what its numbers mean
-    :param style: ``norm`` and ``activation`` of the layers
-    """
-
-    def __init__(self, inputs: int, units: int, layers: int, output: Output, **style: str) -> None:
-        super().__init__()
-        self.body, self.output = MLP(inputs, units, layers, **style), output
-        self.out = Linear(self.body.outputs, output.size, output.scale)
-
-    def forward(self, features: th.Tensor) -> th.Tensor:
-        return self.out(self.body(features)).float()
-
-    def mean(self, features: th.Tensor) -> th.Tensor:
-        """What is expected."""
-        found = th.cat([self.output.mean(self(rows)) for rows in pieces(features)])
-        return found.view(*features.shape[:-1], *self.output.shape)
-
-    def loss(self, features: th.Tensor, target: th.Tensor) -> th.Tensor:
-        return self.output.loss(self(features), target)
 
 
 class Posterior(nn.Module):
@@ -114,7 +71,7 @@ class Posterior(nn.Module):
         return self.rest(th.addmm(prepared, deter, self.first.weight[:, : self.deter].t()))
 
 
-class RSSM(WorldModel):
+class RSSM(LatentModel):
     """
     A deterministic state that remembers, a stochastic one that is drawn at every step: from the observation too while there is
     one (the posterior), from the deterministic state alone in imagination (the prior).
@@ -185,21 +142,21 @@ class RSSM(WorldModel):
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
         rows = batch_size(obs)
         first = th.ones(rows, dtype=th.bool, device=self.device)
-        return self.see(None, self.blank_action.expand(rows, -1), obs, first, deterministic=True)
+        return self.observe_step(None, self.blank_action.expand(rows, -1), obs, first, deterministic=True)
 
     def observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
         """With the likeliest sample: the contract gives filtering no source of randomness."""
-        return self.see(state, action, obs, is_first.to(self.device), deterministic=True)
+        return self.observe_step(state, action, obs, is_first.to(self.device), deterministic=True)
 
     def filter(self, obs: Obs, actions: th.Tensor, is_first: th.Tensor) -> State:
         # An action leads to the next observation; what led to the first is not known.
         before = th.cat([th.zeros_like(actions[:, :1]), actions[:, :-1]], 1)
         first = is_first.clone()
         first[:, 0] = True
-        found = self.run(self._moved(obs), before.to(self.device), first.to(self.device), deterministic=True)
-        return {"deter": found.deter[:, -1], "stoch": found.stoch[:, -1]}
+        states, _ = self.observe_sequence(self._moved(obs), before.to(self.device), first.to(self.device), deterministic=True)
+        return tree_map(lambda leaf: leaf[:, -1], states)
 
-    def see(
+    def observe_step(
         self,
         state: State | None,
         action: th.Tensor,
@@ -219,10 +176,10 @@ class RSSM(WorldModel):
         """
         sequence: Any = tree_map(lambda leaf: leaf[:, None], self._moved(obs))
         action = action.to(self.device)[:, None]
-        found = self.run(sequence, action, is_first[:, None], state, generator, deterministic)
-        return {"deter": found.deter[:, 0], "stoch": found.stoch[:, 0]}
+        states, _ = self.observe_sequence(sequence, action, is_first[:, None], state, generator, deterministic)
+        return tree_map(lambda leaf: leaf[:, 0], states)
 
-    def run(
+    def observe_sequence(
         self,
         obs: Obs,
         action: th.Tensor,
@@ -230,7 +187,7 @@ class RSSM(WorldModel):
         start: State | None = None,
         generator: th.Generator | None = None,
         deterministic: bool = False,
-    ) -> Filtered:
+    ) -> tuple[State, th.Tensor]:
         """
         Filter sequences, in which episodes may begin anew.
 
@@ -238,7 +195,8 @@ class RSSM(WorldModel):
         :param action: ``(B, T, A)``: what led to each observation
         :param is_first: ``(B, T)``: forget what was before
         :param start: the state before the first row (default: nothing)
-        :param deterministic: the likeliest samples
+        :param deterministic: the most likely samples
+        :return: the states ``(B, T, ...)``, and the parameters ``(B, T, size)`` of the posteriors that they were drawn from
         """
         rows, steps = is_first.shape
         flat_obs: Any = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
@@ -259,7 +217,7 @@ class RSSM(WorldModel):
             deters.append(deter)
             stochs.append(stoch)
             posts.append(post)
-        return Filtered(th.stack(deters, 1), th.stack(stochs, 1), th.stack(posts, 1))
+        return {"deter": th.stack(deters, 1), "stoch": th.stack(stochs, 1)}, th.stack(posts, 1)
 
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
@@ -269,11 +227,11 @@ class RSSM(WorldModel):
         stoch = self.latent.mode(prior) if deterministic else self.latent.sample(prior, generator)
         following: State = {"deter": deter, "stoch": stoch}
         features = self.features(following)
-        reward, goes_on = self.reward_head.mean(features), self._goes_on(features)
+        reward, discount = self.reward_head.mean(features), self._discounts(features)
         reward, terminated = self.with_known(
             lambda: (self.decode(state), self.actions.to_env(action), self.decode(following)),
             reward,
-            (1 - goes_on / self._learned_discount).clamp(0.0, 1.0),
+            (1 - discount / self._learned_discount).clamp(0.0, 1.0),
         )
         return Prediction(following, reward, terminated, (1 - terminated) * self.discount)
 
@@ -285,7 +243,7 @@ class RSSM(WorldModel):
         *,
         deterministic: bool = False,
         generator: th.Generator | None = None,
-    ) -> Trajectory:
+    ) -> LatentTrajectory:
         """
         Follow a policy in latent space; nothing is decoded. Rewards and ends are the heads', computed for all states at once.
 
@@ -313,11 +271,11 @@ class RSSM(WorldModel):
             features.append(th.cat([deter, drawn.flatten(1)], -1, out=None if seen is None else seen.data[t + 1]))
         seen = th.stack(features) if seen is None else seen
         parts = seen.split([self.settings.deter, self.latent.flat], -1)
-        together = seen, parts[0], parts[1].unflatten(-1, self.latent.shape), th.stack(actions)
-        heads = self.reward_head.mean(seen), self._goes_on(seen)
-        return Trajectory(*(part.transpose(0, 1) for part in (*together, *heads)))
+        states = {"deter": parts[0], "stoch": parts[1].unflatten(-1, self.latent.shape)}
+        together = seen, states, th.stack(actions), self.reward_head.mean(seen), self._discounts(seen)
+        return LatentTrajectory(*(tree_map(lambda leaf: leaf.transpose(0, 1), part) for part in together))
 
-    def _goes_on(self, features: th.Tensor) -> th.Tensor:
+    def _discounts(self, features: th.Tensor) -> th.Tensor:
         """The discount of each state, 0 where an episode is over. A head that learns nothing says nothing."""
         if self.settings.continue_scale == 0.0:
             return th.full_like(features[..., 0], self._learned_discount)
@@ -328,6 +286,27 @@ class RSSM(WorldModel):
 
     def features(self, state: State) -> th.Tensor:
         return th.cat([state["deter"], state["stoch"].flatten(1)], -1)
+
+    # ---- stored states
+
+    def pack(self, state: State) -> dict[str, th.Tensor]:
+        return {"deter": state["deter"], "stoch": self.latent.pack(state["stoch"])}
+
+    def unpack(self, packed: Mapping[str, th.Tensor]) -> State:
+        return {"deter": packed["deter"], "stoch": self.latent.unpack(packed["stoch"])}
+
+    @property
+    def state_layout(self) -> list[Any]:
+        chosen = self.settings
+        return [chosen.deter, chosen.latent, chosen.stoch, chosen.classes]
+
+    # ---- actor and critic on its features
+
+    def head_defaults(self) -> dict[str, Any]:
+        return {"units": self.settings.units, **self.settings.style}
+
+    def value_output(self, **settings: Any) -> Output:
+        return replace(self.settings, **settings).make_reward()
 
     # ---- saving: loaded with another discount, the continue head means what it has learned
 
@@ -340,44 +319,48 @@ class RSSM(WorldModel):
 
     # ---- learning
 
-    def loss(self, batch: Transitions | Sequences) -> tuple[th.Tensor, State | None, dict[str, float]]:
-        assert isinstance(batch, Sequences)
-        rows, _ = to_timesteps(tree_map(lambda leaf: leaf.to(self.device), batch))
-        losses, found, kl = self.losses(rows)
-        if rows.reward.shape[1] > 1:
-            losses["reward"] = losses["reward"][:, 1:]  # what was earned before the window is not known
-        figures = {name: float(value.detach().mean()) for name, value in losses.items()}
-        figures["kl"] = float(kl)
-        scaled = self.scaled(losses)
-        return (
-            scaled,
-            {"deter": found.deter.detach(), "stoch": found.stoch.detach()},
-            {**figures, "loss": float(scaled.detach())},
-        )
+    def loss(
+        self, batch: Transitions | Sequences | Timesteps, start: State | None = None, *, generator: th.Generator | None = None
+    ) -> Loss:
+        """
+        The terms of DreamerV3's equation 4, with the scales of the settings as weights.
 
-    def losses(
-        self, rows: Timesteps, start: State | None = None, generator: th.Generator | None = None
-    ) -> tuple[dict[str, th.Tensor], Filtered, th.Tensor]:
+        The metric ``kl`` is the divergence of the posteriors from the priors in nats, on average, without free nats.
         """
-        :return: every loss for every row, ``(B, T)``, or as one number, before they are scaled (:meth:`scaled`); the states;
-            and how far what was seen is from what was expected, in nats, on average, without free nats
-        """
-        found = self.run(rows.obs, rows.action, rows.is_first, start, generator)
+        if isinstance(batch, Timesteps):
+            return self._loss(batch, start, generator)
+        if not isinstance(batch, Sequences):
+            raise TypeError(f"RSSM learns from sequences, not from {type(batch).__name__}")
+        rows, _ = to_timesteps(tree_map(lambda leaf: leaf.to(self.device), batch))
+        loss = self._loss(rows, start, generator)
+        if rows.reward.shape[1] == 1:
+            return loss
+        # The reward that led to the first observation of a window is not known.
+        return loss._replace(rows={**loss.rows, "reward": loss.rows["reward"][:, 1:]})
+
+    def _loss(self, rows: Timesteps, start: State | None, generator: th.Generator | None) -> Loss:
+        states, post = self.observe_sequence(rows.obs, rows.action, rows.is_first, start, generator)
         shape = rows.reward.shape
         flat: Any = tree_map(lambda leaf: leaf.flatten(0, 1), rows.obs)
-        deter, stoch = found.deter.flatten(0, 1), found.stoch.flatten(0, 1).flatten(1)
+        deter, stoch = states["deter"].flatten(0, 1), states["stoch"].flatten(0, 1).flatten(1)
         features = th.cat([deter, stoch], -1)
-        sides = one_sided_kl(self.latent, found.post.flatten(0, 1), self.prior_head(deter))
+        sides = one_sided_kl(self.latent, post.flatten(0, 1), self.prior_head(deter))
         reconstruction = self.decoder.losses(deter, stoch, flat)
-        goes_on = (1 - rows.terminated.flatten()) * self._learned_discount
-        losses = {
+        # The continue head learns the discount itself: gamma where the episode continues, 0 where it has terminated.
+        discount = (1 - rows.terminated.flatten()) * self._learned_discount
+        terms = {
             **{_name_of_loss(key): value for key, value in reconstruction.items()},
             "reward": self.reward_head.loss(features, rows.reward.flatten()),
-            "continue": self.continue_head.loss(features, goes_on),
+            "continue": self.continue_head.loss(features, discount),
             **self._divergences(sides),
         }
-        shaped = {name: value.view(shape) if value.dim() else value for name, value in losses.items()}
-        return shaped, found, sides[0].detach().mean()
+        return Loss(
+            rows={name: value.view(shape) for name, value in terms.items() if value.dim()},
+            scalars={name: value for name, value in terms.items() if not value.dim()},
+            weights=self._loss_weights(),
+            states=states,
+            figures={"kl": sides[0].detach().mean()},
+        )
 
     def _divergences(self, sides: Sides) -> dict[str, th.Tensor]:
         kind, free = self.settings.kl, self.settings.free_nats
@@ -388,10 +371,9 @@ class RSSM(WorldModel):
             return {"kl": balanced_kl(sides, balance=self.settings.kl_balance, free=free)}
         return {"kl": joint_kl(sides, free=free, per_step=kind == "per_step")}
 
-    def scaled(self, losses: dict[str, th.Tensor]) -> th.Tensor:
-        """The sum of the losses' means, with their scales."""
+    def _loss_weights(self) -> dict[str, float]:
         chosen = self.settings
-        scales = {
+        return {
             "dynamics": chosen.dynamics_scale,
             "representation": chosen.representation_scale,
             "kl": chosen.kl_scale,
@@ -399,7 +381,6 @@ class RSSM(WorldModel):
             "continue": chosen.continue_scale,
             **{_name_of_loss(key): chosen.vector_scale for key in self.layout.vectors},
         }
-        return th.stack([scales.get(name, 1.0) * value.mean() for name, value in losses.items()]).sum()
 
     def _moved(self, obs: Obs) -> Obs:
         return tree_map(lambda leaf: leaf.to(self.device), obs)

@@ -33,6 +33,7 @@ class TabularModel(WorldModel):
 
     observation_space: spaces.Discrete
     action_space: spaces.Discrete
+    holds_out = False
 
     def __init__(
         self,

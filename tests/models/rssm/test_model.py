@@ -1,24 +1,18 @@
 """The RSSM: its size, its sequences, and the contract."""
 
-import warnings
-
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.buffers.timesteps import to_timesteps
-from sb3_mbrl.contracts import Sequences, Timesteps
+from sb3_mbrl.contracts import Timesteps
 from sb3_mbrl.models.rssm import RSSM, SIZES
-from sb3_mbrl.models.rssm.observations import Layout
 from sb3_mbrl.testing import world_model_checks
 from sb3_mbrl.testing.kit import Subject
+from tests.buffers.filled import windows
+from tests.models.rssm.small import mixed, vector
 
 BOX = spaces.Box(-1.0, 1.0, (6,))
-
-
-def vector(n):
-    return spaces.Box(-np.inf, np.inf, (n,))
 
 
 def count(module):
@@ -224,37 +218,6 @@ def random_rows(generator):
     return Timesteps(obs, action, th.zeros(4, 12), first, first & False, th.zeros(4, 12))
 
 
-# ---- rows
-
-
-def windows(ends, terminated):
-    """One window; observation ``t`` is 10 t, next observation 10 t + 1 where an episode ends, rewards are t."""
-    length = len(ends)
-    t, ends = th.arange(length), th.tensor(ends, dtype=th.bool)
-    following = th.where(ends, 10 * t + 1, 10 * (t + 1)).float()
-    first = th.cat([th.ones(1, dtype=th.bool), ends[:-1]])
-    rows = (10.0 * t[:, None], t[:, None].float(), following[:, None], t.float(), th.tensor(terminated).float(), first, ends)
-    return Sequences(*(row[None] for row in rows))
-
-
-def test_the_last_observation_of_an_episode_gets_a_row():
-    found, step = to_timesteps(windows([0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0]))
-    assert found.obs[0, :, 0].tolist() == [0, 10, 11, 20, 30, 40]
-    assert found.is_first[0].tolist() == [True, False, False, True, False, False]
-    assert found.is_last[0].tolist() == [False, False, True, False, False, False]
-    assert found.terminated[0].tolist() == [0, 0, 1, 0, 0, 0]
-    # What led there: the step before, and for the last observation its own.
-    assert found.action[0, :, 0].tolist() == [0, 0, 1, 0, 2, 3]
-    assert found.reward[0].tolist() == [0, 0, 1, 0, 2, 3]
-    assert step[0].tolist() == [0, 1, 1, 2, 3, 4]
-
-
-def test_a_time_limit_is_an_end_but_no_termination():
-    found, _ = to_timesteps(windows([0, 1, 0], [0, 0, 0]))
-    assert found.is_last[0].tolist() == [False, False, True]
-    assert not found.terminated.any()
-
-
 def test_the_divergence_is_told_without_free_nats():
     """The losses were clamped: below one nat nothing could be seen."""
     batch = random_rows(th.Generator().manual_seed(0))
@@ -269,36 +232,7 @@ def test_the_divergence_is_told_without_free_nats():
         assert float(losses["dynamics"].detach().mean()) == expected
 
 
-def test_an_end_that_does_not_fit_in_is_left_out():
-    found, _ = to_timesteps(windows([1, 0, 1], [1, 0, 1]))
-    assert found.obs[0, :, 0].tolist() == [0, 1, 10]
-    assert found.terminated[0].tolist() == [0, 1, 0]
-
-
 # ---- spaces
-
-
-def mixed(channels, side):
-    camera = spaces.Box(0, 255, (channels, side, side), np.uint8)
-    return spaces.Dict(camera=camera, speed=vector(2), gear=spaces.Discrete(5), lamps=spaces.MultiBinary(2))
-
-
-def test_what_looks_like_an_image_and_is_none_is_said():
-    """Floats, or bytes with other bounds, became a vector of thousands of numbers without a word."""
-    for odd in (spaces.Box(0, 1, (3, 16, 16)), spaces.Box(0, 1, (16, 16, 3), np.uint8), spaces.Box(0, 255, (16, 16, 1))):
-        with pytest.warns(UserWarning, match=r"view has the shape of an image.*Box\(0, 255, "):
-            layout = Layout(spaces.Dict(camera=spaces.Box(0, 255, (3, 16, 16), np.uint8), view=odd))
-        assert list(layout.images) == ["camera"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Layout(spaces.Box(0, 1, (10, 5)))
-        Layout(spaces.Box(0, 1, (2, 2, 2)))
-
-
-def test_which_keys_are_images():
-    layout = Layout(mixed(3, 16))
-    assert layout.images == {"camera": (3, 16, 16)}
-    assert layout.codec.dim == 2 + 5 + 2
 
 
 @pytest.mark.parametrize(
@@ -347,6 +281,11 @@ def test_what_was_earned_before_a_window_is_not_a_target():
     one = one._replace(
         obs=one.obs.expand(1, 4, 3), next_obs=one.next_obs.expand(1, 4, 3), action=one.action.expand(1, 4, 6) / 10
     )
-    sure = model.loss(one)[2]["reward"]
-    assert model.loss(one._replace(reward=th.tensor([[0.0, 0.0, 0.0, 9.0]])))[2]["reward"] == pytest.approx(sure)
-    assert model.loss(one._replace(reward=th.tensor([[9.0, 0.0, 0.0, 0.0]])))[2]["reward"] > sure + 1
+
+    def loss_of_reward(last, first):
+        rows = one._replace(reward=th.tensor([[first, 0.0, 0.0, last]]))
+        return float(model.loss(rows).rows["reward"].mean().detach())
+
+    sure = loss_of_reward(0.0, 0.0)
+    assert loss_of_reward(9.0, 0.0) == pytest.approx(sure)
+    assert loss_of_reward(0.0, 9.0) > sure + 1

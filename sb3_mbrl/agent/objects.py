@@ -1,0 +1,81 @@
+"""The base class of what an agent has, and the plain values that its state is saved as."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+
+_ARRAY, _TENSOR, _TUPLE = "__array__", "__tensor__", "__tuple__"
+
+
+class AgentObject:
+    """
+    A part of an agent that does one job and keeps its own counters, such as the trainer of its world model.
+
+    It is given what it uses: it never reads the agent. What it counts and decides is saved with the agent by
+    :meth:`state_dict`; hyperparameters stay attributes of the agent, as in SB3.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and verdicts as plain values (:func:`to_plain`)."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+
+
+def to_plain(value: Any, where: str = "state") -> Any:
+    """
+    Turn nested Python values, arrays and tensors into JSON values. Arrays and tensors become their bytes in base 64.
+
+    :param value: dictionaries with text keys, lists, tuples, numbers, text, ``None``, NumPy arrays and tensors
+    :param where: the name of the value, for the error
+    :raises TypeError: for anything else; the message names the place
+    """
+    if value is None or (isinstance(value, (bool, int, float, str)) and type(value) in (bool, int, float, str)):
+        return value
+    if isinstance(value, th.Tensor):
+        array = value.detach().cpu().contiguous()
+        # bfloat16 has no NumPy type: all tensors travel as bytes.
+        content = array.reshape(-1).view(th.uint8).numpy().tobytes() if array.numel() else b""
+        return {_TENSOR: str(array.dtype).removeprefix("torch."), "shape": list(array.shape), "data": _encode(content)}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufcSU":
+        return {_ARRAY: value.dtype.str, "shape": list(value.shape), "data": _encode(np.ascontiguousarray(value).tobytes())}
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {key!r}: keys must be text, so that the state can be saved as JSON")
+        return {key: to_plain(child, f"{where}[{key!r}]") for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        children = [to_plain(child, f"{where}[{index}]") for index, child in enumerate(value)]
+        return {_TUPLE: children} if isinstance(value, tuple) else children
+    raise TypeError(
+        f"{where} is {type(value).__name__}, which cannot be saved: give JSON values, NumPy arrays and tensors (in "
+        "dictionaries, lists and tuples)"
+    )
+
+
+def from_plain(value: Any) -> Any:
+    """Take back what :func:`to_plain` gave; tensors are on the CPU."""
+    if isinstance(value, list):
+        return [from_plain(child) for child in value]
+    if not isinstance(value, dict):
+        return value
+    if _TENSOR in value:
+        dtype = getattr(th, value[_TENSOR])
+        content = base64.b64decode(value["data"])
+        flat = th.frombuffer(bytearray(content), dtype=dtype) if content else th.empty(0, dtype=dtype)
+        return flat.reshape(value["shape"])
+    if _ARRAY in value:
+        return np.frombuffer(base64.b64decode(value["data"]), np.dtype(value[_ARRAY])).reshape(value["shape"]).copy()
+    if _TUPLE in value:
+        return tuple(from_plain(child) for child in value[_TUPLE])
+    return {key: from_plain(child) for key, child in value.items()}
+
+
+def _encode(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")

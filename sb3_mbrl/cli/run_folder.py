@@ -1,0 +1,209 @@
+"""The folder of a run: its files, finding it again, and saving so that no file is ever half written."""
+
+import argparse
+import json
+import re
+import signal
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_mbrl.agent.zip_file import saved_attributes, write_beside
+from sb3_mbrl.algorithms.model_based import BY_NAME
+from sb3_mbrl.cli.values import (
+    DEFAULT_ALGORITHM,
+    UserError,
+    algorithm_class,
+    check_device,
+    load_plugins,
+    parse_pairs,
+    plugin_arguments,
+)
+from sb3_mbrl.contracts import AlgorithmSpec
+from sb3_mbrl.diagnostics.dream import check_same_spaces
+from sb3_mbrl.plugins import Registry, get_registry
+
+MODEL, REPLAY_BUFFER, RECORD = "model.zip", "replay_buffer.pkl", "run.json"
+
+
+@dataclass
+class Run:
+    """
+    A run's record (``run.json``), which ``evaluate``, ``plot`` and ``--resume`` read.
+
+    :param algo: the name of the algorithm
+    :param env_id: the Gymnasium id of the environment
+    :param steps: the number of real environment steps in all
+    :param seed: the seed of agent and environments
+    :param n_envs: the number of environments side by side
+    :param env_kwargs: the arguments of ``gymnasium.make``
+    :param plugins: the modules or names given with ``--plugin``
+    :param arguments: the arguments of the algorithm's constructor; only for people who read the file
+    :param tensorboard: the folder of the TensorBoard logs, if any
+    """
+
+    algo: str
+    env_id: str
+    steps: int
+    seed: int
+    n_envs: int
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    plugins: list[str] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    tensorboard: str | None = None
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(asdict(self), indent=2, default=str)
+        write_beside(folder / RECORD, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Run | None":
+        """Read the record in a folder, if there is one."""
+        path = folder / RECORD
+        if not path.is_file():
+            return None
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is not the record of a run: {error}") from error
+
+
+# ------------------------------------------------------------------------------------------------------------------- folders
+
+
+def new_folder(algo: str, env_id: str) -> Path:
+    """Choose the next free ``runs/ALGO/ENV_n``."""
+    parent, stem = _series(algo, env_id)
+    return parent / f"{stem}_{max(_numbered(algo, env_id), default=0) + 1}"
+
+
+def newest_folder(algo: str, env_id: str) -> Path:
+    """
+    Find the newest run that was saved.
+
+    :raises UserError: when there is none
+    """
+    saved = {number: path for number, path in _numbered(algo, env_id).items() if (path / MODEL).is_file()}
+    if not saved:
+        raise UserError(f"--resume: there is no run of {algo} on {env_id} under runs/; name its folder with --output")
+    return saved[max(saved)]
+
+
+def _numbered(algo: str, env_id: str) -> dict[int, Path]:
+    parent, stem = _series(algo, env_id)
+    paths = parent.glob(f"{stem}_*") if parent.is_dir() else ()
+    return {int(number): path for path in paths if (number := path.name.removeprefix(f"{stem}_")).isdigit()}
+
+
+def _series(algo: str, env_id: str) -> tuple[Path, str]:
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", algo), re.sub(r"[^\w.-]+", "-", env_id)
+
+
+# ---------------------------------------------------------------------------------------------------------- saving, loading
+
+
+def save_agent(agent: OffPolicyAlgorithm, folder: Path) -> None:
+    """Save agent and replay buffer; ignore Ctrl-C until that is done."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        write_beside(folder / MODEL, agent.save)
+        write_beside(folder / REPLAY_BUFFER, agent.save_replay_buffer)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def load_agent(cls: type[OffPolicyAlgorithm], path: Path, **kwargs: Any) -> Any:
+    """
+    Load an agent.
+
+    :param cls: the class of the algorithm
+    :param path: the path of the zip
+    :param kwargs: the other arguments of ``cls.load``
+    :raises UserError: for a file that is missing, broken, or another algorithm's
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        return cls.load(path, **kwargs)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} cannot be loaded as {cls.__name__}: {_message(error)}{_right_option(path, cls)}") from error
+
+
+class Saved(NamedTuple):
+    """A saved agent, and the environment that it is played in."""
+
+    agent: OffPolicyAlgorithm
+    env_id: str
+    """The Gymnasium id of the environment"""
+    env_kwargs: dict[str, Any]
+    """The arguments of ``gymnasium.make``"""
+    folder: Path
+    """The folder that the agent's file is in"""
+
+
+def load_saved(args: argparse.Namespace) -> Saved:
+    """
+    Load the agent of ``evaluate`` and ``plot``; options come before what the run's record says.
+
+    :raises UserError: when there is no such file, or the record lacks what no option gives
+    """
+    path = Path(args.model)
+    if path.is_dir():
+        path = path / MODEL
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    check_device(args.device)
+    run = Run.read(path.parent)
+    env_id = args.env or (run.env_id if run else None)
+    if env_id is None:
+        raise UserError(f"which environment? --env ID (there is no {RECORD} beside {path})")
+    plugins, registry = load_plugins(args.plugin or (run.plugins if run else None))
+    algo = args.algo or (run.algo if run else None) or saved_algorithm(registry, path) or DEFAULT_ALGORITHM
+    agent = load_agent(algorithm_class(registry, algo), path, device=args.device, **plugin_arguments(plugins))
+    recorded = run.env_kwargs if run and env_id == run.env_id else {}
+    return Saved(agent, env_id, {**recorded, **parse_pairs("--env-kwargs", args.env_kwargs)}, path.parent)
+
+
+def check_spaces(agent: OffPolicyAlgorithm, env: Any, env_id: str) -> None:
+    """:raises UserError: for an environment whose spaces are not those that the agent was trained in"""
+    try:
+        check_same_spaces(agent, env, f"{env_id} with these arguments")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def saved_algorithm(registry: Registry, path: Path) -> str | None:
+    """
+    Read from a checkpoint which algorithm saved it.
+
+    :return: its name on command lines; ``None`` where the checkpoint does not say
+    """
+    try:
+        saved_by = saved_attributes(path).get("saved_by") or {}
+    except ValueError:
+        return None
+    # From the name of a class to the name of an algorithm. A model-free base stands for a subclass of a user's, whose own
+    # name nobody registered.
+    names = {base: name for name, base in BY_NAME.items()}
+    for spec in registry.specs("algorithm"):
+        if isinstance(spec, AlgorithmSpec) and spec.base:
+            names.setdefault(spec.base, spec.name)
+        factory = spec.factory if isinstance(spec.factory, str) else getattr(spec.factory, "__name__", "")
+        names[factory.rpartition(":")[2]] = spec.name
+    base = saved_by.get("base", "").rpartition(".")[2]
+    return names.get(saved_by.get("algorithm") or base)
+
+
+def _right_option(path: Path, cls: type) -> str:
+    """Name the ``--algo`` to give, for the checkpoint of another algorithm."""
+    registry = get_registry()
+    name = saved_algorithm(registry, path)
+    return f" Here: --algo {name}" if name and algorithm_class(registry, name) is not cls else ""
+
+
+def _message(error: Exception) -> str:
+    # str() of a KeyError puts its message in quotes.
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

@@ -1,0 +1,334 @@
+"""``sb3-mbrl train``: a new run, or one that is resumed."""
+
+import argparse
+import importlib.util
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, ProgressBarCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import KVWriter, Logger, make_output_format
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_mbrl.cli.evaluate import play
+from sb3_mbrl.cli.run_folder import MODEL, RECORD, REPLAY_BUFFER, Run, load_agent, new_folder, newest_folder, save_agent
+from sb3_mbrl.cli.values import (
+    DEFAULT_ALGORITHM,
+    UserError,
+    algorithm_class,
+    check_arguments,
+    check_device,
+    load_plugins,
+    make_env,
+    parse_pairs,
+    plugin_arguments,
+)
+from sb3_mbrl.hyperparams import Preset, load_preset, preset_names
+
+_FIXED_BY_RUN = (
+    "n_envs",
+    "seed",
+    "preset",
+    "set",
+    "env_kwargs",
+    "world_model",
+    "world_model_kwargs",
+    "imagination_kwargs",
+    "planner",
+    "planner_kwargs",
+    "load_replay_buffer",
+)
+"""The options that were decided when a run began, and that ``--resume`` refuses"""
+
+_EVALUATION_SEED = 10_000
+"""The distance between the run's seed and that of its evaluation environment"""
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train an agent, save it and evaluate it."""
+    for name in ("steps", "n_envs", "eval_every"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give at least 1")
+    if args.eval_episodes < (1 if args.eval_every else 0):
+        raise UserError(f"--eval-episodes {args.eval_episodes}: give at least 1 (0 without --eval-every: no evaluation)")
+    check_device(args.device)
+    agent, run, folder = _resumed(args) if args.resume else _new(args)
+    run.tensorboard = args.tensorboard or run.tensorboard
+    if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard: TensorBoard is not installed. Run `pip install tensorboard`.")
+    try:
+        run.write(folder)
+    except OSError as error:
+        raise UserError(f"--output {folder}: it cannot be written to ({error.strerror})") from error
+    left = run.steps - agent.num_timesteps
+    print(f"Training {run.algo} on {run.env_id}: {left} real steps, seed {run.seed}. Output: {folder}")
+    print(f"World model: {_describe_model(agent)}")
+    metrics = _LastMetrics()
+    agent.set_logger(_logger(args.verbose, run, folder, agent.num_timesteps, metrics))
+    resume = f"sb3-mbrl train --resume --output {shlex.quote(str(folder))}"
+    with _terminated_like_interrupted():
+        try:
+            _learn(agent, left, _callbacks(args, run, folder))
+        except BaseException as error:
+            save_agent(agent, folder)
+            how = "Stopped" if isinstance(error, KeyboardInterrupt) else "Failed"
+            print(f"\n{how} after {agent.num_timesteps} real steps; all of them are saved. To continue:\n  {resume}")
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            return 130
+    save_agent(agent, folder)
+    print(
+        f"Saved {folder / MODEL} and {REPLAY_BUFFER} after {agent.num_timesteps} real steps. To continue: {resume} --steps N"
+    )
+    if 0 < agent.num_timesteps <= agent.learning_starts:
+        print(
+            f"Nothing was learned yet: the first {agent.learning_starts} steps are random ones. Give more --steps, or start "
+            "to learn sooner: --set learning_starts=N"
+        )
+    metrics.print()
+    if args.eval_episodes:
+        print(play(agent, run.env_id, run.env_kwargs, args.eval_episodes, run.seed + _EVALUATION_SEED))
+    return 0
+
+
+def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
+    """Build the agent of a new run."""
+    if args.env is None:
+        raise UserError("which environment? --env ID, e.g. --env Pendulum-v1")
+    algo = args.algo or DEFAULT_ALGORITHM
+    plugins, registry = load_plugins(args.plugin)
+    cls = algorithm_class(registry, algo)
+    preset = _preset(algo, args.env, args.preset)
+    arguments = _arguments(args, preset, cls)
+    env_kwargs = {**(preset.env_kwargs if preset else {}), **parse_pairs("--env-kwargs", args.env_kwargs)}
+    steps = args.steps or (preset.n_timesteps if preset else None)
+    if steps is None:
+        make_env(args.env, env_kwargs).close()  # raises for an unknown id, which is then the mistake to report
+        raise UserError(f"how long? --steps N (there is no preset for {args.env})")
+    run = Run(algo, args.env, steps, args.seed or 0, args.n_envs or 1, env_kwargs, args.plugin or [], arguments)
+    folder = Path(args.output) if args.output else new_folder(algo, args.env)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder}: this is a file; name a folder")
+    if (folder / MODEL).exists():
+        raise UserError(f"{folder} holds a run already: continue it with --resume, or choose another --output")
+    env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
+    policy = arguments.pop("policy", None) or (preset.policy if preset else _default_policy(cls, env.observation_space))
+    try:
+        agent = cls(policy, env, seed=run.seed, device=args.device, **arguments, **plugin_arguments(plugins))
+    except (ValueError, TypeError, AssertionError, ImportError, NotImplementedError) as error:
+        if args.traceback:
+            raise
+        raise UserError(". ".join([str(error) or repr(error), *getattr(error, "__notes__", ())])) from error
+    if args.load_replay_buffer:
+        _load_replay_buffer(agent, Path(args.load_replay_buffer))
+    return agent, run, folder
+
+
+def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
+    """Load the agent of a saved run."""
+    for name in _FIXED_BY_RUN:
+        if getattr(args, name) is not None:
+            raise UserError(
+                f"--resume: --{name.replace('_', '-')} was decided when the run began; leave it out, or start a new run"
+            )
+    if args.output is None and args.env is None:
+        raise UserError("--resume: which run? Name its folder with --output, or its environment with --env")
+    folder = Path(args.output) if args.output else newest_folder(args.algo or DEFAULT_ALGORITHM, args.env)
+    run = Run.read(folder)
+    if run is None:
+        raise UserError(f"--resume: {folder} is not the folder of a run (it has no {RECORD})")
+    for option, given, saved in (("--algo", args.algo, run.algo), ("--env", args.env, run.env_id)):
+        if given not in (None, saved):
+            raise UserError(f"--resume: {option} {given}, but the run in {folder} is one of {saved}")
+    run.steps = args.steps or run.steps
+    run.plugins = args.plugin or run.plugins
+    plugins, registry = load_plugins(run.plugins)
+    env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
+    cls = algorithm_class(registry, run.algo)
+    agent = load_agent(cls, folder / MODEL, env=env, device=args.device, **plugin_arguments(plugins))
+    if agent.num_timesteps >= run.steps:
+        raise UserError(
+            f"--resume: the run in {folder} has its {agent.num_timesteps} real steps already; give more with --steps"
+        )
+    _load_replay_buffer(agent, folder / REPLAY_BUFFER)
+    return agent, run, folder
+
+
+def _preset(algo: str, env_id: str, wanted: bool | str | None) -> Preset | None:
+    """
+    Choose a preset.
+
+    :param algo: the name of the algorithm
+    :param env_id: the Gymnasium id of the environment
+    :param wanted: ``--preset`` (true or a name), ``--no-preset`` (false), or neither
+    :return: the preset; ``None`` for the algorithm's defaults
+    :raises UserError: when a preset is asked for that does not exist
+    """
+    if wanted is False:
+        return None
+    name = wanted if isinstance(wanted, str) else env_id
+    try:
+        known = name in preset_names(algo)
+        if not known and not wanted:
+            print(f"There is no preset of {algo} for {env_id}: using the algorithm's defaults")
+            return None
+        preset = load_preset(algo, name)
+    except KeyError as error:
+        if wanted:
+            raise UserError(f"--preset: {error.args[0]}") from error
+        return None
+    print(f"Using the preset of {algo} for {name} (--no-preset: the algorithm's defaults)")
+    return preset
+
+
+def _arguments(args: argparse.Namespace, preset: Preset | None, cls: type) -> dict[str, Any]:
+    """Put the command line's arguments of the constructor on top of the preset's."""
+    arguments: dict[str, Any] = dict(preset.kwargs) if preset else {}
+    if args.world_model is not None:
+        chosen = None if args.world_model.lower() == "none" else args.world_model
+        if chosen not in (None, arguments.get("world_model")) and arguments.pop("world_model_kwargs", None):
+            print("The preset's world_model_kwargs are for another world model: left out")
+        arguments["world_model"] = chosen
+    if args.planner is not None:
+        if args.planner != arguments.get("planner") and arguments.pop("planner_kwargs", None):
+            print("The preset's planner_kwargs are for another planner: left out")
+        arguments["planner"] = args.planner
+    for name in ("world_model_kwargs", "imagination_kwargs", "planner_kwargs"):
+        given = parse_pairs(f"--{name.replace('_', '-')}", getattr(args, name))
+        if given:
+            arguments[name] = {**arguments.get(name, {}), **given}
+    chosen_by_set = parse_pairs("--set", args.set)
+    for name in ("env", "seed", "device", "plugins", "tensorboard_log", "verbose"):
+        if name in chosen_by_set:
+            raise UserError(f"--set {name}=...: there is an option for it, see `sb3-mbrl train --help`")
+    # Arguments that were not given by --set are checked too: not every algorithm takes a world_model, for example.
+    checked = check_arguments("", {key: value for key, value in arguments.items() if key not in chosen_by_set}, cls)
+    return {**checked, **check_arguments("--set", chosen_by_set, cls)}
+
+
+def _default_policy(cls: type[OffPolicyAlgorithm], space: gym.Space) -> str:
+    if len(cls.policy_aliases) == 1:
+        return next(iter(cls.policy_aliases))
+    if isinstance(space, gym.spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
+
+
+def _make_vec_env(env_id: str, env_kwargs: dict[str, Any], n_envs: int, seed: int) -> VecEnv:
+    return make_vec_env(lambda: make_env(env_id, env_kwargs), n_envs=n_envs, seed=seed)
+
+
+def _load_replay_buffer(agent: OffPolicyAlgorithm, path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"there is no replay buffer {path}")
+    try:
+        agent.load_replay_buffer(path)
+    except ValueError as error:
+        raise UserError(f"{path} does not fit this run: {error}") from error
+    except Exception as error:  # a damaged or foreign pickle may raise anything
+        raise UserError(f"{path} is not a replay buffer of Stable-Baselines3: {type(error).__name__}: {error}") from error
+    buffer = agent.replay_buffer
+    assert buffer is not None
+    print(f"Loaded {buffer.size() * buffer.n_envs} real transitions from {path}")
+
+
+# ----------------------------------------------------------------------------------------------------------------- learning
+
+
+def _describe_model(agent: Any) -> str:
+    model = getattr(agent, "world_model", None)
+    if model is None:
+        return "off"
+    reference = getattr(agent, "part_references", {}).get("world_model")
+    return f"{reference['name']} ({type(model).__name__})" if reference else type(model).__name__
+
+
+def _callbacks(args: argparse.Namespace, run: Run, folder: Path) -> list[BaseCallback]:
+    callbacks: list[BaseCallback] = []
+    if not args.no_progress:
+        if all(importlib.util.find_spec(name) for name in ("tqdm", "rich")):
+            callbacks.append(ProgressBarCallback())
+        else:
+            print('No progress bar: run `pip install "sb3-mbrl[rich]"` for one')
+    if args.eval_every:
+        env = _make_vec_env(run.env_id, run.env_kwargs, 1, run.seed + _EVALUATION_SEED)
+        callbacks.append(
+            EvalCallback(
+                env,
+                n_eval_episodes=args.eval_episodes,
+                eval_freq=max(args.eval_every // run.n_envs, 1),
+                log_path=str(folder),
+                best_model_save_path=str(folder),
+            )
+        )
+    return callbacks
+
+
+def _learn(agent: OffPolicyAlgorithm, steps: int, callbacks: list[BaseCallback]) -> None:
+    try:
+        agent.learn(steps, callback=callbacks, log_interval=1, reset_num_timesteps=agent.num_timesteps == 0)
+    finally:
+        # Write what was recorded since the end of the last episode.
+        agent.dump_logs()
+        # SB3 closes the bar only when training ends without an exception.
+        for callback in callbacks:
+            if isinstance(callback, ProgressBarCallback) and hasattr(callback, "pbar"):
+                callback.pbar.close()
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Treat SIGTERM, with which job schedulers end a process, as Ctrl-C, which saves."""
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _LastMetrics(KVWriter):
+    """A log that keeps the last value of every key."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.values.update(key_values)
+
+    def close(self) -> None:
+        pass
+
+    def print(self) -> None:
+        """Print the world model's quality and where the time went, in two lines."""
+        if "model/vs_trivial" in self.values:
+            print(
+                "World model on held-out rows: squared error {:.3g} of the better trivial predictor's (below 1 is better), "
+                "normalised error {:.3g}, reward error {:.3g}".format(
+                    *(self.values[f"model/{name}"] for name in ("vs_trivial", "error", "reward_error"))
+                )
+            )
+        phases = ("fit", "imagine", "plan", "update")
+        seconds = {name: self.values[f"time/{name}_s"] for name in phases if f"time/{name}_s" in self.values}
+        if seconds:
+            print("Time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+
+
+def _logger(verbose: bool, run: Run, folder: Path, start: int, metrics: KVWriter) -> Logger:
+    # A resumed run gets a file of its own, else it would overwrite the log of the run so far.
+    formats: list[KVWriter] = [make_output_format("csv", str(folder), f"_from_{start}" if start else ""), metrics]
+    if verbose:
+        formats.append(make_output_format("stdout", str(folder)))
+    if run.tensorboard:
+        formats.append(make_output_format("tensorboard", str(Path(run.tensorboard) / run.algo / folder.name)))
+    return Logger(str(folder), formats)

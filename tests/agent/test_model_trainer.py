@@ -1,0 +1,241 @@
+"""Fits of the world model: when they happen, what a model may return, when it is trusted, and what an error leaves."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_mbrl import MBPO
+from sb3_mbrl.agent.model_trainer import trusted_below
+from sb3_mbrl.diagnostics import ModelQualityWarning
+from sb3_mbrl.models.mlp import MLPModel
+from sb3_mbrl.plugins import (
+    PluginContractError,
+)
+from sb3_mbrl.testing import LinearToy, NeighbourToy, RecurrentToy
+from tests.helpers.agents import NoiseEnv, intact, learned, quick, tiny
+
+
+def test_a_replay_buffer_that_is_not_finite():
+    agent = quick().learn(15)
+    agent.replay_buffer.next_observations[3, 0, 1] = np.nan
+    with pytest.raises(ValueError, match=r"The replay buffer holds NaN or infinity in next_obs at row 3, environment 0"):
+        agent.fit_world_model()
+
+
+# ---- a world model that returns wrong shapes
+
+
+class Wrong(LinearToy):
+    """Breaks the contract as it is told."""
+
+    def __init__(self, *args, change=None, decoded=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.change, self.decoded = change or (lambda p: p), decoded or (lambda obs: obs)
+
+    def step(self, state, action, **kwargs):
+        return self.change(super().step(state, action, **kwargs))
+
+    def decode(self, state):
+        return self.decoded(super().decode(state))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (
+            {"change": lambda p: p._replace(reward=p.reward[:, None])},
+            r"Wrong.step returned reward of shape \(2, 1\), expected \(2,\)",
+        ),
+        (
+            {"change": lambda p: p._replace(terminated=p.reward > 0)},
+            r"Wrong.step returned terminated as torch.bool, expected floats",
+        ),
+        ({"change": lambda p: p._replace(terminated=p.reward * 0 + 7)}, r"terminated = 7, expected a probability in \[0, 1\]"),
+        (
+            {"change": lambda p: p._replace(discount=p.reward[:1])},
+            r"Wrong.step returned discount of shape \(1,\), expected \(2,\)",
+        ),
+        ({"change": lambda p: p._replace(state=p.state[:, :2])}, r"turned a state \(2, 3\) into \(2, 2\); shapes must stay"),
+        ({"change": lambda p: (p.state, p.reward)}, r"Wrong.step returned tuple, expected sb3_mbrl.contracts.Prediction"),
+        ({"decoded": lambda obs: obs[:, :2]}, r"Wrong.decode returned \(2, 2\), expected \(2, 3\)"),
+        ({"decoded": lambda obs: obs.long()}, r"Wrong.decode returned torch.int64, expected torch.float32"),
+        ({"decoded": lambda obs: {"x": obs}}, r"Wrong.decode returned {x: \(2, 3\)}, expected \(2, 3\)"),
+    ],
+)
+def test_a_world_model_that_returns_wrong_shapes(wrong, words, tmp_path):
+    agent = quick(world_model=Wrong, world_model_kwargs=wrong)
+    buffer = agent.replay_buffer
+    with pytest.raises(PluginContractError, match=words):
+        agent.learn(100)
+    # At the first fit, after the first steps.
+    assert agent.num_timesteps == 21
+    assert agent.replay_buffer is buffer
+    intact(agent, 21, tmp_path)
+
+
+def test_a_world_model_without_decode():
+    # For its kind of learner it must decode; the words say what else it is good for.
+    with pytest.raises(TypeError, match=r"RecurrentToy does not decode observations\. Use it where features are enough"):
+        quick(world_model=RecurrentToy, world_model_kwargs={"hidden": 8}, termination_fn=None).learn(30)
+
+
+class Talkative(NeighbourToy):
+    """Returns something else than figures from ``fit``."""
+
+    def __init__(self, *args, told=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.told = told
+
+    def fit(self, data, budget=None, *, generator=None):
+        super().fit(data, budget, generator=generator)
+        return self.told
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (0.3, r"Talkative.fit returned float, expected a dictionary of figures by name"),
+        ({"loss": th.zeros(1)}, r"Talkative.fit returned figures that are no plain numbers: {'loss'"),
+    ],
+)
+def test_a_fit_that_returns_no_figures(told, words):
+    agent = quick(world_model=Talkative, world_model_kwargs={"told": told})
+    with pytest.raises(PluginContractError, match=words):
+        agent.learn(30)
+    assert agent.world_model.fitted
+
+
+def test_a_world_model_that_fails_in_a_fit(tmp_path):
+    agent = quick(world_model=FailsToFit, world_model_kwargs={"hidden": [8]})
+    with pytest.raises(ZeroDivisionError):
+        agent.learn(100)
+    intact(agent, 21, tmp_path)
+
+
+class FailsToFit(MLPModel):
+    def fit(self, data, budget=None, *, generator=None):
+        return {"loss": 1 / 0}
+
+
+# ---- little data
+
+
+def test_an_empty_buffer():
+    agent = quick()
+    with pytest.raises(ValueError, match=r"holds no usable transition: collect some with learn\(\), .* or load some"):
+        agent.fit_world_model()
+    assert not agent.world_model.fitted
+    with pytest.raises(ValueError, match=r"This MBPO has no world model \(world_model=None\): nothing to fit"):
+        quick(world_model=None).fit_world_model()
+
+
+@pytest.mark.parametrize("world_model", ["ensemble", "mlp"])
+def test_one_transition(world_model):
+    agent = quick(world_model=world_model, world_model_kwargs={"hidden": [8]}).learn(1)
+    agent.fit_world_model()
+    assert agent.world_model.n_fits == 1
+    # One row says nothing about quality.
+    assert not agent._trusted
+    state = agent.world_model.initial(th.as_tensor(agent.replay_buffer.observations[0]))
+    prediction = agent.world_model.step(state, th.zeros(1, 1))
+    assert prediction.state["obs"].isfinite().all()
+    assert prediction.reward.isfinite().all()
+
+
+def test_one_transition_at_a_time():
+    agent = quick(learning_starts=0, buffer_size=1, batch_size=1).learn(5)
+    assert agent.num_timesteps == 5
+    assert all(value.isfinite().all() for value in agent.policy.state_dict().values())
+
+
+# ---- Ctrl-C during a model fit (what the loaded agent does then: ``test_checkpoint.py``)
+
+
+def test_ctrl_c_during_a_model_fit(tmp_path, monkeypatch):
+    agent = quick()
+    buffer = agent.replay_buffer
+    epoch = MLPModel._epoch
+
+    def interrupted(self, *args):
+        yield next(epoch(self, *args))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MLPModel, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(100)
+    assert agent.replay_buffer is buffer
+    intact(agent, 21, tmp_path)
+    monkeypatch.setattr(MLPModel, "_epoch", epoch)
+    loaded = MBPO.load(tmp_path / "agent", env=make_vec_env("Pendulum-v1"))
+    loaded.learn(25, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 46
+
+
+# ---- when a model is trusted, and what is said of the data
+
+
+def test_imagination_waits_while_the_model_is_worse_than_trivial():
+    agent = learned(NoiseEnv(), fit_kwargs={"max_epochs": 1}, learning_starts=100, fit_freq=150)
+    with pytest.warns(ModelQualityWarning, match="predicts no better than a trivial predictor") as caught:
+        agent.learn(1000)
+    assert len(caught) == 1
+    assert agent.imagined is None
+
+
+def test_data_is_fitted_before_the_first_step_when_there_is_some(tmp_path):
+    source = tiny(world_model=None).learn(200)
+    source.save_replay_buffer(tmp_path / "buffer")
+    agent = learned(learning_starts=100)
+    agent.load_replay_buffer(tmp_path / "buffer")
+    fitted_at = []
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            fitted_at.append(agent.world_model.n_fits)
+            return len(fitted_at) < 3
+
+    agent.learn(10, callback=Look())
+    assert fitted_at[0] == 1
+
+
+def test_few_rows_do_no_harm():
+    agent = learned(learning_starts=0, buffer_size=1, batch_size=1).learn(30)
+    assert agent.num_timesteps == 30
+    agent = learned(learning_starts=1, batch_size=4).learn(30)
+    # At 2, 4, 8 and 16 rows: whenever the data has doubled (SB3 trains once there are more steps than learning_starts).
+    assert agent.world_model.n_fits == 4
+
+
+def test_ends_of_episodes_that_memory_optimisation_loses_are_told():
+    options = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    with pytest.warns(ModelQualityWarning, match="keeps no last observations of episodes"):
+        learned(NoiseEnv(), fit_kwargs={"max_epochs": 1}, learning_starts=100, **options).learn(150)
+
+
+def test_an_environment_that_leaves_its_space_is_told():
+    class Wide(NoiseEnv):
+        observation_space = spaces.Box(-1, 1, (3,))
+
+    with pytest.warns(ModelQualityWarning, match=r"leaves its observation space: obs\[\d\] was -?[12]\."):
+        learned(Wide(), fit_kwargs={"max_epochs": 1}).learn(60)
+
+
+def test_a_model_is_not_trusted_for_its_luck_with_a_few_rows():
+    """Regression: QRDQN on random observations: of the first verdicts, on one to twenty rows, some were good by chance."""
+    assert trusted_below(3) == 0.0
+    assert trusted_below(100) == pytest.approx(0.9)
+    assert trusted_below(3, learned=False) == 1.0
+    for seed in range(5):
+        agent = learned(NoiseEnv(), learning_starts=0, seed=seed, fit_kwargs={"max_batches": 5})
+        agent.learn(200)
+        assert agent.imagined is None
+
+
+def test_an_oracle_of_another_environment_is_refused():
+    agent = tiny(gym.make("Pendulum-v1", g=1.0), world_model="oracle", world_model_kwargs={"env": "Pendulum-v1"})
+    with pytest.raises(ValueError, match=r"OracleModel repeats \d+ of 16 real transitions with another result"):
+        agent.learn(60)

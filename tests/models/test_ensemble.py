@@ -1,0 +1,79 @@
+"""The ensemble of networks."""
+
+import pytest
+import torch as th
+
+from sb3_mbrl.contracts import FitBudget
+from sb3_mbrl.models.ensemble import EnsembleModel
+from tests.models.data import ACT, OBS, SMALL, linear_data
+
+
+def test_ensemble_learns_the_noise(generator):
+    th.manual_seed(0)
+    model = EnsembleModel(OBS, ACT, members=3, elites=2, **SMALL)
+    model.fit(linear_data(noise=0.3), FitBudget(max_epochs=40), generator=generator)
+    rows = linear_data(300, seed=1).transitions()
+    members = model.members(model.initial(rows.obs), rows.action)
+    assert members.mean.shape == (2, 300, 2)
+    assert float(members.variance.mean().sqrt().detach()) == pytest.approx(0.3, rel=0.15)
+    noisy = linear_data(300, noise=0.3, seed=1).transitions()
+    log_prob = model.log_prob(model.initial(noisy.obs), noisy.action, noisy.next_obs)
+    # The entropy of two normals of deviation 0.3 is 2 * (0.5 ln(2 pi e) + ln 0.3) = 0.43.
+    assert -0.9 < float(log_prob.mean()) < 0.1
+
+
+def test_elites_are_the_members_with_the_lowest_holdout_error(generator):
+    model = EnsembleModel(OBS, ACT, members=4, elites=2, **SMALL)
+    model.fit(linear_data(400), FitBudget(max_epochs=3), generator=generator)
+    order = sorted(range(4), key=lambda e: model.holdout_scores[e])
+    assert model.elites == order[:2]
+    with th.no_grad():
+        for layer in model.network.layers:
+            layer.weight[order[2:]] = float("nan")
+    state = model.initial(th.zeros(500, 2))
+    assert model.step(state, th.zeros(500, 1), generator=generator).reward.isfinite().all()
+
+
+def test_every_row_draws_its_member_anew(generator):
+    model = EnsembleModel(OBS, ACT, members=3, elites=3, **SMALL)
+    with th.no_grad():
+        model.heads.max_logvar.fill_(-30.0)
+        model.heads.min_logvar.fill_(-40.0)
+        model.network.layers[-1].weight.zero_()
+        for e in range(3):
+            model.network.layers[-1].bias[e, 0, 0] = float(e)
+    state = model.initial(th.zeros(3000, 2))
+    first = model.decode(model.step(state, th.zeros(3000, 1), generator=generator).state)[:, 0].round().long()
+    second = model.decode(model.step(state, th.zeros(3000, 1), generator=generator).state)[:, 0].round().long()
+    counts = th.bincount(first * 3 + second, minlength=9)
+    # Independent of each other: nine combinations of about 333 rows (standard deviation 17).
+    assert (counts - 3000 / 9).abs().max() < 80
+
+
+def test_deterministic_steps_are_the_mean_over_elites():
+    model = EnsembleModel(OBS, ACT, members=3, elites=2, **SMALL)
+    model.elites = [0, 2]
+    rows = linear_data(20).transitions()
+    state = model.initial(rows.obs)
+    step = model.step(state, rows.action, deterministic=True)
+    members = model.members(state, rows.action)
+    th.testing.assert_close(step.state["obs"], members.mean.mean(0))
+    th.testing.assert_close(step.reward, members.reward.mean(0))
+
+
+def test_ctrl_c_during_a_fit_leaves_a_usable_model(generator):
+    model = EnsembleModel(OBS, ACT, members=3, elites=2, **SMALL)
+    epochs = []
+
+    def interrupt(words: str) -> None:
+        epochs.append(words)
+        if len(epochs) == 3:
+            raise KeyboardInterrupt
+
+    model.on_progress = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(linear_data(400), generator=generator)
+    assert model.fitted
+    assert not model.training
+    assert len(set(model.elites)) == 2
+    assert model.step(model.initial(th.zeros(3, 2)), th.zeros(3, 1)).reward.isfinite().all()

@@ -1,0 +1,201 @@
+"""The layout of sources and tests: tests are found by name, and imports point downwards."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import sb3_mbrl
+
+TESTS, SOURCES = Path(__file__).parent, Path(sb3_mbrl.__file__).parent
+
+# ---- the rules
+
+OF_MANY = {"benchmarks", "conformance", "examples", "invariants", "learning"}
+"""Rooms of tests that are not about one source each; every other room mirrors one of ``sb3_mbrl``"""
+
+OF_THE_PROJECT = {"test_layout", "test_project"}
+"""Test modules beside the rooms that are not about one source each"""
+
+LAYERS: list[set[str]] = [
+    {"checks", "optim", "rng", "specs", "trees", "version"},
+    {"contracts"},
+    {"fitting", "hookspecs", "returns", "spaces"},
+    {"buffers", "hyperparams", "networks", "plugins", "policies"},
+    {"imagination"},
+    {"envs"},
+    {"models"},
+    {"planners"},
+    {"diagnostics", "testing"},
+    {"agent", "callbacks"},
+    {"algorithms"},
+    {"builtin", "cli", "zoo"},
+    {"", "__main__"},  # the package itself, as users import it
+]
+"""Rooms and modules of ``sb3_mbrl`` from the lowest to the highest: a module imports its own room and lower layers"""
+
+UPWARD: dict[tuple[str, str], str] = {}
+"""Imports that point upwards, with the reason"""
+
+CYCLIC: dict[tuple[str, str], str] = {
+    ("contracts", "fitting"): "contracts.fit builds a budget when it is called",
+    ("hookspecs", "algorithms.base"): "the annotation of agents in the hooks",
+}
+"""Imports, put off until they are needed, without which there would be no cycle; with the reason"""
+
+COMING: set[str] = {"agent/augmenter", "agent/joint_update", "agent/known_functions", "buffers/side_store"}
+COMING |= {f"cli/{command}" for command in ("check", "evaluate", "plot", "plugins", "train")}
+"""Sources that are being written and have tests already"""
+
+
+# ---- tests are found by name
+
+
+def has_twin(path: Path) -> bool:
+    """Tell whether the room has the source that a test module is about: ``test_model_refusals.py`` is about ``model.py``."""
+    words = path.stem.removeprefix("test_").split("_")
+    names = [path.parent / "_".join(words[:n]) for n in range(1, len(words) + 1)]
+    return any((SOURCES / name).is_dir() or (SOURCES / name).with_suffix(".py").is_file() for name in names) or any(
+        name.as_posix() in COMING for name in names
+    )
+
+
+def test_every_test_module_is_named_after_a_source():
+    strays = [
+        f"tests/{path}"
+        for path in (path.relative_to(TESTS) for path in sorted(TESTS.rglob("test_*.py")))
+        if path.parts[0] not in OF_MANY and path.stem not in OF_THE_PROJECT and not has_twin(path)
+    ]
+    assert strays == [], "these begin with the name of no source in their room: name each after the source that it tests"
+
+
+def test_no_test_module_imports_another():
+    """What several share lies in a module whose name does not begin with ``test_``, or in a ``conftest.py``."""
+    found = [
+        f"tests/{path} imports {name}"
+        for path in (path.relative_to(TESTS) for path in sorted(TESTS.rglob("*.py")))
+        for name, _ in imports((TESTS / path).read_text(), "")
+        if name.split(".")[0] == "tests" and any(part.startswith("test_") for part in name.split("."))
+    ]
+    assert found == []
+
+
+# ---- imports point downwards
+
+
+def imports(text: str, package: str) -> Iterator[tuple[str, bool]]:
+    """
+    The names that a module imports, ``a.b`` for ``import a.b`` and ``from a import b``, and whether they are imported with the
+    module itself: not within a function, and not for annotations only.
+    """
+
+    def walk(node: ast.AST, at_once: bool) -> Iterator[tuple[str, bool]]:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, at_once) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            base = [*parts[: len(parts) + 1 - node.level], node.module] if node.level else [node.module]
+            yield from ((".".join([*filter(None, base), alias.name]), at_once) for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from (found for child in node.body for found in walk(child, False))
+            yield from (found for child in node.orelse for found in walk(child, at_once))
+        else:
+            inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            for child in ast.iter_child_nodes(node):
+                yield from walk(child, at_once and not inside)
+
+    return walk(ast.parse(text), True)
+
+
+def graph() -> dict[str, dict[str, bool]]:
+    """For every module of ``sb3_mbrl``, which others it imports, and whether at once. Names are without ``sb3_mbrl.``."""
+    files = {}
+    for path in SOURCES.rglob("*.py"):
+        parts = path.relative_to(SOURCES).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    edges: dict[str, dict[str, bool]] = {module: {} for module in files}
+    for module, path in files.items():
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        for name, at_once in imports(path.read_text(), f"sb3_mbrl.{package}".rstrip(".")):
+            if name.split(".")[0] != "sb3_mbrl":
+                continue
+            target = name.removeprefix("sb3_mbrl").removeprefix(".")
+            if target not in files:  # a name within a module
+                target = target.rpartition(".")[0]
+            if target != module:
+                edges[module][target] = edges[module].get(target, False) or at_once
+    return edges
+
+
+GRAPH = graph()
+
+
+def test_every_room_has_a_layer():
+    rooms = {module.split(".")[0] for module in GRAPH}
+    assert sorted(rooms) == sorted(room for layer in LAYERS for room in layer)
+
+
+def test_imports_point_downwards():
+    height = {room: i for i, layer in enumerate(LAYERS) for room in layer}
+    upward = set()
+    for module, targets in GRAPH.items():
+        for target, at_once in targets.items():
+            ours, theirs = module.split(".")[0], target.split(".")[0]
+            if at_once and ours != theirs and height[theirs] >= height[ours]:
+                upward.add((module, target))
+    assert sorted(upward) == sorted(UPWARD), "imports of a higher layer, or of the same one; or UPWARD names one that is gone"
+
+
+def cycle(edges: dict[str, list[str]]) -> list[str]:
+    """Find a cycle by depth-first search: the first one, or nothing."""
+    path: list[str] = []
+    done: set[str] = set()
+
+    def visit(module: str) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return []
+        path.append(module)
+        for target in edges[module]:
+            if found := visit(target):
+                return found
+        done.add(path.pop())
+        return []
+
+    return next(filter(None, map(visit, edges)), [])
+
+
+def test_there_are_no_cycles():
+    """Imports within functions and for annotations count too."""
+    edges = {
+        module: [target for target in targets if (module, target) not in CYCLIC] for module, targets in sorted(GRAPH.items())
+    }
+    assert cycle(edges) == [], "modules that import each other in a circle"
+    gone = [pair for pair in CYCLIC if pair[1] not in GRAPH.get(pair[0], {})]
+    assert gone == [], "CYCLIC names imports that are gone: take them out"
+
+
+def test_cycles_are_found():
+    assert cycle({"a": ["b"], "b": ["c"], "c": []}) == []
+    assert cycle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c", "b"]
+
+
+def test_imports_are_found():
+    text = """
+import sb3_mbrl.one
+from sb3_mbrl import two
+from ..room import three
+from . import four
+if TYPE_CHECKING:
+    from sb3_mbrl.five import Five
+def later():
+    import sb3_mbrl.six
+"""
+    assert list(imports(text, "sb3_mbrl.own")) == [
+        ("sb3_mbrl.one", True),
+        ("sb3_mbrl.two", True),
+        ("sb3_mbrl.room.three", True),
+        ("sb3_mbrl.own.four", True),
+        ("sb3_mbrl.five.Five", False),
+        ("sb3_mbrl.six", False),
+    ]
