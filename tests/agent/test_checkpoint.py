@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_mbrl import MBPO
+from sb3_mbrl.agent.agent import make_budget
 from sb3_mbrl.envs.known_functions.classic_control import PendulumReward
 from sb3_mbrl.holdout import Trial
 from sb3_mbrl.models.ensemble import EnsembleModel
@@ -38,16 +39,15 @@ def test_everything_comes_back(agent, path):
     assert th.equal(new.heads.standardiser.std, old.heads.standardiser.std)
     assert loaded.trainer.trusted
     for name in (
-        "_fit_at",
-        "_fit_rows",
-        "_imagined_at",
         "num_timesteps",
         "real_ratio",
         "fit_freq",
-        "fit_budget",
+        "fit_kwargs",
         "_n_updates",
     ):
         assert getattr(loaded, name) == getattr(agent, name), name
+    assert loaded.trainer.state_dict() == agent.trainer.state_dict()
+    assert loaded.augmenter.imagined_at == agent.augmenter.imagined_at
     assert loaded.part_references == agent.part_references
     assert loaded.imagination.horizon(0) == 2
     assert isinstance(new.reward_fn, PendulumReward)
@@ -130,7 +130,7 @@ def test_random_weights_do_no_harm(tmp_path):
     """As SB3's test_save_load does; weights in [0, 1] make a world model that predicts enormous rewards."""
     agent = quick(fit_kwargs={"max_batches": 300}).learn(30)
     assert agent.trainer.trusted
-    agent.imagined = None
+    agent.augmenter.imagined = None
     agent.set_parameters(randomised(agent))
     agent.save(tmp_path / "agent")
     agent.save_replay_buffer(tmp_path / "buffer")
@@ -169,9 +169,9 @@ def test_custom_objects_and_changed_attributes(path):
 
 
 def test_exclude_and_include(agent, tmp_path):
-    agent.save(tmp_path / "agent", exclude=["fit_freq", "_trusted"], include=["imagined", "replay_buffer"])
+    agent.save(tmp_path / "agent", exclude=["fit_freq"], include=["imagined", "replay_buffer"])
     loaded = MBPO.load(tmp_path / "agent")
-    assert (loaded.fit_freq, loaded.trainer.trusted) == (250, False)  # the defaults
+    assert (loaded.fit_freq, loaded.trainer.trusted) == (250, True)  # the default, and the saved verdict
     assert len(loaded.replay_buffer.observations) == agent.replay_buffer.buffer_size
     g, h = th.Generator().manual_seed(0), th.Generator().manual_seed(0)
     old, new = agent.imagined.draw(20, g), loaded.imagined.draw(20, h)
@@ -318,7 +318,8 @@ def test_an_interrupted_fit_leaves_an_agent_that_can_be_saved_and_goes_on(tmp_pa
     assert not agent.world_model.training
     assert agent.world_model.fitted
     # Held-out errors never got worse than at the start of the fit: the best weights are back.
-    figures = agent._judge(Trial(agent.world_model, agent.model_data, agent.fit_budget))
+    trial = Trial(agent.world_model, agent.model_data, make_budget(agent.fit_kwargs))
+    figures = agent.trainer.judge(agent.world_model, trial)
     assert figures["vs_trivial"] < 1
     agent.save(tmp_path / "agent")
     agent.save_replay_buffer(tmp_path / "buffer")

@@ -47,12 +47,12 @@ def test_parameters_that_are_put_in_are_not_played_back():
 
 def test_matrix_products_alone_lose_precision():
     agent = small().learn(80)
-    batch = agent.sequences.on_device(agent.sequences.sample(4, 8, generator=th.Generator().manual_seed(0)), agent.device)
+    batch = agent.sequences.on_device(agent.sequences.sample(4, generator=th.Generator().manual_seed(0)), agent.device)
     found = {}
     for mixed in (False, True):
         agent.update.generator = th.Generator().manual_seed(1)
         with precision(mixed, agent.device):
-            loss, _, figures = agent._losses(*batch)
+            loss, _, figures = agent._losses(*batch, agent.update.generator)
         found[mixed] = (loss, figures)
         assert loss.dtype == th.float32
     assert float(found[True][0]) == pytest.approx(float(found[False][0]), rel=0.02)
@@ -63,11 +63,11 @@ def test_matrix_products_alone_lose_precision():
 def test_mixed_precision_reaches_every_weight(trained_eagerly):
     """In torch before 2.10 the actor had none: what it had computed in imagination was kept by autocast, without gradients."""
     agent, found = trained_eagerly, {}
-    batch = agent.sequences.on_device(agent.sequences.sample(4, 8, generator=th.Generator().manual_seed(0)), agent.device)
+    batch = agent.sequences.on_device(agent.sequences.sample(4, generator=th.Generator().manual_seed(0)), agent.device)
     for mixed in (False, True):
         agent.update.generator = th.Generator().manual_seed(1)
         with precision(mixed, agent.device):
-            loss, _, _ = agent._losses(*batch)
+            loss, _, _ = agent._losses(*batch, agent.update.generator)
         agent.optimizer.zero_grad()
         loss.backward()
         parts = (agent.policy.actor, agent.policy.critic, agent.world_model)
