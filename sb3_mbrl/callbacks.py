@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure, Image, Video
 
 from sb3_mbrl.checks import whole
-from sb3_mbrl.diagnostics.dream import EpisodeTooShortError, check_same_kind, dream
+from sb3_mbrl.diagnostics.dream import EpisodeTooShortError, check_same_spaces, dream
 from sb3_mbrl.diagnostics.dream_plot import dream_figure, image_frames, is_image, strip
 
 FPS = 10
@@ -42,7 +42,7 @@ class DreamCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._last = self.model.num_timesteps
-        check_same_kind(self.model, self.env)  # type: ignore[arg-type]
+        check_same_spaces(self.model, self.env)  # type: ignore[arg-type]
 
     def _on_step(self) -> bool:
         model = getattr(self.model, "world_model", None)

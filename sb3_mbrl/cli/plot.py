@@ -45,14 +45,14 @@ def plot_dream(args: argparse.Namespace) -> int:
 def plot_plan(args: argparse.Namespace) -> int:
     """Load an agent, play an episode, and draw what the agent expected against what happened."""
     _need_matplotlib()
-    from sb3_mbrl.diagnostics.plan import coverage, foresee
+    from sb3_mbrl.diagnostics.plan import coverage, roll_out_plans
     from sb3_mbrl.diagnostics.plan_plot import draw_plans
 
     saved = load_saved(args)
     env = make_env(saved.env_id, saved.env_kwargs)
     check_spaces(saved.agent, env, saved.env_id)
     try:
-        moments = foresee(
+        moments = roll_out_plans(
             saved.agent,
             env,
             horizon=args.horizon,

@@ -22,7 +22,7 @@ from sb3_mbrl.cli.values import (
     plugin_arguments,
 )
 from sb3_mbrl.contracts import AlgorithmSpec
-from sb3_mbrl.diagnostics.dream import check_same_kind
+from sb3_mbrl.diagnostics.dream import check_same_spaces
 from sb3_mbrl.plugins import Registry, get_registry
 
 MODEL, REPLAY_BUFFER, RECORD = "model.zip", "replay_buffer.pkl", "run.json"
@@ -170,7 +170,7 @@ def load_saved(args: argparse.Namespace) -> Saved:
 def check_spaces(agent: OffPolicyAlgorithm, env: Any, env_id: str) -> None:
     """:raises UserError: for an environment whose spaces are not those that the agent was trained in"""
     try:
-        check_same_kind(agent, env, f"{env_id} with these arguments")
+        check_same_spaces(agent, env, f"{env_id} with these arguments")
     except ValueError as error:
         raise UserError(str(error)) from error
 

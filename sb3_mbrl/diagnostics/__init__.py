@@ -1,4 +1,4 @@
-"""Whether a world model is any good: figures in the logger, and the gate that keeps a bad one from being used."""
+"""Diagnostics of world models: metrics of quality (which also keep a bad model from being used), plan rollouts and dreams."""
 
 from sb3_mbrl.diagnostics.quality import ModelQualityWarning, columns_of, k_step_error, one_step_quality
 

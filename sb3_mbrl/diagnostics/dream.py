@@ -1,4 +1,4 @@
-"""Open-loop prediction: a world model sees the beginning of an episode, and then only what is done in the rest of it."""
+"""Open-loop prediction: a world model sees the beginning of an episode, and predicts the rest from the actions alone."""
 
 from typing import Any, NamedTuple
 
@@ -13,51 +13,57 @@ from sb3_mbrl.trees import State, tree_cat
 
 
 class EpisodeTooShortError(ValueError):
-    """It was over before the model had seen what it is to see."""
+    """Raised when an episode ends before the model has seen its context."""
 
 
 class Dream(NamedTuple):
-    """``T`` moments of one episode, as they were and as the model has them."""
+    """``T`` observations of one episode, real and imagined."""
 
     real: dict[str, np.ndarray]
-    """By key (``"obs"`` where the observation is no dictionary), ``(T, ...)``; images channels first"""
+    """The real observations by key (``"obs"`` if the observation is not a dictionary), ``(T, ...)``; images channels first"""
     imagined: dict[str, np.ndarray]
-    """Likewise; the first ``context`` are what the model makes of what it sees"""
+    """The imagined ones, likewise; the first ``context`` are reconstructions of observations that the model has seen"""
     real_reward: np.ndarray
-    """``(T - 1,)``: of the step to each moment but the first"""
+    """``(T - 1,)``: the reward of the step to each observation but the first"""
     imagined_reward: np.ndarray
-    """``(T - 1,)``; NaN while the model sees"""
+    """``(T - 1,)``; NaN within the context"""
     context: int
-    """How many moments the model sees"""
+    """The number of observations that the model sees"""
 
 
-def check_same_kind(agent: OffPolicyAlgorithm, env: gym.Env, name: str = "such an environment") -> None:
+def check_same_spaces(agent: OffPolicyAlgorithm, env: gym.Env, name: str = "such an environment") -> None:
     """
-    :param name: of the environment
-    :raises ValueError: for an environment of other spaces than those that the agent was trained in
+    Check that an environment has the spaces that an agent was trained with.
+
+    :param agent: the agent
+    :param env: the environment
+    :param name: the environment's name, for the message
+    :raises ValueError: for other spaces
     """
-    seen = channels_first(env.observation_space), env.action_space
-    for what, own, other in zip(("observations", "actions"), (agent.observation_space, agent.action_space), seen, strict=True):
-        if own != other:
-            raise ValueError(f"the agent was not trained in {name}: its {what} are {own}, and here they are {other}")
+    for what, trained, given in (
+        ("observations", agent.observation_space, channels_first(env.observation_space)),
+        ("actions", agent.action_space, env.action_space),
+    ):
+        if trained != given:
+            raise ValueError(f"the agent was not trained in {name}: its {what} are {trained}, and here they are {given}")
 
 
 def dream(agent: OffPolicyAlgorithm, env: gym.Env, *, context: int = 5, horizon: int = 45, seed: int = 0) -> Dream:
     """
     Play one episode. The model filters the first ``context`` observations, and then predicts from the actions alone.
 
-    :param agent: with a fitted world model that decodes observations
-    :param env: one environment of the kind that the agent was trained in; reset here, and stepped
-    :param context: observations that are seen
-    :param horizon: observations that are imagined; fewer where the episode ends before
-    :param seed: of the environment
+    :param agent: an agent with a fitted world model that decodes observations
+    :param env: one environment of the kind that the agent was trained in; it is reset and stepped
+    :param context: the number of observations that the model sees
+    :param horizon: the number of observations that it imagines; fewer if the episode ends earlier
+    :param seed: the seed of the environment
     :raises ValueError: for an agent without a fitted world model, or numbers below 1
-    :raises EpisodeTooShortError: for an episode that ends too soon
+    :raises EpisodeTooShortError: if the episode ends within the context
     :raises MissingCapability: for a model that does not decode observations
     """
     model: WorldModel | None = getattr(agent, "world_model", None)
     if model is None:
-        raise ValueError(f"{type(agent).__name__} has no world model, so there is nothing that it dreams of")
+        raise ValueError(f"{type(agent).__name__} has no world model to dream with: give an agent with one, such as MBPO")
     if not model.fitted:
         raise ValueError("the world model has not been fitted yet: train the agent for longer than learning_starts")
     if model.needs_snapshot:
@@ -73,34 +79,35 @@ def dream(agent: OffPolicyAlgorithm, env: gym.Env, *, context: int = 5, horizon:
     was_training = model.training
     model.eval()
     try:
-        imagined, expected = _follow(model, real, actions, context)
+        imagined, expected = _predict(model, real, actions, context)
     finally:
         model.train(was_training)
-    return Dream(_keyed(tree_cat(real)), _keyed(tree_cat(imagined)), np.asarray(rewards), np.asarray(expected), context)
+    return Dream(_by_key(tree_cat(real)), _by_key(tree_cat(imagined)), np.asarray(rewards), np.asarray(expected), context)
 
 
 def _play(agent: Any, env: gym.Env, steps: int, seed: int) -> tuple[list[Obs], list[th.Tensor], list[float]]:
-    """Observations as the model takes them (one more than steps), scaled actions, rewards."""
-    codec, normalising = ActionCodec(agent.action_space), agent.get_vec_normalize_env()
+    """Play an episode; return observations as the model takes them (one more than steps), scaled actions and rewards."""
+    codec, vec_normalize = ActionCodec(agent.action_space), agent.get_vec_normalize_env()
     obs, _ = env.reset(seed=seed)
-    seen, memory, first, done = [_rows(agent, obs)], None, np.array([True]), False
+    observations, state, first, done = [_batch_of_one(agent, obs)], None, np.array([True]), False
     actions: list[th.Tensor] = []
     rewards: list[float] = []
     while not done and len(actions) < steps:
-        shown = obs if normalising is None else normalising.normalize_obs(obs)
-        action, memory = agent.predict(shown, memory, first, deterministic=True)
+        policy_obs = obs if vec_normalize is None else vec_normalize.normalize_obs(obs)
+        action, state = agent.predict(policy_obs, state, first, deterministic=True)
         obs, reward, terminated, truncated, _ = env.step(action)
         actions.append(codec.from_env(th.as_tensor(np.asarray(action), device=agent.device)[None]))
         rewards.append(float(reward))
-        seen.append(_rows(agent, obs))
+        observations.append(_batch_of_one(agent, obs))
         first, done = np.array([False]), terminated or truncated
-    return seen, actions, rewards
+    return observations, actions, rewards
 
 
 @th.no_grad()
-def _follow(model: WorldModel, real: list[Obs], actions: list[th.Tensor], context: int) -> tuple[list[Obs], list[float]]:
+def _predict(model: WorldModel, real: list[Obs], actions: list[th.Tensor], context: int) -> tuple[list[Obs], list[float]]:
+    """Filter the context, then predict the rest; return decoded observations and rewards."""
     state: State = model.initial(real[0])
-    found, rewards = [model.decode(state)], []
+    imagined, rewards = [model.decode(state)], []
     for t, action in enumerate(actions):
         if t + 1 < context:
             state = model.observe(state, action, real[t + 1], th.tensor([False], device=model.device))
@@ -109,15 +116,15 @@ def _follow(model: WorldModel, real: list[Obs], actions: list[th.Tensor], contex
             prediction = model.step(state, action, deterministic=True)
             state = prediction.state
             rewards.append(float(prediction.reward))
-        found.append(model.decode(state))
-    return found, rewards
+        imagined.append(model.decode(state))
+    return imagined, rewards
 
 
-def _rows(agent: Any, obs: Any) -> Obs:
-    """A batch of one, as the replay buffer has it."""
+def _batch_of_one(agent: Any, obs: Any) -> Obs:
+    """Convert one observation to a batch in the layout of the replay buffer."""
     return as_stored(agent.policy.obs_to_tensor(obs)[0])
 
 
-def _keyed(obs: Obs) -> dict[str, np.ndarray]:
-    found: dict[str, Any] = dict(obs) if isinstance(obs, dict) else {"obs": obs}
-    return {key: value.cpu().numpy() for key, value in found.items()}
+def _by_key(obs: Obs) -> dict[str, np.ndarray]:
+    leaves: dict[str, Any] = dict(obs) if isinstance(obs, dict) else {"obs": obs}
+    return {key: value.cpu().numpy() for key, value in leaves.items()}

@@ -1,4 +1,4 @@
-"""Gymnasium wrappers: which of them leave an environment as it is."""
+"""Wrappers of Gymnasium and SB3 that leave an environment as it is, and those that do not."""
 
 import gymnasium as gym
 from gymnasium import wrappers
@@ -24,20 +24,22 @@ def is_neutral(wrapper: gym.Env | type) -> bool:
     """
     Whether a wrapper, or a class of wrappers, leaves observations, actions, rewards and terminations as they are (a time limit
     only truncates).
+
+    :param wrapper: a wrapper, or a class of wrappers
     """
     return getattr(wrapper if isinstance(wrapper, type) else type(wrapper), "step", None) in _NEUTRAL_STEPS
 
 
-def layers(env: gym.Env) -> list[gym.Env]:
+def effective_stack(env: gym.Env) -> list[gym.Env]:
     """
-    The environment and the wrappers that change what it does, outermost first.
+    List the wrappers that change what an environment does, outermost first, and then the environment itself.
 
     :param env: an environment with any wrappers
     :return: the wrappers that are not neutral, then the unwrapped environment
     """
-    found: list[gym.Env] = []
+    stack: list[gym.Env] = []
     while isinstance(env, gym.Wrapper):
         if not is_neutral(env):
-            found.append(env)
+            stack.append(env)
         env = env.env
-    return [*found, env]
+    return [*stack, env]

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
 
 from sb3_mbrl.contracts import Obs, Prediction, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
 from sb3_mbrl.envs.snapshots import MujocoSnapshots, Snapshots, snapshots_of
-from sb3_mbrl.envs.wrappers import is_neutral, layers
+from sb3_mbrl.envs.wrappers import effective_stack, is_neutral
 from sb3_mbrl.spaces import ActionCodec, torch_dtype
 from sb3_mbrl.trees import State, batch_size, tree_map
 
@@ -68,7 +68,7 @@ class OracleModel(WorldModel):
     ) -> None:
         super().__init__(observation_space, action_space, reward_fn=reward_fn, termination_fn=termination_fn, device=device)
         self._env = _private_env(env)
-        self._layers = layers(self._env)
+        self._layers = effective_stack(self._env)
         self._transposed = _transposed(self._env.observation_space, observation_space)
         if self._env.action_space != action_space:
             raise UnsupportedSpace(f"The oracle's environment acts in {self._env.action_space}, the agent in {action_space}")
@@ -91,13 +91,13 @@ class OracleModel(WorldModel):
         """
         The state of an environment, ``(S,)``.
 
-        :param env: of the same kind as the model's, wrapped in the same way; it is only read
+        :param env: an environment of the same kind as the model's, wrapped in the same way; it is only read
         :raises ValueError: when it is another kind of environment
         """
-        found = layers(env)
-        if [type(layer) for layer in found] != [type(layer) for layer in self._layers]:
-            raise ValueError(f"The oracle is a {_names(self._layers)}, the environment to capture is a {_names(found)}")
-        return th.as_tensor(self._snapshots.save(found))
+        wrapped = effective_stack(env)
+        if [type(layer) for layer in wrapped] != [type(layer) for layer in self._layers]:
+            raise ValueError(f"The oracle is a {_names(self._layers)}, the environment to capture is a {_names(wrapped)}")
+        return th.as_tensor(self._snapshots.save(wrapped))
 
     def capture_vec(self, vec_env: VecEnv) -> th.Tensor:
         """
@@ -145,7 +145,7 @@ class OracleModel(WorldModel):
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
     ) -> Prediction:
-        """One step of the true environment in every row that has not terminated; see :meth:`WorldModel.step`."""
+        """Step the true environment in every row that has not terminated; see :meth:`WorldModel.step`."""
         env_action = self._actions.to_env(action.detach())
         snapshot, obs = state["snapshot"].clone(), tree_map(th.clone, state["obs"])
         reward = th.zeros(len(snapshot), device=self.device)
@@ -165,7 +165,7 @@ class OracleModel(WorldModel):
         return Prediction({"snapshot": snapshot, "obs": obs, "ended": terminated}, reward, terminated.float())
 
     def decode(self, state: State) -> Obs:
-        """What the environment showed."""
+        """Return what the environment showed."""
         return state["obs"]
 
     def features(self, state: State) -> th.Tensor:
@@ -203,8 +203,8 @@ class OracleModel(WorldModel):
         return th.as_tensor(np.atleast_1d(array).copy()).to(self.device, torch_dtype(space.dtype))  # type: ignore[arg-type]
 
 
-def _names(found: list[gym.Env]) -> str:
-    return " of ".join(type(layer).__name__ for layer in found)
+def _names(wrapped: list[gym.Env]) -> str:
+    return " of ".join(type(layer).__name__ for layer in wrapped)
 
 
 def _private_env(env: gym.Env | str | Callable[[], gym.Env]) -> gym.Env:

@@ -10,14 +10,14 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_mbrl import MBPO, PETS, Dyna, DynaQ
 from sb3_mbrl.contracts import MissingCapability, Plan
-from sb3_mbrl.diagnostics.plan import Fan, Foresight, coverage, fan_out, foresee
+from sb3_mbrl.diagnostics.plan import PlanRollouts, Rollouts, coverage, roll_out_plans, sample_rollouts
 from sb3_mbrl.planners import RandomShooting
 from sb3_mbrl.testing import LinearToy
 from tests.diagnostics.agents import PLANNER, planning
 
 
 def test_a_plan_that_is_carried_out_comes_true_with_the_exact_model(pendulum):
-    found = foresee(planning(), pendulum, particles=3, moments=3, seed=1)
+    found = roll_out_plans(planning(), pendulum, particles=3, moments=3, seed=1)
     assert [one.step for one in found] == [0, 8, 16]
     for one in found:
         assert one.imagined.obs.shape == (3, 9, 3)
@@ -27,7 +27,7 @@ def test_a_plan_that_is_carried_out_comes_true_with_the_exact_model(pendulum):
 
 
 def test_moments_between_the_ends_of_plans_are_those_asked_for(pendulum):
-    found = foresee(planning(), pendulum, particles=2, moments=4, every=3, horizon=5, seed=1)
+    found = roll_out_plans(planning(), pendulum, particles=2, moments=4, every=3, horizon=5, seed=1)
     assert [one.step for one in found] == [0, 3, 6, 9]
     # At step 3 a new plan begins, so of the first one three steps came true.
     np.testing.assert_allclose(found[0].imagined.obs[0, :4], found[0].obs[:4], atol=1e-4)
@@ -35,14 +35,14 @@ def test_moments_between_the_ends_of_plans_are_those_asked_for(pendulum):
 
 
 def test_with_replanning_only_the_first_step_has_to_come_true(pendulum):
-    one = foresee(planning(), pendulum, particles=2, moments=1, replan=True, seed=1)[0]
+    one = roll_out_plans(planning(), pendulum, particles=2, moments=1, replan=True, seed=1)[0]
     np.testing.assert_allclose(one.imagined.obs[:, 1], np.broadcast_to(one.obs[1], (2, 3)), atol=1e-4)
     assert np.abs(one.imagined.obs[0] - one.obs).max() > 1e-2
 
 
 def test_replanning_acts_as_evaluation_does(pendulum):
     """Looking at plans must not change what the agent does: same actions as ``predict`` from the same random stream."""
-    rewards = foresee(planning(), pendulum, particles=2, moments=2, replan=True, seed=3)
+    rewards = roll_out_plans(planning(), pendulum, particles=2, moments=2, replan=True, seed=3)
     agent, state, start = planning(), None, np.array([True])
     obs, _ = pendulum.reset(seed=3)
     for reward in np.concatenate([one.reward for one in rewards]):
@@ -56,7 +56,7 @@ def test_replanning_acts_as_evaluation_does(pendulum):
 def test_a_policy_in_the_exact_model_does_what_it_does_in_reality(cls, env_id, model):
     agent = cls("MlpPolicy", env_id, world_model=model, seed=0)
     with gym.make(env_id) as env:
-        found = foresee(agent, env, particles=2, moments=2, horizon=6, seed=0)
+        found = roll_out_plans(agent, env, particles=2, moments=2, horizon=6, seed=0)
     for one in found:
         steps = len(one.reward)
         for rollout in one.imagined.obs:
@@ -69,7 +69,7 @@ def test_observations_that_are_numbers_of_states(cls, policy):
     """A maze has one outcome for every step, which a table has seen."""
     agent = cls(policy, "DynaMaze-v0", learning_starts=50, world_model="tabular", seed=0).learn(300)
     with gym.make("DynaMaze-v0") as env:
-        one = foresee(agent, env, particles=2, moments=1, horizon=3, seed=0)[0]
+        one = roll_out_plans(agent, env, particles=2, moments=1, horizon=3, seed=0)[0]
     assert one.obs.shape == (4, 54)
     assert (one.obs.sum(1) == 1).all()
     np.testing.assert_array_equal(one.imagined.obs[:, 0], np.broadcast_to(one.obs[0], (2, 54)))
@@ -78,7 +78,7 @@ def test_observations_that_are_numbers_of_states(cls, policy):
 def test_what_follows_the_end_of_an_episode_is_not_shown():
     agent = Dyna("MlpPolicy", "CartPole-v1", world_model="cartpole", seed=0)
     with gym.make("CartPole-v1") as env:
-        one = foresee(agent, env, particles=2, moments=1, horizon=60, seed=0)[0]
+        one = roll_out_plans(agent, env, particles=2, moments=1, horizon=60, seed=0)[0]
     steps = len(one.reward)
     assert 5 < steps < 60  # nobody has trained it
     assert np.isfinite(one.imagined.obs[:, : steps + 1]).all()
@@ -99,7 +99,7 @@ def test_members_are_dealt_out_evenly_and_kept(pendulum):
         fit_kwargs={"max_batches": 5},
         seed=0,
     ).learn(60)
-    found = foresee(agent, pendulum, particles=6, moments=1, seed=0)[0].imagined.obs
+    found = roll_out_plans(agent, pendulum, particles=6, moments=1, seed=0)[0].imagined.obs
     np.testing.assert_array_equal(found[:3], found[3:])
     assert len({tuple(rollout[1]) for rollout in found}) == 3
 
@@ -112,14 +112,16 @@ def test_a_rollout_that_diverges_is_not_shown(generator):
 
     box = spaces.Box(-10, 10, (2,))
     model = Diverges(box, spaces.Box(-1, 1, (2,)), device="cpu")
-    fan = fan_out(model, model.initial(th.zeros(1, 2)), lambda _, state: th.zeros(len(state), 2), 3, 4, generator)
+    fan = sample_rollouts(model, model.initial(th.zeros(1, 2)), lambda _, state: th.zeros(len(state), 2), 3, 4, generator)
     assert np.isfinite(fan.obs[:, 0]).all()
     assert not np.isinf(fan.obs).any()
 
 
 def moment(rollouts, truth):
     rollouts, truth = np.asarray(rollouts, float), np.asarray(truth, float)
-    return Foresight(0, Fan(rollouts, np.zeros((*rollouts.shape[:1], rollouts.shape[1] - 1))), truth, truth[1:, 0], None)
+    return PlanRollouts(
+        0, Rollouts(rollouts, np.zeros((*rollouts.shape[:1], rollouts.shape[1] - 1))), truth, truth[1:, 0], None
+    )
 
 
 def test_coverage_of_two_columns_by_hand():
@@ -145,24 +147,24 @@ def test_rounding_does_not_leave_a_band_without_width():
 @pytest.mark.parametrize("wrong", [{"horizon": 0}, {"horizon": 2.5}, {"particles": 0}, {"moments": 0}, {"every": -1}])
 def test_numbers_below_one(wrong, pendulum):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*give a whole number from 1 on"):
-        foresee(planning(), pendulum, **wrong)
+        roll_out_plans(planning(), pendulum, **wrong)
 
 
 def test_a_vec_env_is_refused():
     with pytest.raises(TypeError, match="one environment of Gymnasium, not in a VecEnv"):
-        foresee(planning(), make_vec_env("Pendulum-v1"))
+        roll_out_plans(planning(), make_vec_env("Pendulum-v1"))
 
 
 def test_a_horizon_beyond_the_plan(pendulum):
     with pytest.raises(ValueError, match="horizon=9: the plans of RandomShooting are 8 steps long"):
-        foresee(planning(), pendulum, horizon=9)
+        roll_out_plans(planning(), pendulum, horizon=9)
 
 
 def test_agents_that_expect_nothing(pendulum):
     with pytest.raises(ValueError, match="SAC has no world model"):
-        foresee(SAC("MlpPolicy", pendulum), pendulum)
+        roll_out_plans(SAC("MlpPolicy", pendulum), pendulum)
     with pytest.raises(ValueError, match="has not been fitted yet"):
-        foresee(planning(world_model="auto"), pendulum)
+        roll_out_plans(planning(world_model="auto"), pendulum)
 
 
 def test_a_planner_without_a_sequence(pendulum):
@@ -173,4 +175,4 @@ def test_a_planner_without_a_sequence(pendulum):
 
     agent = PETS("MlpPolicy", pendulum, world_model="pendulum", planner=Silent, planner_kwargs=PLANNER)
     with pytest.raises(MissingCapability, match="Silent does not plan a sequence"):
-        foresee(agent, pendulum)
+        roll_out_plans(agent, pendulum)

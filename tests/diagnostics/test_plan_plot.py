@@ -2,13 +2,13 @@
 
 import pytest
 
-from sb3_mbrl.diagnostics.plan import foresee
+from sb3_mbrl.diagnostics.plan import roll_out_plans
 from sb3_mbrl.diagnostics.plan_plot import draw_plans
 from tests.diagnostics.agents import planning
 
 
 def test_the_picture(pendulum, tmp_path):
-    found = foresee(planning(), pendulum, particles=3, moments=2)
+    found = roll_out_plans(planning(), pendulum, particles=3, moments=2)
     draw_plans(found, pendulum.observation_space, tmp_path / "new" / "plan.svg", title="a title", columns=[2])
     text = (tmp_path / "new" / "plan.svg").read_text()
     assert "a title" in text

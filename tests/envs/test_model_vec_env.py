@@ -1,24 +1,20 @@
 """``ModelVecEnv``: bookkeeping, randomness, numbers that are not finite, and Gymnasium's view."""
 
-import warnings
-
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_mbrl.contracts import Prediction
-from sb3_mbrl.envs.model_vec_env import ModelEnv, ModelVecEnv
+from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.imagination.starts import buffer_starts, observation_starts
 from sb3_mbrl.models.analytic import PendulumModel
-from sb3_mbrl.testing import CASES, LinearToy, NeighbourToy, RecurrentToy, ToyData, TwoPlayerToy
+from sb3_mbrl.testing import CASES, LinearToy, NeighbourToy, RecurrentToy, TwoPlayerToy
 from tests.envs.models import OBS, UNIT, ZERO, fitted, linear
 
 ACT = spaces.Box(np.float32([-2.0, 0.0]), np.float32([2.0, 3.0]))
@@ -319,40 +315,6 @@ def test_the_models_mode_is_left_as_it_was():
     env.step(np.zeros((1, 2), dtype=np.float32))
     assert model.training
     assert not any(modes)
-
-
-# -------------------------------------------------------------------------------------------------------- Gymnasium's view
-
-
-@pytest.mark.parametrize("observation_space", [spaces.Box(-5.0, 5.0, (3,)), spaces.Discrete(6), CASES[5].observation_space])
-def test_model_env_passes_both_env_checkers(observation_space):
-    action_space = spaces.Box(-1.0, 1.0, (2,))
-    model = NeighbourToy(observation_space, action_space, device="cpu")
-    data = ToyData(observation_space, action_space, steps=40)
-    model.fit(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        # Known and harmless: the environment is not registered with gymnasium.make.
-        warnings.filterwarnings("ignore", message=".*Not able to test alternative render modes")
-        check_env(ModelEnv(model, data), warn=True)
-        gymnasium_check_env(ModelEnv(model, data))
-
-
-def test_model_env_tells_truncation_from_termination():
-    env = ModelEnv(linear(termination_fn=lambda obs, action, next_obs: next_obs[:, 0] > 0.5), ZERO, horizon=2)
-    obs, info = env.reset(seed=3)
-    assert info == {}
-    np.testing.assert_array_equal(obs, np.zeros(3))
-    first = env.step(np.array([1.0, 0.0], dtype=np.float32))
-    second = env.step(np.array([1.0, 0.0], dtype=np.float32))
-    assert first[2:4] == (False, False)
-    assert second[2:4] == (True, False)
-    np.testing.assert_allclose(second[0], [0.9 / 3 + 1 / 3] * 3, rtol=1e-6)
-    env.reset()
-    env.step(np.zeros(2, dtype=np.float32))
-    last = env.step(np.zeros(2, dtype=np.float32))
-    assert last[2:4] == (False, True)
-    assert last[4] == {}
 
 
 # --------------------------------------------------------------------------------------------------------- SB3 trains inside

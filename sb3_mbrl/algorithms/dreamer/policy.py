@@ -9,7 +9,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_mbrl.checks import number, whole
-from sb3_mbrl.contracts import LatentModel
+from sb3_mbrl.contracts import LatentModel, MissingCapability
 from sb3_mbrl.models.rssm.settings import MAX_REWARD_RANGE
 from sb3_mbrl.networks.actions import action_output
 from sb3_mbrl.networks.heads import Head
@@ -175,7 +175,15 @@ class DreamerPolicy(StatefulPolicy):
         raise NotImplementedError("DreamerPolicy acts in the agent's world model: save the agent (agent.save), and load that")
 
     def decide(
-        self, obs: PyTorchObs, state: Any, is_first: th.Tensor, *, deterministic: bool = False
+        self,
+        obs: PyTorchObs,
+        state: Any,
+        is_first: th.Tensor,
+        *,
+        deterministic: bool = False,
+        action_mask: th.Tensor | None = None,
     ) -> tuple[th.Tensor, DreamerState]:
+        if action_mask is not None:
+            raise MissingCapability("Dreamer's actor takes no action masks: leave out action_masks")
         new = self.act(obs, state, is_first, deterministic=deterministic)
         return new["action"], new

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sb3_mbrl.checks import number, whole
+from sb3_mbrl.checks import did_you_mean, number, whole
 from sb3_mbrl.models.rssm.cells import BlockGRUCell, Cell, GRUCell, LayerNormGRUCell
 from sb3_mbrl.networks.latents import CategoricalLatent, GaussianLatent, Latent
 from sb3_mbrl.networks.outputs import NormalOutput, Output, SymlogOutput, TwoHotOutput
-from sb3_mbrl.plugins.errors import did_you_mean
 
 SIZES: dict[str, dict[str, Any]] = {
     "size1m": {"deter": 512, "hidden": 64, "classes": 4, "depth": 4, "units": 64},
