@@ -47,7 +47,7 @@ def _stop_gradient(distribution: tuple[th.Tensor, ...]) -> tuple[th.Tensor, ...]
 
 def split_kl(parts: KLParts, *, free: float = 1.0) -> KLParts:
     """
-    Compute DreamerV3's two losses (equation 4), ``max(free, KL)`` per step, which the caller weights separately.
+    Compute DreamerV3's two losses, ``max(free, KL)`` per step, which the caller weights separately.
 
     :param free: the free nats per step
     :return: dynamics loss and representation loss, ``(...)`` each
