@@ -119,8 +119,9 @@ def test_a_rollout_that_diverges_is_not_shown(generator):
 
 def moment(rollouts, truth):
     rollouts, truth = np.asarray(rollouts, float), np.asarray(truth, float)
-    imagined = Rollouts(rollouts, np.zeros((*rollouts.shape[:1], rollouts.shape[1] - 1)))
-    return PlanRollouts(0, imagined, truth, truth[1:, 0], None)
+    return PlanRollouts(
+        0, Rollouts(rollouts, np.zeros((*rollouts.shape[:1], rollouts.shape[1] - 1))), truth, truth[1:, 0], None
+    )
 
 
 def test_coverage_of_two_columns_by_hand():
