@@ -725,7 +725,7 @@ class Planner(ABC):
         *,
         is_first: th.Tensor,
         action_mask: th.Tensor | None = None,
-        prior: Callable[[State], th.Tensor] | None = None,
+        prior: Callable[[State, th.Generator | None], th.Tensor] | None = None,
         value: Callable[[State], th.Tensor] | None = None,
         deterministic: bool = False,
         generator: th.Generator | None = None,
@@ -738,9 +738,10 @@ class Planner(ABC):
         :param carry: what the last call returned, or ``None``
         :param is_first: ``(B,)``: rows whose carry must be forgotten
         :param action_mask: ``(B, n_actions)`` booleans, true where an action is allowed
-        :param prior: a policy, from states to actions
+        :param prior: a policy: ``prior(state, generator)`` returns scaled actions ``(B, A)``
         :param value: a value function for the last state of a plan
-        :param deterministic: no exploration
+        :param deterministic: plan the same for the same state and carry: random choices come from a stream that begins anew at
+            every call, and ``generator`` is not drawn from
         :param generator: the source of randomness
         """
 

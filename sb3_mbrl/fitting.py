@@ -17,8 +17,9 @@ from typing import Protocol
 
 import torch as th
 
-from sb3_mbrl.contracts import Data, FitBudget, Sequences, Transitions, WorldModel
+from sb3_mbrl.contracts import Data, FitBudget, Loss, Sequences, Transitions, WorldModel
 from sb3_mbrl.rng import RandomStream
+from sb3_mbrl.specs import CHANGED_IN_2, CONTRACT_VERSION
 
 HASH_SPACE = 2**20
 
@@ -64,7 +65,7 @@ def split_rows(data: Data, budget: FitBudget) -> tuple[Transitions, Transitions 
     An agent has held rows out already (:meth:`~sb3_mbrl.contracts.Data.held_out`). Where nobody has, as in a fit that is
     called by hand, the same rows are held out here.
 
-    :param data: what ``fit`` was given
+    :param data: the data that ``fit`` was given
     :param budget: its ``holdout_ratio`` and ``max_holdout``
     :return: both parts, oldest first; ``None`` for the second where there are too few rows to hold any out
     """
@@ -79,11 +80,11 @@ def split_rows(data: Data, budget: FitBudget) -> tuple[Transitions, Transitions 
 
 class BestWeights:
     """
-    The best weights seen so far, for every member of an ensemble on its own.
+    A store of the best weights seen so far, for every member of an ensemble on its own.
 
-    :param parameters: each with the member axis first, or of any shape for a single member
+    :param parameters: the parameters, each with the member axis first, or of any shape for a single member
     :param members: the number of members
-    :param min_improvement: relative fall of the error that resets the caller's patience
+    :param min_improvement: the relative fall of the error that resets the caller's patience
     """
 
     def __init__(self, parameters: Iterable[th.Tensor], members: int, min_improvement: float) -> None:
@@ -95,8 +96,10 @@ class BestWeights:
 
     def update(self, scores: th.Tensor) -> bool:
         """
-        :param scores: ``(E,)``, lower is better; NaN never is
-        :return: whether any member improved enough to go on
+        Keep the present weights of every member that is better than before.
+
+        :param scores: ``(E,)``, the lower the better; NaN never is
+        :return: whether any member improved by enough to continue
         """
         scores = scores.detach().cpu()
         better = scores < self.scores
@@ -118,7 +121,7 @@ class BestWeights:
 
 class Steps(Protocol):
     def __call__(self) -> Iterator[float]:
-        """One epoch: yield the loss after every gradient step."""
+        """Run one epoch, and yield the loss after every gradient step."""
 
 
 def train_epochs(
@@ -131,11 +134,12 @@ def train_epochs(
     """
     Run epochs until the budget or the patience is used up; the best weights are in place afterwards, also after an exception.
 
-    :param steps: yields once per gradient step of an epoch
-    :param evaluate: ``(E,)`` holdout errors, asked for after every round
-    :param best: keeps the weights
-    :param budget: when to stop
-    :param progress: told how far the fit is, after every round: batches and mean holdout error, short enough for a bar
+    :param steps: the gradient steps of an epoch
+    :param evaluate: a function that returns the ``(E,)`` holdout errors; it is called after every round
+    :param best: the store of the best weights
+    :param budget: the limits of the fit
+    :param progress: a function that is called after every round with the number of batches and the mean holdout error, in a
+        text short enough for a bar
     :return: ``epochs``, ``batches``, ``loss`` (mean of the last round)
     """
     best.update(evaluate())
@@ -166,7 +170,7 @@ def train_epochs(
 
 
 def minibatches(n: int, size: int, generator: th.Generator | None) -> Iterator[th.Tensor]:
-    """Indices of one shuffled epoch."""
+    """Yield the indices of one shuffled epoch, batch by batch."""
     yield from th.randperm(n, generator=generator).split(size)
 
 
@@ -224,7 +228,13 @@ def fit_by_loss(
 
     def update(batch: Transitions | Sequences) -> float:
         optimizer.zero_grad()
-        loss = model.loss(batch, generator=generator).total()
+        terms = model.loss(batch, generator=generator)
+        if not isinstance(terms, Loss):
+            raise TypeError(
+                f"{type(model).__name__}.loss returned {type(terms).__name__}, expected contracts.Loss. [contract "
+                f"v{CONTRACT_VERSION}]\n{CHANGED_IN_2}"
+            )
+        loss = terms.total()
         loss.backward()
         optimizer.step()
         return float(loss.detach())

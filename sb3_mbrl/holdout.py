@@ -31,7 +31,7 @@ BLOCK = 4
 """The length of a held-out block, in contexts: a gap of one at both ends, and two between them for the windows to judge by"""
 
 JUDGED = 128
-"""The windows or images that a model is judged by, at most"""
+"""The maximum number of windows or images that a model is judged by"""
 
 
 # ------------------------------------------------------------------------------------------------------------ the verdict
@@ -43,9 +43,9 @@ class Verdict(NamedTuple):
     figures: dict[str, float]
     """See :func:`~sb3_mbrl.diagnostics.one_step_quality`"""
     limit: float
-    """What ``vs_trivial`` has to stay below"""
+    """The number that ``vs_trivial`` has to stay below"""
     unseen: bool
-    """Whether the rows were none that the model had learned from"""
+    """Whether the model had learned from none of the rows"""
 
     @property
     def trusted(self) -> bool:

@@ -19,7 +19,7 @@ OF_THE_PROJECT = {"test_layout", "test_project"}
 LAYERS: list[set[str]] = [
     {"checks", "optim", "rng", "specs", "trees", "version"},
     {"contracts"},
-    {"fitting", "hookspecs", "returns", "spaces"},
+    {"fitting", "hookspecs", "returns", "spaces", "timesteps"},
     {"buffers", "hyperparams", "networks", "plugins", "policies"},
     {"imagination"},
     {"envs"},

@@ -45,11 +45,11 @@ from sb3_mbrl.agent.real_steps import RealSteps, cut_off_episodes
 from sb3_mbrl.agent.recorder import Recorder
 from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.buffers import ReplayData
+from sb3_mbrl.checks import did_you_mean
 from sb3_mbrl.contracts import Data, FitBudget, WorldModel
 from sb3_mbrl.hyperparams import load_preset
 from sb3_mbrl.imagination.starts import replay_starts
 from sb3_mbrl.plugins import Registry, get_registry
-from sb3_mbrl.plugins.errors import did_you_mean
 from sb3_mbrl.policies import StatefulPolicy
 from sb3_mbrl.rng import RandomStream, derive_seed
 from sb3_mbrl.trees import State
@@ -608,6 +608,8 @@ def make_budget(fit_kwargs: Any) -> FitBudget:
                 f"fit_kwargs does not take {name!r}.{did_you_mean(name, accepted)}\n  fit_kwargs: {', '.join(accepted)}"
             )
         optional = name in ("max_epochs", "max_batches") and value is None
+        if name == "refit":  # a flag, which FitBudget checks
+            continue
         if not optional and (not isinstance(value, Real) or isinstance(value, bool)):
             raise TypeError(f"fit_kwargs: {name}={value!r} is not a number")
     return FitBudget(**given)

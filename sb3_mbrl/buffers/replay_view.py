@@ -62,7 +62,7 @@ class ReplayData:
         return self.buffer.size() * self.buffer.n_envs
 
     def row_ids(self) -> th.Tensor:
-        """Where the rows of :meth:`transitions` are stored."""
+        """Return where the rows of :meth:`transitions` are stored."""
         rows, envs = self._usable()
         return th.as_tensor(rows * self.buffer.n_envs + envs)
 
@@ -278,7 +278,7 @@ class SelectedRows(ReplayData):
 
     :param data: the whole
     :param selected: ``(buffer_size, n_envs)`` booleans: the rows that are shown
-    :param held_out: what :meth:`held_out` returns
+    :param held_out: the rows that :meth:`held_out` returns
     """
 
     def __init__(self, data: ReplayData, selected: np.ndarray, held_out: ReplayData | None = None) -> None:

@@ -17,14 +17,14 @@ from sb3_mbrl.trees import State
 
 class EnsembleModel(MLPModel):
     """
-    Networks trained on their own bootstrap sample each; the best on holdout data (the elites) are rolled out.
+    Several networks, each trained on a bootstrap sample of its own; the best on holdout data (the elites) are rolled out.
 
     Every row draws an elite at every step (trajectory sampling TS1, PETS section 5), then a sample from its Gaussian. With
     ``deterministic=True`` a step is the mean over the elites.
 
     :param members: the number of networks
-    :param elites: how many of them are used, best holdout error first
-    :param kwargs: of :class:`~sb3_mbrl.models.mlp.MLPModel`
+    :param elites: the number of networks in use, those with the least holdout error
+    :param kwargs: keyword arguments of :class:`~sb3_mbrl.models.mlp.MLPModel`
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class EnsembleModel(MLPModel):
             raise ValueError(f"elites={elites} of members={members}: give 1 <= elites <= members")
         super().__init__(observation_space, action_space, _members=members, **kwargs)
         self.n_elites = elites
-        # A buffer, so that whoever takes the weights over takes the choice among them too; of floats, since SB3's users (its
-        # own tests among them) fill all parameters alike.
+        # A buffer, so that the choice among the weights is copied with them; of floats, since SB3's users (its own tests among
+        # them) fill all parameters alike.
         self.register_buffer("_elites", th.arange(float(elites), device=self.device))
 
     _elites: th.Tensor
@@ -94,7 +94,7 @@ class EnsembleModel(MLPModel):
         deterministic: bool = False,
         generator: th.Generator | None = None,
     ) -> Prediction:
-        """A step by given elites (0 is the best)."""
+        """Predict a step by given elites (0 is the best)."""
 
         def outcome(inputs: th.Tensor, obs: th.Tensor) -> Outcome:
             return self._outcome_by(member, inputs, obs, deterministic, generator)
@@ -102,7 +102,7 @@ class EnsembleModel(MLPModel):
         return self._predict(state, action, outcome)
 
     def members(self, state: State, action: th.Tensor) -> MemberPrediction:
-        """Every elite's Gaussian. Observations are not clipped to their bounds here."""
+        """Return every elite's Gaussian. Observations are not clipped to their bounds here."""
         obs, action = state["obs"], action.to(self.device)
         inputs = self.standardiser(self.inputs(obs, action))
         raw = self.network(inputs.expand(self.n_members, -1, -1))[self.elites]

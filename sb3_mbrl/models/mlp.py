@@ -31,6 +31,8 @@ PAPER_WEIGHT_DECAY = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
 
 def layer_weight_decay(weight_decay: float | Sequence[float] | None, layers: int) -> list[float]:
     """
+    Return the weight decay of each layer.
+
     :param weight_decay: one for all layers, one for each, or ``None`` for the paper's (interpolated where the depth differs)
     :param layers: the number of linear layers
     """
@@ -65,10 +67,10 @@ class MLPModel(VectorModel):
     :param target: learn the ``"delta"`` of an observation or the ``"next"`` one
     :param normalize_targets: standardise every target on its own, so that neither rewards nor single columns dominate the loss
         (arXiv 2510.01457); the MBPO paper does not
-    :param nll_beta: how much errors count where the predicted variance is large
-        (:meth:`~sb3_mbrl.models.vector_heads.Heads.loss`); 0, the likelihood, as in PETS and MBPO, learns deterministic
+    :param nll_beta: the weight of errors where the predicted variance is large
+        (:meth:`~sb3_mbrl.models.vector_heads.Heads.terms`); 0, the likelihood, as in PETS and MBPO, learns deterministic
         dynamics and rare rewards badly
-    :param learning_rate: of Adam
+    :param learning_rate: the step size of Adam
     :param weight_decay: L2 penalty per linear layer, on weights only; ``None`` takes the MBPO paper's
     :param reward_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
     :param termination_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
@@ -123,12 +125,12 @@ class MLPModel(VectorModel):
         self.optimizer = th.optim.Adam(groups, lr=learning_rate, fused=True)
         self.n_fits = 0
         self.holdout_scores: list[float] = []
-        """Every member's error on the holdout data of the last fit"""
+        """The error of every member on the holdout data of the last fit"""
 
     # ---- learning
 
     def encode_rows(self, rows: Transitions) -> tuple[th.Tensor, Targets]:
-        """Raw inputs ``(N, D + A)`` and raw targets of real transitions, on the model's device."""
+        """Return raw inputs ``(N, D + A)`` and raw targets of real transitions, on the model's device."""
         obs = self.codec.encode(self.to_device(rows.obs))
         next_obs = self.codec.encode(self.to_device(rows.next_obs))
         reward, terminated = rows.reward.to(self.device).float(), rows.terminated.to(self.device).float()
@@ -191,7 +193,7 @@ class MLPModel(VectorModel):
         return train.expand(self.n_members, -1)
 
     def _after_fit(self) -> None:
-        """Called with new :attr:`holdout_scores`."""
+        """Choose among members by the new :attr:`holdout_scores`."""
 
     def _error_in_use(self) -> float:
         return float(th.tensor(self.holdout_scores).mean())
@@ -220,7 +222,11 @@ class MLPModel(VectorModel):
         return self._predict(state, action, lambda inputs, obs: self._outcome(inputs, obs, deterministic, generator))
 
     def _predict(self, state: State, action: th.Tensor, predict: Callable[[th.Tensor, th.Tensor], Outcome]) -> Prediction:
-        """:param predict: from standardised inputs and encoded observations to what follows"""
+        """
+        Predict a step, with known functions instead of heads where there are any.
+
+        :param predict: a function from standardised inputs and encoded observations to an outcome
+        """
         obs, action = state["obs"], action.to(self.device)
         outcome = predict(self.standardiser(self.inputs(obs, action)), obs)
         next_obs = self.codec.project(outcome.obs)

@@ -91,13 +91,13 @@ class OracleModel(WorldModel):
         """
         The state of an environment, ``(S,)``.
 
-        :param env: of the same kind as the model's, wrapped in the same way; it is only read
+        :param env: an environment of the same kind as the model's, wrapped in the same way; it is only read
         :raises ValueError: when it is another kind of environment
         """
-        found = effective_stack(env)
-        if [type(layer) for layer in found] != [type(layer) for layer in self._layers]:
-            raise ValueError(f"The oracle is a {_names(self._layers)}, the environment to capture is a {_names(found)}")
-        return th.as_tensor(self._snapshots.save(found))
+        wrapped = effective_stack(env)
+        if [type(layer) for layer in wrapped] != [type(layer) for layer in self._layers]:
+            raise ValueError(f"The oracle is a {_names(self._layers)}, the environment to capture is a {_names(wrapped)}")
+        return th.as_tensor(self._snapshots.save(wrapped))
 
     def capture_vec(self, vec_env: VecEnv) -> th.Tensor:
         """
@@ -145,7 +145,7 @@ class OracleModel(WorldModel):
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
     ) -> Prediction:
-        """One step of the true environment in every row that has not terminated; see :meth:`WorldModel.step`."""
+        """Step the true environment in every row that has not terminated; see :meth:`WorldModel.step`."""
         env_action = self._actions.to_env(action.detach())
         snapshot, obs = state["snapshot"].clone(), tree_map(th.clone, state["obs"])
         reward = th.zeros(len(snapshot), device=self.device)
@@ -165,7 +165,7 @@ class OracleModel(WorldModel):
         return Prediction({"snapshot": snapshot, "obs": obs, "ended": terminated}, reward, terminated.float())
 
     def decode(self, state: State) -> Obs:
-        """What the environment showed."""
+        """Return what the environment showed."""
         return state["obs"]
 
     def features(self, state: State) -> th.Tensor:
@@ -203,8 +203,8 @@ class OracleModel(WorldModel):
         return th.as_tensor(np.atleast_1d(array).copy()).to(self.device, torch_dtype(space.dtype))  # type: ignore[arg-type]
 
 
-def _names(found: list[gym.Env]) -> str:
-    return " of ".join(type(layer).__name__ for layer in found)
+def _names(wrapped: list[gym.Env]) -> str:
+    return " of ".join(type(layer).__name__ for layer in wrapped)
 
 
 def _private_env(env: gym.Env | str | Callable[[], gym.Env]) -> gym.Env:

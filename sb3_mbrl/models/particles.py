@@ -20,7 +20,7 @@ class Particles(WorldModel):
     """
     A world model in which every state is a cloud of ``n`` states of another model.
 
-    A planner that rolls it out sees, step by step, the mean reward of the particles whose episode goes on, and the share of
+    A planner that rolls it out sees, step by step, the mean reward of the particles whose episode continues, and the share of
     these that end; so its return is the mean of the particles' returns, terminations included. Where the model predicts
     discounts, particles are weighted by the product of theirs, and their mean is the cloud's.
 
@@ -35,8 +35,8 @@ class Particles(WorldModel):
 
     :param model: the world model; ``"tsinf"`` needs its :meth:`~sb3_mbrl.contracts.WorldModel.member_step`, ``"moment"`` and a
         ``penalty`` its :meth:`~sb3_mbrl.contracts.WorldModel.members`
-    :param n: particles per state
-    :param propagation: how they go on
+    :param n: the number of particles per state
+    :param propagation: the way in which particles are propagated
     :param aleatoric: whether steps are drawn from a member's distribution, as in the paper; ``False``: they follow its mean
         (for ``"moment"``: its variance is left out), so that particles differ by what the members disagree about, and a plan
         does not win by luck. A model without members has nothing but its distribution, and ``"ts1"`` draws from that.
@@ -62,11 +62,11 @@ class Particles(WorldModel):
         self.n = 1 if propagation == "mean" else n
         if propagation == "tsinf" and type(model).member_step is WorldModel.member_step:
             raise MissingCapability(
-                f"propagation='tsinf' needs members to keep to, which {type(model).__name__} has not: take 'ts1'"
+                f"propagation='tsinf' needs members to keep to, and {type(model).__name__} has none: take 'ts1'"
             )
         if (propagation == "moment" or penalty) and type(model).members is WorldModel.members:
             what = "propagation='moment'" if propagation == "moment" else f"penalty={penalty}"
-            raise MissingCapability(f"{what} needs several members, which {type(model).__name__} has not: choose an ensemble")
+            raise MissingCapability(f"{what} needs several members, and {type(model).__name__} has none: choose an ensemble")
         self._codec = _numbers_alone(model.observation_space) if propagation == "moment" else None
         self._actions = ActionCodec(model.action_space)
         self.context, self.needs_snapshot = model.context, model.needs_snapshot  # type: ignore[misc]
@@ -85,13 +85,15 @@ class Particles(WorldModel):
         return self.spread(self.model.filter(obs, actions, is_first))
 
     def observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
-        """What is observed is certain: the first particle's belief is updated, and spread anew."""
+        """Update the first particle's belief, and spread it anew: an observation is certain."""
         first = tree_map(lambda leaf: leaf[:, 0], state["particles"])
         return self.spread(self.model.observe(first, action, obs, is_first))
 
     def spread(self, state: State) -> State:
         """
-        :param state: of the model, ``(B, ...)``
+        Put particles at states.
+
+        :param state: states of the model, ``(B, ...)``
         :return: ``n`` particles at each
         """
         rows = batch_size(state)
@@ -104,18 +106,18 @@ class Particles(WorldModel):
         return self.model.decodes
 
     def decode(self, state: State) -> Obs:
-        """Of the first particle, which is as good as any."""
+        """Return the observation of the first particle, which is as good as any."""
         return self.model.decode(tree_map(lambda leaf: leaf[:, 0], state["particles"]))
 
     def features(self, state: State) -> th.Tensor:
-        """The mean over particles."""
+        """Return the mean over particles."""
         return self.model.features(self._flat(state["particles"])).unflatten(0, (-1, self.n)).mean(1)
 
     def mean_value(self, state: State, value: Callable[[State], th.Tensor]) -> th.Tensor:
         """
-        ``(B,)``: the mean of a value over the particles whose episode goes on.
+        Return the mean of a value over the particles whose episode continues, ``(B,)``.
 
-        :param value: of the model's own states, ``(B * n,)``
+        :param value: the value of the model's own states, ``(B * n,)``
         """
         alive = state["alive"]
         values = value(self._flat(state["particles"])).unflatten(0, (-1, self.n))
@@ -130,49 +132,49 @@ class Particles(WorldModel):
         particles, alive = self._flat(state["particles"]), state["alive"]
         actions = action.repeat_interleave(self.n, dim=0)
         prediction = self._each(particles, actions, state["member"].flatten(), deterministic, generator)
-        following, reward, goes_on = prediction.state, prediction.reward, 1 - prediction.terminated
+        following, reward, survival = prediction.state, prediction.reward, 1 - prediction.terminated
         if prediction.discount is not None:
-            goes_on = prediction.discount
-            if bool((goes_on < 0).any()):
+            survival = prediction.discount
+            if bool((survival < 0).any()):
                 raise MissingCapability(
                     f"{type(self.model).__name__} predicts negative discounts (the other player moves next), which particles "
                     "cannot average: plan in the model itself"
                 )
         if self.propagation == "moment" or self.penalty:
-            found = self.model.members(particles, actions)
-            reward = reward - self.penalty * found.mean.var(0, correction=0).mean(-1).sqrt()
+            members = self.model.members(particles, actions)
+            reward = reward - self.penalty * members.mean.var(0, correction=0).mean(-1).sqrt()
             if self.propagation == "moment":
-                following = self._matched(found, alive.flatten(), generator)
-                goes_on = 1 - found.terminated.mean(0) if prediction.discount is None else goes_on
+                following = self._matched(members, alive.flatten(), generator)
+                survival = 1 - members.terminated.mean(0) if prediction.discount is None else survival
                 # The reward is that of going where the Gaussian's particles have gone.
                 matched, _ = self.model.with_known(
                     lambda: (self.model.decode(particles), self._actions.to_env(actions), self.model.decode(following)),
-                    found.reward.mean(0),
+                    members.reward.mean(0),
                     prediction.terminated,
                 )
                 reward = reward - prediction.reward + matched
         # Particles whose episode has certainly ended stay where they were, so that what is not finite there harms nobody.
         following = tree_where(alive.flatten() > 0, following, particles)
-        reward, goes_on = self._grouped(reward), self._grouped(goes_on)
+        reward, survival = self._grouped(reward), self._grouped(survival)
         before = alive.sum(1)
         mean_reward = th.where(alive > 0, alive * reward, 0.0).sum(1) / before.clamp(min=1e-12)
-        after = th.where(alive > 0, alive * goes_on, 0.0)
+        after = th.where(alive > 0, alive * survival, 0.0)
         if self.propagation == "moment":
-            # Those that are drawn anew are all alike: who goes on is in the Gaussian, and how many of them, in their weight.
+            # Particles that are drawn anew are all alike: the share that continues is in their weight.
             after = after.mean(1, keepdim=True).expand_as(alive)
         share = after.sum(1) / before.clamp(min=1e-12)
-        going_on = {"particles": self._grouped(following), "alive": after, "member": state["member"]}
+        following_state = {"particles": self._grouped(following), "alive": after, "member": state["member"]}
         if prediction.discount is None:
             ended = th.where(before > 0, (1 - share).clamp(0.0, 1.0), 1.0)
-            return Prediction(going_on, mean_reward, ended)
+            return Prediction(following_state, mean_reward, ended)
         weight = alive / before.clamp(min=1e-12)[:, None]
         ended = 1 - (weight * (1 - self._grouped(prediction.terminated))).sum(1)
-        return Prediction(going_on, mean_reward, th.where(before > 0, ended.clamp(0.0, 1.0), 1.0), share)
+        return Prediction(following_state, mean_reward, th.where(before > 0, ended.clamp(0.0, 1.0), 1.0), share)
 
     def _each(
         self, particles: State, actions: th.Tensor, member: th.Tensor, deterministic: bool, generator: th.Generator | None
     ) -> Prediction:
-        """A step of every particle on its own."""
+        """Predict a step of every particle on its own."""
         if self.propagation == "tsinf":
             certain = deterministic or not self.aleatoric
             return self.model.member_step(particles, actions, member, deterministic=certain, generator=generator)
@@ -184,12 +186,12 @@ class Particles(WorldModel):
         certain = deterministic or self.propagation == "mean"
         return self.model.step(particles, actions, deterministic=certain, generator=generator)
 
-    def _matched(self, found: MemberPrediction, alive: th.Tensor, generator: th.Generator | None) -> State:
-        """Particles drawn from the Gaussian that has the moments of all (the law of total variance)."""
+    def _matched(self, members: MemberPrediction, alive: th.Tensor, generator: th.Generator | None) -> State:
+        """Draw particles from the Gaussian that has the moments of all (the law of total variance)."""
         assert self._codec is not None
-        mean, variance = (part.unflatten(1, (-1, self.n)) for part in (found.mean, found.variance))
-        goes_on = 1 - found.terminated.unflatten(1, (-1, self.n))[..., None]
-        weight = alive.view(1, -1, self.n, 1) * goes_on
+        mean, variance = (part.unflatten(1, (-1, self.n)) for part in (members.mean, members.variance))
+        survival = 1 - members.terminated.unflatten(1, (-1, self.n))[..., None]
+        weight = alive.view(1, -1, self.n, 1) * survival
         weight = weight / weight.sum((0, 2), keepdim=True).clamp(min=1e-12)
         centre = (weight * mean).sum((0, 2), keepdim=True)
         spread = (weight * (variance * self.aleatoric + (mean - centre).square())).sum((0, 2))

@@ -1,4 +1,4 @@
-"""What world models of vectors share: codecs, the state, and known functions in the place of learned heads."""
+"""The base of world models of vectors: codecs, the state, and known functions that replace learned heads."""
 
 import torch as th
 from gymnasium import spaces
@@ -44,15 +44,15 @@ class VectorModel(WorldModel):
         self.codec, self.action_codec = SpaceCodec(observation_space), ActionCodec(action_space)
 
     def to_device(self, value: State) -> State:
-        """Tensors, or nested ones, where the model is."""
+        """Move tensors, or nested ones, to the model's device."""
         return tree_map(lambda leaf: leaf.to(self.device), value)
 
     def inputs(self, obs: th.Tensor, action: th.Tensor) -> th.Tensor:
         """
-        What a network sees.
+        Return the inputs of a network.
 
-        :param obs: encoded, ``(B, D)``
-        :param action: scaled
+        :param obs: encoded observations, ``(B, D)``
+        :param action: scaled actions
         :return: ``(B, D + A)``
         """
         return th.cat([obs, self.action_codec.encode(action.to(obs.device))], dim=1)
@@ -61,8 +61,8 @@ class VectorModel(WorldModel):
         self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor, reward: th.Tensor, terminated: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
         """
-        Reward and termination probability, by the known functions where there are any. These see observations of the space
-        and actions in the environment's units.
+        Return reward and termination probability, those of the known functions where there are any. These see observations of
+        the space and actions in the environment's units.
 
         :param obs: encoded, ``(B, D)``
         :param action: scaled

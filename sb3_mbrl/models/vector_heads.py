@@ -1,4 +1,4 @@
-"""What a vector world model predicts, and how it is judged: next observation, reward and termination from one output vector.
+"""The heads of a vector world model: next observation, reward and termination from one output vector, and their losses.
 
 Continuous columns and the reward are Gaussian (or plain regressions), each target standardised on its own; categories are
 classified, bits and termination are Bernoulli. A raw output is
@@ -20,7 +20,7 @@ Target = Literal["delta", "next"]
 
 
 class Targets(NamedTuple):
-    """What the heads learn from, ``N`` rows."""
+    """The targets of the heads, ``N`` rows."""
 
     numbers: th.Tensor
     """``(N, C)`` continuous columns (change or next value), and the reward last where it is learned; standardised"""
@@ -30,12 +30,12 @@ class Targets(NamedTuple):
     """``(N,)``"""
 
     def rows(self, index: th.Tensor) -> "Targets":
-        """Rows by an index of any shape, which becomes the leading axes."""
+        """Select rows by an index of any shape, which becomes the leading axes."""
         return Targets(take(self.numbers, index), take(self.labels, index), take(self.terminated, index))
 
 
 class Outcome(NamedTuple):
-    """One step in the units of encoded observations."""
+    """A predicted step, in the units of encoded observations."""
 
     obs: th.Tensor
     """``(B, D)``: numbers unclipped, categories one-hot"""
@@ -45,7 +45,9 @@ class Outcome(NamedTuple):
 
 class Heads(nn.Module):
     """
-    :param codec: of the observation space
+    The heads of one network or of several, and how their raw outputs are read.
+
+    :param codec: the codec of the observation space
     :param members: the number of networks (for the log-variance bounds)
     :param probabilistic: Gaussian numbers instead of plain regression
     :param target: whether the change of an observation or the next one is learned
@@ -94,17 +96,17 @@ class Heads(nn.Module):
 
     @property
     def can_terminate(self) -> bool:
-        """Without a single termination in the data, the learned head has nothing to go by."""
+        """Whether the learned head has seen any termination; without one it has learned nothing."""
         return self.learn_termination and bool(self.saw_termination)
 
     # ---- data
 
     def _continuous(self, obs: th.Tensor) -> th.Tensor:
-        """The continuous columns of encoded observations; no copy where there are no others."""
+        """Return the continuous columns of encoded observations; no copy where there are no others."""
         return obs[..., self.number_columns] if self.label_groups else obs
 
     def targets(self, obs: th.Tensor, next_obs: th.Tensor, reward: th.Tensor, terminated: th.Tensor) -> Targets:
-        """Raw (not yet standardised) targets of ``N`` rows of encoded observations."""
+        """Return raw (not yet standardised) targets of ``N`` rows of encoded observations."""
         numbers = self._continuous(next_obs)
         if self.target == "delta":
             numbers = numbers - self._continuous(obs)
@@ -212,9 +214,9 @@ class Heads(nn.Module):
 
     def score(self, raw: th.Tensor, targets: Targets) -> th.Tensor:
         """
-        ``(E,)``: the holdout error of every member: mean squared error of the standardised numbers, plus the cross-entropies
-        of the labels and of a learned termination (without it, early stopping would throw away what only that head has
-        learned).
+        Compute the holdout error of every member, ``(E,)``: the mean squared error of the standardised numbers, plus the
+        cross-entropies of the labels and of a learned termination (without it, early stopping would throw away what only that
+        head has learned).
 
         :param raw: ``(E, B, out)``
         :param targets: ``(B, ...)``, the same for all
@@ -256,7 +258,7 @@ class Heads(nn.Module):
         generator: th.Generator | None,
     ) -> Outcome:
         """
-        Draw (or take the mode of) one step.
+        Draw one step, or take its mode.
 
         :param raw: ``(..., out)``
         :param obs: ``(..., D)``, encoded
@@ -280,7 +282,7 @@ class Heads(nn.Module):
         return Outcome(next_obs, reward, self.termination_probability(termination))
 
     def termination_probability(self, logits: th.Tensor) -> th.Tensor:
-        # By a product and not by a question, for which an accelerator would have to be waited for.
+        # The plain version: zeros unless saw_termination. A product does not wait for the accelerator, an `if` would.
         return logits.sigmoid() * self.saw_termination if self.learn_termination else th.zeros_like(logits)
 
     def _labels(self, logits: th.Tensor, deterministic: bool, generator: th.Generator | None) -> th.Tensor:
@@ -300,7 +302,7 @@ class Heads(nn.Module):
     def numbers_in_units(
         self, raw: th.Tensor, obs: th.Tensor, member: th.Tensor | int | None = None
     ) -> tuple[th.Tensor, th.Tensor]:
-        """Mean and variance ``(..., D)`` of the next encoded observation; probabilities and their variance for labels."""
+        """Return mean and variance ``(..., D)`` of the next encoded observation; the mean of a label is its probability."""
         mean, logvar, logits, _ = self.split(raw, member)
         n = len(self.number_columns)
         in_units = self.standardiser.inverse(mean)[..., :n]

@@ -16,7 +16,7 @@ MULTIPLES = (2, 3, 4, 4)
 """Channels of the stages, in units of ``depth``; the last goes on for bigger images"""
 
 
-def sides(height: int, width: int) -> list[tuple[int, int]]:
+def halved_sizes(height: int, width: int) -> list[tuple[int, int]]:
     """
     Height and width before and after every halving (rounded up): four, as the authors have, more where over :data:`MAX_SIDE`
     pixels would be left, fewer where less than :data:`MIN_SIDE` would.
@@ -62,13 +62,13 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], depth: int) -> None:
         super().__init__()
-        self.sides = sides(*shape[1:])
-        widths = [shape[0], *channels(depth, len(self.sides) - 1)]
+        self.sizes = halved_sizes(*shape[1:])
+        widths = [shape[0], *channels(depth, len(self.sizes) - 1)]
         self.stages = nn.ModuleList(
             nn.Sequential(Convolution(a, b), nn.MaxPool2d(2, ceil_mode=True), _ChannelNorm(b), nn.SiLU())
             for a, b in pairwise(widths)
         )
-        self.outputs = widths[-1] * self.sides[-1][0] * self.sides[-1][1]
+        self.outputs = widths[-1] * self.sizes[-1][0] * self.sizes[-1][1]
 
     def forward(self, image: th.Tensor) -> th.Tensor:
         """``(B, C, H, W)`` from 0 to 255 to ``(B, outputs)``."""
@@ -90,10 +90,10 @@ class ImageDecoder(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], deter: int, stoch: int, depth: int, units: int, blocks: int) -> None:
         super().__init__()
-        self.sides = sides(*shape[1:])
-        widths = [shape[0], *channels(depth, len(self.sides) - 1)]
-        self.start = (widths[-1], *self.sides[-1])
-        size = widths[-1] * self.sides[-1][0] * self.sides[-1][1]
+        self.sizes = halved_sizes(*shape[1:])
+        widths = [shape[0], *channels(depth, len(self.sizes) - 1)]
+        self.start = (widths[-1], *self.sizes[-1])
+        size = widths[-1] * self.sizes[-1][0] * self.sizes[-1][1]
         self.from_deter = BlockLinear(deter, size, math.gcd(blocks, math.gcd(deter, size)))
         self.from_stoch = nn.Sequential(Layer(stoch, 2 * units), Linear(2 * units, size))
         self.norm, self.activation = _ChannelNorm(widths[-1]), nn.SiLU()
@@ -105,7 +105,7 @@ class ImageDecoder(nn.Module):
         """``(B, C, H, W)`` from 0 to 1."""
         x = (self.from_deter(deter) + self.from_stoch(stoch)).unflatten(-1, self.start)
         x = self.activation(self.norm(x))
-        for stage, side in zip([*self.stages, self.last], self.sides[-2::-1], strict=True):
+        for stage, side in zip([*self.stages, self.last], self.sizes[-2::-1], strict=True):
             # Nearest neighbours, doubled; an odd side loses its last line, which the encoder's rounding up had added.
             x = stage(x.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., : side[0], : side[1]])
         return th.sigmoid(x)

@@ -45,7 +45,7 @@ class Output(ABC):
         return errors.flatten(errors.dim() - len(self.shape)).sum(-1) if self.shape else errors
 
 
-class Normal(Output):
+class NormalOutput(Output):
     """A normal distribution of deviation 1 around the output (PlaNet, DreamerV1 and V2)."""
 
     def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
@@ -55,7 +55,7 @@ class Normal(Output):
         return self._shaped(out)
 
 
-class SymlogSquaredError(Output):
+class SymlogOutput(Output):
     """The squared error of the target's :func:`~sb3_mbrl.networks.layers.symlog` (DreamerV3)."""
 
     def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
@@ -65,7 +65,7 @@ class SymlogSquaredError(Output):
         return symexp(self._shaped(out))
 
 
-class Bernoulli(Output):
+class BernoulliOutput(Output):
     """A probability for every element; targets may lie between 0 and 1 (the discount in a continue head does)."""
 
     def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
@@ -75,7 +75,7 @@ class Bernoulli(Output):
         return th.sigmoid(self._shaped(out))
 
 
-class OneHot(Output):
+class OneHotOutput(Output):
     """
     A category; targets are one-hot vectors, and so is the prediction: the likeliest.
 
@@ -92,7 +92,7 @@ class OneHot(Output):
         return F.one_hot(out.argmax(-1), self.shape[0]).float()
 
 
-class TwoHot(Output):
+class TwoHotOutput(Output):
     """
     A number, by a distribution over bins whose distance grows with their size (DreamerV3). A target lies
     between two bins, which share its weight.

@@ -1,4 +1,4 @@
-"""What the checks share: parts to be checked, the words of a failure, and comparisons."""
+"""The helpers of the checks: parts to be checked, the words of a failure, and comparisons."""
 
 import copy
 import functools
@@ -39,7 +39,7 @@ SMALL_BUDGET = FitBudget(max_epochs=2, max_batches=20, batch_size=32)
 
 
 class Violation(Exception):
-    """A part broke its contract. The message goes on where the part's name stops: ``".step returned ..."``."""
+    """A broken contract. The message continues the part's name: ``".step returned ..."``."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Subject:
     """
     A part under test.
 
-    :param name: for messages and test ids
+    :param name: the name in messages and test ids
     :param kind: ``world_model``, ``planner`` or ``imagination``
-    :param factory: builds a fresh one
+    :param factory: the function that builds a fresh one
     :param instance: the part itself, where an instance was given
     :param spec: the plugin's record, where one was given
     """
@@ -65,7 +65,7 @@ class Subject:
     def of(cls, part: Any, kind: str) -> "Subject":
         """
         :param part: an instance, class, factory or record
-        :param kind: what a bare factory makes
+        :param kind: the kind of part that a bare factory makes
         """
         if isinstance(part, Subject):
             return part
@@ -125,7 +125,7 @@ class Subject:
         return self._home[0]
 
     def data(self, case: Case | None = None, **kwargs: Any) -> ToyData:
-        """Data in the spaces of a case; few rows where they are big."""
+        """Make data in the spaces of a case; few rows where they are big."""
         case = case or self.home()
         big = any(len(shape) == 3 for shape in _shapes(case.observation_space))
         extra = self._extra(case) if self.kind == "world_model" else {}
@@ -137,14 +137,14 @@ class Subject:
         return self.factory.extra if known else self.world_model(case).extra  # type: ignore[attr-defined]
 
     def fitted(self, case: Case | None = None, *, device: str | None = None, **functions: Any) -> tuple[WorldModel, ToyData]:
-        """A model after a short fit, and its data."""
+        """Make a model, fit it shortly, and return it with its data."""
         model, data = self.world_model(case, device=device, **functions), self.data(case)
         fit_shortly(model, data)
         return model, data
 
 
 def kind_of(part: Any, default: str) -> str:
-    """Which kind of part an instance or class is."""
+    """Return the kind of part that an instance or class is."""
     bases = {WorldModel: "world_model", Planner: "planner", Imagination: "imagination"}
     for base, kind in bases.items():
         if isinstance(part, base) or (isinstance(part, type) and issubclass(part, base)):
@@ -190,7 +190,7 @@ def rng(seed: int) -> th.Generator:
 @contextmanager
 def untouched_rng(what: str) -> Iterator[None]:
     """
-    :param what: who is blamed, as in ``".step"``
+    :param what: the method that is blamed, as in ``".step"``
     :raises Violation: when a global random stream has moved
     """
     numpy_before = np.random.get_state()
@@ -213,16 +213,16 @@ def untouched_rng(what: str) -> Iterator[None]:
 
 
 def fit_shortly(model: WorldModel, data: ToyData, seed: int = 0) -> dict[str, float]:
-    """A short fit where there is anything to learn; evaluation mode, as the agent leaves it."""
+    """Fit shortly where there is anything to learn, and leave the model in evaluation mode, as the agent does."""
     metrics = fit_world_model(model, data, SMALL_BUDGET, generator=rng(seed)) if model.learns else {}
     model.eval()
     return metrics
 
 
 def start_states(model: WorldModel, data: ToyData, n: int, seed: int = 0) -> State:
-    """States filtered from contexts of the data."""
+    """Filter states from contexts of the data."""
     if model.needs_snapshot:
-        raise SkipTest(f"{type(model).__name__} starts from snapshots of its environment, which the kit's data have not")
+        raise SkipTest(f"{type(model).__name__} starts from snapshots of its environment, which the kit's data lacks")
     context = data.contexts(n, model.context, generator=rng(seed))
     with th.no_grad():
         return model.filter(*to_device((context.obs, context.action, context.is_first), model.device))
@@ -242,7 +242,7 @@ def to_device(value: State, device: th.device) -> State:
 
 
 def same_values(left: Any, right: Any) -> bool:
-    """Bit-equality of anything nested; NaN equals NaN."""
+    """Compare anything nested bit by bit; NaN equals NaN."""
     if isinstance(left, th.Tensor):
         if not isinstance(right, th.Tensor) or left.dtype != right.dtype or left.shape != right.shape:
             return False
@@ -257,7 +257,7 @@ def same_values(left: Any, right: Any) -> bool:
 
 
 def close_values(left: State, right: State, tolerance: float = 1e-4) -> bool:
-    """Equal up to rounding, relative to the largest number of each leaf; NaN equals NaN."""
+    """Compare up to rounding, relative to the largest number of each leaf; NaN equals NaN."""
 
     def close(a: th.Tensor, b: th.Tensor) -> bool:
         if a.shape != b.shape:
@@ -271,7 +271,7 @@ def close_values(left: State, right: State, tolerance: float = 1e-4) -> bool:
 
 
 def member_fault(space: spaces.Space, obs: Obs, rows: int, name: str = "") -> str | None:
-    """Why observations ``(rows, ...)`` in the layout of SB3's replay buffer are no members of a space, or ``None``."""
+    """Say why observations ``(rows, ...)`` in SB3's layout are no members of a space; ``None``: they are."""
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, dict) or set(obs) != set(space.spaces):
             return f"expected a dictionary with the keys {sorted(space.spaces)}"
@@ -279,8 +279,8 @@ def member_fault(space: spaces.Space, obs: Obs, rows: int, name: str = "") -> st
         return next((fault for fault in faults if fault), None)
     shape, dtype = get_obs_shape(space), torch_dtype(np.dtype(space.dtype))
     if not isinstance(obs, th.Tensor) or tuple(obs.shape) != (rows, *shape):
-        found = tuple(obs.shape) if isinstance(obs, th.Tensor) else type(obs).__name__
-        return f"{name} of shape {found}, expected {(rows, *shape)}"
+        got = tuple(obs.shape) if isinstance(obs, th.Tensor) else type(obs).__name__
+        return f"{name} of shape {got}, expected {(rows, *shape)}"
     if obs.dtype != dtype:
         return f"{name} as {obs.dtype}, expected {dtype}"
     array = obs.detach().cpu().numpy().reshape(rows, *(space.shape or ())).astype(space.dtype)

@@ -13,8 +13,10 @@ import torch as th
 
 from sb3_mbrl.contracts import FitBudget, Loss, Obs, WorldModel
 from sb3_mbrl.fitting import fit_world_model
+from sb3_mbrl.holdout import BLOCK, Trial
 from sb3_mbrl.plugins.validation import metrics_fault, prediction_fault
 from sb3_mbrl.testing.kit import (
+    SMALL_BUDGET,
     Subject,
     Violation,
     contract_check,
@@ -38,7 +40,7 @@ def _skip_known(subject: Subject) -> None:
 
 
 def _answers(model: WorldModel, data: ToyData) -> list[Any]:
-    """What the model says about some fixed questions, sampled and deterministic."""
+    """Return the model's predictions for some fixed states and actions, sampled and deterministic."""
     state, action = start_states(model, data, 16), some_actions(model, data, 16)
     return [predict(model, state, action, deterministic=True), predict(model, state, action, seed=4)]
 
@@ -101,7 +103,7 @@ def check_fit_learns(subject: Subject) -> None:
 
 
 def _distance(left: Obs, right: Obs) -> float:
-    """Mean squared difference; for integers, how often they differ."""
+    """Return the mean squared difference; for categories, how often they differ."""
 
     def one(a: th.Tensor, b: th.Tensor) -> th.Tensor:
         # Images are integers too, but they are amounts.
@@ -109,6 +111,27 @@ def _distance(left: Obs, right: Obs) -> float:
         return (a.cpu() != b).float().mean() if categories else (a.cpu().float() - b.float()).square().mean()
 
     return float(th.stack([one(a.detach(), b) for a, b in zip(tree_leaves(left), tree_leaves(right), strict=True)]).sum())
+
+
+@contract_check("world_model")
+def check_held_out(subject: Subject) -> None:
+    """
+    On pure noise the verdict on held-out rows is bad, as it must be: the model has neither stored nor learned from them.
+    """
+    _skip_known(subject)
+    model = subject.world_model()
+    steps = max(60, 3 * BLOCK * model.context) if model.context > 1 else 60
+    trial = Trial(model, subject.data(steps=steps, noise=True).in_replay_buffer(), SMALL_BUDGET)
+    trial.fit(rng(0))
+    verdict = trial.judge()
+    if verdict is None or not verdict.unseen:
+        raise Violation(f" was judged by rows that it has learned from, although there were {steps} steps to divide")
+    if verdict.trusted:
+        raise Violation(
+            f".fit has learned its held-out rows by heart: on pure noise its squared error on them is "
+            f"{verdict.figures['vs_trivial']:.2g} of a trivial predictor's. Train on data.transitions() or data.sequences() "
+            "alone, and store nothing else; data.held_out() is for early stopping and for choosing among members"
+        )
 
 
 @contract_check("world_model")
@@ -148,7 +171,7 @@ def check_loss(subject: Subject) -> None:
 
 
 def _loss_fault(loss: Any, rows: int) -> str | None:
-    """What a loss of ``rows`` rows is that it should not be, or ``None``."""
+    """Say what is wrong with a loss of ``rows`` rows; ``None``: nothing."""
     if not isinstance(loss, Loss):
         return f"{type(loss).__name__}, expected a sb3_mbrl.contracts.Loss: Loss({{name: (B,) tensor, ...}})"
     return _values_fault(loss, rows) or _names_fault(loss) or _states_fault(loss.states, rows)
@@ -210,9 +233,9 @@ def check_state_dict(subject: Subject) -> None:
     weights = model.state_dict()
     for name, value in weights.items():
         if not isinstance(value, th.Tensor) or not value.is_floating_point():
-            found = value.dtype if isinstance(value, th.Tensor) else type(value).__name__
+            got = value.dtype if isinstance(value, th.Tensor) else type(value).__name__
             raise Violation(
-                f".state_dict()[{name!r}] is {found}, expected floats; counters and indices belong into extra_state()"
+                f".state_dict()[{name!r}] is {got}, expected floats; counters and indices belong into extra_state()"
             )
     generator = rng(0)
     model.load_state_dict({name: th.rand(value.shape, generator=generator) for name, value in weights.items()})
@@ -222,7 +245,7 @@ def check_state_dict(subject: Subject) -> None:
 
 
 def _saved(model: WorldModel) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Extra state and weights, through a file."""
+    """Send extra state and weights through a file."""
     file = io.BytesIO()
     th.save((pickle.dumps(model.extra_state()), model.state_dict()), file)
     file.seek(0)
@@ -249,7 +272,7 @@ def check_save_load(subject: Subject) -> None:
         raise Violation(".load_extra_state lost whether the model is fitted: extend the dictionary of super().extra_state()")
     if not same_values(_answers(fresh, data), _answers(model, data)):
         raise Violation(
-            " predicts something else after extra_state and state_dict went into a fresh model; what else does it know?"
+            " predicts something else after extra_state and state_dict went into a fresh model: save what they lack"
         )
 
 
@@ -297,6 +320,7 @@ LEARNING_CHECKS = (
     check_fit_one_row,
     check_fit_constant_data,
     check_fit_learns,
+    check_held_out,
     check_fit_determinism,
     check_loss,
     check_optimizer,

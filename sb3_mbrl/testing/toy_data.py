@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
+from sb3_mbrl.buffers.replay_view import ReplayData, SideStore
 from sb3_mbrl.contracts import Obs, Sequences, Transitions
 from sb3_mbrl.spaces import ActionCodec, torch_dtype
 from sb3_mbrl.trees import State, tree_index, tree_map, tree_where
@@ -14,7 +17,7 @@ from sb3_mbrl.trees import State, tree_index, tree_map, tree_where
 
 @dataclass(frozen=True)
 class Case:
-    """Spaces that a part is tried with."""
+    """A pair of spaces that a part is tried with."""
 
     name: str
     observation_space: spaces.Space
@@ -26,7 +29,7 @@ def _box(low: float | list[float], high: float | list[float], shape: tuple[int, 
 
 
 CASES = (
-    # Actions on no symmetric interval, so that a model that mixes up scaled actions and the environment's units is found out.
+    # Actions on no symmetric interval, so that a model that mixes up scaled actions and the environment's units fails.
     Case("box", _box(-5.0, 5.0, (3,)), _box([-2.0, 0.0], [2.0, 3.0], (2,))),
     Case("discrete-actions", _box(-np.inf, np.inf, (4,)), spaces.Discrete(3)),
     Case("discrete", spaces.Discrete(6), spaces.Discrete(3)),
@@ -36,12 +39,12 @@ CASES = (
     Case("matrix", _box(-1.0, 1.0, (2, 3), np.float64), _box(-1.0, 1.0, (2, 2), np.float64)),
     Case("image", spaces.Box(0, 255, (3, 64, 64), np.uint8), spaces.Discrete(4)),
 )
-"""What the kit tries a world model with: each must be taken, or refused with ``UnsupportedSpace``."""
+"""The spaces that the kit tries a world model with: each must be taken, or refused with ``UnsupportedSpace``."""
 
 
 class ToySystem:
     """
-    One system for all spaces, without noise. With ``u = M a``, ``a`` the encoded action and every row of ``|M|`` summing to 1:
+    A system for all spaces, without noise. With ``u = M a``, ``a`` the encoded action and every row of ``|M|`` summing to 1:
 
     * numbers, mapped to [-1, 1] where they are bounded: ``z' = 0.6 z + 0.4 u``
     * categories and bits: ``s' = (s + (u > 0)) mod n``
@@ -65,7 +68,7 @@ class ToySystem:
             self._mixing[key] = mixing / mixing.abs().sum(1, keepdim=True)
 
     def sample_actions(self, n: int, generator: th.Generator) -> th.Tensor:
-        """``n`` random actions as SB3's replay buffer stores them."""
+        """Draw ``n`` random actions as SB3's replay buffer stores them."""
         space = self.action_space
         if isinstance(space, spaces.Box):
             return 2 * th.rand((n, int(np.prod(space.shape))), generator=generator) - 1
@@ -76,7 +79,7 @@ class ToySystem:
         return (th.rand((n, len(nvec)), generator=generator) * nvec).long() + first
 
     def sample_starts(self, n: int, generator: th.Generator) -> Obs:
-        """``n`` observations to start an episode from."""
+        """Draw ``n`` observations to start an episode from."""
 
         def draw(key: str, space: spaces.Space) -> th.Tensor:
             uniform = th.rand((n, len(self._mixing[key])), generator=generator)
@@ -88,6 +91,8 @@ class ToySystem:
 
     def step(self, obs: Obs, action: th.Tensor) -> tuple[Obs, th.Tensor, th.Tensor]:
         """
+        Step the system.
+
         :param obs: ``(B, ...)``
         :param action: ``(B, A)``, scaled
         :return: next observations, rewards ``(B,)``, terminations ``(B,)`` as floats
@@ -155,20 +160,22 @@ def _render(space: spaces.Space, value: th.Tensor) -> th.Tensor:
 
 
 _FIRST_ID = 10_000
-"""Ids of rows are not their indices, so that who confuses them is found out"""
+"""The id of the first row. It is not 0, so that code which confuses ids with indices fails"""
 
 
 class ToyData:
     """
-    Real data in memory that implements :class:`~sb3_mbrl.contracts.Data`: a :class:`ToySystem` under random actions.
+    A set of real data in memory that implements :class:`~sb3_mbrl.contracts.Data`: a :class:`ToySystem` under random actions.
 
     :param observation_space: any that SB3 takes
     :param action_space: any that SB3 takes
     :param steps: per environment
     :param n_envs: environments side by side, as in an SB3 replay buffer
     :param episode_length: the time limit
-    :param seed: of starts and actions (not of the system)
+    :param seed: the seed of starts and actions (not of the system)
     :param constant: whether every transition is the first one, unchanged
+    :param noise: whether next observations and rewards are drawn anew, so that there is nothing to learn; only the time limit
+        ends episodes
     :param extra: the values of a side store, by name, with the shape of the value of one step: they are drawn from [0, 1)
     """
 
@@ -182,6 +189,7 @@ class ToyData:
         episode_length: int = 20,
         seed: int = 0,
         constant: bool = False,
+        noise: bool = False,
         extra: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         self.system = system = ToySystem(observation_space, action_space)
@@ -194,6 +202,9 @@ class ToyData:
             next_obs, reward, terminated = system.step(obs, action)
             if constant:
                 next_obs, reward, terminated = obs, th.zeros(n_envs), th.zeros(n_envs)
+            if noise:
+                next_obs = system.sample_starts(n_envs, generator)
+                reward, terminated = th.randn(n_envs, generator=generator), th.zeros(n_envs)
             is_last = (terminated > 0) | (age + 1 >= episode_length)
             columns.append(Sequences(obs, action, next_obs, reward, terminated, age == 0, is_last))
             age = th.where(is_last, 0, age + 1)
@@ -218,6 +229,24 @@ class ToyData:
 
     def held_out(self) -> None:
         """Return ``None``: nothing is held out."""
+
+    def in_replay_buffer(self) -> ReplayData:
+        """Return the library's view on the same rows in a replay buffer of SB3."""
+        rows, space = self._rows, self.system.observation_space
+        kind: Any = DictReplayBuffer if isinstance(space, spaces.Dict) else ReplayBuffer
+        buffer = kind(self._steps * self._n_envs, space, self.system.action_space, device="cpu", n_envs=self._n_envs)
+        side = SideStore(buffer)
+        for t in range(self._steps):
+            for name, values in self._beside.items():
+                side.put(name, t, values[t].numpy())
+            obs, next_obs = (
+                {key: leaf[t].numpy() for key, leaf in value.items()} if isinstance(value, dict) else value[t].numpy()
+                for value in (rows.obs, rows.next_obs)
+            )
+            truncated = rows.is_last[t] & (rows.terminated[t] == 0)
+            infos = [{"TimeLimit.truncated": bool(flag)} for flag in truncated]
+            buffer.add(obs, next_obs, rows.action[t].numpy(), rows.reward[t].numpy(), rows.is_last[t].numpy(), infos)
+        return ReplayData(buffer, side)
 
     def sequences(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
         if self._steps < length:

@@ -25,7 +25,8 @@ from sb3_mbrl.trees import State, tree_map
 
 class LinearToy(VectorModel):
     """
-    ``x' = decay * x + B a + noise * e``, reward ``sum(x')``, no termination unless one is given. The state is ``x``.
+    A linear system: ``x' = decay * x + B a + noise * e``, reward ``sum(x')``, no termination unless one is given. The state is
+    ``x``.
 
     ``a`` is the encoded action (scaled numbers, categories one-hot) and ``B`` has ``+1 / dim`` and ``-1 / dim`` in alternating
     columns, so that the best action is the same everywhere (:meth:`best_action`).
@@ -33,7 +34,7 @@ class LinearToy(VectorModel):
     :param observation_space: a ``Box`` vector; unbounded, or decoding clips
     :param action_space: ``Box`` or ``Discrete``
     :param noise: standard deviation of every number at every step
-    :param decay: how much of the state stays
+    :param decay: the share of the state that stays
     """
 
     fitted = True
@@ -76,38 +77,38 @@ class LinearToy(VectorModel):
         return self.codec.decode(state)
 
     def policy_value(self, state: State) -> tuple[th.Tensor, th.Tensor]:
-        """No opinion: equal logits and a value of zero."""
+        """Return equal logits and a value of zero: no opinion."""
         return state.new_zeros(len(state), self.action_codec.dim), state.new_zeros(len(state))
 
     # ---- the answers
 
     def mean(self, state: th.Tensor, action: th.Tensor, steps: int = 1) -> th.Tensor:
-        """``(B, D)``: the expected state after repeating an action."""
+        """Return the expected state after repeating an action, ``(B, D)``."""
         push = self.action_codec.encode(action.to(state.device)) @ self.transition.T
         for _ in range(steps):
             state = self.decay * state + push
         return state
 
     def variance(self, steps: int = 1) -> float:
-        """The variance of every number after ``steps`` steps from a known state: ``noise^2 * sum_k decay^(2k)``."""
+        """Return the variance of every number after ``steps`` steps from a known state: ``noise^2 * sum_k decay^(2k)``."""
         return self.noise**2 * sum(self.decay ** (2 * k) for k in range(steps))
 
     def best_action(self, n: int = 1) -> th.Tensor:
-        """``(n, A)``: the best action, scaled, in every state and for every horizon."""
+        """Return the best action, scaled, in every state and for every horizon, ``(n, A)``."""
         gain = self.transition.sum(0)
         space = self.action_space
         best = gain.argmax().reshape(1, 1) + int(space.start) if isinstance(space, spaces.Discrete) else gain.sign()[None]
         return best.expand(n, -1).clone()
 
     def best_return(self, state: th.Tensor, horizon: int) -> th.Tensor:
-        """``(B,)``: the expected undiscounted return of the best action over ``horizon`` steps."""
+        """Return the expected undiscounted return of the best action over ``horizon`` steps, ``(B,)``."""
         best = self.best_action(len(state))
         return th.stack([self.mean(state, best, steps).sum(1) for steps in range(1, horizon + 1)]).sum(0)
 
 
 class TwoPlayerToy(VectorModel):
     """
-    Nim: players take turns to remove 1 to ``k`` stones; who takes the last one wins. The state is the number of
+    The game of Nim: players take turns to remove 1 to ``k`` stones; who takes the last one wins. The state is the number of
     stones, ``(B, 1)``.
 
     The reward is 1 for the player who just won. ``discount`` is ``-gamma`` (the next state is worth to one player what it
@@ -145,12 +146,12 @@ class TwoPlayerToy(VectorModel):
         return self.codec.decode(self.codec.encode(state))
 
     def policy_value(self, state: State) -> tuple[th.Tensor, th.Tensor]:
-        """No opinion: equal logits and a value of zero."""
+        """Return equal logits and a value of zero: no opinion."""
         return th.zeros(len(state), self.action_codec.dim, device=state.device), th.zeros(len(state), device=state.device)
 
     def value(self, state: th.Tensor) -> th.Tensor:
         """
-        ``(B,)``: the game's value to the player to move under perfect play.
+        Return the game's value to the player to move under perfect play, ``(B,)``.
 
         With piles of ``q (k + 1) + r`` stones: the mover wins after ``2 q`` further moves if ``r > 0``, and loses otherwise.
         """
@@ -162,15 +163,15 @@ class TwoPlayerToy(VectorModel):
 
 class NeighbourToy(VectorModel):
     """
-    The mean change over the ``k`` nearest stored transitions (or that of one of them, drawn). The state is ``{"obs": (B,
-    D)}``.
+    A model that predicts the mean change over the ``k`` nearest stored transitions (or that of one of them, drawn). The state
+    is ``{"obs": (B, D)}``.
 
     What it has learned is the data itself, kept in :meth:`extra_state`.
 
     :param observation_space: any vector space
     :param action_space: any
-    :param k: neighbours
-    :param capacity: stored transitions, the newest
+    :param k: the number of neighbours
+    :param capacity: the number of stored transitions, the newest ones
     """
 
     def __init__(
@@ -297,7 +298,7 @@ class RecurrentToy(VectorModel):
     :param observation_space: any vector space
     :param action_space: any
     :param hidden: ``H``
-    :param learning_rate: of Adam
+    :param learning_rate: the step size of Adam
     """
 
     context = 4
@@ -388,13 +389,13 @@ class RecurrentToy(VectorModel):
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
     ) -> Prediction:
-        """One step; there is no noise to draw."""
+        """Predict one step; there is no noise to draw."""
         belief, obs = state["belief"]
         encoded = self.action_codec.encode(action.to(self.device))
         output = self.head(th.cat([belief, obs, encoded], dim=1))
         following = obs + output[:, :-2]
-        goes_on = th.zeros(len(obs), dtype=th.bool, device=obs.device)
-        belief = self._update(belief, encoded, following, goes_on)
+        same_episode = th.zeros(len(obs), dtype=th.bool, device=obs.device)
+        belief = self._update(belief, encoded, following, same_episode)
         return Prediction({"belief": (belief, following)}, output[:, -2], output[:, -1].sigmoid())
 
 

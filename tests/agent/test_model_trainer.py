@@ -9,8 +9,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_mbrl import MBPO
-from sb3_mbrl.agent.model_trainer import trusted_below
 from sb3_mbrl.diagnostics import ModelQualityWarning
+from sb3_mbrl.holdout import trusted_below
 from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.plugins import (
     PluginContractError,
@@ -139,7 +139,7 @@ def test_one_transition(world_model):
     agent.fit_world_model()
     assert agent.world_model.n_fits == 1
     # One row says nothing about quality.
-    assert not agent._trusted
+    assert not agent.trainer.trusted
     state = agent.world_model.initial(th.as_tensor(agent.replay_buffer.observations[0]))
     prediction = agent.world_model.step(state, th.zeros(1, 1))
     assert prediction.state["obs"].isfinite().all()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
-from sb3_mbrl.buffers import ReplayData
+from sb3_mbrl.buffers import ReplayData, SideStore
 from tests.buffers.filled import ACT, OBS, filled
 
 

@@ -199,7 +199,7 @@ def test_an_ensemble_steps_by_the_members_it_is_told():
 
 def test_what_a_model_lacks_is_said():
     toy = LinearToy(spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (2,)), device="cpu")
-    with pytest.raises(MissingCapability, match="'tsinf' needs members to keep to, which LinearToy has not: take 'ts1'"):
+    with pytest.raises(MissingCapability, match="'tsinf' needs members to keep to, and LinearToy has none: take 'ts1'"):
         Particles(toy, 4, "tsinf")
     with pytest.raises(MissingCapability, match="'moment' needs several members"):
         Particles(toy, 4, "moment")

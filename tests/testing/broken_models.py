@@ -7,6 +7,7 @@ import torch as th
 from gymnasium import spaces
 from torch import nn
 
+from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.contracts import (
     MemberPrediction,
     UnsupportedSpace,
@@ -188,6 +189,27 @@ class OnlyRewards(NeighbourToy):
         metrics = super().fit(data, budget, generator=generator)
         self._outputs[:, :-2] = 0
         return metrics
+
+
+class Memorising(NeighbourToy):
+    """Stores everything that it can lay its hands on."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"k": 1, **kwargs})
+
+    def fit(self, data, budget=None, *, generator=None):
+        metrics = super().fit(data, budget, generator=generator)
+        if (held_out := data.held_out()) is not None:
+            inputs, outputs = self._inputs, self._outputs
+            super().fit(held_out, budget, generator=generator)
+            self._inputs, self._outputs = th.cat([inputs, self._inputs]), th.cat([outputs, self._outputs])
+        return metrics
+
+
+class ReachesIntoTheBuffer(Memorising):
+    def fit(self, data, budget=None, *, generator=None):
+        whole = ReplayData(data.buffer) if isinstance(data, ReplayData) else data
+        return NeighbourToy.fit(self, whole, budget, generator=generator)
 
 
 class RandomFit(NeighbourToy):
@@ -378,6 +400,8 @@ BROKEN_MODELS = [
     ("check_fit_constant_data", DividesByDeviation, r"not finite after a fit on constant data"),
     ("check_fit_learns", LearnsNothing, r"did not learn the reward"),
     ("check_fit_learns", OnlyRewards, r"did not learn the next observation"),
+    ("check_held_out", Memorising, r"learned its held-out rows by heart: on pure noise"),
+    ("check_held_out", ReachesIntoTheBuffer, r"data\.held_out\(\) is for early stopping"),
     ("check_fit_determinism", RandomFit, r"different models for the same seed"),
     ("check_loss", OneLossForAll, r"term 'obs_loss' of shape \(\), expected one value per row: \(8,\) or \(8, T\)"),
     (

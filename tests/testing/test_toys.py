@@ -8,9 +8,7 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.contracts import FitBudget, MissingCapability, UnsupportedSpace
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.fitting import fit_world_model
@@ -291,13 +289,7 @@ def test_toy_data_agrees_with_replay_data_on_the_same_rows():
     """The kit's data and the library's view on SB3's buffer mean the same by windows, contexts and terminations."""
     case, steps = BOX, 30
     toy = ToyData(case.observation_space, case.action_space, steps=steps, n_envs=2, episode_length=7)
-    buffer = ReplayBuffer(steps * 2, case.observation_space, case.action_space, device="cpu", n_envs=2)
-    rows = toy._rows
-    for t in range(steps):
-        truncated = rows.is_last[t] & (rows.terminated[t] == 0)
-        infos = [{"TimeLimit.truncated": bool(flag)} for flag in truncated]
-        buffer.add(*(x[t].numpy() for x in (rows.obs, rows.next_obs, rows.action, rows.reward, rows.is_last)), infos)
-    real = ReplayData(buffer)
+    rows, real = toy._rows, toy.in_replay_buffer()
     assert len(real) == len(toy)
     for ours, theirs in zip(toy.transitions(), real.transitions(), strict=True):
         np.testing.assert_allclose(ours, theirs)

@@ -116,13 +116,17 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
 
     # ------------------------------------------------------------------------------------------------ setup
 
-    def _check_hyperparameters(self) -> None:
-        super()._check_hyperparameters()
+    def _setup_model(self) -> None:
+        # SB3 builds the replay buffer before hyperparameters are checked.
         kind = self.replay_buffer_class
         if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
             raise ValueError(
                 f"{type(self).__name__} learns from sequences of single steps as they were; it cannot use {kind.__name__}"
             )
+        super()._setup_model()
+
+    def _check_hyperparameters(self) -> None:
+        super()._check_hyperparameters()
         if isinstance(self.world_model_kwargs, dict) and not isinstance(self.world_model_class, WorldModel):
             own = {"size": self.size, "gamma": self.gamma}
             for name, value in own.items():

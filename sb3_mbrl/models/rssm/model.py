@@ -9,7 +9,6 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_mbrl.buffers.timesteps import to_timesteps
 from sb3_mbrl.checks import whole
 from sb3_mbrl.contracts import (
     LatentModel,
@@ -23,14 +22,15 @@ from sb3_mbrl.contracts import (
     Timesteps,
     Transitions,
 )
+from sb3_mbrl.models.rssm.divergences import KLParts, balanced_kl, joint_kl, kl_parts, split_kl
 from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
 from sb3_mbrl.models.rssm.settings import make_settings
 from sb3_mbrl.networks.heads import Head
-from sb3_mbrl.networks.latents import Sides, balanced_kl, joint_kl, one_sided_kl, split_kl
 from sb3_mbrl.networks.layers import ACTIVATIONS, MLP, NORMS, Linear
-from sb3_mbrl.networks.outputs import Bernoulli, Output
+from sb3_mbrl.networks.outputs import BernoulliOutput, Output
 from sb3_mbrl.optim import LaProp
 from sb3_mbrl.spaces import ActionCodec
+from sb3_mbrl.timesteps import to_timesteps
 from sb3_mbrl.trees import State, batch_size, tree_map
 
 
@@ -129,7 +129,7 @@ class RSSM(LatentModel):
         layers, depth, output = chosen.layers, chosen.depth, chosen.vector_output
         self.decoder = Decoder(self.layout, wide, flat, units, layers, depth, chosen.blocks, output=output, **style)
         self.reward_head = Head(self.n_features, units, chosen.head_layers, chosen.make_reward(), **style)
-        self.continue_head = Head(self.n_features, units, chosen.head_layers, Bernoulli(), **style)
+        self.continue_head = Head(self.n_features, units, chosen.head_layers, BernoulliOutput(), **style)
         self.to(self.device)
         self.optimizer = LaProp(self.parameters(), lr=lr, warmup=warmup)
 
@@ -344,7 +344,7 @@ class RSSM(LatentModel):
         flat: Any = tree_map(lambda leaf: leaf.flatten(0, 1), rows.obs)
         deter, stoch = states["deter"].flatten(0, 1), states["stoch"].flatten(0, 1).flatten(1)
         features = th.cat([deter, stoch], -1)
-        sides = one_sided_kl(self.latent, post.flatten(0, 1), self.prior_head(deter))
+        divergences = kl_parts(self.latent, post.flatten(0, 1), self.prior_head(deter))
         reconstruction = self.decoder.losses(deter, stoch, flat)
         # The continue head learns the discount itself: gamma where the episode continues, 0 where it has terminated.
         discount = (1 - rows.terminated.flatten()) * self._learned_discount
@@ -352,24 +352,24 @@ class RSSM(LatentModel):
             **{_name_of_loss(key): value for key, value in reconstruction.items()},
             "reward": self.reward_head.loss(features, rows.reward.flatten()),
             "continue": self.continue_head.loss(features, discount),
-            **self._divergences(sides),
+            **self._kl_terms(divergences),
         }
         return Loss(
             rows={name: value.view(shape) for name, value in terms.items() if value.dim()},
             scalars={name: value for name, value in terms.items() if not value.dim()},
-            weights=self._loss_weights(),
+            weights={name: weight for name, weight in self._loss_weights().items() if name in terms},
             states=states,
-            figures={"kl": sides[0].detach().mean()},
+            figures={"kl": divergences.dynamics.detach().mean()},
         )
 
-    def _divergences(self, sides: Sides) -> dict[str, th.Tensor]:
+    def _kl_terms(self, parts: KLParts) -> dict[str, th.Tensor]:
+        """Compute the terms of the divergence by name: one value per row for ``"split"``, else a scalar."""
         kind, free = self.settings.kl, self.settings.free_nats
         if kind == "split":
-            dynamics, representation = split_kl(sides, free=free)
-            return {"dynamics": dynamics, "representation": representation}
+            return split_kl(parts, free=free)._asdict()
         if kind == "balanced":
-            return {"kl": balanced_kl(sides, balance=self.settings.kl_balance, free=free)}
-        return {"kl": joint_kl(sides, free=free, per_step=kind == "per_step")}
+            return {"kl": balanced_kl(parts, balance=self.settings.kl_balance, free=free)}
+        return {"kl": joint_kl(parts, free=free, per_step=kind == "per_step")}
 
     def _loss_weights(self) -> dict[str, float]:
         chosen = self.settings

@@ -11,9 +11,9 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from torch import nn
 
 from sb3_mbrl.contracts import Obs, UnsupportedSpace
-from sb3_mbrl.networks.convolutions import ImageDecoder, ImageEncoder, image_error, sides
+from sb3_mbrl.networks.convolutions import ImageDecoder, ImageEncoder, halved_sizes, image_error
 from sb3_mbrl.networks.layers import MLP, Linear, symlog
-from sb3_mbrl.networks.outputs import Bernoulli, OneHot, Output, SymlogSquaredError
+from sb3_mbrl.networks.outputs import BernoulliOutput, OneHotOutput, Output, SymlogOutput
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
 
 
@@ -40,6 +40,8 @@ class Layout:
         self.space = space
         self.single = not isinstance(space, spaces.Dict)
         children: dict[str, spaces.Space] = {"obs": space} if not isinstance(space, spaces.Dict) else dict(space.spaces)
+        self.keys = list(children)
+        """The keys in the order of the space, which need not be alphabetical"""
         self.images: dict[str, tuple[int, int, int]] = {}
         vectors: dict[str, spaces.Space] = {}
         for key, child in children.items():
@@ -49,7 +51,7 @@ class Layout:
                         f"{key}: images of the shape {child.shape} have their channels last: wrap the environment in "
                         "VecTransposeImage, as Stable-Baselines3's classes do by themselves"
                     )
-                sides(*child.shape[1:])
+                halved_sizes(*child.shape[1:])
                 self.images[key] = (int(child.shape[0]), int(child.shape[1]), int(child.shape[2]))
             elif reason := unsupported_by_vectors(child):
                 raise UnsupportedSpace(f"{key}: {reason}")
@@ -75,11 +77,10 @@ class Layout:
 
     def join(self, images: dict[str, th.Tensor], vector: th.Tensor | None) -> Obs:
         """Back to a member of the space; images from 0 to 1."""
-        found = {key: (value.clamp(0, 1) * 255).round().to(th.uint8) for key, value in images.items()}
-        if self.codec is not None:
-            assert vector is not None
-            found |= self.codec.decode(self.codec.project(vector))
-        return found["obs"] if self.single else found
+        parts: dict[str, th.Tensor] = {key: (value.clamp(0, 1) * 255).round().to(th.uint8) for key, value in images.items()}
+        if self.codec is not None and vector is not None:
+            parts |= self.codec.decode(self.codec.project(vector))
+        return parts["obs"] if self.single else {key: parts[key] for key in self.keys}
 
 
 class Encoder(nn.Module):
@@ -137,7 +138,7 @@ class Decoder(nn.Module):
         depth: int,
         blocks: int,
         *,
-        output: Callable[[tuple[int, ...]], Output] = SymlogSquaredError,
+        output: Callable[[tuple[int, ...]], Output] = SymlogOutput,
         **style: str,
     ) -> None:
         super().__init__()
@@ -151,7 +152,7 @@ class Decoder(nn.Module):
             self.body = MLP(deter + stoch, units, layers, **style)
             for group in layout.codec.groups:
                 size = group.stop - group.start
-                kinds: dict[str, Output] = {"categorical": OneHot(size), "binary": Bernoulli((size,))}
+                kinds: dict[str, Output] = {"categorical": OneHotOutput(size), "binary": BernoulliOutput((size,))}
                 self.outputs.append(kinds.get(group.kind) or output((size,)))
             self.heads = nn.ModuleList(Linear(self.body.outputs, output.size) for output in self.outputs)
 

@@ -1,15 +1,14 @@
 """The numbers and switches of an RSSM: sizes, and what tells PlaNet, DreamerV1, V2 and V3 apart."""
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sb3_mbrl.checks import number, whole
+from sb3_mbrl.checks import did_you_mean, number, whole
 from sb3_mbrl.models.rssm.cells import BlockGRUCell, Cell, GRUCell, LayerNormGRUCell
 from sb3_mbrl.networks.latents import CategoricalLatent, GaussianLatent, Latent
-from sb3_mbrl.networks.outputs import Normal, Output, SymlogSquaredError, TwoHot
+from sb3_mbrl.networks.outputs import NormalOutput, Output, SymlogOutput, TwoHotOutput
 
 SIZES: dict[str, dict[str, Any]] = {
     "size1m": {"deter": 512, "hidden": 64, "classes": 4, "depth": 4, "units": 64},
@@ -109,17 +108,17 @@ class Settings:
     gamma: float = 1 - 1 / 333
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
+        for name, least in MINIMA.items():
             value = getattr(self, name)
             if not isinstance(value, int):
                 raise ValueError(f"{name}={value!r}: give a whole number from {least} on")
             whole(name, value, least)
-        for name, most in MOST.items():
+        for name, most in MAXIMA.items():
             number(name, getattr(self, name), 0.0, most)
-        number("reward_range", self.reward_range, 0.0, MOST_RANGE, open_low=True)
+        number("reward_range", self.reward_range, 0.0, MAX_REWARD_RANGE, open_low=True)
         if self.unimix == 1.0:
             raise ValueError("unimix=1.0: a uniform distribution alone says nothing")
-        for name, kinds in CHOICES.items():
+        for name, kinds in ALLOWED_NAMES.items():
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, kinds))}")
         if self.classes > 256:
@@ -152,27 +151,27 @@ class Settings:
     def make_reward(self) -> Output:
         """What the reward head's numbers mean."""
         if self.reward == "normal":
-            return Normal()
-        return TwoHot(self.bins, self.reward_range, in_symlog=self.reward == "twohot_symlog")
+            return NormalOutput()
+        return TwoHotOutput(self.bins, self.reward_range, in_symlog=self.reward == "twohot_symlog")
 
     @property
     def vector_output(self) -> Callable[[tuple[int, ...]], Output]:
         """What the numbers of a decoded vector mean."""
-        return SymlogSquaredError if self.vectors == "symlog" else Normal
+        return SymlogOutput if self.vectors == "symlog" else NormalOutput
 
 
-LEAST = dict.fromkeys(("deter", "hidden", "classes", "depth", "units", "stoch", "blocks"), 1)
-LEAST |= {"layers": 0, "head_layers": 0, "prior_layers": 0, "post_layers": 0, "bins": 3}
+MINIMA = dict.fromkeys(("deter", "hidden", "classes", "depth", "units", "stoch", "blocks"), 1)
+MINIMA |= {"layers": 0, "head_layers": 0, "prior_layers": 0, "post_layers": 0, "bins": 3}
 """Whole numbers, and the smallest that each may be"""
 
-MOST = dict.fromkeys(("free_nats", "dynamics_scale", "representation_scale", "kl_scale"), math.inf)
-MOST |= dict.fromkeys(("vector_scale", "reward_scale", "continue_scale"), math.inf) | {"kl_balance": 1.0, "unimix": 1.0}
+MAXIMA = dict.fromkeys(("free_nats", "dynamics_scale", "representation_scale", "kl_scale"), math.inf)
+MAXIMA |= dict.fromkeys(("vector_scale", "reward_scale", "continue_scale"), math.inf) | {"kl_balance": 1.0, "unimix": 1.0}
 """Numbers that are not negative, and the largest that each may be"""
 
-MOST_RANGE = 85.0
+MAX_REWARD_RANGE = 85.0
 """``symexp`` of it is still a number in single precision"""
 
-CHOICES: dict[str, tuple[str, ...]] = {
+ALLOWED_NAMES: dict[str, tuple[str, ...]] = {
     "latent": ("categorical", "gaussian"),
     "std": ("softplus", "sigmoid2"),
     "cell": ("block_gru", "layer_norm_gru", "gru"),
@@ -196,7 +195,5 @@ def make_settings(size: str, given: dict[str, Any]) -> Settings:
     names = [field.name for field in fields(Settings)]
     for name in given:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"RSSM does not take {name!r}.{hint}\n  It takes: {', '.join(names)}")
+            raise TypeError(f"RSSM does not take {name!r}.{did_you_mean(name, names)}\n  It takes: {', '.join(names)}")
     return Settings(**{**SIZES[size], **{name: value for name, value in given.items() if value is not None}})

@@ -1,4 +1,4 @@
-"""What a finite world has been seen to do: every outcome of every pair of state and action, with its weight."""
+"""The counts of a finite world: every outcome of every pair of state and action, with its weight."""
 
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ class Tables(NamedTuple):
     state: np.ndarray
     """``(K,)``: the next state"""
     weight: np.ndarray
-    """``(K,)``: how often, with what is long ago counted less where the model forgets"""
+    """``(K,)``: the number of times, where older ones count less if the model forgets"""
     reward: np.ndarray
     """``(K,)``: mean reward"""
     terminal: np.ndarray
@@ -43,14 +43,14 @@ class Tables(NamedTuple):
     last: np.ndarray
     """``(S, A)``: the time at which the pair was last tried"""
     sizes: np.ndarray
-    """``(2,)``: how many outcomes and visited states there are"""
+    """``(2,)``: the numbers of outcomes and of visited states"""
 
 
 GROWING = ("link", "state", "weight", "reward", "terminal", "source", "back_link")
 
 
 def new_tables(states: int, actions: int, outcomes: int = 64) -> Tables:
-    """Nothing seen yet."""
+    """Make tables in which nothing has been counted yet."""
     return Tables(
         total=np.zeros((states, actions)),
         head=np.full((states, actions), -1),
@@ -71,7 +71,7 @@ def new_tables(states: int, actions: int, outcomes: int = 64) -> Tables:
 
 
 def with_room(tables: Tables) -> Tables:
-    """The same with place for another outcome."""
+    """Return the same tables with room for another outcome."""
     if tables.sizes[0] < len(tables.state):
         return tables
     grown: dict[str, Any] = {name: np.concatenate([getattr(tables, name)] * 2) for name in GROWING}
@@ -84,7 +84,7 @@ def record(tables, state, action, reward, next_state, terminal, now, memory):
     Take note of one transition. There must be room for another outcome.
 
     :param now: the time, for :attr:`Tables.last`
-    :param memory: what the weights of the pair's older outcomes are multiplied with: 1 counts all alike, 0 keeps the last
+    :param memory: the factor of the weights of the pair's older outcomes: 1 counts all alike, 0 keeps the last
         outcome alone
     """
     if tables.n_tried[state] == 0:
@@ -95,33 +95,33 @@ def record(tables, state, action, reward, next_state, terminal, now, memory):
         tables.n_tried[state] += 1
     tables.last[state, action] = now
 
-    found, k = -1, tables.head[state, action]
+    outcome, k = -1, tables.head[state, action]
     while k >= 0:
         tables.weight[k] *= memory
         if tables.state[k] == next_state and tables.terminal[k] == terminal:
-            found = k
+            outcome = k
         k = tables.link[k]
-    if found < 0:
-        found = tables.sizes[0]
+    if outcome < 0:
+        outcome = tables.sizes[0]
         tables.sizes[0] += 1
-        tables.state[found] = next_state
-        tables.terminal[found] = terminal
-        tables.weight[found] = 0.0
-        tables.reward[found] = 0.0
-        tables.source[found] = state * tables.head.shape[1] + action
-        tables.link[found] = tables.head[state, action]
-        tables.head[state, action] = found
-        tables.back_link[found] = tables.back_head[next_state]
-        tables.back_head[next_state] = found
-    tables.weight[found] += 1.0
-    tables.reward[found] += (reward - tables.reward[found]) / tables.weight[found]
+        tables.state[outcome] = next_state
+        tables.terminal[outcome] = terminal
+        tables.weight[outcome] = 0.0
+        tables.reward[outcome] = 0.0
+        tables.source[outcome] = state * tables.head.shape[1] + action
+        tables.link[outcome] = tables.head[state, action]
+        tables.head[state, action] = outcome
+        tables.back_link[outcome] = tables.back_head[next_state]
+        tables.back_head[next_state] = outcome
+    tables.weight[outcome] += 1.0
+    tables.reward[outcome] += (reward - tables.reward[outcome]) / tables.weight[outcome]
     tables.total[state, action] = tables.total[state, action] * memory + 1.0
 
 
 @jit
 def draw(tables, state, action, uniform):
     """
-    One outcome of a pair that was tried, by its weight.
+    Draw one outcome of a pair that was tried, by its weight.
 
     :param uniform: a random number in [0, 1)
     """
@@ -140,7 +140,7 @@ def draw(tables, state, action, uniform):
 
 @jit
 def heaviest(tables, state, action):
-    """The outcome of the largest weight, the first seen among equals; -1 where the pair was never tried."""
+    """Return the outcome of the largest weight, the first seen among equals; -1 where the pair was never tried."""
     k = tables.head[state, action]
     chosen = k
     while k >= 0:
@@ -153,10 +153,12 @@ def heaviest(tables, state, action):
 @jit
 def draw_many(tables, states, actions, uniforms, outcomes):
     """
+    Draw an outcome of each of many pairs.
+
     :param states: ``(B,)``
     :param actions: ``(B,)``
     :param uniforms: ``(B,)`` in [0, 1); negative: the outcome of the largest weight
-    :param outcomes: ``(B,)``: is filled with outcomes, -1 for pairs that were never tried
+    :param outcomes: ``(B,)``: the result, -1 for pairs that were never tried
     """
     for i in range(len(states)):
         if tables.head[states[i], actions[i]] < 0:

@@ -16,18 +16,18 @@ from sb3_mbrl.trees import State
 
 class TabularModel(WorldModel):
     """
-    A maximum-likelihood model: an outcome (next state, termination) is drawn by how often it was seen, with its mean reward.
+    A model of maximum likelihood: an outcome (next state, termination) is drawn as often as it was seen, with its mean reward.
 
     A pair of state and action that was never tried leads back to its state, for nothing. The state is the state's number,
     ``(B, 1)``.
 
     :param observation_space: ``Discrete``
     :param action_space: ``Discrete``
-    :param memory: what the weights of a pair's older outcomes are multiplied with at every new one: 1 counts all alike; 0
+    :param memory: the factor of the weights of a pair's older outcomes at every new one: 1 counts all alike; 0
         believes the last outcome alone, as the book's algorithms for deterministic worlds do, and follows a world that changes
     :param reward_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
     :param termination_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
-    :param device: of what it returns; the tables are on the processor
+    :param device: the device of what it returns; the tables are on the CPU
     :raises UnsupportedSpace: for other spaces
     """
 
@@ -60,8 +60,8 @@ class TabularModel(WorldModel):
         """
         Take note of one real transition.
 
-        :param state: from 0, whatever the space's ``start`` is; and so are ``action`` and ``next_state``
-        :param now: the time, for what asks how long ago a pair was tried
+        :param state: the state, counted from 0 whatever the space's ``start`` is, as are ``action`` and ``next_state``
+        :param now: the time at which the pair was tried
         """
         self.tables = with_room(self.tables)
         record(self.tables, state, action, float(reward), next_state, int(terminal), now, self.memory)
@@ -98,7 +98,7 @@ class TabularModel(WorldModel):
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
     ) -> Prediction:
-        """A drawn outcome; with ``deterministic`` the one of the largest weight, and the first seen among equals."""
+        """Draw an outcome; with ``deterministic`` the one of the largest weight, and the first seen among equals."""
         assert isinstance(state, th.Tensor)
         states, actions = state[:, 0].cpu().numpy(), self._action_index(action).numpy()
         if deterministic:
@@ -132,9 +132,9 @@ class TabularModel(WorldModel):
 
 def _from_zero(what: str, values: th.Tensor, space: spaces.Discrete) -> th.Tensor:
     """
-    ``(B,)``: rows of the tables.
+    Return rows of the tables, ``(B,)``.
 
-    :raises ValueError: for a value that is not in the space; the compiled code reads and writes wherever it is told to
+    :raises ValueError: for a value that is not in the space: the compiled code does not check where it reads and writes
     """
     index = values.reshape(-1).long().cpu()
     wrong = outside(space, index)

@@ -42,9 +42,9 @@ class GPModel(WorldModel):
 
     :param observation_space: a flat ``Box``
     :param action_space: ``Box`` or ``Discrete``
-    :param max_rows: fit on at most this many rows, drawn at random
-    :param steps: of Adam on the marginal likelihood, per fit (fewer where the budget's ``max_batches`` says so)
-    :param learning_rate: of Adam
+    :param max_rows: the maximum number of rows of a fit, drawn at random
+    :param steps: the number of steps of Adam on the marginal likelihood per fit; the budget's ``max_batches`` is a limit too
+    :param learning_rate: the step size of Adam
     :param reward_fn: see :class:`sb3_mbrl.contracts.WorldModel`
     :param termination_fn: see :class:`sb3_mbrl.contracts.WorldModel`
     :param device: as in SB3
@@ -86,8 +86,9 @@ class GPModel(WorldModel):
 
     def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
         """
-        Climb the marginal likelihood from where the last fit ended, and store the rows. Nothing is held out: the likelihood
-        weighs fit against complexity itself. An interrupted fit keeps the rows and hyperparameters of the last one.
+        Climb the marginal likelihood from where the last fit ended, and store the rows. All rows that the data shows are used:
+        the likelihood weighs fit against complexity, so that nothing is needed to stop early by (``data.held_out()``). An
+        interrupted fit keeps the rows and hyperparameters of the last one.
 
         :return: ``rows``, and ``loss``: the negative log marginal likelihood per row and output
         """
@@ -146,7 +147,7 @@ class GPModel(WorldModel):
 
     @th.no_grad()
     def _factorise(self) -> None:
-        """What every prediction needs: the weights of the rows, and the inverse of the covariance's Cholesky factor."""
+        """Compute what every prediction needs: the weights of the rows and the inverse of the Cholesky factor."""
         x, y = self.stored["x"], self.stored["y"]
         with gpytorch.settings.lazily_evaluate_kernels(False):
             kernel = copy.deepcopy(self.prior.covar_module).double()
@@ -206,7 +207,7 @@ class GPModel(WorldModel):
     def decode(self, state: th.Tensor) -> Obs:
         return self.codec.decode(state)
 
-    # ---- saving: the rows are the model, and no shape of a parameter tells how many there are
+    # ---- saving: the rows are the model, and no parameter's shape tells their number
 
     def extra_state(self) -> dict[str, Any]:
         return {**super().extra_state(), "n_fits": self.n_fits, "stored": {k: v.cpu() for k, v in self.stored.items()}}
@@ -217,7 +218,7 @@ class GPModel(WorldModel):
         self.stored = {name: value.to(self.device) for name, value in extra["stored"].items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As torch's; then predictions follow from rows and hyperparameters again."""
+        """Load the hyperparameters, and compute from them and the stored rows what predictions need."""
         result = super().load_state_dict(state_dict, strict, assign)
         if self.stored:
             self._factorise()

@@ -24,10 +24,11 @@ class FourierModel(WorldModel):
     :param observation_space: a flat ``Box``
     :param action_space: ``Box`` or ``Discrete``
     :param n_features: the number of random features
-    :param lengthscale: of the kernel, in standard deviations of the inputs; ``None``: the square root of their number
+    :param lengthscale: the kernel's length scale in standard deviations of the inputs; ``None``: the square root of the number
+        of inputs
     :param ridge: the penalty on squared weights, in units of one row of standardised data
-    :param max_rows: fit on at most this many rows, drawn at random
-    :param feature_seed: draws the features
+    :param max_rows: the maximum number of rows of a fit, drawn at random
+    :param feature_seed: the seed of the random features
     :param reward_fn: see :class:`sb3_mbrl.contracts.WorldModel`
     :param termination_fn: see :class:`sb3_mbrl.contracts.WorldModel`
     :param device: as in SB3
@@ -93,11 +94,16 @@ class FourierModel(WorldModel):
     @th.no_grad()
     def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
         """
-        Solve for the weights. Of the budget only the holdout counts: there are no epochs and no batches.
+        Solve for the weights. There are no epochs and no batches; of the budget only ``holdout_ratio`` and ``max_holdout`` are
+        used.
 
-        The noise is what the weights of the training rows leave unexplained on the held-out rows; then all rows are used.
+        The agent has held rows out already, by which it will judge the model: ``data.transitions()`` does not show them. Of
+        the rows that are left, some are set aside to measure the noise: it is what the weights of the others leave
+        unexplained there. Then the weights are solved for with all rows that are left. (``data.held_out()`` must not be used
+        for this: a variance that is estimated from the held-out rows is stored knowledge of them.)
 
-        :return: ``rows``, ``holdout_rows``, and ``holdout_mse`` of the standardised targets (1: no better than their mean)
+        :return: ``rows``, ``holdout_rows`` (the rows set aside), and ``holdout_mse`` of their standardised targets (1: no
+            better than their mean)
         """
         if len(data) == 0:
             return {}
@@ -110,7 +116,8 @@ class FourierModel(WorldModel):
         targets = th.cat([delta, rows.reward[:, None]], dim=1)[chosen].to(self.device)
         terminated = rows.terminated[chosen].to(self.device)
 
-        # Copied into the buffers, not put in their place: a loaded model has the same memory layout, hence the same last bits.
+        # Copied into the buffers, which stay the same tensors: a loaded model has the same memory layout, hence the same last
+        # bits.
         for buffer, value in zip(
             (self.input_mean, self.input_std, self.target_mean, self.target_std),
             (*_moments(inputs), *_moments(targets)),
@@ -120,13 +127,13 @@ class FourierModel(WorldModel):
         features = self._features(inputs).double()
         targets = ((targets - self.target_mean) / self.target_std).double()
 
-        held_out = min(int(budget.holdout_ratio * len(inputs)), budget.max_holdout)
-        metrics = {"rows": float(len(inputs)), "holdout_rows": float(held_out)}
-        weights = self._solve(features[held_out:], targets[held_out:])
-        judged = slice(0, held_out) if held_out else slice(None)
-        error = (targets[judged] - features[judged] @ weights).square().mean(0)
+        aside = min(int(budget.holdout_ratio * len(inputs)), budget.max_holdout)
+        metrics = {"rows": float(len(inputs)), "holdout_rows": float(aside)}
+        weights = self._solve(features[aside:], targets[aside:])
+        test = slice(0, aside) if aside else slice(None)
+        error = (targets[test] - features[test] @ weights).square().mean(0)
         self.noise_std.copy_(error.sqrt())
-        if held_out:
+        if aside:
             metrics["holdout_mse"] = float(error.mean())
             weights = self._solve(features, targets)
         self.weights.copy_(weights)
@@ -177,7 +184,7 @@ class FourierModel(WorldModel):
         outcome = self.target_mean + self.target_std * outcome
         next_state = self.codec.project(state + outcome[:, :-1])
         reward = outcome[:, -1]
-        # Before any row has ended an episode nothing is known about endings: none is imagined.
+        # Before any row has ended an episode nothing is known about terminations: none is imagined.
         terminated = self.ever_terminated * th.sigmoid(features @ self.termination_weights)
         reward, terminated = self.with_known(
             lambda: (self.decode(state), self.action_codec.to_env(action), self.decode(next_state)), reward, terminated
