@@ -9,8 +9,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_mbrl import MBPO
-from sb3_mbrl.agent.model_trainer import trusted_below
 from sb3_mbrl.diagnostics import ModelQualityWarning
+from sb3_mbrl.holdout import trusted_below
 from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.plugins import (
     PluginContractError,
