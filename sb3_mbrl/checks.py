@@ -1,6 +1,8 @@
-"""Numbers that users give, held against what they may be."""
+"""Checks of the numbers and names that users give."""
 
+import difflib
 import math
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
@@ -22,3 +24,9 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, open_lo
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the nearest of the names, or nothing."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

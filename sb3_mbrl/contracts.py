@@ -627,9 +627,9 @@ class LatentModel(WorldModel):
         self, batch: Transitions | Sequences | Timesteps, start: State | None = None, *, generator: th.Generator | None = None
     ) -> Loss:
         """
-        The loss of sequences, with the states that were filtered along them.
+        Compute the loss of sequences, with the states that were filtered along them.
 
-        :param batch: ``(B, T)`` rows
+        :param batch: ``(B, T)`` rows; a model decides which of the records it takes
         :param start: the states before the first rows, ``(B, ...)``; ``None`` where nothing is known
         :param generator: the source of randomness
         """
@@ -645,7 +645,7 @@ class LatentModel(WorldModel):
         deterministic: bool = False,
     ) -> State:
         """
-        :meth:`observe` with a sampled posterior.
+        Filter one step, as :meth:`observe` does, with a sample of the posterior.
 
         :param state: the state before, ``(B, ...)``; ``None``: nothing is known
         :param action: ``(B, A)``: the action that led to the observation
@@ -674,11 +674,11 @@ class LatentModel(WorldModel):
 
     @abstractmethod
     def pack(self, state: State) -> dict[str, th.Tensor]:
-        """The state as flat named tensors, as small as they can be, for the side store."""
+        """Turn a state into flat named tensors, as small as they can be, for the side store."""
 
     @abstractmethod
     def unpack(self, packed: Mapping[str, th.Tensor]) -> State:
-        """The state that :meth:`pack` packed."""
+        """Undo :meth:`pack`."""
 
     def head_defaults(self) -> dict[str, Any]:
         """The default settings of actor and critic on these features: ``units`` of a layer, ``norm`` and ``activation``."""
@@ -725,7 +725,7 @@ class Planner(ABC):
         *,
         is_first: th.Tensor,
         action_mask: th.Tensor | None = None,
-        prior: Callable[[State], th.Tensor] | None = None,
+        prior: Callable[[State, th.Generator | None], th.Tensor] | None = None,
         value: Callable[[State], th.Tensor] | None = None,
         deterministic: bool = False,
         generator: th.Generator | None = None,
@@ -738,9 +738,10 @@ class Planner(ABC):
         :param carry: what the last call returned, or ``None``
         :param is_first: ``(B,)``: rows whose carry must be forgotten
         :param action_mask: ``(B, n_actions)`` booleans, true where an action is allowed
-        :param prior: a policy, from states to actions
+        :param prior: a policy: ``prior(state, generator)`` returns scaled actions ``(B, A)``
         :param value: a value function for the last state of a plan
-        :param deterministic: no exploration
+        :param deterministic: plan the same for the same state and carry: random choices come from a stream that begins anew at
+            every call, and ``generator`` is not drawn from
         :param generator: the source of randomness
         """
 

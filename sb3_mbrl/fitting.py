@@ -17,8 +17,9 @@ from typing import Protocol
 
 import torch as th
 
-from sb3_mbrl.contracts import Data, FitBudget, Sequences, Transitions, WorldModel
+from sb3_mbrl.contracts import Data, FitBudget, Loss, Sequences, Transitions, WorldModel
 from sb3_mbrl.rng import RandomStream
+from sb3_mbrl.specs import CHANGED_IN_2, CONTRACT_VERSION
 
 HASH_SPACE = 2**20
 
@@ -227,7 +228,13 @@ def fit_by_loss(
 
     def update(batch: Transitions | Sequences) -> float:
         optimizer.zero_grad()
-        loss = model.loss(batch, generator=generator).total()
+        terms = model.loss(batch, generator=generator)
+        if not isinstance(terms, Loss):
+            raise TypeError(
+                f"{type(model).__name__}.loss returned {type(terms).__name__}, expected contracts.Loss. [contract "
+                f"v{CONTRACT_VERSION}]\n{CHANGED_IN_2}"
+            )
+        loss = terms.total()
         loss.backward()
         optimizer.step()
         return float(loss.detach())

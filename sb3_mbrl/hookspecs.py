@@ -16,14 +16,12 @@ hooks** are called at the boundaries of phases, with keyword arguments of which 
 they return is ignored. They sit at phase boundaries only: nothing is called inside a planner's or a rollout's loop.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.contracts import AlgorithmSpec, EnvFunctionsSpec, ImaginationSpec, Imagined, PlannerSpec, WorldModelSpec
-
-if TYPE_CHECKING:
-    from sb3_mbrl.algorithms.base import ModelBasedMixin
 
 PROJECT_NAME = "sb3_mbrl"
 
@@ -34,8 +32,9 @@ hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 
 
 @hookspec
-def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:  # type: ignore[empty-body]
+def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
     """Algorithm classes, for ``sb3-mbrl train --algo NAME``."""
+    return []
 
 
 @hookspec
@@ -54,56 +53,57 @@ def sb3_mbrl_imaginations() -> list[ImaginationSpec]:  # type: ignore[empty-body
 
 
 @hookspec
-def sb3_mbrl_env_functions() -> list[EnvFunctionsSpec]:  # type: ignore[empty-body]
+def sb3_mbrl_env_functions() -> list[EnvFunctionsSpec]:
     """Known rewards and terminations per Gymnasium id."""
+    return []
 
 
 # -------------------------------------------------------------------------------------------------------------- life cycle
 
 
 @hookspec
-def sb3_mbrl_on_setup(agent: "ModelBasedMixin") -> None:
+def sb3_mbrl_on_setup(agent: OffPolicyAlgorithm) -> None:
     """The agent has built its networks and its world model (also after ``load``)."""
 
 
 @hookspec
-def sb3_mbrl_before_model_fit(agent: "ModelBasedMixin") -> None:
+def sb3_mbrl_before_model_fit(agent: OffPolicyAlgorithm) -> None:
     """The world model is about to be fitted."""
 
 
 @hookspec
-def sb3_mbrl_after_model_fit(agent: "ModelBasedMixin", metrics: dict[str, float]) -> None:
+def sb3_mbrl_after_model_fit(agent: OffPolicyAlgorithm, metrics: dict[str, float]) -> None:
     """The world model has been fitted and judged. ``metrics`` is what is logged under ``model/``; it may be added to."""
 
 
 @hookspec
-def sb3_mbrl_before_imagination(agent: "ModelBasedMixin", horizon: int, n_starts: int) -> None:
+def sb3_mbrl_before_imagination(agent: OffPolicyAlgorithm, horizon: int, n_starts: int) -> None:
     """Rollouts are about to be imagined."""
 
 
 @hookspec
-def sb3_mbrl_after_imagination(agent: "ModelBasedMixin", imagined: Imagined) -> None:
+def sb3_mbrl_after_imagination(agent: OffPolicyAlgorithm, imagined: Imagined) -> None:
     """Rollouts have been imagined and stored. ``imagined`` is ``(T, B, ...)``; look at ``valid``."""
 
 
 @hookspec
-def sb3_mbrl_before_policy_update(agent: "ModelBasedMixin", gradient_steps: int, batch_size: int) -> None:
-    """The base class's ``train`` is about to run on mixed batches."""
+def sb3_mbrl_before_policy_update(agent: OffPolicyAlgorithm, gradient_steps: int, batch_size: int) -> None:
+    """The policy is about to be updated: by the base class's ``train`` on mixed batches, or by the algorithm's own."""
 
 
 @hookspec
-def sb3_mbrl_after_policy_update(agent: "ModelBasedMixin", gradient_steps: int, batch_size: int) -> None:
-    """The base class's ``train`` has run."""
+def sb3_mbrl_after_policy_update(agent: OffPolicyAlgorithm, gradient_steps: int, batch_size: int) -> None:
+    """The policy has been updated."""
 
 
 @hookspec
-def sb3_mbrl_on_save(agent: "ModelBasedMixin", extra: dict[str, Any]) -> None:
+def sb3_mbrl_on_save(agent: OffPolicyAlgorithm, extra: dict[str, Any]) -> None:
     """
-    The agent is being saved. What a plugin puts into ``extra`` (picklable, under its own name) comes back in
-    ``sb3_mbrl_on_load``.
+    The agent is being saved. What a plugin puts into ``extra`` (JSON values, arrays and tensors, under its own name) comes
+    back in ``sb3_mbrl_on_load``.
     """
 
 
 @hookspec
-def sb3_mbrl_on_load(agent: "ModelBasedMixin", extra: dict[str, Any]) -> None:
+def sb3_mbrl_on_load(agent: OffPolicyAlgorithm, extra: dict[str, Any]) -> None:
     """The agent has been loaded."""

@@ -1,4 +1,4 @@
-"""What policies share that act in a world model's terms and remember the episode so far."""
+"""The base class of policies that have a state: planners with a warm start, actors on filtered latent states."""
 
 from abc import abstractmethod
 from typing import Any
@@ -14,26 +14,36 @@ from sb3_mbrl.trees import batch_size
 
 class StatefulPolicy(BasePolicy):
     """
-    ``predict`` works as of SB3's recurrent policies: give its second result back as ``state``, and where an episode begins as
-    ``episode_start`` (``evaluate_policy`` does). Without a state, an observation is taken for the first of its episode.
-    Nothing but a private random stream is drawn from.
+    A policy whose ``predict`` works as that of SB3's recurrent policies: give its second result back as ``state``, and where
+    an episode begins as ``episode_start`` (``evaluate_policy`` does). Without a state, an observation is taken for the first
+    of its episode. The policy draws from a private random stream alone.
     """
 
     _codec: ActionCodec
 
     @abstractmethod
     def decide(
-        self, obs: PyTorchObs, memory: Any, is_first: th.Tensor, *, deterministic: bool = False
+        self,
+        obs: PyTorchObs,
+        state: Any,
+        is_first: th.Tensor,
+        *,
+        deterministic: bool = False,
+        action_mask: th.Tensor | None = None,
     ) -> tuple[th.Tensor, Any]:
         """
+        Choose actions.
+
         :param obs: raw, ``(B, ...)``
-        :param memory: of the last call, or ``None``
-        :param is_first: ``(B,)``: where an episode begins
-        :return: scaled actions ``(B, A)``, and the memory for the next call
+        :param state: the policy state that the last call returned, or ``None``
+        :param is_first: ``(B,)``: which rows begin an episode
+        :param deterministic: the most likely actions, or the same plan at every call
+        :param action_mask: ``(B, n_actions)``, true where an action is allowed
+        :return: scaled actions ``(B, A)``, and the new policy state
         """
 
     def set_seed(self, seed: int | None) -> None:
-        """Let the private random stream start anew (``None``: from the operating system)."""
+        """Begin the private random stream anew (``None``: with a seed from the operating system)."""
         self.generator = th.Generator()
         self.generator.seed() if seed is None else self.generator.manual_seed(seed)
 
@@ -43,12 +53,14 @@ class StatefulPolicy(BasePolicy):
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Any]:
         """
         As SB3's.
 
-        :param state: what the last call returned; ``None``: the observation is the first of its episode
-        :param episode_start: ``(n_envs,)``: where an episode begins, and nothing is to be carried over
+        :param state: the second result of the last call; ``None``: the observation is the first of its episode
+        :param episode_start: ``(n_envs,)``: which environments begin an episode, for which ``state`` is forgotten
+        :param action_masks: ``(n_envs, n_actions)``, true where an action is allowed, as MaskablePPO takes them
         """
         if isinstance(observation, tuple):
             raise ValueError(
@@ -59,12 +71,16 @@ class StatefulPolicy(BasePolicy):
         obs, vectorised = self.obs_to_tensor(observation)
         rows = batch_size(obs)
         first = np.zeros(rows, bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(rows)
-        scaled, memory = self.decide(obs, state, th.as_tensor(first), deterministic=deterministic)
+        options: dict[str, Any] = {"deterministic": deterministic}
+        if action_masks is not None:
+            mask = th.as_tensor(np.asarray(action_masks))
+            options["action_mask"] = mask if vectorised or mask.dim() > 1 else mask[None]
+        scaled, new = self.decide(obs, state, th.as_tensor(first), **options)
         actions = self.in_units(scaled)
-        return (actions if vectorised else actions.squeeze(axis=0)), memory
+        return (actions if vectorised else actions.squeeze(axis=0)), new
 
     def in_units(self, scaled: th.Tensor) -> np.ndarray:
-        """Actions ``(B, A)`` as the environment takes them, ``(B, *shape)``."""
+        """Convert scaled actions ``(B, A)`` to the environment's units, ``(B, *shape)``."""
         return self._codec.to_numpy(scaled)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:

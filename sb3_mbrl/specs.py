@@ -6,8 +6,18 @@ from typing import Any, ClassVar
 
 from gymnasium import spaces
 
-CONTRACT_VERSION = 1
-"""The version of the contract in :mod:`sb3_mbrl.contracts`; a plugin's record states the one it was written for."""
+CONTRACT_VERSION = 2
+"""
+The version of the contract in :mod:`sb3_mbrl.contracts`; a plug-in's record states the one it was written for. Version 2 may
+still change until the first release of sb3-mbrl.
+"""
+
+CHANGED_IN_2 = """\
+  Since version 1: a world model's loss(batch, start=None, *, generator=None) returns contracts.Loss, a record of tensors; its
+  fit receives data without the held-out rows (data.held_out() has them, for early stopping alone); planners call
+  prior(state, generator) and honour deterministic; rollout rules derive from RolloutImagination, other imaginations implement
+  sampler; log_prob is gone. docs/plugins.md shows a model, a planner and an imagination."""
+"""The changes that the author of a plug-in of version 1 must make"""
 
 Supports = Callable[[spaces.Space, spaces.Space], str | None]
 """
@@ -28,7 +38,8 @@ class PartSpec:
     :param factory: a class or a function, or ``"module:attribute"`` to import it only when it is asked for
     :param summary: one line for ``sb3-mbrl plugins``
     :param supports: which spaces it takes
-    :param contract: the contract version it was written for (not that of the library it meets)
+    :param contract: the contract version it was written for. Published plug-ins state it: a part that states none is taken to
+        be written for the version that it meets
     :param override: replace a part of the same name on purpose
     """
 
@@ -36,7 +47,7 @@ class PartSpec:
     factory: Callable[..., Any] | str
     summary: str = ""
     supports: Supports = _supports_everything
-    contract: int = 1
+    contract: int = CONTRACT_VERSION
     override: bool = False
     kind: ClassVar[str] = "part"
 

@@ -48,7 +48,9 @@ class Diary:
 
     @hookimpl
     def sb3_mbrl_after_model_fit(self, agent, metrics):
-        self.note("after_model_fit", agent, n_fits=agent.world_model.n_fits, metrics=dict(metrics), trusted=agent._trusted)
+        self.note(
+            "after_model_fit", agent, n_fits=agent.world_model.n_fits, metrics=dict(metrics), trusted=agent.trainer.trusted
+        )
         metrics["mine"] = 42.0
 
     @hookimpl

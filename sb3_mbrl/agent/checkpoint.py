@@ -139,7 +139,7 @@ def _saved_values(agent: Any, extra: Mapping[str, Any], include: set[str]) -> di
         values[KNOWN_FUNCTIONS] = pickled
     # A model-free class that opens this file looks for a policy of this name, and says that there is none: see the name.
     without = f"; without its world model: {own.__name__}.load(path).to_model_free()" if hasattr(own, "to_model_free") else ""
-    values["policy_class"] = f"of {own.__name__} (this checkpoint is loaded with {own.__name__}.load(path){without})"
+    values["policy_class"] = f"in a checkpoint saved by {own.__name__} (load it with {own.__name__}.load(path){without})"
     if policy is None:
         values[CUSTOM_POLICY] = agent.policy_class
     for kind, reference in agent.part_references.items():

@@ -14,7 +14,7 @@ from typing import Any
 import cloudpickle
 from stable_baselines3.common.save_util import open_path
 
-from sb3_mbrl.plugins.errors import did_you_mean
+from sb3_mbrl.checks import did_you_mean
 
 _TELLING: dict[str, tuple[str, ...]] = {
     "top_quantiles_to_drop_per_net": ("TQC",),

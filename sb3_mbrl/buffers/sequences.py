@@ -17,8 +17,8 @@ except ImportError:
 
 from sb3_mbrl.buffers.replay_view import ReplayData
 from sb3_mbrl.buffers.side_store import SideStore
-from sb3_mbrl.buffers.timesteps import to_timesteps
 from sb3_mbrl.contracts import LatentModel, Timesteps
+from sb3_mbrl.timesteps import to_timesteps
 from sb3_mbrl.trees import State, tree_map
 
 _PREFIX = "latent."

@@ -12,8 +12,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import get_device
 
 from sb3_mbrl.algorithms.model_based import BY_NAME, model_based_by_name
+from sb3_mbrl.checks import did_you_mean
 from sb3_mbrl.plugins import Registry, get_registry
-from sb3_mbrl.plugins.errors import did_you_mean
 
 DEFAULT_ALGORITHM = "mbpo"
 """The algorithm of commands without ``--algo``"""

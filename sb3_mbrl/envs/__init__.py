@@ -1,1 +1,1 @@
-"""Environments: world models as environments, and what is known of real ones."""
+"""Environments: world models as environments, small environments, and known functions of well-known ones."""

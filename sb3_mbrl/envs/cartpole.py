@@ -1,8 +1,8 @@
 """
-CartPole with a continuous force: balance and swing-up, 200 steps each, at most 1 a step.
+CartPole with a continuous force: balance and swing-up, 200 steps each, with rewards of at most 1 per step.
 
-The equations of motion, constants and the Euler step are those of Gymnasium's ``CartPole-v1`` (Barto, Sutton and Anderson
-1983); the reward of the swing-up is the distance of the pole's tip from where it should be, as in PETS's cartpole.
+The equations of motion, the constants and the Euler step are those of Gymnasium's ``CartPole-v1`` (Barto, Sutton and Anderson
+1983); the reward of the swing-up depends on the distance of the pole's tip from its goal, as in PETS's cartpole.
 """
 
 import math
@@ -20,13 +20,18 @@ STEPS, SWING_UP_SKIP = 200, 2
 
 def accelerations(theta_dot: Any, sin: Any, cos: Any, force: Any) -> tuple[Any, Any]:
     """
-    Of numbers, arrays or tensors alike.
+    Compute the accelerations of cart and pole. Takes numbers, arrays or tensors. With the cart's mass ``M``, the pole's mass
+    ``m`` and its half length ``l``::
 
-    :param theta_dot: radians per second
-    :param sin: of the pole's angle from upright
-    :param cos: likewise
-    :param force: on the cart, in newtons
-    :return: of the cart (m/s^2) and of the pole (rad/s^2)
+        push         = (force + m l theta_dot^2 sin(theta)) / (M + m)
+        theta_dotdot = (g sin(theta) - cos(theta) push) / (l (4/3 - m cos(theta)^2 / (M + m)))
+        x_dotdot     = push - m l theta_dotdot cos(theta) / (M + m)
+
+    :param theta_dot: the pole's angular velocity, in radians per second
+    :param sin: the sine of the pole's angle from upright
+    :param cos: the cosine of that angle
+    :param force: the force on the cart, in newtons
+    :return: the accelerations of the cart (m/s^2) and of the pole (rad/s^2)
     """
     mass, moment = CART_MASS + POLE_MASS, POLE_MASS * HALF_LENGTH
     push = (force + moment * theta_dot * theta_dot * sin) / mass
@@ -36,26 +41,27 @@ def accelerations(theta_dot: Any, sin: Any, cos: Any, force: Any) -> tuple[Any, 
 
 def kick(x_dot: Any, cos: Any) -> Any:
     """
-    What the pole gains when the cart is stopped dead: its equation of motion over an instant,
-    ``4/3 l theta'' = g sin(theta) - x'' cos(theta)``.
+    Compute the change of the pole's velocity when the cart is stopped dead. It is the pole's equation of motion,
+    ``4/3 l theta'' = g sin(theta) - x'' cos(theta)``, integrated over an instant, in which ``x'`` falls to 0.
 
-    :param x_dot: velocity of the cart before, in metres per second
-    :param cos: of the pole's angle from upright
-    :return: change of the pole's velocity, in radians per second
+    :param x_dot: the velocity of the cart before, in metres per second
+    :param cos: the cosine of the pole's angle from upright
+    :return: the change of the pole's velocity, in radians per second
     """
     return cos * x_dot / (4.0 / 3.0 * HALF_LENGTH)
 
 
 class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
     """
-    ``CartPoleBalance-v0``: as ``CartPole-v1``, 1 a step until the pole falls or the cart leaves the track.
+    The environment ``CartPoleBalance-v0``: as in ``CartPole-v1``, the reward is 1 per step until the pole falls or the cart
+    leaves the track.
 
-    Observations are ``(x, x_dot, theta, theta_dot)``, actions the force in tens of newtons, from -1 to 1.
+    Observations are ``(x, x_dot, theta, theta_dot)``; the action is the force in tens of newtons, from -1 to 1.
     """
 
     metadata: dict[str, Any] = {**CartPoleEnv.metadata, "render_fps": round(1 / DT)}  # noqa: RUF012
     frame_skip = 1
-    """Euler steps under the same force"""
+    """The number of Euler steps under the same force"""
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
@@ -71,8 +77,8 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        self.state = self.np_random.uniform(-0.05, 0.05, 4) + self._rest()
-        self._show()
+        self.state = self.np_random.uniform(-0.05, 0.05, 4) + self._rest_state()
+        self._render_for_human()
         return self._observation(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -83,12 +89,12 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
             self.state = np.array(
                 [x + DT * x_dot, x_dot + DT * x_acceleration, theta + DT * theta_dot, theta_dot + DT * theta_acceleration]
             )
-            self._at_the_ends()
-        self._show()
+            self._stop_at_track_ends()
+        self._render_for_human()
         return self._observation(), self._reward(force), self._terminated(), False, {}
 
     def render(self) -> Any:
-        """As Gymnasium draws ``CartPole-v1``."""
+        """Draw the environment as Gymnasium draws ``CartPole-v1``."""
         if self.render_mode is None:
             return super().render()
         self._drawing.state = self.state
@@ -97,15 +103,15 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
     def close(self) -> None:
         self._drawing.close()
 
-    def _show(self) -> None:
+    def _render_for_human(self) -> None:
         if self.render_mode == "human":
             self.render()
 
-    def _rest(self) -> np.ndarray:
+    def _rest_state(self) -> np.ndarray:
         return np.zeros(4)
 
-    def _at_the_ends(self) -> None:
-        """Of the track: the episode is over there."""
+    def _stop_at_track_ends(self) -> None:
+        """Do nothing: when the cart leaves the track, the episode terminates."""
 
     def _observation(self) -> np.ndarray:
         return self.state.astype(np.float32)
@@ -119,9 +125,10 @@ class ContinuousCartPole(gym.Env[np.ndarray, np.ndarray]):
 
 class CartPoleSwingUp(ContinuousCartPole):
     """
-    ``CartPoleSwingUp-v0``: the pole hangs down and is to stand above the middle of the track. A force acts for two Euler
-    steps, 0.04 s. Nothing ends an episode: at the ends of the track, 2.4 m from its middle, the cart stops dead, and the pole
-    swings on. (Without ends, random forces carry the cart tens of metres away, where rewards are 0 whatever the pole does.)
+    The environment ``CartPoleSwingUp-v0``: the pole hangs down at first, and has to stand above the middle of the track. A
+    force acts for two Euler steps, 0.04 s. Episodes never terminate: at the ends of the track, 2.4 m from its middle, the cart
+    stops dead, and the pole swings on. (On a track without ends, random forces carry the cart tens of metres away, where
+    rewards are 0 whatever the pole does.)
 
     Observations are ``(x, x_dot, cos(theta), sin(theta), theta_dot)``; the reward is ``exp(-d^2 / l^2) - 0.01 a^2`` with the
     distance ``d`` of the tip from its goal and the pole's length ``l``.
@@ -134,10 +141,10 @@ class CartPoleSwingUp(ContinuousCartPole):
         high = np.array([X_LIMIT, np.inf, 1.0, 1.0, np.inf], np.float32)
         return spaces.Box(-high, high)
 
-    def _rest(self) -> np.ndarray:
+    def _rest_state(self) -> np.ndarray:
         return np.array([0.0, 0.0, math.pi, 0.0])
 
-    def _at_the_ends(self) -> None:
+    def _stop_at_track_ends(self) -> None:
         x, x_dot, theta, theta_dot = self.state
         if abs(x) > X_LIMIT:
             self.state[0] = math.copysign(X_LIMIT, x)
@@ -152,15 +159,16 @@ class CartPoleSwingUp(ContinuousCartPole):
     def _reward(self, force: float) -> float:
         x, _, theta, _ = self.state
         length = 2 * HALF_LENGTH
-        distance = (x + length * math.sin(theta)) ** 2 + (length * (math.cos(theta) - 1)) ** 2
-        return math.exp(-distance / length**2) - 0.01 * force**2
+        # The tip is at (x + l sin(theta), l cos(theta)), its goal at (0, l).
+        squared_distance = (x + length * math.sin(theta)) ** 2 + (length * (math.cos(theta) - 1)) ** 2
+        return math.exp(-squared_distance / length**2) - 0.01 * force**2
 
     def _terminated(self) -> bool:
         return False
 
 
 def register() -> None:
-    """Make them known to Gymnasium; done when ``sb3_mbrl`` is imported."""
+    """Register both environments with Gymnasium; ``import sb3_mbrl`` does it."""
     for env_id, name in (("CartPoleBalance-v0", "ContinuousCartPole"), ("CartPoleSwingUp-v0", "CartPoleSwingUp")):
         if env_id not in gym.registry:
             gym.register(env_id, entry_point=f"sb3_mbrl.envs.cartpole:{name}", max_episode_steps=STEPS)

@@ -1,4 +1,4 @@
-"""Catch: a ball falls, a paddle has to be under it. The optimum is a return of 1; acting at random earns about -0.6."""
+"""Catch: a ball falls, and a paddle has to be under it. The optimal return is 1; random actions earn about -0.6."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from gymnasium import spaces
 
 class CatchEnv(gym.Env[np.ndarray, np.int64]):
     """
-    The rules of bsuite (Osband et al. 2020, arXiv 1908.03568): the ball starts in a random column of the first row and falls
-    one row a step; the paddle, in the last row, moves left, stays or moves right. When the ball arrives, the episode ends with
-    1 for a catch and -1 for a miss.
+    The environment ``Catch-v0``, with the rules of bsuite (Osband et al. 2020, arXiv 1908.03568): the ball starts in a random
+    column of the first row and falls one row per step; the paddle, in the last row, moves left, stays or moves right. When the
+    ball arrives, the episode terminates with a reward of 1 for a catch and -1 for a miss.
 
-    :param rows: of the board
-    :param columns: of the board
-    :param pixels: the side of a field in an image of bytes, ``(rows * pixels, columns * pixels, 1)``; 0: no image, a
-        number for every field, ``(rows, columns)``
+    :param rows: the number of rows of the board
+    :param columns: the number of columns of the board
+    :param pixels: the side of a field in pixels, for observations that are images of bytes, ``(rows * pixels, columns *
+        pixels, 1)``; 0: observations are one number per field, ``(rows, columns)``
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's)
@@ -35,14 +35,14 @@ class CatchEnv(gym.Env[np.ndarray, np.int64]):
         self.action_space = spaces.Discrete(3)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new ball, and the paddle in the middle."""
+        """Start a new ball, with the paddle in the middle."""
         super().reset(seed=seed)
         self._row, self._ball = 0, int(self.np_random.integers(self.columns))
         self._paddle = self.columns // 2
         return self._board(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """0: left, 1: stay, 2: right."""
+        """Move the paddle (0: left, 1: stay, 2: right), then the ball."""
         self._paddle = int(np.clip(self._paddle + int(action) - 1, 0, self.columns - 1))
         self._row += 1
         over = self._row == self.rows - 1
@@ -59,6 +59,6 @@ class CatchEnv(gym.Env[np.ndarray, np.int64]):
 
 
 def register() -> None:
-    """Make it known to Gymnasium: ``Catch-v0``; done when ``sb3_mbrl`` is imported."""
+    """Register ``Catch-v0`` with Gymnasium; ``import sb3_mbrl`` does it."""
     if "Catch-v0" not in gym.registry:
         gym.register("Catch-v0", entry_point="sb3_mbrl.envs.catch:CatchEnv")

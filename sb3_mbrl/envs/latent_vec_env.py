@@ -1,4 +1,4 @@
-"""The real environment, seen through a world model: what deploys an agent that was trained on features.
+"""The real environment, seen through a world model, to deploy an agent that was trained on features.
 
 ::
 
@@ -22,21 +22,24 @@ from sb3_mbrl.trees import State, tree_index, tree_map
 
 class LatentVecEnv(VecEnvWrapper):
     """
-    Observations are the features of a world model that filters what is really observed and done, episode by episode. The model
-    is only read.
+    A wrapper whose observations are a world model's features. The model filters real observations and actions, episode by
+    episode; it is not changed.
 
-    :param venv: the real environments, as the model knows them (images channels first: ``VecTransposeImage``)
-    :param world_model: fitted
-    :raises ValueError: for other spaces than the model's, or a model that is not fitted
+    :param venv: the real environments, with the model's spaces (images channels first: ``VecTransposeImage``)
+    :param world_model: a fitted world model
+    :raises ValueError: for other spaces than the model's, or a model that is not fitted or needs snapshots
     """
 
     def __init__(self, venv: VecEnv, world_model: WorldModel) -> None:
         for name in ("observation_space", "action_space"):
-            own, its = getattr(venv, name), getattr(world_model, name)
-            if own != its:
-                raise ValueError(f"LatentVecEnv: the environment's {name} is {own}, and the world model's is {its}")
+            of_env, of_model = getattr(venv, name), getattr(world_model, name)
+            if of_env != of_model:
+                raise ValueError(
+                    f"LatentVecEnv: the environment's {name} is {of_env}, and the world model's is {of_model}: wrap the "
+                    "environment as it was when the model was fitted"
+                )
         if not world_model.fitted:
-            raise ValueError(f"LatentVecEnv: {type(world_model).__name__} has not been fitted")
+            raise ValueError(f"LatentVecEnv: {type(world_model).__name__} has not been fitted: fit or load it first")
         if world_model.needs_snapshot:
             raise ValueError(f"LatentVecEnv: {type(world_model).__name__} cannot filter observations: it needs snapshots")
         self.world_model = world_model
@@ -48,7 +51,7 @@ class LatentVecEnv(VecEnvWrapper):
         super().__init__(venv, observation_space=space)
 
     def reset(self) -> np.ndarray:
-        """The features of the first observations, ``(n_envs, F)``."""
+        """Reset the environments; return the features of their first observations, ``(n_envs, F)``."""
         self._state = self._initial(self._tensors(self.venv.reset()))
         return self._features(self._state)
 
@@ -60,14 +63,17 @@ class LatentVecEnv(VecEnvWrapper):
         obs, rewards, dones, infos = self.venv.step_wait()
         action = self._codec.from_env(th.as_tensor(self._actions, device=self.world_model.device))
         for i in np.flatnonzero(dones).tolist():
-            self._see_the_end(i, action, infos[i])
+            self._replace_terminal_observation(i, action, infos[i])
         self._state = self._observe(self._state, action, self._tensors(obs), th.as_tensor(dones, dtype=th.bool))
         return self._features(self._state), rewards, dones, infos
 
-    def _see_the_end(self, i: int, action: th.Tensor, info: dict[str, Any]) -> None:
-        """The last observation of an episode follows from the state before, not from that of the next."""
+    def _replace_terminal_observation(self, i: int, action: th.Tensor, info: dict[str, Any]) -> None:
+        """
+        Replace the last observation of an episode by its features. Its state follows from the one before the step; the state
+        after it is already that of the next episode.
+        """
         row = slice(i, i + 1)
-        last = self._tensors(_row(info["terminal_observation"]))
+        last = self._tensors(_batch_of_one(info["terminal_observation"]))
         state = self._observe(tree_index(self._state, row), action[row], last, th.zeros(1, dtype=th.bool))
         info["terminal_observation"] = self._features(state)[0]
 
@@ -94,9 +100,9 @@ class LatentVecEnv(VecEnvWrapper):
         return value.float() if value.is_floating_point() else value
 
     def _sample(self, space: spaces.Space) -> Obs:
-        return self._tensors(_row(space.sample()))
+        return self._tensors(_batch_of_one(space.sample()))
 
 
-def _row(obs: Any) -> Any:
-    """One observation as a batch of one."""
+def _batch_of_one(obs: Any) -> Any:
+    """Add a batch axis to one observation."""
     return {key: np.asarray(value)[None] for key, value in obs.items()} if isinstance(obs, dict) else np.asarray(obs)[None]

@@ -20,7 +20,7 @@ DYNA_MAZE = (
     ".....#...",
     ".........",
 )
-"""Example 8.1; the shortest way has 14 steps"""
+"""Example 8.1; the shortest path has 14 steps"""
 
 GAP_RIGHT = ("........G", ".........", ".........", "########.", ".........", "...S.....")
 GAP_LEFT = ("........G", ".........", ".........", ".########", ".........", "...S.....")
@@ -29,14 +29,15 @@ BOTH_GAPS = ("........G", ".........", ".........", ".#######.", ".........", ".
 
 class Maze(gym.Env[Any, Any]):
     """
-    A grid: a reward of 1 for reaching ``G``, which ends the episode, and 0 otherwise. Moves into walls and edges do nothing.
+    A grid world. Reaching ``G`` earns a reward of 1 and terminates the episode; all other rewards are 0. Moves into walls and
+    edges do nothing.
 
     The observation is ``row * columns + column``.
 
-    :param layout: rows of ``.`` (free), ``#`` (wall), ``S`` (start) and ``G`` (goal)
-    :param changes: ``(real steps, layout)`` pairs: from then on the maze looks like that, within an episode too; steps are
-        counted over all episodes
-    :param render_mode: ``"ansi"``: :meth:`render` returns the maze as text; ``"rgb_array"``: as a picture
+    :param layout: the rows of the maze, made of ``.`` (free), ``#`` (wall), ``S`` (start) and ``G`` (goal)
+    :param changes: pairs ``(step, layout)``: from that step on, counted over all episodes, the maze has that layout; it may
+        change within an episode
+    :param render_mode: ``"ansi"``: :meth:`render` returns the maze as text; ``"rgb_array"``: as an image
     """
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -60,8 +61,8 @@ class Maze(gym.Env[Any, Any]):
         self.action_space = spaces.Discrete(len(MOVES))
         self.render_mode = render_mode
         self.steps = 0
-        """Real steps over all episodes"""
-        self.place = self.start
+        """The number of steps over all episodes"""
+        self.position = self.start
 
     def _find(self, mark: str) -> tuple[int, int]:
         places = [(row, line.index(mark)) for row, line in enumerate(self.layout) if mark in line]
@@ -70,27 +71,27 @@ class Maze(gym.Env[Any, Any]):
         return places[0]
 
     def _observation(self) -> int:
-        return self.place[0] * self.columns + self.place[1]
+        return self.position[0] * self.columns + self.position[1]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         super().reset(seed=seed)
-        self.place = self.start
+        self.position = self.start
         return self._observation(), {}
 
     def step(self, action: int | np.integer) -> tuple[int, float, bool, bool, dict[str, Any]]:
         while self.changes and self.steps >= self.changes[0][0]:
             self.layout = self.changes.pop(0)[1]
         self.steps += 1
-        row, column = self.place[0] + MOVES[int(action)][0], self.place[1] + MOVES[int(action)][1]
+        row, column = self.position[0] + MOVES[int(action)][0], self.position[1] + MOVES[int(action)][1]
         if 0 <= row < self.rows and 0 <= column < self.columns and self.layout[row][column] != "#":
-            self.place = (row, column)
-        over = self.place == self.goal
+            self.position = (row, column)
+        over = self.position == self.goal
         return self._observation(), float(over), over, False, {}
 
     def render(self) -> Any:
-        """The maze with the agent in it: as text (``o``), or as a picture of 16 pixels a field."""
+        """Draw the maze with the agent in it: as text (``o``), or as an image of 16 x 16 pixels per field."""
         lines = [list(row) for row in self.layout]
-        lines[self.place[0]][self.place[1]] = "o"
+        lines[self.position[0]][self.position[1]] = "o"
         if self.render_mode == "ansi":
             return "\n".join("".join(line) for line in lines)
         if self.render_mode == "rgb_array":
@@ -100,13 +101,13 @@ class Maze(gym.Env[Any, Any]):
 
 
 def register() -> None:
-    """Make them known to Gymnasium; done when ``sb3_mbrl`` is imported."""
+    """Register the three mazes with Gymnasium; ``import sb3_mbrl`` does it."""
     entry = "sb3_mbrl.envs.mazes:Maze"
     for env_id, kwargs in (
         ("DynaMaze-v0", {"layout": DYNA_MAZE}),
-        # Example 8.2: after 1,000 steps the short way is blocked.
+        # Example 8.2: after 1,000 steps the short path is blocked.
         ("BlockingMaze-v0", {"layout": GAP_RIGHT, "changes": ((1_000, GAP_LEFT),)}),
-        # Example 8.3: after 3,000 steps a shorter way opens.
+        # Example 8.3: after 3,000 steps a shorter path opens.
         ("ShortcutMaze-v0", {"layout": GAP_LEFT, "changes": ((3_000, BOTH_GAPS),)}),
     ):
         if env_id not in gym.registry:

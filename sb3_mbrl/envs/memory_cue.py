@@ -1,4 +1,4 @@
-"""A cue that has to be remembered: who forgets earns 0.5 on average, who remembers 1."""
+"""A cue that has to be remembered: an agent without memory earns 0.5 on average, one that remembers 1."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from gymnasium import spaces
 
 class MemoryCueEnv(gym.Env[np.ndarray, np.int64]):
     """
-    A cue is shown once, at the beginning; at the end the agent has to act by it. Whoever forgets earns 0.5 on average, who
-    remembers 1.
+    The environment ``MemoryCue-v0``. A cue is shown once, at the beginning; the last action has to match it. An agent without
+    memory earns 0.5 on average, one that remembers 1.
 
-    Observations are the cue (-1 or 1, then 0) and whether it is time to act.
+    Observations are the cue (-1 or 1 at first, then 0) and whether it is time to act.
 
-    :param length: steps of an episode
+    :param length: the number of steps of an episode
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's)
@@ -27,13 +27,13 @@ class MemoryCueEnv(gym.Env[np.ndarray, np.int64]):
         self.action_space = spaces.Discrete(2)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new cue."""
+        """Draw a new cue."""
         super().reset(seed=seed)
         self._step, self._cue = 0, int(self.np_random.integers(2))
         return self._obs(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Only the last action matters: 0 for the cue -1, 1 for the cue 1."""
+        """Count a step. Only the last action matters: 0 is right for the cue -1, and 1 for the cue 1."""
         self._step += 1
         over = self._step == self.length
         return self._obs(), float(over and int(action) == self._cue), over, False, {}
@@ -44,6 +44,6 @@ class MemoryCueEnv(gym.Env[np.ndarray, np.int64]):
 
 
 def register() -> None:
-    """Make it known to Gymnasium: ``MemoryCue-v0``; done when ``sb3_mbrl`` is imported."""
+    """Register ``MemoryCue-v0`` with Gymnasium; ``import sb3_mbrl`` does it."""
     if "MemoryCue-v0" not in gym.registry:
         gym.register("MemoryCue-v0", entry_point="sb3_mbrl.envs.memory_cue:MemoryCueEnv")

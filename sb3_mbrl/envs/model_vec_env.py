@@ -1,4 +1,4 @@
-"""A world model as an environment: any SB3 algorithm trains inside it.
+"""A world model as an environment, in which any SB3 algorithm can train.
 
 ::
 
@@ -31,38 +31,40 @@ from sb3_mbrl.spaces import ActionCodec, outside
 from sb3_mbrl.trees import State, batch_size, finite_rows, tree_cat, tree_index, tree_where
 
 Starts = ReplayBuffer | Data | StartStates | np.ndarray | th.Tensor | Mapping[str, np.ndarray | th.Tensor]
-"""What ``starts`` may be."""
+"""The types of ``starts``"""
 
 
 class ModelVecEnv(VecEnv):
     """
-    A fitted world model as an SB3 ``VecEnv``, all environments in one batch.
+    A fitted world model as an SB3 ``VecEnv``. All environments are rows of one batch.
 
-    * Episodes that the model does not end are truncated after ``horizon`` steps, in SB3's way:
+    * Episodes that the model does not terminate are truncated after ``horizon`` steps, in SB3's way:
       ``infos[i]["TimeLimit.truncated"]`` is true and ``infos[i]["terminal_observation"]`` is the last observation, so that
       value targets bootstrap.
-    * A row whose prediction is not finite is never shown to the learner: the episode ends there as truncated, with reward 0
-      and the last finite observation as ``terminal_observation``. Such rows have ``infos[i]["imagination_nonfinite"]`` = 1 and
-      are counted in :attr:`nonfinite`.
+    * A prediction that is not finite is never shown to the learner: the episode is truncated there, with reward 0 and the last
+      finite observation as ``terminal_observation``. Such rows have ``infos[i]["imagination_nonfinite"]`` = 1 and are counted
+      in :attr:`nonfinite`.
     * A ``VecEnv`` has no place for the discount that some models predict. It is reported as ``infos[i]["discount"]``, and the
-      learner goes by rewards and terminations as everywhere. A *negative* discount (the other player moves next) changes what
-      rewards mean, so such a model is refused at the first step: it needs a planner that knows about it.
-    * A private random stream decides starts, predictions and terminations; torch's, NumPy's and Python's are left alone. As in
-      SB3, a seed takes effect at the next ``reset``. The stream is shared by the batch: a run depends on ``n_envs``.
+      learner uses rewards and terminations as in any environment. A *negative* discount (the other player moves next) changes
+      the meaning of rewards, so such a model is refused at its first step: it needs a planner that uses discounts.
+    * Starts, predictions and terminations are drawn from a private random stream; those of torch, NumPy and Python are not
+      touched. As in SB3, a seed takes effect at the next ``reset``. The batch shares one stream, so a run depends on
+      ``n_envs``.
 
-    The model is only read, in evaluation mode. Statistics of imagined episodes come from SB3's ``VecMonitor`` around this
-    environment.
+    The model is used in evaluation mode, and not changed. For statistics of imagined episodes wrap this environment in SB3's
+    ``VecMonitor``.
 
     :param world_model: a fitted (or known) world model
-    :param starts: where episodes start: an SB3 replay buffer (or a view on one), observations as SB3's buffers store them, or
-        a function ``starts(n, generator) -> State``
+    :param starts: the source of start states: an SB3 replay buffer (or a view on one), observations as SB3's buffers store
+        them, or a function ``starts(n, generator) -> State``
     :param n_envs: the number of environments
-    :param horizon: steps after which an episode is truncated (default: SimPLe's 50); an attribute, may be changed between
-        steps
-    :param observation: ``"decoded"``: the real environment's observation space; ``"features"``: the model's features,
+    :param horizon: the number of steps after which an episode is truncated (default: SimPLe's 50); the attribute may be
+        changed between steps
+    :param observation: ``"decoded"``: observations of the real environment's space; ``"features"``: the model's features,
         ``Box(F,)``
-    :param deterministic: the model's mean (or mode) instead of samples; an episode ends where termination is likelier than not
-    :param seed: of the private random stream (``None``: from the operating system)
+    :param deterministic: whether to use the model's mean (or mode) instead of samples; an episode then terminates when the
+        probability of termination is above one half
+    :param seed: the seed of the private random stream (``None``: from the operating system)
     :raises ValueError: for a model that is not fitted, impossible numbers, or starts that do not fit the model
     :raises MissingCapability: for a model that cannot decode with ``observation="decoded"``
     """
@@ -70,7 +72,7 @@ class ModelVecEnv(VecEnv):
     render_mode: str | None = None
     _actions: th.Tensor
     _state: State
-    _view: Obs
+    _obs: Obs
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class ModelVecEnv(VecEnv):
         self.observation = observation
         self.deterministic = deterministic
         self.nonfinite = 0
-        """Rows so far whose prediction was not finite"""
+        """The number of predictions so far that were not finite"""
         self._starts = _as_start_states(world_model, starts)
         self._codec = ActionCodec(world_model.action_space)
         self._random = RandomStream(seed)
@@ -111,7 +113,7 @@ class ModelVecEnv(VecEnv):
             self.seed(seed)
 
     def _find_observation_space(self) -> spaces.Space:
-        """Draw one start state to see early whether starts, model and ``observation`` go together."""
+        """Find the observation space. One start state is drawn, so that parts that do not fit together fail early."""
         with th.no_grad(), _evaluating(self.world_model):
             state = self._draw_starts(1)
             if self.observation == "features":
@@ -131,7 +133,7 @@ class ModelVecEnv(VecEnv):
         """
         Seed the private random stream at the next ``reset``.
 
-        :param seed: ``None`` takes one from the operating system
+        :param seed: the seed (``None``: one from the operating system)
         """
         return super().seed(int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed)
 
@@ -143,11 +145,11 @@ class ModelVecEnv(VecEnv):
         self._reset_seeds()
         with th.no_grad(), _evaluating(self.world_model):
             self._state = self._draw_starts(self.num_envs)
-            self._view = self._look(self._state)
+            self._obs = self._observe(self._state)
         self._steps[:] = 0
         self._started = True
         self.reset_infos = [{} for _ in range(self.num_envs)]
-        return _members(self.observation_space, self._view)
+        return _members(self.observation_space, self._obs)
 
     def step_async(self, actions: np.ndarray) -> None:
         if not self._started:
@@ -168,32 +170,32 @@ class ModelVecEnv(VecEnv):
             prediction = self.world_model.step(
                 self._state, self._actions, deterministic=self.deterministic, generator=self._random.generator
             )
-            # A bad row keeps the state and the view that it had, so that nothing below meets a NaN.
+            # A row that is not finite keeps its last state and observation, so that there is no NaN from here on.
             finite = finite_rows(prediction)
             self._state = tree_where(finite, prediction.state, self._state)
-            view = self._look(self._state)
-            finite = finite & finite_rows(view)
-            self._view = tree_where(finite, view, self._view)
+            obs_now = self._observe(self._state)
+            finite = finite & finite_rows(obs_now)
+            self._obs = tree_where(finite, obs_now, self._obs)
         reward = th.where(finite, prediction.reward, 0.0).cpu().numpy().astype(np.float32)
         finite, probability = finite.cpu(), prediction.terminated.cpu()
-        # Drawn in either mode: the stream then advances alike.
+        # Drawn in deterministic mode too, so that both modes advance the stream by the same amount.
         uniform = th.rand(self.num_envs, generator=self._random.generator)
         terminated = (finite & (probability > 0.5 if self.deterministic else uniform < probability)).numpy()
         self._steps += 1
         truncated = ~terminated & ((self._steps >= self.horizon) | ~finite.numpy())
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": bool(flag)} for flag in truncated]
         self._report(infos, prediction.discount, finite)
-        obs = _members(self.observation_space, self._view)
+        obs = _members(self.observation_space, self._obs)
         done = terminated | truncated
         if done.any():
             for i in np.flatnonzero(done).tolist():
                 infos[i]["terminal_observation"] = _row(obs, i)
             self._restart(done)
-            obs = _members(self.observation_space, self._view)
+            obs = _members(self.observation_space, self._obs)
         return obs, reward, done, infos
 
     def close(self) -> None:
-        """Nothing to release: the model belongs to the caller."""
+        """Do nothing: the model belongs to the caller."""
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         return [None] * self.num_envs
@@ -212,7 +214,7 @@ class ModelVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of this object, once; its result is repeated for every environment."""
+        """Call a method of this object once, and return its result for every environment."""
         result = getattr(self, method_name)(*method_args, **method_kwargs)
         return [result for _ in self._get_indices(indices)]
 
@@ -221,7 +223,7 @@ class ModelVecEnv(VecEnv):
 
     # ---- parts
 
-    def _look(self, state: State) -> Obs:
+    def _observe(self, state: State) -> Obs:
         return self.world_model.features(state) if self.observation == "features" else self.world_model.decode(state)
 
     def _draw_starts(self, n: int) -> State:
@@ -234,20 +236,21 @@ class ModelVecEnv(VecEnv):
 
     def _restart(self, done: np.ndarray) -> None:
         """Replace the rows ``done`` by fresh start states."""
+        # Fresh rows are appended to the batch as rows n_envs, n_envs + 1, ...; the index then puts each into its place.
         rows = np.flatnonzero(done)
         index = th.arange(self.num_envs)
         index[rows] = self.num_envs + th.arange(len(rows))
         index = index.to(self.world_model.device)
         with th.no_grad(), _evaluating(self.world_model):
             fresh = self._draw_starts(len(rows))
-            self._view = tree_index(tree_cat([self._view, self._look(fresh)]), index)
+            self._obs = tree_index(tree_cat([self._obs, self._observe(fresh)]), index)
             self._state = tree_index(tree_cat([self._state, fresh]), index)
         self._steps[done] = 0
         for i in rows:
             self.reset_infos[i] = {}
 
     def _report(self, infos: list[dict[str, Any]], discount: th.Tensor | None, finite: th.Tensor) -> None:
-        """Put into ``infos`` what a ``VecEnv`` has no place for."""
+        """Report in ``infos`` predictions that are not finite, and discounts."""
         for i in (~finite).nonzero().flatten().tolist():
             infos[i]["imagination_nonfinite"] = 1
         self.nonfinite += int((~finite).sum())
@@ -282,7 +285,7 @@ def _as_start_states(world_model: WorldModel, starts: Starts) -> StartStates:
 
 @contextmanager
 def _evaluating(world_model: WorldModel) -> Iterator[None]:
-    """Evaluation mode for a while; a model in training stays in training."""
+    """Put the model into evaluation mode, and afterwards back into the mode that it was in."""
     training = world_model.training
     if training:
         world_model.eval()
@@ -293,19 +296,21 @@ def _evaluating(world_model: WorldModel) -> Iterator[None]:
             world_model.train()
 
 
-def _members(space: spaces.Space, view: Obs) -> Any:
-    """Tensors in the layout of replay buffers as valid members of ``space`` in the layout of a ``VecEnv``: new arrays."""
+def _members(space: spaces.Space, obs: Obs) -> Any:
+    """
+    Convert tensors in the layout of replay buffers to valid members of ``space`` in the layout of a ``VecEnv``, as new arrays.
+    """
     if isinstance(space, spaces.Dict):
-        return {key: _members(child, view[key]) for key, child in space.spaces.items()}  # type: ignore[index]
-    assert isinstance(view, th.Tensor)
-    array = view.cpu().numpy().reshape(len(view), *(space.shape or ()))
+        return {key: _members(child, obs[key]) for key, child in space.spaces.items()}  # type: ignore[index]
+    assert isinstance(obs, th.Tensor)
+    array = obs.cpu().numpy().reshape(len(obs), *(space.shape or ()))
     if isinstance(space, spaces.Box):
         array = np.clip(array, space.low, space.high)
     return array.astype(space.dtype)
 
 
 def _row(obs: VecEnvObs, index: int) -> Any:
-    """One environment's observation, a copy."""
+    """Copy the observation of one environment."""
     if isinstance(obs, dict):
         return {key: value[index].copy() for key, value in obs.items()}
     assert isinstance(obs, np.ndarray)

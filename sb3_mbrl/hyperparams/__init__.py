@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from sb3_mbrl.plugins.errors import did_you_mean
+from sb3_mbrl.checks import did_you_mean
 
 _NOT_ARGUMENTS = {"policy", "n_timesteps", "n_envs", "env_kwargs", "source"}
 

@@ -1,1 +1,1 @@
-"""What world models and policies are made of: layers, output distributions, latents."""
+"""The building blocks of world models and policies: layers, heads, output and action distributions, latents."""

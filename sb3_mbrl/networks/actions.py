@@ -1,4 +1,4 @@
-"""How an actor's numbers become actions, in the world model's form: scaled numbers, integers, bits."""
+"""Action distributions: how an actor's outputs become actions as SB3's replay buffer stores them."""
 
 from abc import ABC, abstractmethod
 
@@ -13,42 +13,48 @@ from sb3_mbrl.trees import Constant
 
 
 class ActionOutput(ABC):
-    """A family of distributions over actions ``(..., A)``."""
+    """A family of distributions over actions ``(..., A)``, parametrised by an actor's outputs ``(..., size)``."""
 
     size: int
-    """Numbers that the actor puts out"""
+    """The number of outputs that the actor must have"""
 
     @abstractmethod
     def sample(self, out: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
-        """An action, without gradients (REINFORCE)."""
+        """Draw an action without gradients, for REINFORCE."""
 
     def rsample(self, out: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
         """
-        An action through which gradients flow (reparametrisation).
+        Draw an action through which gradients flow (reparametrisation).
 
-        :raises MissingCapability: for actions that are not numbers
+        :raises MissingCapability: for discrete actions
         """
-        raise MissingCapability("gradients flow through actions of numbers (Box) alone: actor_gradient='reinforce'")
+        raise MissingCapability("gradients flow through continuous actions (Box) alone: choose actor_gradient='reinforce'")
 
     @abstractmethod
     def mode(self, out: th.Tensor) -> th.Tensor:
-        """The likeliest action."""
+        """Return the most likely action."""
 
     @abstractmethod
     def log_prob(self, out: th.Tensor, action: th.Tensor) -> th.Tensor:
-        """``(...)``"""
+        """Compute the log-probability of an action: ``(...)``."""
 
     @abstractmethod
     def entropy(self, out: th.Tensor) -> th.Tensor:
-        """``(...)``, in nats"""
+        """Compute the entropy in nats: ``(...)``."""
 
 
 class BoundedNormal(ActionOutput):
     """
-    A normal distribution: its mean is a hyperbolic tangent, its deviation lies between ``min_std`` and ``max_std``. Samples
-    are not squashed; the environment clips them.
+    A normal distribution with bounded parameters; samples are not squashed, the environment clips them.
 
-    :param n: numbers of an action
+    With the outputs ``m`` and ``s`` (DreamerV3)::
+
+        mean = tanh(m)
+        std  = (max_std - min_std) sigmoid(s + 2) + min_std
+
+    :param n: the number of elements of an action
+    :param min_std: the smallest standard deviation
+    :param max_std: the largest standard deviation
     """
 
     def __init__(self, n: int, min_std: float = 0.1, max_std: float = 1.0) -> None:
@@ -80,11 +86,11 @@ class BoundedNormal(ActionOutput):
 
 class Categories(ActionOutput):
     """
-    One category or several.
+    One or several independent categorical variables.
 
-    :param sizes: how many there are of each
+    :param sizes: the number of categories of each
     :param first: the smallest value of each
-    :param unimix: share of a uniform distribution
+    :param unimix: the share of a uniform distribution, so that every action keeps a probability
     """
 
     def __init__(self, sizes: list[int], first: list[int], unimix: float = 0.01) -> None:
@@ -115,9 +121,9 @@ class Categories(ActionOutput):
 
 class Bits(ActionOutput):
     """
-    Independent bits.
+    A vector of independent bits, each with the probability ``sigmoid(out)`` of 1.
 
-    :param n: how many
+    :param n: the number of bits
     """
 
     def __init__(self, n: int) -> None:
@@ -139,6 +145,8 @@ class Bits(ActionOutput):
 
 def action_output(space: spaces.Space, unimix: float = 0.01) -> ActionOutput:
     """
+    Choose the distribution for an action space.
+
     :param space: ``Box``, ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``
     :raises UnsupportedSpace: for any other space
     """

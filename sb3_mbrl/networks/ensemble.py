@@ -65,9 +65,7 @@ class EnsembleMLP(nn.Module):
         super().__init__()
         self.members = members
         sizes = [in_features, *hidden, out_features]
-        self.layers = nn.ModuleList(
-            EnsembleLinear(members, fan_in, sample_rollouts) for fan_in, sample_rollouts in pairwise(sizes)
-        )
+        self.layers = nn.ModuleList(EnsembleLinear(members, fan_in, fan_out) for fan_in, fan_out in pairwise(sizes))
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """Every member on its own rows: ``(E, B, in)`` to ``(E, B, out)``."""

@@ -1,4 +1,4 @@
-"""The stochastic half of a latent state: categories (DreamerV2 and V3) or Gaussian numbers (PlaNet, DreamerV1)."""
+"""The stochastic half of a latent state: one-hot categories (DreamerV2 and V3) or Gaussian values (PlaNet, DreamerV1)."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -12,99 +12,125 @@ from sb3_mbrl.trees import Constant
 
 class Latent(ABC):
     """
-    A family of distributions over latent variables, given by the ``size`` numbers that a network puts out.
+    A family of distributions over latent variables.
+
+    A network puts out the parameters of a distribution, ``(..., size)``; samples have the shape ``(..., *shape)``.
     """
 
     size: int
-    """Numbers that parametrise a distribution"""
+    """The number of parameters of a distribution"""
     shape: tuple[int, ...]
-    """Of a sample, per row"""
+    """The shape of a sample, without the batch"""
     flat: int
-    """Numbers in a sample"""
+    """The number of elements of a sample"""
 
     @abstractmethod
     def noise(self, shape: tuple[int, ...], device: th.device, generator: th.Generator | None = None) -> th.Tensor:
-        """What samples of so many rows are made of: for a whole sequence at once, so that its steps draw nothing."""
+        """
+        Draw the noise from which :meth:`draw` makes samples: for a whole sequence at once, so that its steps draw nothing.
+
+        :param shape: the leading axes of the samples
+        """
 
     @abstractmethod
     def draw(self, stats: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        """A sample, ``(..., *shape)``, out of noise; gradients flow into the parameters ``(..., size)``."""
+        """Turn noise into a sample, ``(..., *shape)``; gradients flow into the parameters ``(..., size)``."""
 
     def sample(self, stats: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
-        """``(..., *shape)``; gradients flow into the parameters ``(..., size)``."""
+        """Draw a sample, ``(..., *shape)``; gradients flow into the parameters ``(..., size)``."""
         return self.draw(stats, self.noise(tuple(stats.shape[:-1]), stats.device, generator))
 
     @abstractmethod
     def mode(self, stats: th.Tensor) -> th.Tensor:
-        """The likeliest sample, ``(..., *shape)``."""
+        """Return the most likely sample, ``(..., *shape)``."""
 
     def pack(self, sample: th.Tensor) -> th.Tensor:
-        """A sample in the form in which it is stored."""
+        """Make a sample as small as it can be, for storage."""
         return sample
 
-    def unpack(self, stored: th.Tensor) -> th.Tensor:
-        """A sample out of what :meth:`pack` made."""
-        return stored
+    def unpack(self, packed: th.Tensor) -> th.Tensor:
+        """Undo :meth:`pack`."""
+        return packed
 
     @abstractmethod
     def distribution(self, stats: th.Tensor) -> tuple[th.Tensor, ...]:
-        """What :meth:`divergence` compares, out of the parameters ``(..., size)``."""
+        """Compute the tensors that :meth:`divergence` compares from the parameters ``(..., size)``."""
 
     @abstractmethod
     def divergence(self, left: tuple[th.Tensor, ...], right: tuple[th.Tensor, ...]) -> th.Tensor:
-        """``KL(left || right)`` in nats, summed over all latent variables: ``(...)``."""
+        """Compute ``KL(left || right)`` in nats, summed over all latent variables: ``(...)``."""
 
     @abstractmethod
     def entropy(self, stats: th.Tensor) -> th.Tensor:
-        """In nats, summed over all latent variables: ``(...)``."""
+        """Compute the entropy in nats, summed over all latent variables: ``(...)``."""
 
 
 class CategoricalLatent(Latent):
     """
-    ``variables`` one-hot vectors; samples pass gradients straight through to the probabilities (DreamerV2, algorithm 1).
+    A vector of independent categorical variables, each a one-hot vector.
 
-    :param variables: 32 in the papers
-    :param classes: of each; 32 in DreamerV2, 4 to 96 by size in V3
-    :param unimix: share of a uniform distribution mixed in, so that no probability is ever 0 (V3: 1 %)
+    The parameters are logits. Samples pass gradients straight through to the probabilities (DreamerV2, algorithm 1).
+
+    :param variables: the number of variables; 32 in the papers
+    :param classes: the number of classes of each; 32 in DreamerV2, 4 to 96 by size in V3
+    :param unimix: the share ``u`` of a uniform distribution, so that no probability is ever 0 (V3: 1 %):
+        ``probs = (1 - u) softmax(logits) + u / classes``
     """
 
     def __init__(self, variables: int = 32, classes: int = 32, unimix: float = 0.01) -> None:
         self.variables, self.classes, self.unimix = variables, classes, unimix
-        # So much of the uniform part has gone before a class; the last is above any noise, whatever was rounded.
-        part = th.arange(1, classes + 1) * (unimix / classes / (1 - unimix))
-        part[-1] = 2.0 / (1 - unimix)
-        self._uniform = Constant(part)
+        # The uniform part of the cumulated probabilities after each class, k u / K, divided by 1 - u as the noise is (see
+        # draw). The last one must lie above any noise, however the sums were rounded, so it is 2 instead of u.
+        cumulated = th.arange(1, classes + 1) * (unimix / classes / (1 - unimix))
+        cumulated[-1] = 2.0 / (1 - unimix)
+        self._cumulated_uniform = Constant(cumulated)
         self.size = self.flat = variables * classes
         self.shape = (variables, classes)
 
     def probs(self, stats: th.Tensor) -> th.Tensor:
-        """``(..., variables, classes)``, in float32."""
+        """Compute the probabilities ``(..., variables, classes)`` in float32."""
         probs = softmax(stats.float().unflatten(-1, self.shape))
         return probs if not self.unimix else (1 - self.unimix) * probs + self.unimix / self.classes
 
     def log_probs(self, stats: th.Tensor) -> th.Tensor:
-        """``(..., variables, classes)``, in float32."""
+        """Compute the log-probabilities ``(..., variables, classes)`` in float32."""
         if not self.unimix:
             return stats.float().unflatten(-1, self.shape).log_softmax(-1)
-        return self.probs(stats).log()
+        return self.probs(stats).log()  # no probability is below u / K, so the logarithm is safe
 
     def noise(self, shape: tuple[int, ...], device: th.device, generator: th.Generator | None = None) -> th.Tensor:
+        """Draw uniform numbers, one per variable, divided by ``1 - unimix``."""
         uniform = th.rand(*shape, self.variables, 1, generator=on_device(generator, device), device=device)
         return uniform.div_(1 - self.unimix)
 
     def draw(self, stats: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        return self._with_gradients(self._drawn(stats.detach(), noise), stats)
+        return self._straight_through(self._one_hot(stats.detach(), noise), stats)
 
-    def _drawn(self, stats: th.Tensor, noise: th.Tensor) -> th.Tensor:
+    def _one_hot(self, stats: th.Tensor, noise: th.Tensor) -> th.Tensor:
         """
-        The first class whose cumulated probability is above the noise, found without a look at the numbers. Weights are not
-        divided by their sum, and nothing is searched: on a processor, softmax and indices cost ten times that much where
-        classes are few.
+        Draw by inverting the cumulative distribution.
+
+        Plainly, with ``x`` uniform in [0, 1)::
+
+            k = first class with cumsum(probs)[k] > x
+            sample = one_hot(k)
+
+        With ``P_k`` the cumulated softmax and ``u`` the uniform share, the condition is ``(1 - u) P_k + k u / K > x``. Three
+        things make it fast on a CPU, where softmax and indices cost ten times as much for few classes:
+
+        * The exponentials ``w`` are not normalised. Instead, both sides are multiplied by ``sum(w)`` and divided by
+          ``1 - u``::
+
+              cumsum(w)_k > (x / (1 - u) - k u / K / (1 - u)) sum(w)
+
+        * Nothing is searched: the condition is false before class ``k`` and true from there on, so its difference along the
+          classes is the one-hot vector.
+        * There is no branch on the values, which would wait for a GPU.
         """
         logits = stats.float().unflatten(-1, self.shape)
-        rising = (logits - logits.amax(-1, keepdim=True)).exp_().cumsum(-1)
-        # Of the uniform part, so much has gone before: sum_k (1 - u) p_k + k u / K > noise, for both sides without p's sum.
-        above = (rising > (noise - self._uniform.on(stats.device)) * rising[..., -1:]).float()
+        cumulated = (logits - logits.amax(-1, keepdim=True)).exp_().cumsum(-1)
+        threshold = (noise - self._cumulated_uniform.on(stats.device)) * cumulated[..., -1:]
+        above = (cumulated > threshold).float()
         one_hot = above.clone()
         one_hot[..., 1:] -= above[..., :-1]
         return one_hot
@@ -112,27 +138,33 @@ class CategoricalLatent(Latent):
     def mode(self, stats: th.Tensor) -> th.Tensor:
         index = stats.unflatten(-1, self.shape).argmax(-1, keepdim=True)
         one_hot = th.zeros(*index.shape[:-1], self.classes, device=stats.device).scatter_(-1, index, 1.0)
-        return self._with_gradients(one_hot, stats)
+        return self._straight_through(one_hot, stats)
 
     def pack(self, sample: th.Tensor) -> th.Tensor:
-        """The indices of the classes, ``(..., variables)``."""
+        """Return the indices of the classes, ``(..., variables)``, in bytes."""
         return sample.argmax(-1).to(th.uint8)
 
-    def unpack(self, stored: th.Tensor) -> th.Tensor:
-        return F.one_hot(stored.long(), self.classes).float()
+    def unpack(self, packed: th.Tensor) -> th.Tensor:
+        return F.one_hot(packed.long(), self.classes).float()
 
-    def _with_gradients(self, one_hot: th.Tensor, stats: th.Tensor) -> th.Tensor:
-        """The same, with the gradients of the probabilities."""
+    def _straight_through(self, one_hot: th.Tensor, stats: th.Tensor) -> th.Tensor:
+        """
+        Give a sample the gradients of the probabilities.
+
+        Plainly: ``one_hot + probs - probs.detach()``. :class:`_StraightThrough` computes the same gradient without the two
+        sums, and keeps the sample exactly one-hot.
+        """
         if not (stats.requires_grad and th.is_grad_enabled()):
             return one_hot
         return _StraightThrough.apply(stats.float().unflatten(-1, self.shape), one_hot, 1 - self.unimix)
 
     def distribution(self, stats: th.Tensor) -> tuple[th.Tensor, ...]:
+        """Compute the log-probabilities."""
         return (self.log_probs(stats),)
 
     def divergence(self, left: tuple[th.Tensor, ...], right: tuple[th.Tensor, ...]) -> th.Tensor:
-        (p,), (q,) = left, right
-        return (p.exp() * (p - q)).sum((-2, -1))
+        (log_p,), (log_q,) = left, right
+        return (log_p.exp() * (log_p - log_q)).sum((-2, -1))  # sum_k p_k (ln p_k - ln q_k)
 
     def entropy(self, stats: th.Tensor) -> th.Tensor:
         log_probs = self.log_probs(stats)
@@ -140,21 +172,24 @@ class CategoricalLatent(Latent):
 
 
 FEW_CLASSES = 8
-"""On a processor, torch's softmax over so few takes several times as long as its parts"""
+"""The number of classes up to which torch's softmax takes several times as long as its parts on a CPU"""
 
 
 def softmax(logits: th.Tensor) -> th.Tensor:
-    """Over the last axis."""
+    """Compute the softmax over the last axis; the same as torch's, and faster over few classes on a CPU."""
     few = logits.shape[-1] <= FEW_CLASSES and logits.device.type == "cpu"
     return _SoftmaxOfFew.apply(logits) if few else logits.softmax(-1)
 
 
 def _softmax_gradient(gradient: th.Tensor, probs: th.Tensor) -> th.Tensor:
+    """Compute ``p * (g - sum(g * p))``, the gradient of the logits for a gradient ``g`` of ``p = softmax(logits)``."""
     weighted = gradient * probs
     return weighted.addcmul_(probs, weighted.sum(-1, keepdim=True), value=-1)
 
 
 class _SoftmaxOfFew(th.autograd.Function):
+    """A softmax that is computed from its parts, ``exp(x - max) / sum``, in place where possible."""
+
     @staticmethod
     def forward(ctx: Any, logits: th.Tensor) -> th.Tensor:
         probs = (logits - logits.amax(-1, keepdim=True)).exp_()
@@ -168,7 +203,7 @@ class _SoftmaxOfFew(th.autograd.Function):
 
 
 class _StraightThrough(th.autograd.Function):
-    """A sample, with the gradients of ``share * softmax(logits)``."""
+    """The identity of a sample, with the gradients of ``share * softmax(logits)``."""
 
     @staticmethod
     def forward(ctx: Any, logits: th.Tensor, one_hot: th.Tensor, share: float) -> th.Tensor:
@@ -183,12 +218,12 @@ class _StraightThrough(th.autograd.Function):
 
 class GaussianLatent(Latent):
     """
-    Independent normal numbers.
+    A vector of independent normal variables; the parameters are the means and the raw standard deviations.
 
-    :param variables: 30 in PlaNet and DreamerV1
-    :param std: how the network's second half becomes a standard deviation: ``"softplus"`` (``softplus(x) + min_std``: PlaNet,
+    :param variables: the number of variables; 30 in PlaNet and DreamerV1
+    :param std: the map from a raw value to a standard deviation: ``"softplus"`` (``softplus(x) + min_std``: PlaNet,
         DreamerV1) or ``"sigmoid2"`` (``2 sigmoid(x / 2) + min_std``: V2)
-    :param min_std: the least of it
+    :param min_std: the smallest standard deviation
     """
 
     def __init__(self, variables: int = 30, std: str = "softplus", min_std: float = 0.1) -> None:
@@ -198,12 +233,13 @@ class GaussianLatent(Latent):
         self.size, self.flat, self.shape = 2 * variables, variables, (variables,)
 
     def moments(self, stats: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Mean and standard deviation, ``(..., variables)`` each, in float32."""
+        """Compute mean and standard deviation, ``(..., variables)`` each, in float32."""
         mean, raw = stats.float().chunk(2, -1)
         width = F.softplus(raw) if self.std == "softplus" else 2 * th.sigmoid(raw / 2)
         return mean, width + self.min_std
 
     def noise(self, shape: tuple[int, ...], device: th.device, generator: th.Generator | None = None) -> th.Tensor:
+        """Draw standard normal numbers, one per variable."""
         return th.randn(*shape, self.variables, generator=on_device(generator, device), device=device)
 
     def draw(self, stats: th.Tensor, noise: th.Tensor) -> th.Tensor:
@@ -214,57 +250,14 @@ class GaussianLatent(Latent):
         return self.moments(stats)[0]
 
     def distribution(self, stats: th.Tensor) -> tuple[th.Tensor, ...]:
+        """Compute mean and standard deviation."""
         return self.moments(stats)
 
     def divergence(self, left: tuple[th.Tensor, ...], right: tuple[th.Tensor, ...]) -> th.Tensor:
+        # ln(s2 / s1) + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1/2, summed over the variables
         (m1, s1), (m2, s2) = left, right
         return ((s2 / s1).log() + (s1.square() + (m1 - m2).square()) / (2 * s2.square()) - 0.5).sum(-1)
 
     def entropy(self, stats: th.Tensor) -> th.Tensor:
         std = self.moments(stats)[1]
-        return (std.log() + 0.5 * (1 + th.log(th.tensor(2 * th.pi)))).sum(-1)
-
-
-# ------------------------------------------------------------------------------------------------------------- KL losses
-
-
-Sides = tuple[th.Tensor, th.Tensor]
-"""The same divergences twice, ``(...)`` each: by their gradients one moves the prior alone, the other the posterior alone"""
-
-
-def one_sided_kl(latent: Latent, post: th.Tensor, prior: th.Tensor) -> Sides:
-    """``KL(sg(post) || prior)`` and ``KL(post || sg(prior))``: equal but for their gradients."""
-    left, right = latent.distribution(post), latent.distribution(prior)
-    return latent.divergence(_held(left), right), latent.divergence(left, _held(right))
-
-
-def _held(distribution: tuple[th.Tensor, ...]) -> tuple[th.Tensor, ...]:
-    return tuple(part.detach() for part in distribution)
-
-
-def split_kl(sides: Sides, *, free: float = 1.0) -> Sides:
-    """
-    DreamerV3's two losses, each at least ``free`` nats per step: the prior learns towards the posterior, the
-    posterior towards the prior.
-
-    :return: dynamics loss and representation loss
-    """
-    moves_prior, moves_post = sides
-    return moves_prior.clamp(min=free), moves_post.clamp(min=free)
-
-
-def balanced_kl(sides: Sides, *, balance: float = 0.8, free: float = 0.0) -> th.Tensor:
-    """DreamerV2, algorithm 2: ``balance`` of the loss moves the prior, the rest the posterior; free nats on the mean."""
-    moves_prior, moves_post = (side.mean().clamp(min=free) for side in sides)
-    return balance * moves_prior + (1 - balance) * moves_post
-
-
-def joint_kl(sides: Sides, *, free: float = 3.0, per_step: bool = False) -> th.Tensor:
-    """
-    One divergence that moves both. A scalar.
-
-    :param per_step: PlaNet's ``mean(max(0, KL - free))``; else DreamerV1's ``max(mean(KL), free)``
-    """
-    moves_prior, moves_post = sides
-    divergence = moves_prior + moves_post - moves_post.detach()  # the value of one, the gradients of both
-    return (divergence - free).clamp(min=0.0).mean() if per_step else divergence.mean().clamp(min=free)
+        return (std.log() + 0.5 * (1 + th.log(th.tensor(2 * th.pi)))).sum(-1)  # ln s + (1 + ln 2 pi) / 2

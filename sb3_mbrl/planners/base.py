@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
@@ -12,6 +12,9 @@ from sb3_mbrl.contracts import MissingCapability, Plan, Planner, WorldModel
 from sb3_mbrl.planners.action_distributions import Search, make_search, mask_first, start
 from sb3_mbrl.planners.rollout import Evaluation, Prior, StateValue, evaluate, follow
 from sb3_mbrl.trees import State, batch_size, tree_where
+
+FIXED_SEED = 0
+"""The seed of the random stream of every deterministic plan"""
 
 
 class Task(NamedTuple):
@@ -45,8 +48,6 @@ class SequencePlanner(Planner):
 
     differentiates = False
     """Whether the planner needs gradients of the model"""
-    follows_mean = False
-    """Whether it plans in the mean of the model, and has no use for particles"""
 
     def __init__(
         self,
@@ -82,8 +83,10 @@ class SequencePlanner(Planner):
         deterministic: bool = False,
         generator: th.Generator | None = None,
     ) -> Plan:
+        if deterministic:
+            generator = th.Generator(model.device).manual_seed(FIXED_SEED)
         rows = batch_size(state)
-        mask = self._check_mask(action_mask, rows, model.device)
+        mask = None if action_mask is None else check_action_mask(action_mask, rows, self.action_space).to(model.device)
         diverged, scored = [], [0]
 
         def score(actions: th.Tensor) -> Evaluation:
@@ -123,19 +126,6 @@ class SequencePlanner(Planner):
         found = self.search.refit(belief, elites.actions, elites.weights, momentum)
         return tree_where(elites.weights.sum(1) > 0, found, belief)
 
-    def _check_mask(self, mask: th.Tensor | None, rows: int, device: th.device) -> th.Tensor | None:
-        if mask is None:
-            return None
-        if not isinstance(self.action_space, spaces.Discrete):
-            raise MissingCapability(f"action_mask is for Discrete actions; {type(self).__name__} plans in {self.action_space}")
-        wanted = (rows, int(self.action_space.n))
-        mask = th.as_tensor(mask, device=device).bool()
-        if tuple(mask.shape) != wanted or not bool(mask.any(1).all()):
-            raise ValueError(
-                f"action_mask has the shape {tuple(mask.shape)}: give {wanted}, with an allowed action in every row"
-            )
-        return mask
-
     def _allowed(self, actions: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """Sequences whose first action is forbidden begin with the first allowed one."""
         assert isinstance(self.action_space, spaces.Discrete)
@@ -146,6 +136,23 @@ class SequencePlanner(Planner):
         actions = actions.clone()
         actions[:, :, 0, 0] = th.where(fine, chosen, replacement) + first
         return actions
+
+
+def check_action_mask(mask: Any, rows: int, action_space: spaces.Space) -> th.Tensor:
+    """
+    Check a mask of allowed actions.
+
+    :param mask: ``(rows, n_actions)``, true where an action is allowed (MaskablePPO's ``action_masks``)
+    :return: the mask as booleans
+    :raises MissingCapability: for other than Discrete actions
+    :raises ValueError: for another shape, or a row in which no action is allowed
+    """
+    if not isinstance(action_space, spaces.Discrete):
+        raise MissingCapability(f"action masks are for Discrete actions, not for {action_space}")
+    mask, wanted = th.as_tensor(mask).bool(), (rows, int(action_space.n))
+    if tuple(mask.shape) != wanted or not bool(mask.any(1).all()):
+        raise ValueError(f"action_mask has the shape {tuple(mask.shape)}: give {wanted}, with an allowed action in every row")
+    return mask
 
 
 def best_of(actions: th.Tensor, returns: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

@@ -9,6 +9,7 @@ from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_mbrl.contracts import Plan, Planner, WorldModel
+from sb3_mbrl.planners.base import FIXED_SEED, check_action_mask
 from sb3_mbrl.planners.priors import as_prior, as_value
 from sb3_mbrl.planners.rollout import Prior, StateValue
 from sb3_mbrl.policies import StatefulPolicy
@@ -17,7 +18,7 @@ from sb3_mbrl.spaces import ActionCodec, sample_actions
 from sb3_mbrl.trees import State, batch_size, describe, tree_map, tree_where
 
 
-class Memory(TypedDict):
+class PlannerState(TypedDict):
     """What is carried from one decision to the next, one row per environment. It belongs to whoever calls ``predict``."""
 
     belief: State
@@ -43,8 +44,7 @@ class PlannerPolicy(StatefulPolicy):
         actions ``(B, A)``
     :param value: of the last state of a plan: a critic of SB3 or sb3-contrib (of the prior's action), the network of a
         :class:`~stable_baselines3.DQN` (of the best action), or a function from states to ``(B,)``
-    :param seed: of the private random stream; acting draws from no other, with ``deterministic=True`` too, as planners try
-        actions at random
+    :param seed: the seed of the private random stream; acting draws from no other, and with ``deterministic=True`` from none
     :raises ValueError: for parts of different spaces, a critic of actions without a prior, or an oracle, which needs more than
         an observation
     """
@@ -96,28 +96,33 @@ class PlannerPolicy(StatefulPolicy):
     def act(
         self,
         obs: PyTorchObs,
-        memory: Memory | None,
+        memory: PlannerState | None,
         is_first: th.Tensor,
         *,
         deterministic: bool = False,
+        action_mask: th.Tensor | None = None,
         generator: th.Generator | None = None,
-    ) -> tuple[th.Tensor, Memory | None, Plan]:
+    ) -> tuple[th.Tensor, PlannerState | None, Plan]:
         """
         Before the model is fitted there is nothing to plan with: actions are random.
 
         :param obs: raw, ``(B, ...)``
         :param memory: of the last call, or ``None``
         :param is_first: ``(B,)``: where an episode begins
+        :param deterministic: the same plan for the same observation and memory; no random stream moves
+        :param action_mask: ``(B, n_actions)``, true where an action is allowed; for Discrete actions
+        :param generator: the source of randomness; ``None``: the policy's own
         :return: scaled actions ``(B, A)``, the memory for the next call, and the plan
         """
         if generator is None:
-            # Priors and critics of SB3 draw from torch's global stream.
-            stream = RandomStream.of(self.generator)
+            # Critics of SB3, and models, may draw from torch's global stream.
+            stream = RandomStream(FIXED_SEED) if deterministic else RandomStream.of(self.generator)
+            options: dict[str, Any] = {"deterministic": deterministic, "action_mask": action_mask}
             with stream.scope(self.world_model.device):
-                return self.act(obs, memory, is_first, deterministic=deterministic, generator=self.generator)
+                return self.act(obs, memory, is_first, generator=stream.generator, **options)
         planner, model, prior, value = self._parts
         if not model.fitted:
-            chance = Plan(sample_actions(self.action_space, len(is_first), generator, model.device), carry=None)
+            chance = Plan(self._random_actions(len(is_first), generator, action_mask), carry=None)
             return chance.action, None, chance
         # Plans are in single precision; some models keep that of the observation.
         obs = tree_map(lambda leaf: leaf.float() if leaf.dtype == th.float64 else leaf, obs)
@@ -132,6 +137,7 @@ class PlannerPolicy(StatefulPolicy):
             belief,
             carry,
             is_first=is_first if memory is not None else th.ones_like(is_first),
+            action_mask=action_mask,
             prior=prior,
             value=value,
             deterministic=deterministic,
@@ -139,9 +145,18 @@ class PlannerPolicy(StatefulPolicy):
         )
         return plan.action, {"belief": belief, "plan": plan.carry, "action": plan.action}, plan
 
+    def _random_actions(self, rows: int, generator: th.Generator, action_mask: th.Tensor | None) -> th.Tensor:
+        device = self.world_model.device
+        if action_mask is None:
+            return sample_actions(self.action_space, rows, generator, device)
+        mask = check_action_mask(action_mask, rows, self.action_space).float()
+        assert isinstance(self.action_space, spaces.Discrete)  # checked with the mask
+        drawn = th.multinomial(mask, 1, generator=generator) + int(self.action_space.start)
+        return drawn.to(device)
+
     def _check_memory(self, memory: Any, belief: State) -> None:
         """Whether what was given as ``state`` is what the last ``predict`` of this policy returned."""
-        if not isinstance(memory, dict) or memory.keys() != Memory.__annotations__.keys():
+        if not isinstance(memory, dict) or memory.keys() != PlannerState.__annotations__.keys():
             raise TypeError(
                 f"state is {type(memory).__name__}: give back what the last predict of this policy returned, or None"
             )
@@ -152,9 +167,15 @@ class PlannerPolicy(StatefulPolicy):
             raise ValueError("state is that of another world model: begin the episode with state=None")
 
     def decide(
-        self, obs: PyTorchObs, memory: Any, is_first: th.Tensor, *, deterministic: bool = False
-    ) -> tuple[th.Tensor, Memory | None]:
-        scaled, memory, _ = self.act(obs, memory, is_first, deterministic=deterministic)
+        self,
+        obs: PyTorchObs,
+        memory: Any,
+        is_first: th.Tensor,
+        *,
+        deterministic: bool = False,
+        action_mask: th.Tensor | None = None,
+    ) -> tuple[th.Tensor, PlannerState | None]:
+        scaled, memory, _ = self.act(obs, memory, is_first, deterministic=deterministic, action_mask=action_mask)
         return scaled, memory
 
     def save(self, path: Any) -> NoReturn:

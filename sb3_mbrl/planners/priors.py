@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch as th
@@ -13,6 +14,7 @@ from stable_baselines3.dqn.policies import QNetwork
 from sb3_mbrl.contracts import WorldModel
 from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners.rollout import Prior, StateValue
+from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import ActionCodec
 from sb3_mbrl.trees import State, batch_size, tree_map
 
@@ -31,20 +33,31 @@ def as_prior(prior: BasePolicy | Prior | None, model: WorldModel, deterministic:
         return _policy_prior(prior, model, deterministic)
     _refuse_agent("prior", prior, "policy")
     if not callable(prior):
-        raise TypeError(f"prior={prior!r}: give a policy of SB3, or a function from states to scaled actions")
+        raise TypeError(f"prior={prior!r}: give a policy of SB3, or a function prior(state, generator) to scaled actions")
     size, numbers = ActionCodec(model.action_space).neutral().numel(), isinstance(model.action_space, spaces.Box)
     kind = "floats in [-1, 1]" if numbers else "integers"
 
-    def act(state: State) -> th.Tensor:
+    _check_arguments(prior)
+
+    def act(state: State, generator: th.Generator | None = None) -> th.Tensor:
         # As a value does, it sees the states of the model itself.
         state = tree_map(lambda leaf: leaf[:, 0], state["particles"]) if isinstance(model, Particles) else state
-        action, rows = prior(state), batch_size(state)
+        action, rows = prior(state, generator), batch_size(state)
         fits = isinstance(action, th.Tensor) and tuple(action.shape) == (rows, size)
         if not fits or action.is_floating_point() != numbers:
             raise ValueError(f"prior must return {kind} of the shape ({rows}, {size}), a row per state; got {_shown(action)}")
         return action
 
     return act
+
+
+def _check_arguments(prior: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(prior).bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"prior must take (state, generator), as contract v2 says: {error}") from error
+    except ValueError:  # written in C without a signature
+        return
 
 
 def _policy_prior(prior: BasePolicy, model: WorldModel, deterministic: bool) -> Prior:
@@ -55,8 +68,10 @@ def _policy_prior(prior: BasePolicy, model: WorldModel, deterministic: bool) -> 
     in_units = isinstance(space, spaces.Box) and not prior.squash_output
     codec = ActionCodec(space)
 
-    def act(state: State) -> th.Tensor:
-        action = prior._predict(model.decode(state), deterministic=deterministic)
+    def act(state: State, generator: th.Generator | None = None) -> th.Tensor:
+        # Policies of SB3 draw from torch's global generators: inside the scope these continue the given stream.
+        with nullcontext() if generator is None else RandomStream.of(generator).scope(model.device):
+            action = prior._predict(model.decode(state), deterministic=deterministic)
         # Policies that do not squash (PPO's) speak in the environment's units.
         return codec.from_env(action.reshape(len(action), *shape)) if in_units else action.reshape(len(action), -1)
 
@@ -99,12 +114,12 @@ def _critic_value(critic: BaseModel, prior: BasePolicy | Prior | None, model: Wo
         return lambda state: of_all(model.decode(state)).max(1).values
     if isinstance(critic, BasePolicy) or len(inspect.signature(critic.forward).parameters) != 2:
         raise TypeError(f"value is a {type(critic).__name__}, which judges nothing: give a critic, e.g. value=agent.critic")
-    act: Callable[[State], th.Tensor] | None = as_prior(prior, model, deterministic=True)
+    act = as_prior(prior, model, deterministic=True)
     if act is None:
         raise ValueError("A critic judges actions: give the policy that chooses them as prior=, e.g. prior=agent.policy")
 
     def judge(state: State) -> th.Tensor:
-        found = critic(model.decode(state), act(state))
+        found = critic(model.decode(state), act(state, None))
         # A column per critic (SAC, TD3, CrossQ), or all quantiles of each, (B, critics, quantiles) (TQC).
         by_critic = th.cat(found, dim=1) if isinstance(found, tuple) else found.mean(2)
         return by_critic.min(1).values

@@ -9,7 +9,8 @@ from sb3_mbrl.contracts import WorldModel
 from sb3_mbrl.trees import State, finite_rows, tree_repeat, tree_where
 
 StateValue = Callable[[State], th.Tensor]
-Prior = Callable[[State], th.Tensor]
+Prior = Callable[[State, th.Generator | None], th.Tensor]
+"""``prior(state, generator)``: scaled actions ``(B, A)``"""
 
 
 class Evaluation(NamedTuple):
@@ -76,13 +77,13 @@ def follow(
     """
     What a policy would do: its actions along ``candidates`` rollouts of the model from every state.
 
-    :param prior: from states to actions ``(B, A)``
+    :param prior: the policy
     :return: ``(B, candidates, horizon, A)``
     """
     state = tree_repeat(state, candidates)
     actions = []
     for _ in range(horizon):
-        action = prior(state)
+        action = prior(state, generator)
         action = action.clamp(-1.0, 1.0) if action.is_floating_point() else action
         actions.append(action)
         prediction = model.step(state, action, generator=generator)

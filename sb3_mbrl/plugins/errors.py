@@ -1,8 +1,5 @@
 """What can go wrong with plugins, and the words for it."""
 
-import difflib
-from collections.abc import Iterable
-
 
 class PluginError(Exception):
     """Base class of everything that can go wrong with plugins."""
@@ -40,9 +37,3 @@ def error_line(error: BaseException) -> str:
     """An error in one line: its type and the first line of its message."""
     first = str(error).strip().split("\n", 1)[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"`` for the nearest of the names, or nothing."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

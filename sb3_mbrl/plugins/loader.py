@@ -19,16 +19,17 @@ from typing import Any
 import pluggy
 
 from sb3_mbrl import hookspecs
-from sb3_mbrl.contracts import CONTRACT_VERSION, PartSpec
+from sb3_mbrl.checks import did_you_mean
+from sb3_mbrl.contracts import PartSpec
 from sb3_mbrl.plugins.errors import (
     BrokenPluginError,
     PluginContractError,
     PluginError,
     PluginWarning,
-    did_you_mean,
     error_line,
 )
 from sb3_mbrl.plugins.kinds import KINDS, Kind, Layer, Origin, Plugin, Record
+from sb3_mbrl.specs import CHANGED_IN_2, CONTRACT_VERSION
 from sb3_mbrl.version import __version__
 
 logger = logging.getLogger("sb3_mbrl.plugins")
@@ -155,9 +156,10 @@ def version_problem(origin: Origin, spec: PartSpec) -> str | None:
         return None
     newer = spec.contract > CONTRACT_VERSION
     remedy = "a newer sb3-mbrl: pip install --upgrade sb3-mbrl" if newer else f"a newer {origin.distribution or origin.plugin}"
+    changes = "" if newer else f"\n{CHANGED_IN_2}"
     return (
         f"{origin.title} was written for contract v{spec.contract}; this sb3-mbrl speaks v{CONTRACT_VERSION}.\n"
-        f"  {spec.name!r} needs {remedy}"
+        f"  {spec.name!r} needs {remedy}{changes}"
     )
 
 

@@ -13,13 +13,13 @@ import pluggy
 from gymnasium import spaces
 from torch import nn
 
+from sb3_mbrl.checks import did_you_mean
 from sb3_mbrl.contracts import EnvFunctions, PartSpec, UnsupportedSpace, WorldModelSpec
 from sb3_mbrl.plugins.errors import (
     PluginConflictError,
     PluginContractError,
     PluginError,
     UnknownPartError,
-    did_you_mean,
     error_line,
 )
 from sb3_mbrl.plugins.kinds import KINDS, Layer, Plugin, Record, normalise

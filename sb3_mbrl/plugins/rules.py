@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from gymnasium import spaces
 
+from sb3_mbrl.checks import did_you_mean
 from sb3_mbrl.contracts import EnvFunctionsSpec
 from sb3_mbrl.plugins.errors import (
     PluginConflictError,
     PluginContractError,
     PluginVersionError,
     UnknownPartError,
-    did_you_mean,
     error_line,
 )
 from sb3_mbrl.plugins.kinds import KINDS, Layer, Plugin, Record

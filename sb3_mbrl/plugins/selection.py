@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sb3_mbrl.checks import did_you_mean
 from sb3_mbrl.contracts import CONTRACT_VERSION, PartSpec
 from sb3_mbrl.plugins.errors import (
     BrokenPluginError,
     PartArgumentError,
     PluginContractError,
     UnknownPartError,
-    did_you_mean,
     error_line,
 )
 from sb3_mbrl.plugins.kinds import KINDS, Record

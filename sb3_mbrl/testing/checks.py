@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from unittest import SkipTest
 
+from sb3_mbrl.checks import did_you_mean
 from sb3_mbrl.plugins import PluginContractError
-from sb3_mbrl.plugins.errors import did_you_mean
 from sb3_mbrl.testing.imagination_checks import IMAGINATION_CHECKS
 from sb3_mbrl.testing.kit import Check, Subject
 from sb3_mbrl.testing.learning_checks import LEARNING_CHECKS

@@ -94,6 +94,26 @@ def check_plan_determinism(subject: Subject) -> None:
                 raise Violation(
                     f".plan(deterministic={deterministic}) gives different actions for generators of the same seed"
                 )
+        once, again = (scene.plan(3, seed=seed, deterministic=True) for seed in (1, 2))
+        if not same_values(once.action, again.action):
+            raise Violation(
+                ".plan(deterministic=True) depends on the generator: draw from a new generator with a fixed seed at every call"
+            )
+
+
+@contract_check("planner")
+def check_plan_prior(subject: Subject) -> None:
+    """A prior is called as ``prior(state, generator)``, with the generator of the plan."""
+    for scene in _scenes(subject):
+        draws, generators = _Actions(scene.model.action_space), list[th.Generator | None]()
+
+        def prior(state: State, generator: th.Generator | None, draws: Any = draws, seen: Any = generators) -> th.Tensor:
+            seen.append(generator)
+            return draws(batch_size(state), len(seen))
+
+        scene.plan(3, prior=prior)
+        if any(generator is None for generator in generators):
+            raise Violation(".plan calls prior without its generator; the contract is prior(state, generator)")
 
 
 @contract_check("planner")
@@ -200,6 +220,7 @@ def _play(model: LinearToy, state: th.Tensor, actions: list[th.Tensor]) -> th.Te
 PLANNER_CHECKS = (
     check_plan_shapes,
     check_plan_determinism,
+    check_plan_prior,
     check_plan_carry,
     check_plan_is_first,
     check_plan_side_effects,

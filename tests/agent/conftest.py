@@ -10,7 +10,7 @@ def saved(tmp_path_factory):
     """An agent after 50 steps, and where it and its replay buffer were saved."""
     folder = tmp_path_factory.mktemp("agent")
     agent = quick(reward_fn="auto").learn(50)
-    assert agent._trusted
+    assert agent.trainer.trusted
     agent.save(folder / "agent")
     agent.save_replay_buffer(folder / "buffer")
     return agent, folder

@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_mbrl import MBPO
+from sb3_mbrl.agent.agent import make_budget
 from sb3_mbrl.envs.known_functions.classic_control import PendulumReward
 from sb3_mbrl.holdout import Trial
 from sb3_mbrl.models.ensemble import EnsembleModel
@@ -36,18 +37,17 @@ def test_everything_comes_back(agent, path):
     assert new.heads.can_terminate == old.heads.can_terminate
     assert th.equal(new.standardiser.mean, old.standardiser.mean)
     assert th.equal(new.heads.standardiser.std, old.heads.standardiser.std)
-    assert loaded._trusted
+    assert loaded.trainer.trusted
     for name in (
-        "_fit_at",
-        "_fit_rows",
-        "_imagined_at",
         "num_timesteps",
         "real_ratio",
         "fit_freq",
-        "fit_budget",
+        "fit_kwargs",
         "_n_updates",
     ):
         assert getattr(loaded, name) == getattr(agent, name), name
+    assert loaded.trainer.state_dict() == agent.trainer.state_dict()
+    assert loaded.augmenter.imagined_at == agent.augmenter.imagined_at
     assert loaded.part_references == agent.part_references
     assert loaded.imagination.horizon(0) == 2
     assert isinstance(new.reward_fn, PendulumReward)
@@ -68,13 +68,13 @@ def test_predictions_are_the_same_without_an_environment(agent, path):
 def test_the_random_stream_goes_on_where_it_was(agent, path):
     # Building the parts anew must not draw from it.
     loaded = MBPO.load(path)
-    assert th.equal(loaded._random.generator.get_state(), agent._random.generator.get_state())
+    assert th.equal(loaded.random.generator.get_state(), agent.random.generator.get_state())
 
 
 def test_set_random_seed_starts_the_stream_anew(path):
     loaded = MBPO.load(path)
     loaded.set_random_seed(5)
-    draw = th.randint(10**6, (8,), generator=loaded._random.generator)
+    draw = th.randint(10**6, (8,), generator=loaded.random.generator)
     assert th.equal(draw, th.randint(10**6, (8,), generator=th.Generator().manual_seed(5)))
 
 
@@ -129,8 +129,8 @@ def randomised(agent: MBPO) -> dict:
 def test_random_weights_do_no_harm(tmp_path):
     """As SB3's test_save_load does; weights in [0, 1] make a world model that predicts enormous rewards."""
     agent = quick(fit_kwargs={"max_batches": 300}).learn(30)
-    assert agent._trusted
-    agent.imagined = None
+    assert agent.trainer.trusted
+    agent.augmenter.imagined = None
     agent.set_parameters(randomised(agent))
     agent.save(tmp_path / "agent")
     agent.save_replay_buffer(tmp_path / "buffer")
@@ -139,9 +139,9 @@ def test_random_weights_do_no_harm(tmp_path):
     for model in (agent, loaded):
         # The verdict was about other weights: they are judged before they are rolled out.
         model.fit_freq = 10**6
-        model._fit_rows = 10**6
+        model.trainer.fit_rows = 10**6
         model.learn(20, reset_num_timesteps=False)
-        assert not model._trusted
+        assert not model.trainer.trusted
         assert model.imagined is None
         assert model.logger.name_to_value["model/vs_trivial"] > 1
     agent.fit_freq = 20
@@ -169,9 +169,9 @@ def test_custom_objects_and_changed_attributes(path):
 
 
 def test_exclude_and_include(agent, tmp_path):
-    agent.save(tmp_path / "agent", exclude=["fit_freq", "_trusted"], include=["imagined", "replay_buffer"])
+    agent.save(tmp_path / "agent", exclude=["fit_freq"], include=["imagined", "replay_buffer"])
     loaded = MBPO.load(tmp_path / "agent")
-    assert (loaded.fit_freq, loaded._trusted) == (250, False)  # the defaults
+    assert (loaded.fit_freq, loaded.trainer.trusted) == (250, True)  # the default, and the saved verdict
     assert len(loaded.replay_buffer.observations) == agent.replay_buffer.buffer_size
     g, h = th.Generator().manual_seed(0), th.Generator().manual_seed(0)
     old, new = agent.imagined.draw(20, g), loaded.imagined.draw(20, h)
@@ -258,7 +258,7 @@ def steps_of_fits_and_imagination(agent: MBPO, steps: int) -> dict[str, list[int
 
 def test_a_resumed_run_goes_on(saved):
     agent, folder = saved
-    assert (agent.num_timesteps, agent._fit_at) == (50, 40)
+    assert (agent.num_timesteps, agent.trainer.fit_at) == (50, 40)
     loaded = MBPO.load(folder / "agent", env=make_vec_env("Pendulum-v1"))
     loaded.load_replay_buffer(folder / "buffer")
     seen = steps_of_fits_and_imagination(loaded, 15)
@@ -318,7 +318,8 @@ def test_an_interrupted_fit_leaves_an_agent_that_can_be_saved_and_goes_on(tmp_pa
     assert not agent.world_model.training
     assert agent.world_model.fitted
     # Held-out errors never got worse than at the start of the fit: the best weights are back.
-    figures = agent._judge(Trial(agent.world_model, agent.model_data, agent.fit_budget))
+    trial = Trial(agent.world_model, agent.model_data, make_budget(agent.fit_kwargs))
+    figures = agent.trainer.judge(agent.world_model, trial)
     assert figures["vs_trivial"] < 1
     agent.save(tmp_path / "agent")
     agent.save_replay_buffer(tmp_path / "buffer")
@@ -344,11 +345,11 @@ def test_an_interrupted_first_fit(tmp_path):
     agent = quick(world_model=AtOnce, world_model_kwargs={"members": 2, "elites": 1, "hidden": [16]})
     with pytest.raises(KeyboardInterrupt):
         agent.learn(100)
-    assert not agent._trusted
+    assert not agent.trainer.trusted
     agent.save(tmp_path / "agent")
     assert MBPO.load(tmp_path / "agent", world_model=AtOnce).num_timesteps == 21
     agent.learn(5, reset_num_timesteps=False)
-    assert agent._fit_at == 22
+    assert agent.trainer.fit_at == 22
 
 
 def test_interrupted_in_an_update(tmp_path, monkeypatch):
@@ -375,4 +376,4 @@ def test_saving_in_the_middle_of_learning(tmp_path):
 
     quick().learn(50, callback=Save())
     loaded = MBPO.load(tmp_path / "agent")
-    assert (loaded.num_timesteps, loaded._fit_at, loaded.world_model.n_fits) == (35, 21, 1)
+    assert (loaded.num_timesteps, loaded.trainer.fit_at, loaded.world_model.n_fits) == (35, 21, 1)

@@ -21,7 +21,7 @@ def test_an_agent_of_a_gpu_goes_on_without_one():
     """torch's Adam refuses on a processor what a captured graph needs, and it is saved with the agent."""
     agent = small(optimizer_class="adam", optimizer_kwargs={}).learn(48)
     make_capturable(agent.optimizer)
-    agent._play = None
+    agent.update._run = None
     agent.train(1, 4)
     assert not any(group["capturable"] for group in agent.optimizer.param_groups)
 
@@ -30,7 +30,7 @@ def test_counts_of_a_gpu_are_numbers_on_a_processor():
     """Tensors as keys: every parameter was updated on its own."""
     agent = small().learn(48)
     make_capturable(agent.optimizer)
-    agent._play = None
+    agent.update._run = None
     calls = []
     update = agent.optimizer._update
     agent.optimizer._update = lambda parameters, *rest: (calls.append(len(parameters)), update(parameters, *rest))
@@ -40,19 +40,19 @@ def test_counts_of_a_gpu_are_numbers_on_a_processor():
 
 def test_parameters_that_are_put_in_are_not_played_back():
     agent = small().learn(48)
-    assert agent._play is not None
+    assert agent.update._run is not None
     agent.set_parameters(agent.get_parameters())
-    assert agent._play is None
+    assert agent.update._run is None
 
 
 def test_matrix_products_alone_lose_precision():
     agent = small().learn(80)
-    batch = agent._on_device(agent._sampler.sample(4, 8, generator=th.Generator().manual_seed(0)))
+    batch = agent.sequences.on_device(agent.sequences.sample(4, generator=th.Generator().manual_seed(0)), agent.device)
     found = {}
     for mixed in (False, True):
-        agent._noise = th.Generator().manual_seed(1)
+        agent.update.generator = th.Generator().manual_seed(1)
         with precision(mixed, agent.device):
-            loss, _, figures = agent._losses(*batch)
+            loss, _, figures = agent._losses(*batch, agent.update.generator)
         found[mixed] = (loss, figures)
         assert loss.dtype == th.float32
     assert float(found[True][0]) == pytest.approx(float(found[False][0]), rel=0.02)
@@ -63,11 +63,11 @@ def test_matrix_products_alone_lose_precision():
 def test_mixed_precision_reaches_every_weight(trained_eagerly):
     """In torch before 2.10 the actor had none: what it had computed in imagination was kept by autocast, without gradients."""
     agent, found = trained_eagerly, {}
-    batch = agent._on_device(agent._sampler.sample(4, 8, generator=th.Generator().manual_seed(0)))
+    batch = agent.sequences.on_device(agent.sequences.sample(4, generator=th.Generator().manual_seed(0)), agent.device)
     for mixed in (False, True):
-        agent._noise = th.Generator().manual_seed(1)
+        agent.update.generator = th.Generator().manual_seed(1)
         with precision(mixed, agent.device):
-            loss, _, _ = agent._losses(*batch)
+            loss, _, _ = agent._losses(*batch, agent.update.generator)
         agent.optimizer.zero_grad()
         loss.backward()
         parts = (agent.policy.actor, agent.policy.critic, agent.world_model)
@@ -100,7 +100,7 @@ def test_too_little_memory_names_what_to_lower(tmp_path):
     def fails(batch):
         raise th.cuda.OutOfMemoryError("CUDA out of memory")
 
-    agent._play = fails
+    agent.update._run = fails
     with pytest.raises(RuntimeError, match=r"batch_size=4.*batch_length=8.*Lower imagine_last first"):
         agent.learn(60)
     agent.save(tmp_path / "agent")

@@ -24,17 +24,17 @@ from tests.helpers.agents import LEARNED, TINY, DictEnv, learned, tiny
 )
 def test_known_terminations_are_found(env_id, kind):
     agent = learned(env_id)
-    assert type(agent._known.termination_fn) is kind
-    assert agent.world_model.termination_fn is agent._known.termination_fn
+    assert type(agent.parts.known.termination_fn) is kind
+    assert agent.world_model.termination_fn is agent.parts.known.termination_fn
     assert not agent.world_model.heads.learn_termination
     # The reward is learned unless it is asked for.
-    assert agent._known.reward_fn is None
+    assert agent.parts.known.reward_fn is None
     assert agent.world_model.heads.learn_reward
 
 
 def test_none_learns_the_termination():
     agent = learned("InvertedPendulum-v5", termination_fn=None)
-    assert agent._known.termination_fn is None
+    assert agent.parts.known.termination_fn is None
     assert agent.world_model.heads.learn_termination
 
 
@@ -63,14 +63,14 @@ def test_wrapped_by_what_changes_the_task_nothing_is_known(env):
     if isinstance(env, gym.Env) and len(env.observation_space.shape) > 1:
         env = gym.wrappers.FlattenObservation(env)
     agent = learned(env, reward_fn="auto")
-    assert agent._known.termination_fn is None
-    assert agent._known.reward_fn is None
+    assert agent.parts.known.termination_fn is None
+    assert agent.parts.known.reward_fn is None
 
 
 @pytest.mark.parametrize("wrap", [lambda env: env, VecNormalize])
 def test_known_functions_are_found_through_neutral_vector_environments(wrap):
     agent = learned(wrap(make_vec_env("InvertedPendulum-v5", 2)))
-    assert type(agent._known.termination_fn) is InvertedPendulumTermination
+    assert type(agent.parts.known.termination_fn) is InvertedPendulumTermination
 
 
 def test_known_functions_are_found_in_other_processes():
@@ -78,7 +78,7 @@ def test_known_functions_are_found_in_other_processes():
     env = make_vec_env("InvertedPendulum-v5", 1, vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"})
     try:
         agent = learned(env)
-        assert type(agent._known.termination_fn) is InvertedPendulumTermination
+        assert type(agent.parts.known.termination_fn) is InvertedPendulumTermination
     finally:
         env.close()
 
@@ -90,7 +90,7 @@ def scaled_env() -> gym.Env:
 def test_wrappers_in_other_processes_are_noticed():
     env = make_vec_env(scaled_env, 1, vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"})
     try:
-        assert learned(env)._known.termination_fn is None
+        assert learned(env).parts.known.termination_fn is None
     finally:
         env.close()
 
@@ -109,17 +109,17 @@ def test_a_vector_environment_that_is_not_made_of_gymnasium_environments():
             return [getattr(env, attr_name) for env in self.__dict__.get("simulated") or self.envs]
 
     agent = learned(Simulator())
-    assert agent._known.termination_fn is None
+    assert agent.parts.known.termination_fn is None
 
 
 def test_the_exact_reward_of_pendulum_is_used_in_imagination():
     agent = learned(reward_fn="auto", learning_starts=40, imagination_kwargs={"freq": 20, "starts_per_step": 4, "max_age": 20})
-    assert isinstance(agent._known.reward_fn, PendulumReward)
+    assert isinstance(agent.parts.known.reward_fn, PendulumReward)
     agent.learn(45)
     assert not agent.world_model.heads.learn_reward
-    with agent._random.scope() as generator, th.no_grad():
+    with agent.random.scope() as generator, th.no_grad():
         starts = agent._start_states(64, generator)
-        imagined = agent.imagination.imagine(agent.world_model, starts, agent._imagination_policy, 2, generator=generator)
+        imagined = agent.imagination.imagine(agent.world_model, starts, agent._act_in_imagination, 2, generator=generator)
     cos, sin, speed = imagined.obs.unbind(-1)
     torque = 2 * imagined.action[..., 0]
     expected = -(th.atan2(sin, cos) ** 2 + 0.1 * speed**2 + 0.001 * torque**2)
@@ -191,7 +191,7 @@ def test_what_was_found_and_disagrees_is_learned_instead(capsys, monkeypatch):
     assert "termination_fn disagrees with" in said
     assert "it is learned instead" in said
     assert agent.world_model is not first
-    assert agent._known.termination_fn is None
+    assert agent.parts.known.termination_fn is None
     assert agent.world_model.heads.learn_termination
     assert agent.world_model.fitted
 
@@ -221,7 +221,7 @@ def test_without_an_environment_nothing_is_looked_up(tmp_path):
     agent.save(tmp_path / "agent")
     loaded = MBPO.load(tmp_path / "agent")
     assert loaded.env is None
-    assert loaded._known.termination_fn == agent._known.termination_fn
+    assert loaded.parts.known.termination_fn == agent.parts.known.termination_fn
     assert not loaded.world_model.heads.learn_termination
 
 

@@ -139,7 +139,7 @@ def test_one_transition(world_model):
     agent.fit_world_model()
     assert agent.world_model.n_fits == 1
     # One row says nothing about quality.
-    assert not agent._trusted
+    assert not agent.trainer.trusted
     state = agent.world_model.initial(th.as_tensor(agent.replay_buffer.observations[0]))
     prediction = agent.world_model.step(state, th.zeros(1, 1))
     assert prediction.state["obs"].isfinite().all()

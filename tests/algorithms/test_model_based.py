@@ -35,15 +35,15 @@ def test_settings_are_not_written_into():
 def test_it_fits_imagines_trains_saves_and_loads(base, tmp_path):
     cls = model_based(base)
     agent = cls("MlpPolicy", env_id(base), **{**quick_settings(), **LEARNED, **IMAGINE})
-    agent._trusted = True
-    agent._judge = lambda *_: {}  # two epochs make no good model; what is imagined is not the point here
+    agent.trainer.trusted = True
+    agent.trainer.judge = lambda *_: {}  # two epochs make no good model; what is imagined is not the point here
     agent.learn(200)
     assert agent.world_model.n_fits >= 2
     assert agent._n_updates > 0
     actions = agent.imagined.draw(50)["action"]
     assert actions.shape == (50, 1)
     assert actions.is_floating_point() == isinstance(agent.action_space, gym.spaces.Box)
-    del agent._judge
+    del agent.trainer.judge
     agent.save(tmp_path / "agent")
     loaded = cls.load(tmp_path / "agent", env=gym.make(env_id(base)))
     obs = np.stack([agent.observation_space.sample() / 1e3 for _ in range(8)])

@@ -32,7 +32,7 @@ def agent(env="Pendulum-v1", **kwargs):
 def test_it_learns_predicts_and_evaluates():
     pets = agent().learn(100)
     assert pets.world_model.fitted
-    assert pets._fit_at >= 60
+    assert pets.trainer.fit_at >= 60
     obs = pets.get_env().reset()
     action, memory = pets.predict(obs, deterministic=True)
     assert action.shape == (1, 1)
@@ -196,12 +196,12 @@ def test_what_was_done_is_remembered_with_its_noise():
     noise = NormalActionNoise(np.zeros(1), np.ones(1))
     trained = agent(action_noise=noise).learn(70)
     newest = (trained.replay_buffer.pos - 1) % trained.replay_buffer.buffer_size
-    np.testing.assert_allclose(trained._memory["action"], trained.replay_buffer.actions[newest], atol=1e-6)
+    np.testing.assert_allclose(trained.acting.state["action"], trained.replay_buffer.actions[newest], atol=1e-6)
 
 
 def test_training_and_evaluation_draw_different_numbers():
     pets = agent()
-    assert pets.policy.generator.initial_seed() != pets._random.generator.initial_seed()
+    assert pets.policy.generator.initial_seed() != pets.random.generator.initial_seed()
     same = agent()
     assert pets.policy.generator.initial_seed() == same.policy.generator.initial_seed()
 

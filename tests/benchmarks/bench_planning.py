@@ -108,8 +108,8 @@ def bare() -> Work:
     """The matrix products of the ensemble's networks and nothing else."""
     rows = math.ceil(POPULATION * PARTICLES / MEMBERS)
     layers = [
-        (th.randn(MEMBERS, rows, fan_in), th.randn(MEMBERS, fan_in, sample_rollouts))
-        for fan_in, sample_rollouts in pairwise([OBS + ACT, *HIDDEN, 2 * OBS])
+        (th.randn(MEMBERS, rows, fan_in), th.randn(MEMBERS, fan_in, fan_out))
+        for fan_in, fan_out in pairwise([OBS + ACT, *HIDDEN, 2 * OBS])
     ]
 
     @th.no_grad()

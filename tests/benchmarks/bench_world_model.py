@@ -146,8 +146,8 @@ def _layers(rows: int) -> list[tuple[th.Tensor, th.Tensor, th.Tensor]]:
     """Inputs, weights and outputs of every layer of every member; 23 numbers in, 18 means and 18 log-variances out."""
     sizes = [23, *HIDDEN, 36]
     return [
-        (th.randn(MEMBERS, rows, fan_in), th.randn(MEMBERS, fan_in, sample_rollouts), th.randn(MEMBERS, rows, sample_rollouts))
-        for fan_in, sample_rollouts in pairwise(sizes)
+        (th.randn(MEMBERS, rows, fan_in), th.randn(MEMBERS, fan_in, fan_out), th.randn(MEMBERS, rows, fan_out))
+        for fan_in, fan_out in pairwise(sizes)
     ]
 
 

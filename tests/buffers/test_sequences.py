@@ -8,18 +8,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_mbrl.buffers.sequences import SequenceSampler
+from sb3_mbrl.buffers import SideStore
+from sb3_mbrl.buffers.sequences import SequenceReplay
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(-1, 1, (1,))
 
 
-def filled(steps, size=64, n_envs=1, episode=7, timeouts=False, keep=True, online=False):
+class AsTheyAre:
+    """A latent model whose states are packed already."""
+
+    state_layout = ("deter", 3)
+
+    def pack(self, state):
+        return state
+
+    def unpack(self, packed):
+        return packed
+
+
+def filled(steps, length=9, size=64, n_envs=1, episode=7, timeouts=False, keep=True, online=False):
     """
     The observation at step ``t`` of environment ``e`` is ``(t, e)``, actions, rewards and states are ``t``; the last
     observation of an episode is ``(t + 0.5, e)``.
     """
     buffer = ReplayBuffer(size * n_envs, OBS, ACTION, "cpu", n_envs=n_envs)
-    sampler, envs = SequenceSampler(buffer, online=online), np.arange(n_envs)
+    side, envs = SideStore(buffer), np.arange(n_envs)
+    sampler = SequenceReplay(buffer, side, AsTheyAre(), length, online=online)
     for t in range(steps):
         done = (t + 1) % episode == 0
         obs = np.stack([np.full(n_envs, t), envs], 1)
@@ -28,9 +42,10 @@ def filled(steps, size=64, n_envs=1, episode=7, timeouts=False, keep=True, onlin
         infos = [{"TimeLimit.truncated": done and timeouts}] * n_envs
         buffer.add(obs, after, np.full((n_envs, 1), t), np.full(n_envs, t), np.full(n_envs, done), infos)
         if keep:
-            sampler.keep(
-                position, {"deter": th.full((n_envs, 3), float(t)), "stoch": th.full((n_envs, 2), t % 256, dtype=th.uint8)}
-            )
+            states = {"deter": th.full((n_envs, 3), float(t)), "stoch": th.full((n_envs, 2), t % 256, dtype=th.uint8)}
+            for name, value in sampler.packed(states).items():
+                side.put(name, position, value)
+            sampler.added(position)
     return sampler
 
 
@@ -45,7 +60,7 @@ def filled(steps, size=64, n_envs=1, episode=7, timeouts=False, keep=True, onlin
 )
 def test_windows_are_what_happened(steps, n_envs, episode, timeouts, online, seed):
     sampler = filled(steps, n_envs=n_envs, episode=episode, timeouts=timeouts, online=online)
-    found = sampler.sample(16, 9, generator=th.Generator().manual_seed(seed))
+    found = sampler.sample(16, generator=th.Generator().manual_seed(seed))
     rows, oldest = found.rows, max(0, steps - 64)
     time, env = rows.obs[..., 0], rows.obs[..., 1]
     assert (env == th.as_tensor(found.envs.copy())).all()
@@ -71,11 +86,11 @@ def test_windows_are_what_happened(steps, n_envs, episode, timeouts, online, see
 
 
 def test_states_that_were_computed_anew_replace_the_stored_ones():
-    sampler = filled(20, episode=7)
-    found = sampler.sample(4, 6, generator=th.Generator().manual_seed(0))
+    sampler = filled(20, 6, episode=7)
+    found = sampler.sample(4, generator=th.Generator().manual_seed(0))
     new = {"deter": -(1 + found.rows.obs[..., :1]).expand(-1, -1, 3), "stoch": th.zeros(4, 6, 2, dtype=th.uint8)}
     sampler.update(found, new)
-    deter = sampler.side.arrays["deter"][:20, 0, 0]
+    deter = sampler.side.arrays["latent.deter"][:20, 0, 0]
     touched = np.unique(found.steps[found.own])
     np.testing.assert_array_equal(deter[touched], -(1.0 + touched))
     rest = np.setdiff1d(np.arange(20), touched)
@@ -84,7 +99,7 @@ def test_states_that_were_computed_anew_replace_the_stored_ones():
 
 
 def test_steps_without_states_begin_anew():
-    found = filled(20, keep=False).sample(8, 5)
+    found = filled(20, 5, keep=False).sample(8)
     assert found.start == {}
     assert found.rows.is_first[:, 0].all()
 
@@ -101,20 +116,20 @@ def test_new_steps_come_first_and_once():
     assert sampler._next_new(6, 9, 20) == [(0, 0), (0, 1), (8, 0), (8, 1)]
     assert sampler._next_new(6, 9, 20) == []
     again = filled(20, n_envs=2, episode=100, online=True)
-    assert new_windows(again.sample(6, 9, generator=generator), 4) == [[1, 0], [1, 1], [9, 0], [9, 1]]
+    assert new_windows(again.sample(6, generator=generator), 4) == [[1, 0], [1, 1], [9, 0], [9, 1]]
 
 
 def test_new_steps_of_many_environments_are_queued():
     """More environments than there are windows in a batch."""
     sampler = filled(20, n_envs=5, episode=100, online=True)
-    batches = [new_windows(sampler.sample(4, 9), 4) for _ in range(3)]
+    batches = [new_windows(sampler.sample(4), 4) for _ in range(3)]
     assert [row for batch in batches for row in batch][:10] == [[1 + 8 * i, env] for i in range(2) for env in range(5)]
 
 
 def test_new_steps_that_were_overwritten_are_dropped():
     """Not the oldest window over and over again."""
     sampler = filled(300, size=64, episode=1000, online=True)
-    found = sampler.sample(8, 9, generator=th.Generator().manual_seed(0))
+    found = sampler.sample(8, generator=th.Generator().manual_seed(0))
     assert len(set(found.steps[:, 0].tolist())) > 4
     assert (found.rows.obs[..., 0] >= 236).all()
 
@@ -124,21 +139,22 @@ def test_buffers_that_do_not_know_how_episodes_end():
         ({"optimize_memory_usage": True, "handle_timeout_termination": False}, "keeps no last observations"),
         ({"handle_timeout_termination": False}, "cannot tell time limits from terminations"),
     ):
+        buffer = ReplayBuffer(10, OBS, ACTION, "cpu", **kwargs)
         with pytest.raises(ValueError, match=words):
-            SequenceSampler(ReplayBuffer(10, OBS, ACTION, "cpu", **kwargs))
+            SequenceReplay(buffer, SideStore(buffer), AsTheyAre(), 5)
 
 
 def test_windows_are_uniform():
-    sampler = filled(30, episode=100)
-    found = sampler.sample(20_000, 4, generator=th.Generator().manual_seed(0))
+    sampler = filled(30, 4, episode=100)
+    found = sampler.sample(20_000, generator=th.Generator().manual_seed(0))
     counts = np.bincount(found.steps[:, 0])
     assert counts[0] == 0, "the first step has none before it"
     np.testing.assert_allclose(counts[1:], 20_000 / 26, rtol=0.2)
 
 
 def test_too_few_steps_for_a_window():
-    sampler = filled(5)
-    assert sampler.enough(4)
-    assert not sampler.enough(5)
+    assert filled(5, 4).enough()
+    sampler = filled(5, 5)
+    assert not sampler.enough()
     with pytest.raises(ValueError, match="Windows of 5 rows need 6 steps per environment, and the replay buffer holds 5"):
-        sampler.sample(2, 5)
+        sampler.sample(2)

@@ -13,6 +13,18 @@ from sb3_mbrl.contracts import EnvFunctions
 from sb3_mbrl.envs.known_functions import ENV_FUNCTIONS
 
 CLASSIC = ["CartPole-v0", "CartPole-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1"]
+ROBOTS = [
+    "InvertedPendulum",
+    "InvertedDoublePendulum",
+    "Hopper",
+    "Walker2d",
+    "HalfCheetah",
+    "Ant",
+    "Humanoid",
+    "HumanoidStandup",
+]
+ROBOTS += ["Swimmer", "Reacher", "Pusher"]
+MUJOCO = [f"{robot}-v{version}" for robot in ROBOTS for version in (4, 5) if (robot, version) != ("Pusher", 4)]
 
 
 def make(env_id: str, **kwargs) -> gym.Env:

@@ -5,20 +5,8 @@ from fnmatch import fnmatchcase
 import pytest
 
 from sb3_mbrl.envs.known_functions import ENV_FUNCTIONS
-from tests.envs.functions import CLASSIC, check, collect, functions_of, make
+from tests.envs.functions import CLASSIC, MUJOCO, check, collect, functions_of, make
 
-ROBOTS = [
-    "InvertedPendulum",
-    "InvertedDoublePendulum",
-    "Hopper",
-    "Walker2d",
-    "HalfCheetah",
-    "Ant",
-    "Humanoid",
-    "HumanoidStandup",
-]
-ROBOTS += ["Swimmer", "Reacher", "Pusher"]
-MUJOCO = [f"{robot}-v{version}" for robot in ROBOTS for version in (4, 5) if (robot, version) != ("Pusher", 4)]
 HIDDEN_REWARD = {"Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "Swimmer", "InvertedDoublePendulum"}
 
 

@@ -20,11 +20,11 @@ def shortest(layout) -> int:
         following = []
         for place in frontier:
             for action in range(4):
-                maze.place = place
+                maze.position = place
                 maze.step(action)
-                if maze.place not in reached:
-                    reached.add(maze.place)
-                    following.append(maze.place)
+                if maze.position not in reached:
+                    reached.add(maze.position)
+                    following.append(maze.position)
         frontier = following
     return steps
 

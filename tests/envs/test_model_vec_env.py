@@ -1,5 +1,6 @@
 """``ModelVecEnv``: bookkeeping, randomness and values that are not finite."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -12,6 +13,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from sb3_mbrl.contracts import Prediction
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.imagination.starts import buffer_starts, observation_starts
+from sb3_mbrl.models.analytic import PendulumModel
 from sb3_mbrl.testing import CASES, LinearToy, NeighbourToy, RecurrentToy, TwoPlayerToy
 from tests.envs.models import OBS, UNIT, ZERO, fitted, linear
 
@@ -313,3 +315,18 @@ def test_the_models_mode_is_left_as_it_was():
     env.step(np.zeros((1, 2), dtype=np.float32))
     assert model.training
     assert not any(modes)
+
+
+def test_the_pendulum_twin_inside_shows_what_pendulum_shows():
+    real = gym.make("Pendulum-v1")
+    obs, _ = real.reset(seed=0)
+    env = ModelVecEnv(PendulumModel(device="cpu"), obs[None], horizon=25)
+    np.testing.assert_array_equal(env.reset()[0], obs)
+    rng = np.random.default_rng(0)
+    for _ in range(24):
+        action = rng.uniform(-2.0, 2.0, 1).astype(np.float32)
+        obs, reward, *_ = real.step(action)
+        imagined, imagined_reward, done, _ = env.step(action[None])
+        np.testing.assert_allclose(imagined[0], obs, atol=1e-4)
+        assert imagined_reward[0] == pytest.approx(reward, abs=1e-3)
+        assert not done[0]

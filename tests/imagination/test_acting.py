@@ -18,7 +18,7 @@ def test_generalised_exploration_is_every_rows_own():
     agent = tiny(use_sde=True).learn(60)
     obs = th.zeros(500, 3)
     kept = agent.actor.action_dist.exploration_mat
-    first, second = (agent._imagination_policy(obs) for _ in range(2))
+    first, second = (agent._act_in_imagination(obs) for _ in range(2))
     assert first.std() > 0.01
     assert not th.equal(first, second)
     assert agent.actor.action_dist.exploration_mat is kept
@@ -27,7 +27,7 @@ def test_generalised_exploration_is_every_rows_own():
 def test_imagination_samples_the_policy_not_its_mean():
     agent = tiny().learn(60)
     obs = th.zeros(500, 3)
-    assert agent._imagination_policy(obs).std() > 0.05
+    assert agent._act_in_imagination(obs).std() > 0.05
 
 
 def test_epsilon_greedy_explores_row_by_row():

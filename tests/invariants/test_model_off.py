@@ -5,7 +5,7 @@ import torch as th
 from stable_baselines3 import SAC
 
 from sb3_mbrl import model_based
-from sb3_mbrl.algorithms.base import ModelBasedMixin
+from sb3_mbrl.agent.model_trainer import ModelTrainer
 from tests.helpers.agents import TINY, learned, same, tiny
 from tests.helpers.model_free import BASES, env_id, quick_settings
 
@@ -36,7 +36,7 @@ def test_with_the_model_off_it_is_sac_to_the_last_bit(plain_sac, off):
 
 
 def test_a_model_that_is_fitted_but_not_trusted_does_not_disturb_the_random_stream(plain_sac, monkeypatch):
-    monkeypatch.setattr(ModelBasedMixin, "_judge", lambda self, rows, data, budget: {})
+    monkeypatch.setattr(ModelTrainer, "judge", lambda self, model, trial: {})
     agent = learned().learn(300)
     assert agent.world_model.n_fits >= 3
     assert same(agent, plain_sac)

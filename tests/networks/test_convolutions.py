@@ -3,7 +3,7 @@
 import pytest
 import torch as th
 
-from sb3_mbrl.networks.convolutions import ImageDecoder, ImageEncoder, sides
+from sb3_mbrl.networks.convolutions import ImageDecoder, ImageEncoder, halved_sizes
 
 SIDES = {64: 4, 36: 3, 16: 4, 10: 3, 96: 6, 128: 8, 300: 10}
 """Of square images, and of what is left of them"""
@@ -11,7 +11,7 @@ SIDES = {64: 4, 36: 3, 16: 4, 10: 3, 96: 6, 128: 8, 300: 10}
 
 @pytest.mark.parametrize(("size", "expected"), [*(((a, a), (b, b)) for a, b in SIDES.items()), ((84, 96), (6, 6))])
 def test_sizes_of_images(size, expected):
-    assert sides(*size)[-1] == expected
+    assert halved_sizes(*size)[-1] == expected
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 16, 16), (3, 37, 50)])
@@ -26,4 +26,4 @@ def test_images_in_and_out(shape, generator):
 
 def test_an_image_that_is_too_small():
     with pytest.raises(ValueError, match="3 x 3 pixels is too small"):
-        sides(3, 3)
+        halved_sizes(3, 3)

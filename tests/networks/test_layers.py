@@ -5,7 +5,7 @@ import math
 import pytest
 import torch as th
 
-from sb3_mbrl.networks.layers import BlockLinear, Linear, RMSNorm, _RootMeanSquare, symexp, symlog
+from sb3_mbrl.networks.layers import BlockLinear, Linear, RMSNorm, _RMSNorm, symexp, symlog
 
 
 def test_a_block_linear_map_is_a_dense_one_with_a_block_diagonal_matrix(generator):
@@ -41,7 +41,7 @@ def test_rms_norm_by_the_formula(generator):
 def test_the_gradient_of_rms_norm(generator):
     """Its own, against finite differences."""
     x, weight = (th.randn(shape, generator=generator, dtype=th.float64).requires_grad_() for shape in ((3, 2, 5), (5,)))
-    assert th.autograd.gradcheck(lambda x, weight: _RootMeanSquare.apply(x, weight, th.tensor(1e-2)), (x, weight))
+    assert th.autograd.gradcheck(lambda x, weight: _RMSNorm.apply(x, weight, th.tensor(1e-2)), (x, weight))
 
 
 def test_symlog_and_back():

@@ -7,11 +7,11 @@ import pytest
 import torch as th
 
 from sb3_mbrl.networks.layers import symexp
-from sb3_mbrl.networks.outputs import Bernoulli, Normal, OneHot, SymlogSquaredError, TwoHot
+from sb3_mbrl.networks.outputs import BernoulliOutput, NormalOutput, OneHotOutput, SymlogOutput, TwoHotOutput
 
 
 def test_a_two_hot_head_that_begins_at_zero_predicts_exactly_zero():
-    for output in (TwoHot(), TwoHot(in_symlog=True)):
+    for output in (TwoHotOutput(), TwoHotOutput(in_symlog=True)):
         assert output.scale == 0.0
         assert float(output.mean(th.zeros(255))) == 0.0
         assert float(output.mean(th.full((255,), 0.3))) == 0.0
@@ -19,7 +19,7 @@ def test_a_two_hot_head_that_begins_at_zero_predicts_exactly_zero():
 
 def test_a_two_hot_mean_of_nearly_equal_weights_is_not_rounded_to_nonsense(generator):
     """In float32 the same numbers in another order of summation were 0.9 apart."""
-    output, logits = TwoHot(), 1e-6 * th.randn(255, generator=generator)
+    output, logits = TwoHotOutput(), 1e-6 * th.randn(255, generator=generator)
     exact = (logits.double().softmax(-1) * output.bins.double()).sum()
     assert float(output.mean(logits)) == pytest.approx(float(exact), abs=1e-4)
 
@@ -33,7 +33,7 @@ def two_weights(output, target):
 
 @pytest.mark.parametrize("in_symlog", [False, True])
 def test_the_gradient_of_a_two_hot_mean(in_symlog, generator):
-    output, logits = TwoHot(11, 3.0, in_symlog=in_symlog), th.randn((4, 11), generator=generator).requires_grad_()
+    output, logits = TwoHotOutput(11, 3.0, in_symlog=in_symlog), th.randn((4, 11), generator=generator).requires_grad_()
     mean = (logits.softmax(-1) * output.bins).sum(-1)
     expected = symexp(mean) if in_symlog else mean
     th.testing.assert_close(output.mean(logits), expected)
@@ -44,7 +44,7 @@ def test_the_gradient_of_a_two_hot_mean(in_symlog, generator):
 
 @pytest.mark.parametrize("in_symlog", [False, True])
 def test_two_hot_targets_come_back(in_symlog):
-    output = TwoHot(in_symlog=in_symlog)
+    output = TwoHotOutput(in_symlog=in_symlog)
     target = th.tensor([-1e6, -37.5, -1.0, -1e-3, 0.0, 0.4, 1.0, 250.0, 1e6])
     weights = two_weights(output, target)
     assert (weights > 0).sum(-1).max() <= 2
@@ -54,7 +54,7 @@ def test_two_hot_targets_come_back(in_symlog):
 
 def test_two_hot_by_hand():
     """Bins at symexp of -2, -1, 0, 1, 2; 3 lies between e - 1 and e^2 - 1."""
-    output = TwoHot(5, 2.0)
+    output = TwoHotOutput(5, 2.0)
     low, high = math.e - 1, math.e**2 - 1
     np.testing.assert_allclose(output.bins, [-high, -low, 0, low, high], rtol=1e-6)
     share = (3 - low) / (high - low)
@@ -62,17 +62,17 @@ def test_two_hot_by_hand():
     np.testing.assert_allclose(two_weights(output, th.tensor(1e9)), [0, 0, 0, 0, 1])
     assert float(output.loss(th.zeros(5), th.tensor(3.0))) == pytest.approx(math.log(5))
     with pytest.raises(ValueError, match="bins=4: give an odd number"):
-        TwoHot(4)
+        TwoHotOutput(4)
 
 
 def test_other_outputs_by_hand():
     two = th.tensor([1.0, -2.0])
-    assert float(Normal((2,)).loss(two, th.zeros(2))) == pytest.approx(2.5)
-    assert float(SymlogSquaredError((2,)).loss(th.zeros(2), symexp(two))) == pytest.approx(5.0)
-    th.testing.assert_close(SymlogSquaredError((2,)).mean(two), symexp(two))
+    assert float(NormalOutput((2,)).loss(two, th.zeros(2))) == pytest.approx(2.5)
+    assert float(SymlogOutput((2,)).loss(th.zeros(2), symexp(two))) == pytest.approx(5.0)
+    th.testing.assert_close(SymlogOutput((2,)).mean(two), symexp(two))
     # A target of 0.9 is best met by a probability of 0.9.
     logit = th.tensor([0.0], requires_grad=True)
-    Bernoulli().loss(logit, th.tensor(0.9)).backward()
+    BernoulliOutput().loss(logit, th.tensor(0.9)).backward()
     assert float(logit.grad) == pytest.approx(0.5 - 0.9)
-    assert float(OneHot(4).loss(th.zeros(4), th.tensor([0.0, 1.0, 0.0, 0.0]))) == pytest.approx(math.log(4))
-    assert OneHot(3).mean(th.tensor([0.0, 5.0, 1.0])).tolist() == [0.0, 1.0, 0.0]
+    assert float(OneHotOutput(4).loss(th.zeros(4), th.tensor([0.0, 1.0, 0.0, 0.0]))) == pytest.approx(math.log(4))
+    assert OneHotOutput(3).mean(th.tensor([0.0, 5.0, 1.0])).tolist() == [0.0, 1.0, 0.0]

@@ -9,8 +9,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_mbrl.checks import number, whole
-from sb3_mbrl.contracts import LatentModel
-from sb3_mbrl.models.rssm.settings import MOST_RANGE
+from sb3_mbrl.contracts import LatentModel, MissingCapability
+from sb3_mbrl.models.rssm.settings import MAX_REWARD_RANGE
 from sb3_mbrl.networks.actions import action_output
 from sb3_mbrl.networks.heads import Head
 from sb3_mbrl.networks.layers import MLP, Linear
@@ -100,7 +100,7 @@ class DreamerPolicy(StatefulPolicy):
         number("unimix", unimix, 0.0, 1.0)
         number("actor_scale", actor_scale, 0.0)
         if value_range is not None:
-            number("value_range", value_range, 0.0, MOST_RANGE, open_low=True)
+            number("value_range", value_range, 0.0, MAX_REWARD_RANGE, open_low=True)
         self.units, self.layers, self.unimix, self.actor_scale = units, layers, unimix, actor_scale
         self.value_range, self.bins = value_range, bins
         self.return_scale = ReturnScale()
@@ -175,7 +175,15 @@ class DreamerPolicy(StatefulPolicy):
         raise NotImplementedError("DreamerPolicy acts in the agent's world model: save the agent (agent.save), and load that")
 
     def decide(
-        self, obs: PyTorchObs, state: Any, is_first: th.Tensor, *, deterministic: bool = False
+        self,
+        obs: PyTorchObs,
+        state: Any,
+        is_first: th.Tensor,
+        *,
+        deterministic: bool = False,
+        action_mask: th.Tensor | None = None,
     ) -> tuple[th.Tensor, DreamerState]:
+        if action_mask is not None:
+            raise MissingCapability("Dreamer's actor takes no action masks: leave out action_masks")
         new = self.act(obs, state, is_first, deterministic=deterministic)
         return new["action"], new

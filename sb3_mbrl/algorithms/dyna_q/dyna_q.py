@@ -213,6 +213,18 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
         if seed is not None and "tabular" in vars(self):
             self.tabular.restart(seed)
 
+    @classmethod
+    def load(cls, path: Any, *args: Any, **kwargs: Any) -> Self:
+        """
+        As SB3's.
+
+        :raises ValueError: for another world model than the saved one, or a file of another class
+        """
+        for name in ("world_model", "world_model_kwargs"):
+            if name in kwargs:
+                raise ValueError(f"load(..., {name}=...): the saved model goes with the table; start a new agent for another")
+        return super().load(path, *args, **kwargs)
+
     def _checks_real_steps(self) -> bool:
         return True  # without a model too: a state that is not in the space has no row in the table
 

@@ -1,7 +1,7 @@
 """Known rewards and terminations of well-known environments, so that a world model need not learn them.
 
-Each record of :data:`ENV_FUNCTIONS` makes them from an environment, whose own limits and weights it reads. They hold for the
-environment itself: where a wrapper changes observations, actions, rewards or how a step works, nothing is known and both are
+Each record of :data:`ENV_FUNCTIONS` builds them from an environment, whose own limits and weights it reads. They hold for the
+environment itself: behind a wrapper that changes observations, actions, rewards or the step, nothing is known and both are
 ``None``.
 """
 
@@ -16,8 +16,8 @@ from sb3_mbrl.envs.wrappers import effective_stack
 
 
 @dataclass(frozen=True)
-class _OfUnchanged:
-    """``factory``, unless a wrapper changes what the environment does."""
+class _IfUnchanged:
+    """A factory of functions that knows none for environments which a wrapper changes."""
 
     factory: Callable[[gym.Env], EnvFunctions]
 
@@ -29,7 +29,7 @@ def _spec(
     name: str, factory: Callable[[gym.Env], EnvFunctions], *env_ids: str, whose: str = "Gymnasium's"
 ) -> EnvFunctionsSpec:
     summary = f"{whose} {' and '.join(env_ids)}"
-    return EnvFunctionsSpec(name=name, factory=_OfUnchanged(factory), env_ids=env_ids, summary=summary)
+    return EnvFunctionsSpec(name=name, factory=_IfUnchanged(factory), env_ids=env_ids, summary=summary)
 
 
 ENV_FUNCTIONS: list[EnvFunctionsSpec] = [
@@ -52,4 +52,4 @@ ENV_FUNCTIONS: list[EnvFunctionsSpec] = [
     _spec("reacher", mujoco.reacher, "Reacher-v[45]"),
     _spec("pusher", mujoco.pusher, "Pusher-v[45]"),
 ]
-"""The built-in records, one per family of environments."""
+"""The built-in records, one per family of environments"""

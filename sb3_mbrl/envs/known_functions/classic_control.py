@@ -1,6 +1,10 @@
-"""Known rewards and terminations of Gymnasium's classic control environments. Limits are read from the environment."""
+"""Known rewards and terminations of Gymnasium's classic control environments and of our cart-poles.
+
+Limits are read from the environment.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import torch as th
@@ -13,10 +17,11 @@ from sb3_mbrl.envs.known_functions.common import Never, TerminationReward, Vecto
 @dataclass(frozen=True)
 class CartPoleTermination(VectorFunction, saved_as="CartPoleTermination"):
     """
-    The cart left the track or the pole fell: ``|x| > x_limit`` or ``|theta| > theta_limit``.
+    The termination of cart-poles, when the cart has left the track or the pole has fallen: ``|x| > x_limit`` or
+    ``|theta| > theta_limit``.
 
-    :param x_limit: metres
-    :param theta_limit: radians
+    :param x_limit: the largest distance from the middle of the track, in metres
+    :param theta_limit: the largest angle from upright, in radians
     """
 
     x_limit: float
@@ -29,14 +34,15 @@ class CartPoleTermination(VectorFunction, saved_as="CartPoleTermination"):
 @dataclass(frozen=True)
 class PendulumReward(VectorFunction, saved_as="PendulumReward"):
     """
-    ``-(theta^2 + 0.1 theta_dot^2 + 0.001 u^2)`` with the angle before the step, in ``[-pi, pi)``.
+    The reward ``-(theta^2 + 0.1 theta_dot^2 + 0.001 u^2)`` with the angle before the step, in ``[-pi, pi)``.
 
-    :param max_torque: ``u`` is clipped to it
+    :param max_torque: the limit that the torque ``u`` is clipped to
     """
 
     max_torque: float
 
     def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
+        # Observations are (cos(theta), sin(theta), theta_dot).
         theta = th.atan2(obs[..., 1], obs[..., 0])
         torque = action[..., 0].clamp(-self.max_torque, self.max_torque)
         return -(theta.square() + 0.1 * obs[..., 2].square() + 0.001 * torque.square())
@@ -45,10 +51,10 @@ class PendulumReward(VectorFunction, saved_as="PendulumReward"):
 @dataclass(frozen=True)
 class MountainCarTermination(VectorFunction, saved_as="MountainCarTermination"):
     """
-    The car is at the flag, fast enough.
+    The termination of the mountain cars, when the car is at the flag and fast enough.
 
-    :param goal_position: least position
-    :param goal_velocity: least velocity
+    :param goal_position: the position of the flag
+    :param goal_velocity: the least velocity at the flag
     """
 
     goal_position: float
@@ -61,9 +67,9 @@ class MountainCarTermination(VectorFunction, saved_as="MountainCarTermination"):
 @dataclass(frozen=True)
 class ContinuousMountainCarReward(VectorFunction, saved_as="ContinuousMountainCarReward"):
     """
-    100 at the flag, minus ``0.1 a^2`` (of the action before it is clipped).
+    The reward ``100 [flag reached] - 0.1 a^2`` with the action before it is clipped.
 
-    :param termination: when the flag is reached
+    :param termination: the termination function, which tells when the flag is reached
     """
 
     termination: MountainCarTermination
@@ -74,70 +80,77 @@ class ContinuousMountainCarReward(VectorFunction, saved_as="ContinuousMountainCa
 
 @dataclass(frozen=True)
 class AcrobotTermination(VectorFunction, saved_as="AcrobotTermination"):
-    """The tip is one link above the base: ``-cos(theta1) - cos(theta1 + theta2) > 1``."""
+    """The termination of Acrobot, when the tip is one link above the base: ``-cos(theta1) - cos(theta1 + theta2) > 1``."""
 
     def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
         cos1, sin1, cos2, sin2 = next_obs[..., :4].unbind(-1)
+        # cos(theta1 + theta2) = cos(theta1) cos(theta2) - sin(theta1) sin(theta2)
         return -cos1 - (cos1 * cos2 - sin1 * sin2) > 1.0
 
 
 @dataclass(frozen=True)
 class SwingUpReward(VectorFunction, saved_as="SwingUpReward"):
     """
-    ``exp(-d^2 / l^2) - 0.01 a^2`` after the step, with the distance of the pole's tip from where it should be.
+    The reward ``exp(-d^2 / l^2) - 0.01 a^2`` after the step, with the distance ``d`` of the pole's tip from its goal, which is
+    at the pole's length ``l`` above the middle of the track.
 
-    :param length: of the pole
+    :param length: the length of the pole, in metres
     """
 
     length: float
 
     def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
         x, cos, sin = next_obs[..., 0], next_obs[..., 2], next_obs[..., 3]
-        distance = (x + self.length * sin).square() + (self.length * (cos - 1)).square()
-        return (-distance / self.length**2).exp() - 0.01 * action[..., 0].clamp(-1, 1).square()
+        # The tip is at (x + l sin(theta), l cos(theta)), its goal at (0, l).
+        squared_distance = (x + self.length * sin).square() + (self.length * (cos - 1)).square()
+        return (-squared_distance / self.length**2).exp() - 0.01 * action[..., 0].clamp(-1, 1).square()
 
 
 def cart_pole_balance(env: gym.Env) -> EnvFunctions:
-    """``CartPoleBalance-v0``."""
+    """Make the functions of ``CartPoleBalance-v0``."""
     termination = CartPoleTermination(cartpole.X_LIMIT, cartpole.THETA_LIMIT)
     return EnvFunctions(TerminationReward(1.0, 1.0, termination), termination)
 
 
 def cart_pole_swing_up(env: gym.Env) -> EnvFunctions:
-    """``CartPoleSwingUp-v0``."""
+    """Make the functions of ``CartPoleSwingUp-v0``."""
     return EnvFunctions(SwingUpReward(2 * cartpole.HALF_LENGTH), Never())
 
 
 def cart_pole(env: gym.Env) -> EnvFunctions:
-    """``CartPole-v0``, ``CartPole-v1``. The reward is that of an episode which ends with the first termination."""
-    raw = env.unwrapped
-    termination = CartPoleTermination(float(raw.x_threshold), float(raw.theta_threshold_radians))  # type: ignore[attr-defined]
-    running, terminal = (0.0, -1.0) if raw._sutton_barto_reward else (1.0, 1.0)  # type: ignore[attr-defined]
+    """
+    Make the functions of ``CartPole-v0`` and ``CartPole-v1``. The reward is right up to the first termination: the environment
+    gives other rewards if it is stepped on after that.
+    """
+    raw: Any = env.unwrapped
+    termination = CartPoleTermination(float(raw.x_threshold), float(raw.theta_threshold_radians))
+    running, terminal = (0.0, -1.0) if raw._sutton_barto_reward else (1.0, 1.0)
     return EnvFunctions(TerminationReward(running, terminal, termination), termination)
 
 
 def pendulum(env: gym.Env) -> EnvFunctions:
-    """``Pendulum-v1``."""
-    return EnvFunctions(PendulumReward(float(env.unwrapped.max_torque)), Never())  # type: ignore[attr-defined]
+    """Make the functions of ``Pendulum-v1``."""
+    raw: Any = env.unwrapped
+    return EnvFunctions(PendulumReward(float(raw.max_torque)), Never())
 
 
 def mountain_car(env: gym.Env) -> EnvFunctions:
-    """``MountainCar-v0``."""
+    """Make the functions of ``MountainCar-v0``."""
     termination = _mountain_car_termination(env)
     return EnvFunctions(TerminationReward(-1.0, -1.0, termination), termination)
 
 
 def continuous_mountain_car(env: gym.Env) -> EnvFunctions:
-    """``MountainCarContinuous-v0``."""
+    """Make the functions of ``MountainCarContinuous-v0``."""
     termination = _mountain_car_termination(env)
     return EnvFunctions(ContinuousMountainCarReward(termination), termination)
 
 
 def acrobot(env: gym.Env) -> EnvFunctions:
-    """``Acrobot-v1``."""
+    """Make the functions of ``Acrobot-v1``."""
     return EnvFunctions(TerminationReward(-1.0, 0.0, AcrobotTermination()), AcrobotTermination())
 
 
 def _mountain_car_termination(env: gym.Env) -> MountainCarTermination:
-    raw = env.unwrapped
-    return MountainCarTermination(float(raw.goal_position), float(raw.goal_velocity))  # type: ignore[attr-defined]
+    raw: Any = env.unwrapped
+    return MountainCarTermination(float(raw.goal_position), float(raw.goal_velocity))

@@ -63,12 +63,12 @@ class VectorFunction(ABC):
 
     @abstractmethod
     def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
-        """``(B,)``, from tensors."""
+        """Compute the values of a batch, ``(B,)``, from tensors."""
 
 
 @dataclass(frozen=True)
 class Never(VectorFunction, saved_as="Never"):
-    """The environment does not terminate."""
+    """The termination of an environment that never terminates."""
 
     def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
         return th.zeros(next_obs.shape[:-1], dtype=th.bool, device=next_obs.device)
@@ -79,8 +79,8 @@ class TerminationReward(VectorFunction, saved_as="TerminationReward"):
     """
     A reward that only depends on whether the step terminates.
 
-    :param running: the reward of a step that does not
-    :param terminal: the reward of a step that does
+    :param running: the reward of a step that does not terminate
+    :param terminal: the reward of a step that terminates
     :param termination: the termination function
     """
 

@@ -1,10 +1,11 @@
-"""Known rewards and terminations of Gymnasium's MuJoCo environments, -v4 and -v5. Limits and weights are read from the
-environment.
+"""Known rewards and terminations of Gymnasium's MuJoCo environments, versions 4 and 5.
 
-A reward is given only where the observation decides it. Forward velocities are differences of positions that are hidden by
-default; with ``exclude_current_positions_from_observation=False`` they are in the observation and the reward is given. Ant
-and Humanoid have none either way: their velocity comes from body positions of the last inner simulation step, and contact
-forces are clipped or hidden. Nothing here imports MuJoCo.
+Limits and weights are read from the environment.
+
+A reward is known only if the observation determines it. Forward velocities are differences of positions that are hidden by
+default; with ``exclude_current_positions_from_observation=False`` they are in the observation and the reward is known. For Ant
+and Humanoid it is never known: their velocity comes from body positions of the last inner simulation step, and contact forces
+are clipped or hidden. Nothing here imports MuJoCo.
 """
 
 from dataclasses import dataclass
@@ -18,19 +19,21 @@ from sb3_mbrl.contracts import EnvFunctions
 from sb3_mbrl.envs.known_functions.common import Never, TerminationReward, VectorFunction
 
 Range = tuple[float, float]
+"""The lower and the upper limit"""
 Columns = tuple[int, int]
+"""The first column and the column after the last one"""
 
 
 @dataclass(frozen=True)
 class Unhealthy(VectorFunction, saved_as="Unhealthy"):
     """
-    A column is not strictly within its limits; NaN never is.
+    The termination of walking robots, when a column of the next observation is not strictly within its limits. NaN never is.
 
-    In Hopper the observation clips velocities to [-10, 10], so that limits beyond this (100 by default) cannot be seen to be
-    broken by them.
+    Hopper clips velocities to [-10, 10] in the observation, so velocities beyond wider limits (100 by default) go unnoticed
+    here.
 
-    :param limits: ``(column, low, high)`` of the next observation
-    :param rest: ``(first column, low, high)``: limits of every further column
+    :param limits: ``(column, low, high)`` for columns of the next observation
+    :param rest: ``(first column, low, high)``: the limits of that column and all after it
     """
 
     limits: tuple[tuple[int, float, float], ...]
@@ -49,11 +52,12 @@ class Unhealthy(VectorFunction, saved_as="Unhealthy"):
 @dataclass(frozen=True)
 class AntUnhealthy(VectorFunction, saved_as="AntUnhealthy"):
     """
-    The torso is too low or too high, or a position or velocity is not finite. The limits themselves are healthy.
+    The termination of Ant, when the torso is too low or too high, or a position or velocity is not finite. The limits
+    themselves are healthy.
 
     :param height: the column of the torso's height
-    :param n_state: how many columns are positions and velocities (contact forces follow)
-    :param z_range: metres
+    :param n_state: the number of columns of positions and velocities (contact forces follow)
+    :param z_range: the limits of the torso's height, in metres
     """
 
     height: int
@@ -68,7 +72,7 @@ class AntUnhealthy(VectorFunction, saved_as="AntUnhealthy"):
 
 @dataclass(frozen=True)
 class InvertedPendulumTermination(VectorFunction, saved_as="InvertedPendulumTermination"):
-    """The pole's angle is beyond 0.2 rad, or the observation is not finite."""
+    """The termination when the pole's angle is beyond 0.2 rad, or the observation is not finite."""
 
     def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
         return ~next_obs.isfinite().all(-1) | (next_obs[..., 1].abs() > 0.2)
@@ -77,29 +81,31 @@ class InvertedPendulumTermination(VectorFunction, saved_as="InvertedPendulumTerm
 @dataclass(frozen=True)
 class InvertedDoublePendulumTermination(VectorFunction, saved_as="InvertedDoublePendulumTermination"):
     """
-    The tip of the second pole (0.6 m each) is no higher than 1 m.
+    The termination when the tip of the second pole (0.6 m each) is at most 1 m high.
 
-    The environment looks at the tip as of the last stage of its integrator, which is up to 5e-5 m away from where the
-    observation puts it.
+    The environment reads the tip's position at the last stage of its integrator, which differs by up to 5e-5 m from the one
+    that follows from the observation.
     """
 
     def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
         sin1, sin2, cos1, cos2 = next_obs[..., 1:5].unbind(-1)
+        # y = 0.6 cos(theta1) + 0.6 cos(theta1 + theta2)
         return 0.6 * cos1 + 0.6 * (cos1 * cos2 - sin1 * sin2) <= 1.0
 
 
 @dataclass(frozen=True)
 class ForwardReward(VectorFunction, saved_as="ForwardReward"):
     """
-    Forward velocity, a bonus for being healthy, minus a control cost; for observations that begin with the position.
+    The reward ``forward_weight (x' - x) / dt - control_weight |a|^2 + healthy_reward [healthy]``, for observations that begin
+    with the position ``x``.
 
     The velocity is a difference of positions: in float32 its error is about ``1e-7 |x| / dt``.
 
-    :param dt: seconds per step
-    :param forward_weight: weight of the velocity
-    :param control_weight: weight of the sum of the squared actions
-    :param healthy_reward: the bonus
-    :param unhealthy: when the bonus is not given (``None``: it always is)
+    :param dt: the seconds per step
+    :param forward_weight: the weight of the velocity
+    :param control_weight: the weight of the sum of the squared actions
+    :param healthy_reward: the bonus for being healthy
+    :param unhealthy: the function that tells when the bonus is withheld (``None``: never)
     """
 
     dt: float
@@ -109,9 +115,8 @@ class ForwardReward(VectorFunction, saved_as="ForwardReward"):
     unhealthy: VectorFunction | None = None
 
     def compute(self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
-        reward = self.forward_weight * (next_obs[..., 0] - obs[..., 0]) / self.dt - self.control_weight * action.square().sum(
-            -1
-        )
+        control_cost = self.control_weight * action.square().sum(-1)
+        reward = self.forward_weight * (next_obs[..., 0] - obs[..., 0]) / self.dt - control_cost
         if self.unhealthy is None:
             return reward + self.healthy_reward
         return reward + self.healthy_reward * (~self.unhealthy(obs, action, next_obs)).to(reward.dtype)
@@ -120,11 +125,11 @@ class ForwardReward(VectorFunction, saved_as="ForwardReward"):
 @dataclass(frozen=True)
 class DistanceReward(VectorFunction, saved_as="DistanceReward"):
     """
-    Minus weighted distances and a control cost (Reacher, Pusher).
+    The reward of Reacher and Pusher: minus weighted distances between points, minus a control cost.
 
-    :param terms: ``(weight, columns of a point, columns of another point or None for the origin)``
-    :param control_weight: weight of the sum of the squared actions
-    :param before: distances before the step (-v4) instead of after it (-v5)
+    :param terms: ``(weight, columns of a point, columns of another point or None for the origin)`` for each distance
+    :param control_weight: the weight of the sum of the squared actions
+    :param before: whether distances are those before the step (version 4) instead of after it (version 5)
     """
 
     terms: tuple[tuple[float, Columns, Columns | None], ...]
@@ -145,14 +150,15 @@ class DistanceReward(VectorFunction, saved_as="DistanceReward"):
 @dataclass(frozen=True)
 class StandupReward(VectorFunction, saved_as="StandupReward"):
     """
-    Height over the time of one inner simulation step, minus control and impact costs, plus 1 (HumanoidStandup).
+    The reward of HumanoidStandup: ``z / timestep - control_weight |a|^2 - clip(impact_weight |f|^2) + 1`` with the torso's
+    height ``z`` and the contact forces ``f``.
 
     :param height: the column of the torso's height
-    :param n_forces: how many columns at the end are contact forces
-    :param timestep: seconds
-    :param control_weight: weight of the sum of the squared actions
-    :param impact_weight: weight of the sum of the squared forces
-    :param impact_range: the impact cost is clipped to it
+    :param n_forces: the number of columns of contact forces, which are the last ones
+    :param timestep: the seconds per inner simulation step
+    :param control_weight: the weight of the sum of the squared actions
+    :param impact_weight: the weight of the sum of the squared forces
+    :param impact_range: the limits that the impact cost is clipped to
     """
 
     height: int
@@ -169,7 +175,7 @@ class StandupReward(VectorFunction, saved_as="StandupReward"):
 
 
 def hopper(env: gym.Env) -> EnvFunctions:
-    """``Hopper``."""
+    """Make the functions of ``Hopper``."""
     raw, hidden = _raw(env), _hidden_positions(env, 1)
     limits = ((1 - hidden, *_range(raw._healthy_z_range)), (2 - hidden, *_range(raw._healthy_angle_range)))
     unhealthy = Unhealthy(limits, (2 - hidden, *_range(raw._healthy_state_range)))
@@ -177,37 +183,37 @@ def hopper(env: gym.Env) -> EnvFunctions:
 
 
 def walker2d(env: gym.Env) -> EnvFunctions:
-    """``Walker2d``."""
+    """Make the functions of ``Walker2d``."""
     raw, hidden = _raw(env), _hidden_positions(env, 1)
     unhealthy = Unhealthy(((1 - hidden, *_range(raw._healthy_z_range)), (2 - hidden, *_range(raw._healthy_angle_range))))
     return EnvFunctions(_forward_reward(raw, hidden, unhealthy), _termination(raw, unhealthy))
 
 
 def half_cheetah(env: gym.Env) -> EnvFunctions:
-    """``HalfCheetah``."""
+    """Make the functions of ``HalfCheetah``."""
     return EnvFunctions(_forward_reward(_raw(env), _hidden_positions(env, 1)), Never())
 
 
 def swimmer(env: gym.Env) -> EnvFunctions:
-    """``Swimmer``."""
+    """Make the functions of ``Swimmer``."""
     return EnvFunctions(_forward_reward(_raw(env), _hidden_positions(env, 2)), Never())
 
 
 def ant(env: gym.Env) -> EnvFunctions:
-    """``Ant``."""
+    """Make the functions of ``Ant``."""
     raw, hidden = _raw(env), _hidden_positions(env, 2)
     n_state = int(raw.model.nq + raw.model.nv) - hidden
     return EnvFunctions(None, _termination(raw, AntUnhealthy(2 - hidden, n_state, _range(raw._healthy_z_range))))
 
 
 def humanoid(env: gym.Env) -> EnvFunctions:
-    """``Humanoid``."""
+    """Make the functions of ``Humanoid``."""
     raw, hidden = _raw(env), _hidden_positions(env, 2)
     return EnvFunctions(None, _termination(raw, Unhealthy(((2 - hidden, *_range(raw._healthy_z_range)),))))
 
 
 def humanoid_standup(env: gym.Env) -> EnvFunctions:
-    """``HumanoidStandup``; no reward where the contact forces are not in the observation."""
+    """Make the functions of ``HumanoidStandup``; its reward is known if contact forces are in the observation."""
     raw = _raw(env)
     if _is_v4(raw):
         reward = StandupReward(0, 6 * int(raw.model.nbody), float(raw.model.opt.timestep), 0.1, 0.5e-6, (-float("inf"), 10.0))
@@ -216,7 +222,7 @@ def humanoid_standup(env: gym.Env) -> EnvFunctions:
         return EnvFunctions(None, Never())
     reward = StandupReward(
         height=2 - _hidden_positions(env, 2),
-        n_forces=6 * (int(raw.model.nbody) - 1),  # without those on the world body, which are 0
+        n_forces=6 * (int(raw.model.nbody) - 1),  # without the forces on the world body, which are 0
         timestep=float(raw.model.opt.timestep),
         control_weight=float(raw._ctrl_cost_weight),
         impact_weight=float(raw._impact_cost_weight),
@@ -226,19 +232,19 @@ def humanoid_standup(env: gym.Env) -> EnvFunctions:
 
 
 def inverted_pendulum(env: gym.Env) -> EnvFunctions:
-    """``InvertedPendulum``. The last step is rewarded in -v4 but not in -v5."""
+    """Make the functions of ``InvertedPendulum``. The last step is rewarded in version 4, but not in version 5."""
     termination = InvertedPendulumTermination()
     return EnvFunctions(TerminationReward(1.0, 1.0 if _is_v4(_raw(env)) else 0.0, termination), termination)
 
 
 def inverted_double_pendulum(env: gym.Env) -> EnvFunctions:
-    """``InvertedDoublePendulum``, with the poles of its own model file."""
+    """Make the functions of ``InvertedDoublePendulum``, which hold for the poles of its stock model file."""
     stock = _has_model_file(env, "inverted_double_pendulum.xml")
     return EnvFunctions(None, InvertedDoublePendulumTermination() if stock else None)
 
 
 def reacher(env: gym.Env) -> EnvFunctions:
-    """``Reacher``; the observation of -v5 has no height difference, which is 0 in its own model file."""
+    """Make the functions of ``Reacher``. Version 5 omits a height difference, which is 0 in its stock model file."""
     raw = _raw(env)
     if _is_v4(raw):
         return EnvFunctions(DistanceReward(((1.0, (8, 11), None),), 1.0, before=True), Never())
@@ -249,7 +255,7 @@ def reacher(env: gym.Env) -> EnvFunctions:
 
 
 def pusher(env: gym.Env) -> EnvFunctions:
-    """``Pusher``: arm to object and object to goal."""
+    """Make the functions of ``Pusher``: the distances from arm to object and from object to goal."""
     raw = _raw(env)
     v4 = _is_v4(raw)
     near, far = (0.5, 1.0) if v4 else (float(raw._reward_near_weight), float(raw._reward_dist_weight))
@@ -275,7 +281,7 @@ def _range(limits: Any) -> Range:
 
 
 def _hidden_positions(env: gym.Env, n: int) -> int:
-    """How many of the first ``n`` positions the observation leaves out: all or none."""
+    """Return the number of the first ``n`` positions that the observation leaves out: all or none."""
     return n if _raw(env)._exclude_current_positions_from_observation else 0
 
 
@@ -289,6 +295,6 @@ def _forward_reward(raw: Any, hidden: int, unhealthy: VectorFunction | None = No
     forward, control = float(raw._forward_reward_weight), float(raw._ctrl_cost_weight)
     if unhealthy is None:
         return ForwardReward(float(raw.dt), forward, control)
-    # -v4 also pays the bonus on the step that terminates
+    # Version 4 pays the bonus on the step that terminates, too.
     always = _is_v4(raw) and raw._terminate_when_unhealthy
     return ForwardReward(float(raw.dt), forward, control, float(raw._healthy_reward), None if always else unhealthy)

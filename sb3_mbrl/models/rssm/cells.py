@@ -1,4 +1,4 @@
-"""The deterministic half of a latent state: how it goes on with the last sample and action."""
+"""Cells: how the deterministic half of a latent state follows from the last state, sample and action."""
 
 from typing import Any
 
@@ -10,12 +10,14 @@ from sb3_mbrl.networks.layers import BlockLinear, Layer, LayerNorm, Linear, RMSN
 
 class Cell(nn.Module):
     """
-    ``deter' = f(deter, stoch, action)``. What does not depend on the state is computed for a whole sequence at once by
-    :meth:`prepare`, and handed in step by step.
+    A recurrent map ``deter' = f(deter, stoch, action)``.
 
-    :param deter: numbers of the deterministic state
-    :param stoch: numbers of the stochastic state
-    :param action: columns of an encoded action
+    The part of it that does not depend on the state is computed by :meth:`prepare`, for a whole sequence at once; steps are
+    given its result.
+
+    :param deter: the size of the deterministic state
+    :param stoch: the number of elements of the stochastic state
+    :param action: the number of columns of an encoded action
     """
 
     def __init__(self, deter: int, stoch: int, action: int) -> None:
@@ -24,30 +26,35 @@ class Cell(nn.Module):
 
     def prepare(self, action: th.Tensor) -> th.Tensor:
         """
-        ``(..., A)`` to ``(..., P)``: the part that the action alone decides. Numbers beyond the bounds count as the bound, as
-        they do for the environment: an actor's samples are not cut off.
+        Compute the part that depends on the action alone, from ``(..., A)`` to ``(..., P)``.
+
+        Continuous actions beyond -1 and 1 count as the bound, as they do for the environment: an actor's samples are not
+        clipped. This divides by ``max(1, |action|)`` and lets gradients through, unlike ``clamp``.
         """
         return action / action.detach().abs().clamp(min=1.0)
 
-    def laid_out(self) -> Any:
-        """Weights in the form in which steps use them: made once, for many steps."""
+    def step_weights(self) -> Any:
+        """Arrange the weights as steps use them: once for many steps."""
         return None
 
     def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor, weights: Any = None) -> th.Tensor:
         """
-        ``(B, deter)`` from ``(B, deter)``, ``(B, stoch)`` and what :meth:`prepare` made.
+        Compute the next deterministic state ``(B, deter)``.
 
-        :param weights: of :meth:`laid_out`, if there is more than one step
+        :param deter: ``(B, deter)``
+        :param stoch: ``(B, stoch)``
+        :param prepared: ``(B, P)``: the result of :meth:`prepare`
+        :param weights: the result of :meth:`step_weights`, where there is more than one step
         """
         raise NotImplementedError
 
 
 class GRUCell(Cell):
     """
-    A dense layer on sample and action, then a plain GRU (PlaNet, DreamerV1).
+    A plain GRU behind a dense layer on sample and action (PlaNet, DreamerV1).
 
-    :param hidden: units of the layer
-    :param activation: of the layer
+    :param hidden: the units of the layer
+    :param activation: the activation of the layer
     """
 
     def __init__(self, deter: int, stoch: int, action: int, hidden: int = 200, activation: str = "elu") -> None:
@@ -61,12 +68,12 @@ class GRUCell(Cell):
 
 class LayerNormGRUCell(Cell):
     """
-    One dense map for all gates, normalised before they are cut apart, and an update gate that begins nearly closed (DreamerV2;
-    DreamerV3 in 2023).
+    A GRU with one dense map for all gates, which are normalised together before they are split, and with an update gate that
+    begins nearly closed (DreamerV2; DreamerV3 in 2023).
 
-    :param hidden: units of the layer before it
-    :param norm: of that layer
-    :param activation: of that layer
+    :param hidden: the units of the layer on sample and action before it
+    :param norm: the norm of that layer
+    :param activation: the activation of that layer
     """
 
     def __init__(
@@ -79,16 +86,23 @@ class LayerNormGRUCell(Cell):
 
     def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor, weights: Any = None) -> th.Tensor:
         inputs = self.inputs(th.cat([stoch, prepared], -1))
-        return gated(self.norm(self.gates(th.cat([inputs, deter], -1))).chunk(3, -1), deter)
+        return gated_update(self.norm(self.gates(th.cat([inputs, deter], -1))).chunk(3, -1), deter)
 
 
 class BlockGRUCell(Cell):
     """
-    DreamerV3's: state, sample and action are projected separately, every block of the state sees all three and itself, and the
-    gates are block-diagonal.
+    A GRU whose state is cut into blocks (DreamerV3).
 
-    :param hidden: units of each projection
-    :param blocks: of the state
+    State, sample and action are projected separately. Every block of the state sees the three projections and its own last
+    value, but not that of other blocks::
+
+        projections = [from_deter(deter), from_stoch(stoch), from_action(action)]
+        x_g     = silu(norm([deter_g, projections] @ mixed_g))        for each block g
+        gates_g = x_g @ gates_g
+        deter_g' = gated_update(gates_g, deter_g)
+
+    :param hidden: the units of each projection
+    :param blocks: the number of blocks
     """
 
     def __init__(self, deter: int, stoch: int, action: int, hidden: int = 1024, blocks: int = 8) -> None:
@@ -102,36 +116,50 @@ class BlockGRUCell(Cell):
     def prepare(self, action: th.Tensor) -> th.Tensor:
         return self.from_action(super().prepare(action))
 
-    def laid_out(self) -> tuple[th.Tensor, th.Tensor]:
-        # Every block sees its own part of the state and all projections: the latter is one dense map for all blocks.
+    def step_weights(self) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Split the weights of ``mixed`` into two maps.
+
+        :return: the block-diagonal map of the state, ``(blocks, deter / blocks, deter / blocks)``, and the map of the
+            projections, which all blocks see alike, as one dense matrix ``(3 hidden, deter)``
+        """
         own, shared = self.mixed.weight.tensor_split([self.deter // self.blocks], 1)
         return own, shared.transpose(0, 1).flatten(1)
 
     def forward(self, deter: th.Tensor, stoch: th.Tensor, prepared: th.Tensor, weights: Any = None) -> th.Tensor:
-        seen = th.cat([self.from_deter(deter), self.from_stoch(stoch), prepared], -1)
-        own, shared = self.laid_out() if weights is None else weights
-        dense = th.addmm(self.mixed.bias, seen, shared)
+        # Plainly: x = self.mixed(every block of deter with a copy of all projections beside it). The copies would be `blocks`
+        # times as wide; instead the projections go through one dense product, and the blocks' own part is added to it.
+        projections = th.cat([self.from_deter(deter), self.from_stoch(stoch), prepared], -1)
+        own, shared = self.step_weights() if weights is None else weights
+        dense = th.addmm(self.mixed.bias, projections, shared)
         x = th.baddbmm(by_block(dense, self.blocks), by_block(deter, self.blocks), own)
         x = self.activation(self.norm(x.transpose(0, 1).flatten(1)))
-        # The gates stay block by block, ``(blocks, B, deter / blocks)``, until the new state is put together.
+        # Plainly: gates = self.gates(x). They stay block by block, (blocks, B, 3 deter / blocks), until the new state is put
+        # together, which saves copies.
         gates = th.bmm(by_block(x, self.blocks), self.gates.weight).add_(self.gates.bias.view(self.blocks, 1, -1))
-        return gated(gates.chunk(3, -1), by_block(deter, self.blocks)).transpose(0, 1).flatten(1)
+        return gated_update(gates.chunk(3, -1), by_block(deter, self.blocks)).transpose(0, 1).flatten(1)
 
 
 def by_block(x: th.Tensor, blocks: int) -> th.Tensor:
-    """``(B, blocks * n)`` as ``(blocks, B, n)``, without a copy."""
+    """View ``(B, blocks * n)`` as ``(blocks, B, n)``, without a copy."""
     return x.unflatten(-1, (blocks, -1)).transpose(0, 1)
 
 
-def gated(gates: tuple[th.Tensor, ...], deter: th.Tensor) -> th.Tensor:
+def gated_update(gates: tuple[th.Tensor, ...], deter: th.Tensor) -> th.Tensor:
     """
-    The GRU of DreamerV2 and V3: the reset gate acts on the candidate, and the update gate's bias is -1.
+    Compute the new state of the GRU of DreamerV2 and V3, whose reset gate acts on the candidate::
 
-    :param gates: nobody else's: where no gradients are needed, the new state is made in their place
+        candidate = tanh(sigmoid(reset) * candidate)
+        update    = sigmoid(update - 1)             # begins at 0.27: most of the state is kept
+        deter'    = update * candidate + (1 - update) * deter
+
+    :param gates: reset, candidate and update before their activations, ``(..., deter)`` each; overwritten in place when
+        gradients are off, so nothing else may hold them
+    :param deter: ``(..., deter)``
     """
     reset, candidate, update = (gate.to(deter.dtype) for gate in gates)
     if not th.is_grad_enabled():
-        # tanh(x) = 2 sigmoid(2 x) - 1, which takes a third of the time.
+        # The same in place, with tanh(x) = 2 sigmoid(2 x) - 1, which takes a third of tanh's time.
         candidate = reset.sigmoid_().mul_(candidate).mul_(2).sigmoid_().mul_(2).sub_(1)
         return th.lerp(deter, candidate, update.sub_(1).sigmoid_())
     candidate = th.tanh(th.sigmoid(reset) * candidate)

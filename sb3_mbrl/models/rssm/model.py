@@ -9,7 +9,6 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_mbrl.buffers.timesteps import to_timesteps
 from sb3_mbrl.checks import whole
 from sb3_mbrl.contracts import (
     LatentModel,
@@ -23,32 +22,35 @@ from sb3_mbrl.contracts import (
     Timesteps,
     Transitions,
 )
+from sb3_mbrl.models.rssm.divergences import KLParts, balanced_kl, joint_kl, kl_parts, split_kl
 from sb3_mbrl.models.rssm.observations import Decoder, Encoder, Layout
 from sb3_mbrl.models.rssm.settings import make_settings
 from sb3_mbrl.networks.heads import Head
-from sb3_mbrl.networks.latents import Sides, balanced_kl, joint_kl, one_sided_kl, split_kl
 from sb3_mbrl.networks.layers import ACTIVATIONS, MLP, NORMS, Linear
-from sb3_mbrl.networks.outputs import Bernoulli, Output
+from sb3_mbrl.networks.outputs import BernoulliOutput, Output
 from sb3_mbrl.optim import LaProp
 from sb3_mbrl.spaces import ActionCodec
+from sb3_mbrl.timesteps import to_timesteps
 from sb3_mbrl.trees import State, batch_size, tree_map
 
 
 def _name_of_loss(key: str) -> str:
-    """Of the reconstruction of a part of the observation."""
+    """Name the loss term of a key of the observation."""
     return key if key == "obs" else f"obs_{key}"
 
 
 class Posterior(nn.Module):
     """
-    From the deterministic state and an encoded observation to the numbers of a latent distribution. What the observation alone
-    decides is computed for a whole sequence at once.
+    A network from deterministic state and encoded observation to the parameters of the posterior.
 
-    :param deter: numbers of the deterministic state
-    :param tokens: of an encoded observation
-    :param hidden: units of every layer
-    :param layers: how many
-    :param outputs: numbers of the distribution
+    Plainly: ``rest(first(cat([deter, tokens], -1)))``. The first layer is linear, so its two halves are computed apart and
+    added: that of the observations by :meth:`prepare`, for a whole sequence at once, that of the states step by step.
+
+    :param deter: the size of the deterministic state
+    :param tokens: the number of columns of an encoded observation
+    :param hidden: the units of every layer
+    :param layers: the number of hidden layers
+    :param outputs: the number of parameters of the posterior
     :param style: ``norm`` and ``activation`` of the layers
     """
 
@@ -63,20 +65,29 @@ class Posterior(nn.Module):
             self.rest = nn.Sequential(norm, activation, more, Linear(hidden, outputs))
 
     def prepare(self, tokens: th.Tensor) -> th.Tensor:
-        """``(..., tokens)`` to ``(..., hidden)``."""
+        """Compute the observations' half of the first layer, from ``(..., tokens)`` to ``(..., hidden)``."""
         return F.linear(tokens, self.first.weight[:, self.deter :], self.first.bias)
 
     def forward(self, deter: th.Tensor, prepared: th.Tensor) -> th.Tensor:
-        """``(B, outputs)`` from ``(B, deter)`` and what :meth:`prepare` made."""
+        """
+        Compute the posterior's parameters ``(B, outputs)``.
+
+        :param deter: ``(B, deter)``
+        :param prepared: ``(B, hidden)``: the result of :meth:`prepare`
+        """
         return self.rest(th.addmm(prepared, deter, self.first.weight[:, : self.deter].t()))
 
 
 class RSSM(LatentModel):
     """
-    A deterministic state that remembers, a stochastic one that is drawn at every step: from the observation too while there is
-    one (the posterior), from the deterministic state alone in imagination (the prior).
+    A recurrent state-space model: a deterministic state that remembers, and a stochastic one that is drawn at every step::
 
-    The state is ``{"deter": (B, deter), "stoch": (B, stoch, classes)}``. Rewards are those of arriving; the discount
+        deter_t = cell(deter_(t-1), stoch_(t-1), action_(t-1))
+        stoch_t ~ posterior(deter_t, obs_t)        where there is an observation
+        stoch_t ~ prior(deter_t)                   in imagination
+
+    Observation, reward and discount are predicted from both. The state is
+    ``{"deter": (B, deter), "stoch": (B, stoch, classes)}``. A state's reward is the reward of arriving in it. The discount
     ``gamma`` is part of what the continue head learns, and of :attr:`~sb3_mbrl.contracts.Prediction.discount`.
 
     :param observation_space: ``Box`` vectors, images (channels first), ``Discrete``, ``MultiDiscrete``, ``MultiBinary``, or a
@@ -84,17 +95,18 @@ class RSSM(LatentModel):
     :param action_space: any of SB3's
     :param size: ``"size1m"`` to ``"size400m"`` (the authors' names) or ``"tiny"``
     :param gamma: the discount of a step
-    :param context: steps that a start state is filtered from; fits see windows of twice as many
-    :param lr: of :class:`~sb3_mbrl.optim.LaProp`, where the model is fitted by itself
-    :param warmup: steps in which the step size grows to that
-    :param reward_fn: known reward, of decoded observations, instead of the head's
-    :param termination_fn: known termination, likewise
+    :param context: the number of steps from which a start state is filtered; fits see windows of twice as many
+    :param lr: the learning rate of :class:`~sb3_mbrl.optim.LaProp`, where the model is fitted by itself
+    :param warmup: the number of steps in which the learning rate grows to ``lr``
+    :param reward_fn: a known reward function, of decoded observations, which replaces the head
+    :param termination_fn: a known termination function, of decoded observations, which replaces the head
     :param device: as in SB3
-    :param settings: what shapes it, in the place of the size's and the defaults
+    :param settings: settings that replace those of the size and the defaults
         (:class:`~sb3_mbrl.models.rssm.settings.Settings`)
     """
 
-    blank_action: th.Tensor
+    neutral_action: th.Tensor
+    """``(A,)``: the action before the first observation of an episode, whose encoding is then set to 0"""
 
     def __init__(
         self,
@@ -116,40 +128,40 @@ class RSSM(LatentModel):
         self.context, self.discount, self._learned_discount = context, chosen.gamma, chosen.gamma
         self.latent, self.layout = chosen.make_latent(), Layout(observation_space)
         self.actions = ActionCodec(action_space)
-        self.register_buffer("blank_action", self.actions.neutral(), persistent=False)
-        wide, units, flat, style = chosen.deter, chosen.units, self.latent.flat, chosen.style
-        self.n_features = wide + flat
+        self.register_buffer("neutral_action", self.actions.neutral(), persistent=False)
+        deter, units, flat, style = chosen.deter, chosen.units, self.latent.flat, chosen.style
+        self.n_features = deter + flat
         squash = chosen.vectors == "symlog"
         self.encoder = Encoder(self.layout, units, chosen.layers, chosen.depth, squash=squash, **style)
         self.cell = chosen.make_cell(flat, self.actions.dim)
-        body = MLP(wide, chosen.hidden, chosen.prior_layers, **style)
+        body = MLP(deter, chosen.hidden, chosen.prior_layers, **style)
         self.prior_head = nn.Sequential(body, Linear(body.outputs, self.latent.size))
-        seen = self.encoder.outputs
-        self.post_head = Posterior(wide, seen, chosen.hidden, chosen.post_layers, self.latent.size, **style)
+        tokens = self.encoder.outputs
+        self.post_head = Posterior(deter, tokens, chosen.hidden, chosen.post_layers, self.latent.size, **style)
         layers, depth, output = chosen.layers, chosen.depth, chosen.vector_output
-        self.decoder = Decoder(self.layout, wide, flat, units, layers, depth, chosen.blocks, output=output, **style)
+        self.decoder = Decoder(self.layout, deter, flat, units, layers, depth, chosen.blocks, output=output, **style)
         self.reward_head = Head(self.n_features, units, chosen.head_layers, chosen.make_reward(), **style)
-        self.continue_head = Head(self.n_features, units, chosen.head_layers, Bernoulli(), **style)
+        self.continue_head = Head(self.n_features, units, chosen.head_layers, BernoulliOutput(), **style)
         self.to(self.device)
         self.optimizer = LaProp(self.parameters(), lr=lr, warmup=warmup)
 
     # ---- states
 
-    def _blank(self, rows: int) -> State:
+    def _zero_state(self, rows: int) -> State:
         deter = th.zeros(rows, self.settings.deter, device=self.device)
         return {"deter": deter, "stoch": th.zeros(rows, *self.latent.shape, device=self.device)}
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
         rows = batch_size(obs)
         first = th.ones(rows, dtype=th.bool, device=self.device)
-        return self.observe_step(None, self.blank_action.expand(rows, -1), obs, first, deterministic=True)
+        return self.observe_step(None, self.neutral_action.expand(rows, -1), obs, first, deterministic=True)
 
     def observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
-        """With the likeliest sample: the contract gives filtering no source of randomness."""
+        """Filter one step with the most likely sample: the contract gives filtering no source of randomness."""
         return self.observe_step(state, action, obs, is_first.to(self.device), deterministic=True)
 
     def filter(self, obs: Obs, actions: th.Tensor, is_first: th.Tensor) -> State:
-        # An action leads to the next observation; what led to the first is not known.
+        # observe_sequence takes the action before each observation; that before the first one is not known.
         before = th.cat([th.zeros_like(actions[:, :1]), actions[:, :-1]], 1)
         first = is_first.clone()
         first[:, 0] = True
@@ -166,13 +178,14 @@ class RSSM(LatentModel):
         deterministic: bool = False,
     ) -> State:
         """
-        :meth:`observe`, with a sample.
+        Filter one step, with a sample of the posterior.
 
-        :param state: before (``None``: nothing)
-        :param action: ``(B, A)``: what led to the observation
+        :param state: the state before, ``(B, ...)``; ``None`` where nothing is known
+        :param action: ``(B, A)``: the action that led to the observation
         :param obs: ``(B, ...)``
-        :param is_first: ``(B,)``: forget what was before
-        :param deterministic: the likeliest sample
+        :param is_first: ``(B,)``: rows that begin a new episode and forget the state before
+        :param generator: the source of randomness
+        :param deterministic: the most likely sample instead
         """
         sequence: Any = tree_map(lambda leaf: leaf[:, None], self._moved(obs))
         action = action.to(self.device)[:, None]
@@ -189,35 +202,41 @@ class RSSM(LatentModel):
         deterministic: bool = False,
     ) -> tuple[State, th.Tensor]:
         """
-        Filter sequences, in which episodes may begin anew.
+        Filter sequences, in which new episodes may begin.
+
+        Only the recurrence itself runs step by step. All that depends on observations, actions and noise alone is computed for
+        the whole sequence before.
 
         :param obs: ``(B, T, ...)``
-        :param action: ``(B, T, A)``: what led to each observation
-        :param is_first: ``(B, T)``: forget what was before
-        :param start: the state before the first row (default: nothing)
-        :param deterministic: the most likely samples
+        :param action: ``(B, T, A)``: the action that led to each observation
+        :param is_first: ``(B, T)``: rows that begin a new episode and forget the state before
+        :param start: the state before the first row; ``None`` where nothing is known
+        :param generator: the source of randomness
+        :param deterministic: the most likely samples instead
         :return: the states ``(B, T, ...)``, and the parameters ``(B, T, size)`` of the posteriors that they were drawn from
         """
         rows, steps = is_first.shape
         flat_obs: Any = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
-        seen = self.post_head.prepare(self.encoder(flat_obs)).unflatten(0, (rows, steps)).unbind(1)
+        observed = self.post_head.prepare(self.encoder(flat_obs)).unflatten(0, (rows, steps)).unbind(1)
+        # Where an episode begins, state and encoded action are multiplied by 0. The stored action may be any value there, so
+        # it is replaced by a valid one first.
         keep = (~is_first).float()
-        done = th.where(is_first[..., None], self.blank_action.to(action.dtype), action)
-        encoded = self.actions.encode(done.flatten(0, 1)).unflatten(0, (rows, steps)) * keep[..., None]
+        valid = th.where(is_first[..., None], self.neutral_action.to(action.dtype), action)
+        encoded = self.actions.encode(valid.flatten(0, 1)).unflatten(0, (rows, steps)) * keep[..., None]
         prepared, kept = self.cell.prepare(encoded).unbind(1), keep[..., None].unbind(1)
         noise = None if deterministic else self.latent.noise((steps, rows), self.device, generator)
-        state = self._blank(rows) if start is None else start
+        state = self._zero_state(rows) if start is None else start
         deter, stoch = state["deter"], state["stoch"]
-        deters, stochs, posts = [], [], []
-        weights = self.cell.laid_out()
+        deters, stochs, posteriors = [], [], []
+        weights = self.cell.step_weights()
         for t in range(steps):
             deter = self.cell(deter * kept[t], stoch.flatten(1) * kept[t], prepared[t], weights)
-            post = self.post_head(deter, seen[t])
-            stoch = self.latent.mode(post) if noise is None else self.latent.draw(post, noise[t])
+            posterior = self.post_head(deter, observed[t])
+            stoch = self.latent.mode(posterior) if noise is None else self.latent.draw(posterior, noise[t])
             deters.append(deter)
             stochs.append(stoch)
-            posts.append(post)
-        return {"deter": th.stack(deters, 1), "stoch": th.stack(stochs, 1)}, th.stack(posts, 1)
+            posteriors.append(posterior)
+        return {"deter": th.stack(deters, 1), "stoch": th.stack(stochs, 1)}, th.stack(posteriors, 1)
 
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
@@ -245,38 +264,54 @@ class RSSM(LatentModel):
         generator: th.Generator | None = None,
     ) -> LatentTrajectory:
         """
-        Follow a policy in latent space; nothing is decoded. Rewards and ends are the heads', computed for all states at once.
+        Follow a policy in latent space; nothing is decoded.
 
-        :param state: where to begin, ``(B, ...)``
-        :param act: from features ``(B, F)`` to actions ``(B, A)``
-        :param horizon: steps
-        :param deterministic: the likeliest samples
+        Rewards and discounts are those of the heads, computed for all states at once.
+
+        :param state: the first states, ``(B, ...)``
+        :param act: a policy, from features ``(B, F)`` to actions ``(B, A)``
+        :param horizon: the number of steps
+        :param deterministic: the most likely samples instead
         :param generator: the source of randomness
         """
         whole("horizon", horizon, 1)
         noise = None if deterministic else self.latent.noise((horizon, len(state["deter"])), self.device, generator)
-        deter, features, weights = state["deter"], [self.features(state)], self.cell.laid_out()
+        deter, features, weights = state["deter"], [self.features(state)], self.cell.step_weights()
         actions: list[th.Tensor] = []
-        # Step after step in memory, so that all but the last are one piece of it; where nothing flows back through them, they
-        # are written there at once. (Each row has a version counter of its own: an actor may keep it for its gradients.)
-        seen = None if th.is_grad_enabled() else features[0].new_empty((horizon + 1, *features[0].shape))
-        if seen is not None:
-            seen[0] = features[0]
+        # Plainly: all_features = th.stack(features), (H + 1, B, F). The steps are the first axis in memory, so that all states
+        # but the last are one piece of it. Where no gradients flow through the states, each step writes its features into that
+        # tensor at once, which saves the copy. (`.data` gives each row a version counter of its own: an actor may keep its
+        # features for gradients while later rows are written.)
+        all_features = None if th.is_grad_enabled() else features[0].new_empty((horizon + 1, *features[0].shape))
+        if all_features is not None:
+            all_features[0] = features[0]
         for t in range(horizon):
             actions.append(act(features[-1]))
             stoch = features[-1][:, deter.shape[1] :]
             deter = self.cell(deter, stoch, self.cell.prepare(self.actions.encode(actions[-1])), weights)
             prior = self.prior_head(deter)
             drawn = self.latent.mode(prior) if noise is None else self.latent.draw(prior, noise[t])
-            features.append(th.cat([deter, drawn.flatten(1)], -1, out=None if seen is None else seen.data[t + 1]))
-        seen = th.stack(features) if seen is None else seen
-        parts = seen.split([self.settings.deter, self.latent.flat], -1)
+            features.append(
+                th.cat([deter, drawn.flatten(1)], -1, out=None if all_features is None else all_features.data[t + 1])
+            )
+        all_features = th.stack(features) if all_features is None else all_features
+        parts = all_features.split([self.settings.deter, self.latent.flat], -1)
         states = {"deter": parts[0], "stoch": parts[1].unflatten(-1, self.latent.shape)}
-        together = seen, states, th.stack(actions), self.reward_head.mean(seen), self._discounts(seen)
-        return LatentTrajectory(*(tree_map(lambda leaf: leaf.transpose(0, 1), part) for part in together))
+        steps_first = (
+            all_features,
+            states,
+            th.stack(actions),
+            self.reward_head.mean(all_features),
+            self._discounts(all_features),
+        )
+        return LatentTrajectory(*(tree_map(lambda leaf: leaf.transpose(0, 1), part) for part in steps_first))
 
     def _discounts(self, features: th.Tensor) -> th.Tensor:
-        """The discount of each state, 0 where an episode is over. A head that learns nothing says nothing."""
+        """
+        Predict the discount of each state, 0 where an episode is over.
+
+        With a loss of scale 0 the continue head learns nothing, so the discount is constant.
+        """
         if self.settings.continue_scale == 0.0:
             return th.full_like(features[..., 0], self._learned_discount)
         return self.continue_head.mean(features)
@@ -323,14 +358,21 @@ class RSSM(LatentModel):
         self, batch: Transitions | Sequences | Timesteps, start: State | None = None, *, generator: th.Generator | None = None
     ) -> Loss:
         """
-        The terms of DreamerV3's equation 4, with the scales of the settings as weights.
+        Compute the terms of the world model's loss, with the scales of the settings as weights.
 
-        The metric ``kl`` is the divergence of the posteriors from the priors in nats, on average, without free nats.
+        The terms are a reconstruction error for each key of the observation (``obs``, or ``obs_<key>``), ``reward``,
+        ``continue``, and the divergence between posteriors and priors: ``dynamics`` and ``representation`` (``kl="split"``),
+        else ``kl``. The metric ``kl`` is the mean divergence in nats, without free nats.
+
+        :param batch: timesteps, or sequences, which are converted (:func:`~sb3_mbrl.timesteps.to_timesteps`)
+        :param start: the states before the first rows, ``(B, ...)``; ``None`` where nothing is known
+        :param generator: the source of randomness
+        :raises TypeError: for single transitions
         """
         if isinstance(batch, Timesteps):
             return self._loss(batch, start, generator)
         if not isinstance(batch, Sequences):
-            raise TypeError(f"RSSM learns from sequences, not from {type(batch).__name__}")
+            raise TypeError(f"RSSM.loss takes Sequences or Timesteps, not {type(batch).__name__}: draw windows of steps")
         rows, _ = to_timesteps(tree_map(lambda leaf: leaf.to(self.device), batch))
         loss = self._loss(rows, start, generator)
         if rows.reward.shape[1] == 1:
@@ -344,7 +386,7 @@ class RSSM(LatentModel):
         flat: Any = tree_map(lambda leaf: leaf.flatten(0, 1), rows.obs)
         deter, stoch = states["deter"].flatten(0, 1), states["stoch"].flatten(0, 1).flatten(1)
         features = th.cat([deter, stoch], -1)
-        sides = one_sided_kl(self.latent, post.flatten(0, 1), self.prior_head(deter))
+        divergences = kl_parts(self.latent, post.flatten(0, 1), self.prior_head(deter))
         reconstruction = self.decoder.losses(deter, stoch, flat)
         # The continue head learns the discount itself: gamma where the episode continues, 0 where it has terminated.
         discount = (1 - rows.terminated.flatten()) * self._learned_discount
@@ -352,24 +394,24 @@ class RSSM(LatentModel):
             **{_name_of_loss(key): value for key, value in reconstruction.items()},
             "reward": self.reward_head.loss(features, rows.reward.flatten()),
             "continue": self.continue_head.loss(features, discount),
-            **self._divergences(sides),
+            **self._kl_terms(divergences),
         }
         return Loss(
             rows={name: value.view(shape) for name, value in terms.items() if value.dim()},
             scalars={name: value for name, value in terms.items() if not value.dim()},
-            weights=self._loss_weights(),
+            weights={name: weight for name, weight in self._loss_weights().items() if name in terms},
             states=states,
-            figures={"kl": sides[0].detach().mean()},
+            figures={"kl": divergences.dynamics.detach().mean()},
         )
 
-    def _divergences(self, sides: Sides) -> dict[str, th.Tensor]:
+    def _kl_terms(self, parts: KLParts) -> dict[str, th.Tensor]:
+        """Compute the terms of the divergence by name: one value per row for ``"split"``, else a scalar."""
         kind, free = self.settings.kl, self.settings.free_nats
         if kind == "split":
-            dynamics, representation = split_kl(sides, free=free)
-            return {"dynamics": dynamics, "representation": representation}
+            return split_kl(parts, free=free)._asdict()
         if kind == "balanced":
-            return {"kl": balanced_kl(sides, balance=self.settings.kl_balance, free=free)}
-        return {"kl": joint_kl(sides, free=free, per_step=kind == "per_step")}
+            return {"kl": balanced_kl(parts, balance=self.settings.kl_balance, free=free)}
+        return {"kl": joint_kl(parts, free=free, per_step=kind == "per_step")}
 
     def _loss_weights(self) -> dict[str, float]:
         chosen = self.settings

@@ -11,14 +11,14 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from torch import nn
 
 from sb3_mbrl.contracts import Obs, UnsupportedSpace
-from sb3_mbrl.networks.convolutions import ImageDecoder, ImageEncoder, image_error, sides
+from sb3_mbrl.networks.convolutions import ImageDecoder, ImageEncoder, halved_sizes, image_error
 from sb3_mbrl.networks.layers import MLP, Linear, symlog
-from sb3_mbrl.networks.outputs import Bernoulli, OneHot, Output, SymlogSquaredError
+from sb3_mbrl.networks.outputs import BernoulliOutput, OneHotOutput, Output, SymlogOutput
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
 
 
 def has_image(space: spaces.Space) -> bool:
-    """Whether there is an image in it, channels first or last: ``Box(0, 255, ..., uint8)`` of three axes."""
+    """Tell whether a space has an image, channels first or last: ``Box(0, 255, ..., uint8)`` of three axes."""
     children = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
     return any(isinstance(child, spaces.Box) and is_image_space(child, check_channels=False) for child in children)
 
@@ -29,7 +29,7 @@ def _looks_like_an_image(space: spaces.Box) -> bool:
 
 class Layout:
     """
-    Which keys of an observation are images, and what the columns of the rest are.
+    The parts of an observation: images by key, and everything else as the columns of one vector.
 
     :param space: ``Box``, ``Discrete``, ``MultiDiscrete``, ``MultiBinary``, or a ``Dict`` of these; images channels first, as
         Stable-Baselines3's environments have them after ``VecTransposeImage``
@@ -40,6 +40,8 @@ class Layout:
         self.space = space
         self.single = not isinstance(space, spaces.Dict)
         children: dict[str, spaces.Space] = {"obs": space} if not isinstance(space, spaces.Dict) else dict(space.spaces)
+        self.keys = list(children)
+        """The keys in the order of the space, which need not be alphabetical"""
         self.images: dict[str, tuple[int, int, int]] = {}
         vectors: dict[str, spaces.Space] = {}
         for key, child in children.items():
@@ -49,14 +51,14 @@ class Layout:
                         f"{key}: images of the shape {child.shape} have their channels last: wrap the environment in "
                         "VecTransposeImage, as Stable-Baselines3's classes do by themselves"
                     )
-                sides(*child.shape[1:])
+                halved_sizes(*child.shape[1:])
                 self.images[key] = (int(child.shape[0]), int(child.shape[1]), int(child.shape[2]))
             elif reason := unsupported_by_vectors(child):
                 raise UnsupportedSpace(f"{key}: {reason}")
             else:
                 if isinstance(child, spaces.Box) and _looks_like_an_image(child):
                     warnings.warn(
-                        f"{key} has the shape of an image, {child.shape}, but not its numbers, which are bytes from 0 to 255: "
+                        f"{key} has the shape of an image, {child.shape}, but not its values, which are bytes from 0 to 255: "
                         f"the model sees {int(np.prod(child.shape))} separate numbers. If it is an image, give it as Box(0, "
                         f"255, {child.shape}, uint8).",
                         stacklevel=2,
@@ -64,35 +66,42 @@ class Layout:
                 vectors[key] = child
         self.codec = SpaceCodec(spaces.Dict(vectors)) if vectors else None
         self.vectors = [key for key, child in vectors.items() if isinstance(child, spaces.Box)]
-        """Keys of vectors of numbers; what else is not an image has categories"""
+        """The keys of vectors of continuous values; other keys without an image are categorical or binary"""
 
     def split(self, obs: Obs) -> tuple[dict[str, th.Tensor], th.Tensor | None]:
-        """Images by key, ``(B, C, H, W)``, and everything else encoded, ``(B, D)``."""
-        found: dict[str, Any] = {"obs": obs} if not isinstance(obs, dict) else dict(obs)
-        images = {key: found[key] for key in self.images}
-        rest: Any = {key: value for key, value in found.items() if key not in images}
+        """Split observations into images by key, ``(B, C, H, W)``, and everything else encoded, ``(B, D)``."""
+        parts: dict[str, Any] = {"obs": obs} if not isinstance(obs, dict) else dict(obs)
+        images = {key: parts[key] for key in self.images}
+        rest: Any = {key: value for key, value in parts.items() if key not in images}
         return images, None if self.codec is None else self.codec.encode(rest)
 
     def join(self, images: dict[str, th.Tensor], vector: th.Tensor | None) -> Obs:
-        """Back to a member of the space; images from 0 to 1."""
-        found = {key: (value.clamp(0, 1) * 255).round().to(th.uint8) for key, value in images.items()}
-        if self.codec is not None:
-            assert vector is not None
-            found |= self.codec.decode(self.codec.project(vector))
-        return found["obs"] if self.single else found
+        """
+        Join decoded parts to a member of the space, with its keys in their order.
+
+        :param images: by key, ``(B, C, H, W)`` from 0 to 1
+        :param vector: everything else, ``(B, D)``; ``None`` where there are only images
+        """
+        parts: dict[str, th.Tensor] = {key: (value.clamp(0, 1) * 255).round().to(th.uint8) for key, value in images.items()}
+        if self.codec is not None and vector is not None:
+            parts |= self.codec.decode(self.codec.project(vector))
+        return parts["obs"] if self.single else {key: parts[key] for key in self.keys}
 
 
 class Encoder(nn.Module):
     """
-    :param layout: of the observations
-    :param units: of the layers on vectors
-    :param layers: how many
-    :param depth: of the convolutions
-    :param squash: whether numbers go through symlog
+    A network for each image and one for everything else, whose outputs are concatenated.
+
+    :param layout: the parts of the observations
+    :param units: the units of the layers on vectors
+    :param layers: the number of layers on vectors
+    :param depth: the depth of the convolutions
+    :param squash: whether continuous values go through symlog
     :param style: ``norm`` and ``activation`` of the layers
     """
 
     squashed: th.Tensor
+    """``(D,)`` booleans: the columns of vectors that go through symlog"""
 
     def __init__(self, layout: Layout, units: int, layers: int, depth: int, *, squash: bool = True, **style: str) -> None:
         super().__init__()
@@ -106,7 +115,7 @@ class Encoder(nn.Module):
             self.register_buffer("squashed", layout.codec.mask("continuous") & squash, persistent=False)
 
     def forward(self, obs: Obs) -> th.Tensor:
-        """``(B, outputs)``."""
+        """Encode observations as ``(B, outputs)``."""
         images, vector = self.layout.split(obs)
         parts = [encoder(image) for encoder, image in zip(self.images, images.values(), strict=True)]
         if self.vector is not None and vector is not None:
@@ -116,14 +125,16 @@ class Encoder(nn.Module):
 
 class Decoder(nn.Module):
     """
-    :param layout: of the observations
-    :param deter: numbers of the deterministic state
-    :param stoch: numbers of the stochastic state
-    :param units: of the layers on vectors
-    :param layers: how many
-    :param depth: of the convolutions
-    :param blocks: of the images' first layer
-    :param output: what the columns of a vector mean, where these are numbers
+    A network for each image, and one for everything else with an output distribution for each group of columns.
+
+    :param layout: the parts of the observations
+    :param deter: the size of the deterministic state
+    :param stoch: the number of elements of the stochastic state
+    :param units: the units of the layers on vectors
+    :param layers: the number of layers on vectors
+    :param depth: the depth of the convolutions
+    :param blocks: the number of blocks of the images' first layer
+    :param output: the output distribution of continuous values, from their shape
     :param style: ``norm`` and ``activation`` of the layers
     """
 
@@ -137,7 +148,7 @@ class Decoder(nn.Module):
         depth: int,
         blocks: int,
         *,
-        output: Callable[[tuple[int, ...]], Output] = SymlogSquaredError,
+        output: Callable[[tuple[int, ...]], Output] = SymlogOutput,
         **style: str,
     ) -> None:
         super().__init__()
@@ -151,24 +162,30 @@ class Decoder(nn.Module):
             self.body = MLP(deter + stoch, units, layers, **style)
             for group in layout.codec.groups:
                 size = group.stop - group.start
-                kinds: dict[str, Output] = {"categorical": OneHot(size), "binary": Bernoulli((size,))}
+                kinds: dict[str, Output] = {"categorical": OneHotOutput(size), "binary": BernoulliOutput((size,))}
                 self.outputs.append(kinds.get(group.kind) or output((size,)))
             self.heads = nn.ModuleList(Linear(self.body.outputs, output.size) for output in self.outputs)
 
     def losses(self, deter: th.Tensor, stoch: th.Tensor, obs: Obs) -> dict[str, th.Tensor]:
-        """``(B,)`` for every key of the observation: how badly it is reconstructed."""
+        """
+        Compute the reconstruction error of every key of the observation, ``(B,)`` each.
+
+        :param deter: ``(B, deter)``
+        :param stoch: ``(B, stoch)``
+        :param obs: the observations to reconstruct, ``(B, ...)``
+        """
         images, vector = self.layout.split(obs)
         decoders = zip(self.images, images.items(), strict=True)
-        found = {key: image_error(decoder(deter, stoch), image) for decoder, (key, image) in decoders}
+        errors = {key: image_error(decoder(deter, stoch), image) for decoder, (key, image) in decoders}
         if self.body is not None and vector is not None and self.layout.codec is not None:
             hidden = self.body(th.cat([deter, stoch], -1))
             for group, output, head in zip(self.layout.codec.groups, self.outputs, self.heads, strict=True):
                 loss = output.loss(head(hidden), vector[:, group.columns])
-                found[str(group.key)] = found.get(str(group.key), 0.0) + loss
-        return found
+                errors[str(group.key)] = errors.get(str(group.key), 0.0) + loss
+        return errors
 
     def forward(self, deter: th.Tensor, stoch: th.Tensor) -> Obs:
-        """A member of the observation space."""
+        """Decode states as members of the observation space."""
         images = {key: decoder(deter, stoch) for key, decoder in zip(self.layout.images, self.images, strict=True)}
         if self.body is None:
             return self.layout.join(images, None)

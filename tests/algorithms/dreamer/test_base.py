@@ -28,27 +28,27 @@ def trained():
 def test_latent_states_in_the_buffer_are_those_the_agent_had():
     """Every deterministic state follows from the state before, and from what was done and seen."""
     agent = small(learning_starts=1000).learn(60)
-    buffer, side, model = agent.replay_buffer, agent._sampler.side, agent.world_model
-    deter, stoch = th.as_tensor(side.arrays["deter"][:60, 0]).float(), th.as_tensor(side.arrays["stoch"][:60, 0])
+    buffer, side, model = agent.replay_buffer, agent.real.side, agent.world_model
+    deter, stoch = th.as_tensor(side.arrays["latent.deter"][:60, 0]).float(), th.as_tensor(side.arrays["latent.stoch"][:60, 0])
     ends = th.as_tensor(buffer.dones[:60, 0] > 0)
     state = {"deter": deter[:-1], "stoch": model.latent.unpack(stoch[:-1])}
     obs, action = th.as_tensor(buffer.observations[1:60, 0]), th.as_tensor(buffer.actions[:59, 0])
     with th.no_grad():
-        expected = model.see(state, action, obs, ends[:-1], deterministic=True)
+        expected = model.observe_step(state, action, obs, ends[:-1], deterministic=True)
     assert ends.sum() >= 1
     th.testing.assert_close(expected["deter"], deter[1:], atol=2e-3, rtol=0)
-    assert side.arrays["stoch"].dtype == np.uint8
+    assert side.arrays["latent.stoch"].dtype == np.uint8
 
 
 def test_training_refreshes_the_latent_states(trained):
-    before = trained._sampler.side.arrays["deter"].copy()
+    before = trained.real.side.arrays["latent.deter"].copy()
     trained.train(1, 4)
-    changed = (before != trained._sampler.side.arrays["deter"]).any(-1).sum()
+    changed = (before != trained.real.side.arrays["latent.deter"]).any(-1).sum()
     assert 0 < changed <= 4 * 8
 
 
 def test_ends_are_in_what_is_learned(trained):
-    batch = trained._sampler.sample(64, 8)
+    batch = trained.sequences.sample(64)
     assert batch.rows.terminated.sum() > 0
     assert th.equal(batch.rows.is_last.float(), batch.rows.terminated), "no time limit was reached"
 
@@ -58,19 +58,18 @@ def test_imagination_does_not_move_the_world_model(trained):
     agent = small(replay_value_scale=0.0).learn(48)
     with th.no_grad():
         agent.policy.critic.out.weight.normal_()  # it begins at 0, and so do its gradients
-    batch = agent._on_device(agent._sampler.sample(4, 8, generator=th.Generator().manual_seed(0)))
+    batch = agent.sequences.on_device(agent.sequences.sample(4, generator=th.Generator().manual_seed(0)), agent.device)
     gradients = []
     for scale in (0.0, 0.3):
         agent.replay_value_scale = scale
-        agent._noise.manual_seed(3)
-        loss, _, _ = agent._losses(*batch)
+        agent.update.generator.manual_seed(3)
+        loss, _, _ = agent._losses(*batch, agent.update.generator)
         agent.optimizer.zero_grad()
         loss.backward()
         gradients.append(agent.world_model.cell.gates.weight.grad.clone())
-    agent._noise.manual_seed(3)
-    losses, *_ = agent.world_model.losses(*batch, agent._noise)
+    agent.update.generator.manual_seed(3)
     agent.optimizer.zero_grad()
-    agent.world_model.scaled(losses).backward()
+    agent.world_model.loss(*batch, generator=agent.update.generator).total().backward()
     th.testing.assert_close(gradients[0], agent.world_model.cell.gates.weight.grad)
     assert not th.allclose(gradients[0], gradients[1])
 
@@ -89,14 +88,16 @@ def test_predict_is_recurrent(trained):
 
     def act(first):
         _, memory = trained.predict(np.full((1, 4), first, np.float32), None, np.array([True]), deterministic=True)
-        return trained.predict(np.zeros((1, 4), np.float32), memory, np.array([False]), deterministic=True)[1]["deter"]
+        return trained.predict(np.zeros((1, 4), np.float32), memory, np.array([False]), deterministic=True)[1]["latent"][
+            "deter"
+        ]
 
     assert not th.allclose(act(1.0), act(-1.0))
     _, both = trained.predict(np.array([[1.0] * 4, [-1.0] * 4], np.float32), None, np.ones(2, bool), deterministic=True)
     _, both = trained.predict(np.zeros((2, 4), np.float32), both, np.array([False, True]), deterministic=True)
-    th.testing.assert_close(both["deter"][:1], act(1.0))
+    th.testing.assert_close(both["latent"]["deter"][:1], act(1.0))
     _, alone = trained.predict(np.zeros(4, np.float32), deterministic=True)
-    th.testing.assert_close(both["deter"][1:], alone["deter"])
+    th.testing.assert_close(both["latent"]["deter"][1:], alone["latent"]["deter"])
     with pytest.raises(ValueError, match="state is of 2 environments, and there are 1 observations"):
         trained.predict(np.zeros((1, 4), np.float32), both)
 
@@ -104,12 +105,12 @@ def test_predict_is_recurrent(trained):
 def test_saved_and_loaded_it_acts_and_learns_the_same(trained, tmp_path):
     trained.save(tmp_path / "agent")
     trained.save_replay_buffer(tmp_path / "buffer")
-    assert not hasattr(trained.replay_buffer, "latents")
+    assert not hasattr(trained.replay_buffer, "side_store")
     loaded = DreamerV3.load(tmp_path / "agent", env=make_vec_env("CartPole-v1"), device="cpu")
     loaded.load_replay_buffer(tmp_path / "buffer")
     assert same(trained, loaded)
-    for name, values in trained._sampler.side.arrays.items():
-        np.testing.assert_array_equal(values, loaded._sampler.side.arrays[name])
+    for name, values in trained.real.side.arrays.items():
+        np.testing.assert_array_equal(values, loaded.real.side.arrays[name])
     for agent in (trained, loaded):
         agent.train(2, 4)
     assert same(trained, loaded), "optimiser, random stream, return scale and latent states are all back"
@@ -144,7 +145,7 @@ def test_same_seed_same_run():
 def test_several_environments_and_evaluation():
     agent = small(make_vec_env("CartPole-v1", n_envs=3, seed=0), train_freq=4).learn(120)
     assert agent._n_updates > 0
-    assert agent._sampler.side.arrays["deter"].shape[1] == 3
+    assert agent.real.side.arrays["latent.deter"].shape[1] == 3
     mean, _ = evaluate_policy(agent, make_vec_env("CartPole-v1", n_envs=2), n_eval_episodes=3)
     assert mean > 1
 
@@ -177,7 +178,7 @@ def beliefs(predict, scale):
     for value in (0.3, -0.2, 0.5):
         _, memory = predict(scale(np.full((1, 4), value, np.float32)), memory, first, deterministic=True)
         first = np.array([False])
-    return memory["deter"]
+    return memory["latent"]["deter"]
 
 
 def test_normalised_environments_are_seen_raw(tmp_path):
@@ -210,11 +211,11 @@ def test_latent_states_of_another_model_are_left_out(trained, tmp_path, other):
     trained.save_replay_buffer(tmp_path / "buffer")
     agent = small(**other)
     agent.load_replay_buffer(tmp_path / "buffer")
-    assert agent._sampler.side.arrays == {}
+    assert agent.real.side.arrays == {}
     trained.save(tmp_path / "agent")
     again = DreamerV3.load(tmp_path / "agent", device="cpu")
     again.load_replay_buffer(tmp_path / "buffer")
-    assert set(again._sampler.side.arrays) == {"deter", "stoch"}
+    assert set(again.real.side.arrays) == {"latent.deter", "latent.stoch"}
 
 
 def test_data_of_others_gets_latent_states_while_it_is_learned_from(tmp_path):
@@ -224,7 +225,7 @@ def test_data_of_others_gets_latent_states_while_it_is_learned_from(tmp_path):
     agent = small("Pendulum-v1")
     agent.load_replay_buffer(tmp_path / "buffer")
     agent.train(30, 4)
-    rows = agent._sampler.sample(64, 8, generator=th.Generator().manual_seed(0)).rows
+    rows = agent.sequences.sample(64, generator=th.Generator().manual_seed(0)).rows
     assert float(rows.is_first[:, 0].float().mean()) < 0.2
 
 
@@ -243,7 +244,7 @@ def test_a_buffer_that_was_put_in_by_hand(trained, tmp_path):
     agent = small().learn(40)
     agent.replay_buffer = trained.replay_buffer
     agent.train(1, 4)
-    assert agent._sampler.data.buffer is trained.replay_buffer
+    assert agent.sequences.buffer is trained.replay_buffer
 
 
 def test_many_categories_of_actions():
@@ -276,16 +277,16 @@ def test_gradients_through_the_dynamics_reach_the_actor_alone():
     with th.no_grad():
         for head in (model.reward_head, policy.critic):
             head.out.weight.normal_()
-    batch = agent._on_device(agent._sampler.sample(4, 8, generator=th.Generator().manual_seed(0)))
-    agent._noise.manual_seed(3)
-    loss, _, _ = agent._losses(*batch)
+    batch = agent.sequences.on_device(agent.sequences.sample(4, generator=th.Generator().manual_seed(0)), agent.device)
+    agent.update.generator.manual_seed(3)
+    loss, _, _ = agent._losses(*batch, agent.update.generator)
     agent.optimizer.zero_grad()
     loss.backward()
     found = model.cell.gates.weight.grad.clone()
     assert policy.actor.out.weight.grad.abs().sum() > 0
-    agent._noise.manual_seed(3)
+    agent.update.generator.manual_seed(3)
     agent.optimizer.zero_grad()
-    model.scaled(model.losses(*batch, agent._noise)[0]).backward()
+    model.loss(*batch, generator=agent.update.generator).total().backward()
     th.testing.assert_close(found, model.cell.gates.weight.grad)
     assert all(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(ValueError, match="actor_gradient='dynamics' needs Box actions"):
@@ -294,8 +295,8 @@ def test_gradients_through_the_dynamics_reach_the_actor_alone():
 
 def test_sequences_may_begin_with_nothing():
     agent = small(replay_context=False).learn(48)
-    rows, start = agent._on_device(agent._sampler.sample(4, 8))
-    assert start == {}
+    rows, start = agent.sequences.on_device(agent.sequences.sample(4), agent.device)
+    assert start is None
     assert rows.is_first[:, 0].all()
 
 

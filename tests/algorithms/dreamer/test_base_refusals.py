@@ -43,7 +43,7 @@ def test_buffers_that_hold_no_sequences():
         ({"batch_length": 0}, "batch_length=0: give a whole number from 1"),
         ({"size": "size2m"}, "size='size2m': choose one of size1m"),
         ({"gamma": 1.5}, "gamma=1.5: give a discount"),
-        ({"world_model": "ensemble", "world_model_kwargs": {}}, "learns in the latent states of a recurrent"),
+        ({"world_model": "ensemble", "world_model_kwargs": {}}, "learns in the latent states of its world model"),
         ({"world_model_kwargs": {"size": "size1m"}}, "size='tiny', and world_model_kwargs has size='size1m': give size to"),
         ({"world_model_kwargs": {"reward_fn": len}}, "has 'reward_fn'.*DreamerV3 has no use for it"),
         ({"world_model_kwargs": {**MODEL, "layers": -1}}, "layers=-1: give a whole number from 0"),
@@ -194,5 +194,5 @@ def test_memory_for_latent_states_is_counted(monkeypatch, free, warns):
     psutil = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=free))
     monkeypatch.setattr(sequence_sampler, "psutil", psutil)
     with warnings.catch_warnings(record=True) as found:
-        small()
+        small().learn(1)
     assert any("latent states of 1000 steps take" in str(warning.message) for warning in found) == warns

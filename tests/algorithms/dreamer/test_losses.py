@@ -4,17 +4,17 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.algorithms.dreamer.losses import Imagined, actor_loss, critic_loss, follow, replayed_returns, worth
+from sb3_mbrl.algorithms.dreamer.losses import Trajectories, actor_loss, critic_loss, evaluate, polyak_update, replayed_returns
 from sb3_mbrl.algorithms.dreamer.policy import Actor
 from sb3_mbrl.networks.heads import Head
-from sb3_mbrl.networks.outputs import Normal, TwoHot
+from sb3_mbrl.networks.outputs import NormalOutput, TwoHotOutput
 from sb3_mbrl.returns import ReturnScale
 
 
 @pytest.fixture
 def critic():
     """Its value is the first feature."""
-    head = Head(2, 4, 0, Normal())
+    head = Head(2, 4, 0, NormalOutput())
     with th.no_grad():
         head.out.weight.copy_(th.tensor([[1.0, 0.0]]))
     return head
@@ -25,7 +25,7 @@ def test_advantages_and_weights_by_hand(critic):
     features = th.tensor([[[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]])
     reward, goes_on = th.tensor([[99.0, 10.0, 20.0]]), th.tensor([[0.9, 0.5, 0.8]])
     scale = ReturnScale(rate=1.0)
-    found = worth(features, th.zeros(1, 2, 1), reward, goes_on, critic.mean(features), 0.5, scale)
+    found = evaluate(features, th.zeros(1, 2, 1), reward, goes_on, critic.mean(features), 0.5, scale)
     second = 20 + 0.8 * 3
     first = 10 + 0.5 * (0.5 * 2 + 0.5 * second)
     th.testing.assert_close(found.returns, th.tensor([[first, second]]))
@@ -39,7 +39,7 @@ def test_the_actors_gradient_is_that_of_reinforce(generator):
     features, action = th.randn((5, 4, 3), generator=generator), th.randint(4, (5, 3, 1), generator=generator)
     advantage, weight = th.randn((5, 3), generator=generator), th.rand((5, 3), generator=generator)
     outs = actor(features[:, :-1].transpose(0, 1).flatten(0, 1)).split([4, 11])  # step by step, in two pieces
-    loss, entropy = actor_loss(actor.output, outs, Imagined(features, action, advantage, advantage, weight), 0.1)
+    loss, entropy = actor_loss(actor.output, outs, Trajectories(features, action, advantage, advantage, weight), 0.1)
     chances = actor(features[:, :-1]).softmax(-1)
     th.testing.assert_close(entropy, -(chances * chances.log()).sum(-1))
     expected = -weight * (chances.log().gather(-1, action)[..., 0] * advantage + 0.1 * entropy)
@@ -55,7 +55,7 @@ def test_better_actions_become_likelier(generator):
     for _ in range(200):
         action = actor.output.sample(actor(features[:, :-1]), generator)
         advantage = -(action[..., 0] - 0.5).square()
-        imagined = Imagined(features, action, advantage, advantage - advantage.mean(), th.ones(64, 1))
+        imagined = Trajectories(features, action, advantage, advantage - advantage.mean(), th.ones(64, 1))
         loss, _ = actor_loss(actor.output, [actor(features[:, 0])], imagined, 0.0)
         optimizer.zero_grad()
         loss.mean().backward()
@@ -64,7 +64,7 @@ def test_better_actions_become_likelier(generator):
 
 
 def test_the_critic_is_held_back_by_its_slow_copy(generator):
-    critic, slow = (Head(2, 4, 1, TwoHot(9, 3.0)) for _ in range(2))
+    critic, slow = (Head(2, 4, 1, TwoHotOutput(9, 3.0)) for _ in range(2))
     with th.no_grad():
         slow.out.bias.normal_(generator=generator)
     features, returns = th.randn((6, 2), generator=generator), th.randn(6, generator=generator)
@@ -74,7 +74,7 @@ def test_the_critic_is_held_back_by_its_slow_copy(generator):
     loss.mean().backward()
     assert all(parameter.grad is None for parameter in slow.parameters())
     before = slow.out.bias.clone()
-    follow(slow, critic, 0.25)
+    polyak_update(slow, critic, 0.25)
     th.testing.assert_close(slow.out.bias, 0.75 * before + 0.25 * critic.out.bias)
 
 

@@ -129,7 +129,7 @@ def test_a_bonus_grows_over_calls_of_learn():
     agent = DynaQ("QTablePolicy", "BlockingMaze-v0", planning="dyna_q_plus", world_model_kwargs={"memory": 0.0}, seed=0)
     agent.learn(300)
     agent.learn(100)
-    assert (agent.num_timesteps, agent._clock) == (100, 400)
+    assert (agent.num_timesteps, agent.tabular.clock) == (100, 400)
     last = agent.world_model.tables.last
     assert last.max() == 400
     assert (last[agent.world_model.tables.total > 0] > 0).all()
@@ -154,7 +154,7 @@ def test_prioritised_sweeping_carries_news_back_whatever_the_step_size(alpha):
     )
     agent.learn(4)
     np.testing.assert_allclose(agent.policy.table()[:4, 0], [0.125, 0.25, 0.5, 1.0], atol=1e-5)
-    assert agent._queue.size[0] == 0
+    assert agent.tabular.queue.size[0] == 0
 
 
 class Corridor(gym.Env):
@@ -203,8 +203,8 @@ def test_save_load_goes_on_as_if_nothing_had_been(tmp_path):
     agent.learn(3_000)
     agent.save(tmp_path / "agent")
     first, second = (DynaQ.load(tmp_path / "agent", env=gym.make("DynaMaze-v0")) for _ in range(2))
-    assert np.array_equal(first._queue.heap, agent._queue.heap)
-    assert first._rng.bit_generator.state == agent._rng.bit_generator.state
+    assert np.array_equal(first.tabular.queue.heap, agent.tabular.queue.heap)
+    assert first.tabular.rng.bit_generator.state == agent.tabular.rng.bit_generator.state
     for loaded in (first, second):
         loaded.learn(1_000, reset_num_timesteps=False)
     assert np.array_equal(first.policy.table(), second.policy.table())

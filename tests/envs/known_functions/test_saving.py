@@ -16,7 +16,7 @@ from sb3_mbrl.envs.known_functions.classic_control import (
 from sb3_mbrl.envs.known_functions.common import Never, TerminationReward, VectorFunction
 from sb3_mbrl.envs.known_functions.mujoco import DistanceReward, ForwardReward, StandupReward, Unhealthy
 from sb3_mbrl.envs.known_functions.saving import from_plain, is_plain, to_plain
-from tests.envs.test_known_functions import CLASSIC, MUJOCO, functions_of, make
+from tests.envs.functions import CLASSIC, MUJOCO, functions_of, make
 
 OURS = ["CartPoleBalance-v0", "CartPoleSwingUp-v0"]
 INFINITE = Unhealthy(((1, -float("inf"), 0.5), (2, 0.7, float("inf"))), (2, -100.0, 100.0))

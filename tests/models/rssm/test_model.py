@@ -9,6 +9,7 @@ from sb3_mbrl.contracts import Timesteps
 from sb3_mbrl.models.rssm import RSSM, SIZES
 from sb3_mbrl.testing import world_model_checks
 from sb3_mbrl.testing.kit import Subject
+from sb3_mbrl.trees import tree_leaves, tree_map
 from tests.buffers.filled import windows
 from tests.models.rssm.small import mixed, vector
 
@@ -55,6 +56,20 @@ def test_bigger_sizes_are_the_reports():
 # ---- sequences
 
 
+def random_rows(generator):
+    first = th.zeros(4, 12, dtype=th.bool)
+    first[:, 0] = True
+    obs, action = th.randn((4, 12, 3), generator=generator), 2 * th.rand((4, 12, 6), generator=generator) - 1
+    return Timesteps(obs, action, th.zeros(4, 12), first, first & False, th.zeros(4, 12))
+
+
+def mixed_rows():
+    """Rows with an observation of ``mixed(1, 12)``."""
+    rows = random_rows(th.Generator().manual_seed(0))
+    obs = {"camera": th.zeros(4, 12, 1, 12, 12, dtype=th.uint8), "speed": th.ones(4, 12, 2)}
+    return rows._replace(obs={**obs, "gear": th.ones(4, 12, 1, dtype=th.int64), "lamps": th.ones(4, 12, 2, dtype=th.int8)})
+
+
 def small(observation_space=None, action_space=BOX, **kwargs):
     th.manual_seed(0)
     settings = {"size": "tiny", "deter": 16, "units": 8, "stoch": 3, "classes": 4, "hidden": 8, "blocks": 4}
@@ -66,12 +81,12 @@ def test_acting_step_by_step_is_filtering_the_sequence(generator):
     obs, action = th.randn((2, 7, 3), generator=generator), th.rand((2, 7, 6), generator=generator)
     first = th.zeros(2, 7, dtype=th.bool)
     first[:, 0] = first[1, 4] = True
-    whole = model.run(obs, action, first, deterministic=True)
+    sequence, _ = model.observe_sequence(obs, action, first, deterministic=True)
     state = model.initial(obs[:, 0])
     for t in range(1, 7):
         state = model.observe(state, action[:, t], obs[:, t], first[:, t])
-        th.testing.assert_close(state["deter"], whole.deter[:, t])
-        th.testing.assert_close(state["stoch"], whole.stoch[:, t])
+        th.testing.assert_close(state["deter"], sequence["deter"][:, t])
+        th.testing.assert_close(state["stoch"], sequence["stoch"][:, t])
 
 
 def test_an_episode_in_the_middle_is_one_of_its_own(generator):
@@ -79,9 +94,9 @@ def test_an_episode_in_the_middle_is_one_of_its_own(generator):
     obs, action = th.randn((1, 8, 3), generator=generator), th.rand((1, 8, 6), generator=generator)
     first = th.zeros(1, 8, dtype=th.bool)
     first[:, 0] = first[:, 5] = True
-    whole = model.run(obs, action, first, deterministic=True)
-    apart = model.run(obs[:, 5:], action[:, 5:], first[:, 5:], deterministic=True)
-    th.testing.assert_close(whole.deter[:, 5:], apart.deter)
+    sequence, _ = model.observe_sequence(obs, action, first, deterministic=True)
+    apart, _ = model.observe_sequence(obs[:, 5:], action[:, 5:], first[:, 5:], deterministic=True)
+    th.testing.assert_close(sequence["deter"][:, 5:], apart["deter"])
 
 
 def test_a_context_ends_in_the_state_of_its_last_observation(generator):
@@ -111,8 +126,8 @@ def test_without_a_continue_head_episodes_never_end():
     model = small(continue_scale=0.0, gamma=0.99)
     th.nn.init.normal_(model.continue_head.out.weight)
     state, action = model.initial(th.zeros(4, 3)), th.zeros(4, 6)
-    found = model.imagine(state, lambda features: th.zeros(4, 6), 5)
-    th.testing.assert_close(found.goes_on, th.full((4, 6), 0.99))
+    dream = model.imagine(state, lambda features: th.zeros(4, 6), 5)
+    th.testing.assert_close(dream.discount, th.full((4, 6), 0.99))
     prediction = model.step(state, action)
     assert prediction.terminated.tolist() == [0.0] * 4
     assert prediction.discount.tolist() == pytest.approx([0.99] * 4)
@@ -127,11 +142,14 @@ def test_every_loss_has_its_scale():
         "dynamics_scale": 7.0,
         "representation_scale": 11.0,
     }
-    losses = {"obs_speed": 1.0, "obs_camera": 10.0, "obs_gear": 20.0, "obs_lamps": 40.0}
-    losses |= {"reward": 100.0, "continue": 1e3, "dynamics": 1e4, "representation": 1e5}
-    values = {name: th.tensor([value]) for name, value in losses.items()}
-    assert float(small(mixed(1, 12), **scales).scaled(values)) == pytest.approx(2 + 70 + 300 + 5e3 + 7e4 + 11e5)
-    assert float(small(**scales).scaled({"obs": th.tensor([1.0])})) == 2.0, "the only observation is a vector"
+    expected = {"obs_speed": 2.0, "reward": 3.0, "continue": 5.0, "dynamics": 7.0, "representation": 11.0}
+    loss = small(mixed(1, 12), depth=1, **scales).loss(mixed_rows())
+    assert loss.weights == expected
+    keys = ["camera", "gear", "lamps", "speed"]
+    assert list(loss.rows) == [*(f"obs_{key}" for key in keys), "reward", "continue", "dynamics", "representation"]
+    weighted = [expected.get(name, 1.0) * float(value.mean()) for name, value in loss.rows.items()]
+    assert float(loss.total()) == pytest.approx(sum(weighted), rel=1e-5)
+    assert small(**scales).loss(random_rows(th.Generator().manual_seed(0))).weights["obs"] == 2.0, "the only key is a vector"
 
 
 def test_imagining_is_stepping(generator):
@@ -141,16 +159,16 @@ def test_imagining_is_stepping(generator):
         for head in (model.reward_head, model.continue_head):
             head.out.weight.normal_(generator=generator)
     plan, state = iter(action.unbind(1)), model.initial(obs)
-    found = model.imagine(state, lambda features: next(plan), 4, deterministic=True)
-    assert found.deter.shape == (2, 5, 16)
+    dream = model.imagine(state, lambda features: next(plan), 4, deterministic=True)
+    assert dream.state["deter"].shape == (2, 5, 16)
     for t in range(4):
         prediction = model.step(state, action[:, t], deterministic=True)
         state = prediction.state
-        th.testing.assert_close(found.deter[:, t + 1], state["deter"])
-        th.testing.assert_close(found.reward[:, t + 1], prediction.reward)
-        ends = (1 - found.goes_on[:, t + 1] / model.discount).clamp(0, 1)
-        th.testing.assert_close(ends, prediction.terminated)
-    th.testing.assert_close(found.action, action)
+        th.testing.assert_close(dream.state["deter"][:, t + 1], state["deter"])
+        th.testing.assert_close(dream.reward[:, t + 1], prediction.reward)
+        terminated = (1 - dream.discount[:, t + 1] / model.discount).clamp(0, 1)
+        th.testing.assert_close(terminated, prediction.terminated)
+    th.testing.assert_close(dream.action, action)
 
 
 def test_a_dream_with_gradients_is_the_same_dream(generator):
@@ -170,7 +188,7 @@ def test_a_dream_with_gradients_is_the_same_dream(generator):
     assert actor.weight.grad.any()
     flowing = model.imagine(state, lambda seen: actor(seen).tanh(), 3, generator=th.Generator().manual_seed(0))
     assert flowing.reward.requires_grad
-    for left, right in zip(without, flowing, strict=True):
+    for left, right in zip(tree_leaves(without), tree_leaves(flowing), strict=True):
         th.testing.assert_close(left, right.detach())
 
 
@@ -187,12 +205,11 @@ def test_latents_are_overfitted_to_one_batch():
     losses = []
     th.manual_seed(0)
     for _ in range(300):
-        parts, *_ = model.losses(rows)
-        loss = model.scaled(parts)
+        loss = model.loss(rows)
         model.optimizer.zero_grad()
-        loss.backward()
+        loss.total().backward()
         model.optimizer.step()
-        losses.append(float(parts["obs"].detach().mean()))
+        losses.append(float(loss.rows["obs"].detach().mean()))
     assert losses[-1] < 0.01 * losses[0]
     shuffled = rows._replace(action=action.flip(0))
     with th.no_grad():
@@ -203,33 +220,29 @@ def test_latents_are_overfitted_to_one_batch():
 
 def open_loop_error(model, rows):
     """Filter four rows, then imagine under the actions that were taken; squared error of the rest."""
-    context = model.run(rows.obs[:, :4], rows.action[:, :4], rows.is_first[:, :4], deterministic=True)
-    state = {"deter": context.deter[:, -1], "stoch": context.stoch[:, -1]}
+    context, _ = model.observe_sequence(rows.obs[:, :4], rows.action[:, :4], rows.is_first[:, :4], deterministic=True)
+    state = tree_map(lambda leaf: leaf[:, -1], context)
     plan = iter(rows.action[:, 4:].unbind(1))
-    found = model.imagine(state, lambda features: next(plan), 8, deterministic=True)
-    decoded = model.decode({"deter": found.deter[:, 1:].flatten(0, 1), "stoch": found.stoch[:, 1:].flatten(0, 1)})
+    dream = model.imagine(state, lambda features: next(plan), 8, deterministic=True)
+    decoded = model.decode(tree_map(lambda leaf: leaf[:, 1:].flatten(0, 1), dream.state))
     return float((decoded - rows.obs[:, 4:].flatten(0, 1)).square().mean())
 
 
-def random_rows(generator):
-    first = th.zeros(4, 12, dtype=th.bool)
-    first[:, 0] = True
-    obs, action = th.randn((4, 12, 3), generator=generator), 2 * th.rand((4, 12, 6), generator=generator) - 1
-    return Timesteps(obs, action, th.zeros(4, 12), first, first & False, th.zeros(4, 12))
-
-
-def test_the_divergence_is_told_without_free_nats():
+def test_the_divergence_is_logged_without_free_nats():
     """The losses were clamped: below one nat nothing could be seen."""
     batch = random_rows(th.Generator().manual_seed(0))
     for free in (0.0, 1e4):
         model = small(free_nats=free)
-        losses, found, divergence = model.losses(batch, generator=th.Generator().manual_seed(1))
-        kl = float(divergence)
-        stats = found.post.flatten(0, 1), model.prior_head(found.deter.flatten(0, 1))
+        loss = model.loss(batch, generator=th.Generator().manual_seed(1))
+        kl = float(loss.figures["kl"])
+        sequence = batch.obs, batch.action, batch.is_first
+        states, posterior = model.observe_sequence(*sequence, generator=th.Generator().manual_seed(1))
+        th.testing.assert_close(states["deter"], loss.states["deter"])
+        stats = posterior.flatten(0, 1), model.prior_head(states["deter"].flatten(0, 1))
         post, prior = (th.distributions.Categorical(model.latent.probs(values.detach())) for values in stats)
         assert kl == pytest.approx(float(th.distributions.kl_divergence(post, prior).sum(-1).mean()), rel=1e-4)
         expected = pytest.approx(kl, rel=1e-4) if free == 0.0 else 1e4
-        assert float(losses["dynamics"].detach().mean()) == expected
+        assert float(loss.rows["dynamics"].detach().mean()) == expected
 
 
 # ---- spaces
@@ -253,6 +266,41 @@ def test_observations_and_actions_of_every_kind(actions):
         one = {key: value[row].numpy() for key, value in decoded.items()}
         one["gear"] = one["gear"][0]
         assert space.contains({**one, "lamps": one["lamps"].astype(np.int8)}), one
+
+
+def test_decode_keeps_the_order_of_the_spaces_keys():
+    """Keys came back in alphabetical order, vectors behind images: agents refused that."""
+    parts = [("place", vector(2)), ("camera", spaces.Box(0, 255, (1, 12, 12), np.uint8)), ("flags", spaces.MultiBinary(2))]
+    space = spaces.Dict(parts)
+    assert list(space.spaces) == ["place", "camera", "flags"]
+    model = small(space, depth=1)
+    obs = {
+        "place": th.ones(2, 2),
+        "camera": th.zeros(2, 1, 12, 12, dtype=th.uint8),
+        "flags": th.ones(2, 2, dtype=th.int8),
+    }
+    assert list(model.decode(model.initial(obs))) == ["place", "camera", "flags"]
+
+
+@pytest.mark.parametrize("free_nats", [0.0, 1.0])
+@pytest.mark.parametrize("kl", ["balanced", "joint", "per_step"])
+def test_a_divergence_of_the_whole_batch_is_a_scalar_term(kl, free_nats):
+    loss = small(kl=kl, kl_scale=3.0, free_nats=free_nats).loss(random_rows(th.Generator().manual_seed(0)))
+    assert list(loss.rows) == ["obs", "reward", "continue"]
+    assert {value.shape for value in loss.rows.values()} == {(4, 12)}
+    assert list(loss.scalars) == ["kl"]
+    assert loss.weights["kl"] == 3.0
+
+
+def test_a_packed_state_comes_back():
+    model = small()
+    state = model.observe_step(None, th.zeros(2, 6), th.ones(2, 3), th.ones(2, dtype=th.bool))
+    packed = model.pack(state)
+    assert packed["stoch"].dtype == th.uint8
+    back = model.unpack(packed)
+    assert list(back) == list(state) == ["deter", "stoch"]
+    for name, value in back.items():
+        th.testing.assert_close(value, state[name])
 
 
 @pytest.mark.parametrize("check", world_model_checks(), ids=lambda check: check.__name__)

@@ -9,8 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
 
-from sb3_mbrl import MBPO, PETS, DreamerV3, ModelVecEnv
-from sb3_mbrl.agent import model_trainer as model_phase
+from sb3_mbrl import MBPO, PETS, DreamerV3, ModelVecEnv, holdout
 from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.models.rssm import RSSM
 
@@ -58,7 +57,7 @@ def imagining(**more):
 
 
 def test_rollouts_of_it_are_decoded_for_a_model_free_learner(monkeypatch):
-    monkeypatch.setattr(model_phase, "trusted_below", lambda *_: 3.0)  # five batches teach it nothing
+    monkeypatch.setattr(holdout, "trusted_below", lambda *_: 3.0)  # five batches teach it nothing
     agent = imagining(gamma=0.9).learn(100)
     assert isinstance(agent.world_model, RSSM)
     assert len(agent.imagined) > 0

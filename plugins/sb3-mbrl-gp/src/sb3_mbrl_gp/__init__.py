@@ -22,6 +22,6 @@ def sb3_mbrl_world_models() -> list[WorldModelSpec]:
             factory="sb3_mbrl_gp.model:GPModel",  # GPyTorch is imported when somebody asks for it
             summary="exact Gaussian processes (GPyTorch)",
             supports=supports,
-            contract=1,
+            contract=2,
         )
     ]

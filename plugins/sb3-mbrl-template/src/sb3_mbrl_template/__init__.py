@@ -22,6 +22,6 @@ def sb3_mbrl_world_models() -> list[WorldModelSpec]:
             factory="sb3_mbrl_template.model:FourierModel",  # imported when somebody asks for it
             summary="ridge regression on random Fourier features, in closed form",
             supports=supports,
-            contract=1,
+            contract=2,
         )
     ]

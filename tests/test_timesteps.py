@@ -1,6 +1,6 @@
 """Rows of a replay buffer as timesteps."""
 
-from sb3_mbrl.buffers.timesteps import to_timesteps
+from sb3_mbrl.timesteps import to_timesteps
 from tests.buffers.filled import windows
 
 
