@@ -32,8 +32,9 @@ hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 
 
 @hookspec
-def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:  # type: ignore[empty-body]
+def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
     """Algorithm classes, for ``sb3-mbrl train --algo NAME``."""
+    return []
 
 
 @hookspec
@@ -52,8 +53,9 @@ def sb3_mbrl_imaginations() -> list[ImaginationSpec]:  # type: ignore[empty-body
 
 
 @hookspec
-def sb3_mbrl_env_functions() -> list[EnvFunctionsSpec]:  # type: ignore[empty-body]
+def sb3_mbrl_env_functions() -> list[EnvFunctionsSpec]:
     """Known rewards and terminations per Gymnasium id."""
+    return []
 
 
 # -------------------------------------------------------------------------------------------------------------- life cycle

@@ -392,13 +392,12 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
 
     def _first_fit(self) -> None:
         """Fit at the start of ``learn`` where the replay buffer holds data that a new model has not seen."""
-        assert self.world_model is not None
         rows = len(self.model_data)
         if self.num_timesteps > 0 and rows == 0:
             warnings.warn(
                 "The replay buffer is empty (see load_replay_buffer): the world model waits for new real rows", stacklevel=5
             )
-        if not self.world_model.fitted and rows >= max(self.learning_starts, 1):
+        if not self._model.fitted and rows >= max(self.learning_starts, 1):
             self.fit_world_model()
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
@@ -477,15 +476,27 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
     # ------------------------------------------------------------------------------------------------ the world model
 
     @property
+    def _model(self) -> WorldModel:
+        """The world model, where there must be one"""
+        if self.world_model is None:
+            raise ValueError(f"This {type(self).__name__} has no world model (world_model={self.world_model_class!r})")
+        return self.world_model
+
+    @property
+    def _buffer(self) -> ReplayBuffer:
+        """The replay buffer, where there must be one"""
+        if self.replay_buffer is None:
+            raise ValueError(f"This {type(self).__name__} has no replay buffer: give it one (load_replay_buffer)")
+        return self.replay_buffer
+
+    @property
     def model_data(self) -> ReplayData:
         """The world model's view on the replay buffer"""
-        assert self.replay_buffer is not None
-        return ReplayData(self.replay_buffer, self.real.side)
+        return ReplayData(self._buffer, self.real.side)
 
     def _enough_data(self) -> bool:
         """Whether there are ``learning_starts`` rows: not after ``load`` without the replay buffer."""
-        assert self.replay_buffer is not None
-        return self.replay_buffer.full or len(self.model_data) >= self.learning_starts
+        return self._buffer.full or len(self.model_data) >= self.learning_starts
 
     def _fit_is_due(self) -> bool:
         if self.trainer is None or self.world_model is None:
@@ -532,9 +543,7 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
 
     def _start_states(self, n: int, generator: th.Generator) -> State:
         """Draw ``n`` states of the world model to start from."""
-        assert self.world_model is not None
-        assert self.replay_buffer is not None
-        return replay_starts(self.world_model, self.replay_buffer, self.real.side, n, generator, self._choose_starts)
+        return replay_starts(self._model, self._buffer, self.real.side, n, generator, self._choose_starts)
 
     def _choose_starts(self, data: Data, n: int, generator: th.Generator) -> th.Tensor | None:
         """The ids of the rows to start from; ``None``: uniformly."""
@@ -588,9 +597,8 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
 
     def _restore_side(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`_side_state` gave; algorithms extend it."""
-        assert self.replay_buffer is not None
         if state.get("arrays"):
-            self.real.side_of(self.replay_buffer).restore(state["arrays"])
+            self.real.side_of(self._buffer).restore(state["arrays"])
 
 
 def make_budget(fit_kwargs: Any) -> FitBudget:

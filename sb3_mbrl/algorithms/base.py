@@ -32,6 +32,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_mbrl.agent import conversion
 from sb3_mbrl.agent.agent import OffPolicyAgent, make_budget
 from sb3_mbrl.agent.augmenter import ReplayAugmenter
+from sb3_mbrl.agent.model_trainer import ModelTrainer
 from sb3_mbrl.buffers import ImaginedBuffer
 from sb3_mbrl.contracts import Data, Imagination, Obs, ReplaySampler, RolloutImagination
 from sb3_mbrl.imagination.acting import act_in_imagination
@@ -66,6 +67,7 @@ class ModelBasedMixin(OffPolicyAgent):
     needs_decode = True  # imagined rows hold observations
 
     augmenter: ReplayAugmenter
+    trainer: ModelTrainer
     imagination_class: Any
     imagination_kwargs: Any
     real_ratio: float
@@ -154,7 +156,6 @@ class ModelBasedMixin(OffPolicyAgent):
         if self.world_model is None:
             super().train(gradient_steps=gradient_steps, batch_size=batch_size)
             return
-        assert self.trainer is not None
         self.policy.set_training_mode(False)
         if self._fit_is_due():
             self.fit_world_model()
@@ -168,25 +169,22 @@ class ModelBasedMixin(OffPolicyAgent):
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
 
     def _imagination_is_due(self) -> bool:
-        assert self.trainer is not None
-        rolls_out = isinstance(self.imagination, RolloutImagination)
-        if not rolls_out or not self.trainer.trusted or self.real_ratio >= 1.0 or not self._enough_data():
+        imagination = self.imagination
+        if not isinstance(imagination, RolloutImagination) or not self.trainer.trusted or self.real_ratio >= 1.0:
             return False
-        return self.augmenter.due(self.imagination, self.num_timesteps)  # type: ignore[arg-type]
+        return self._enough_data() and self.augmenter.due(imagination, self.num_timesteps)
 
     def _imagine(self) -> None:
         """Imagine for the real steps since the last time."""
-        model, imagination, real = self.world_model, self.imagination, self.replay_buffer
-        assert model is not None
-        assert real is not None
-        assert isinstance(imagination, RolloutImagination)
+        imagination = self.imagination
+        assert isinstance(imagination, RolloutImagination)  # no other is ever due
         n_starts = self.augmenter.n_starts(imagination, self.num_timesteps, len(self.model_data))
         if n_starts == 0:
             return
         horizon = self._horizon()
         self.registry.hook.sb3_mbrl_before_imagination(agent=self, horizon=horizon, n_starts=n_starts)
         imagined = self.augmenter.imagine(
-            model,
+            self._model,
             imagination,
             self._start_states,
             self._act_in_imagination,
@@ -194,23 +192,16 @@ class ModelBasedMixin(OffPolicyAgent):
             horizon=horizon,
             gamma=self.gamma,
             num_timesteps=self.num_timesteps,
-            real=real,
+            real=self._buffer,
         )
         self.registry.hook.sb3_mbrl_after_imagination(agent=self, imagined=imagined)
 
     def _sampler(self) -> ReplaySampler | None:
         """The sampler that stands in for the replay buffer; ``None`` while the world model is not trusted."""
-        assert self.trainer is not None
         if not self.trainer.trusted or self.imagination is None:
             return None
-        return self.augmenter.sampler(
-            self.imagination,
-            self.world_model,  # type: ignore[arg-type]
-            self._act_in_imagination,
-            self.replay_buffer,  # type: ignore[arg-type]
-            self.real_ratio,
-            self.gamma,
-        )
+        act, settings = self._act_in_imagination, (self.real_ratio, self.gamma)
+        return self.augmenter.sampler(self.imagination, self._model, act, self._buffer, *settings)
 
     def _act_in_imagination(self, obs: Obs) -> th.Tensor:
         """
@@ -228,8 +219,8 @@ class ModelBasedMixin(OffPolicyAgent):
     # ---- hooks of the base class
 
     def _horizon(self) -> int:
-        rolls_out = isinstance(self.imagination, RolloutImagination)
-        return self.imagination.horizon(self.num_timesteps) if rolls_out else 1  # type: ignore[union-attr]
+        imagination = self.imagination
+        return imagination.horizon(self.num_timesteps) if isinstance(imagination, RolloutImagination) else 1
 
     def _choose_starts(self, data: Data, n: int, generator: th.Generator) -> th.Tensor | None:
         if not isinstance(self.imagination, RolloutImagination):

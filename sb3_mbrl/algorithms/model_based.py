@@ -10,6 +10,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_mbrl.agent.agent import ModelBasedAgent
+from sb3_mbrl.agent.conversion import added_attributes
 from sb3_mbrl.algorithms.base import ModelBasedMixin
 from sb3_mbrl.algorithms.dyna import Dyna
 from sb3_mbrl.algorithms.mbpo import MBPO
@@ -90,6 +91,7 @@ def model_based_by_name(name: str) -> type[Any]:
 
 
 def _generate(base: type[OffPolicyAlgorithm]) -> type[Any]:
+    _check_names(base)
     name = _free_name(base)
     signature = _joint_signature(base)
 
@@ -131,6 +133,20 @@ def _generate(base: type[OffPolicyAlgorithm]) -> type[Any]:
     # Pickle looks classes up by their name in their module. Of a class that was defined again (a notebook) the last counts.
     globals()[name] = cls
     return cls
+
+
+def _check_names(base: type) -> None:
+    """:raises TypeError: for a class with attributes of names that the model-based classes add"""
+    ours = {name for kind in ModelBasedMixin.__mro__ if kind is not object for name in vars(kind)} | set(
+        added_attributes(MBPO)
+    )
+    theirs = {name for kind in base.__mro__ if not issubclass(OffPolicyAlgorithm, kind) for name in vars(kind)}
+    overrides = {name for kind in OffPolicyAlgorithm.__mro__ for name in vars(kind)}
+    if clash := sorted(name for name in theirs & ours - overrides if not name.startswith("__")):
+        raise TypeError(
+            f"model_based({base.__name__}): the class has attributes of its own called {', '.join(clash)}, as every "
+            "model-based class has: rename them"
+        )
 
 
 def _free_name(base: type) -> str:

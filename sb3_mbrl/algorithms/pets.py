@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_mbrl.agent.agent import OffPolicyAgent
+from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.checks import whole
 from sb3_mbrl.contracts import Planner, RewardFn, TerminationFn, WorldModel
 from sb3_mbrl.models.particles import Particles
@@ -69,6 +70,7 @@ class PETS(OffPolicyAgent, OffPolicyAlgorithm):
     preset_file = "pets"
     model_free_class = OffPolicyAlgorithm
     policy: AgentPlannerPolicy
+    acting: StatefulActing
     planner_class: Any
     planner_kwargs: Any
 
@@ -186,10 +188,8 @@ class PETS(OffPolicyAgent, OffPolicyAlgorithm):
         return "ts1" if model.learns and self.aleatoric else "mean"
 
     def _on_new_model(self) -> None:
-        assert self.acting is not None
-        assert self.world_model is not None
         self.acting.state = None
-        self._attach_planner(self.world_model)
+        self._attach_planner(self._model)
 
     def _horizon(self) -> int:
         return self.planner.horizon
@@ -206,8 +206,7 @@ class PETS(OffPolicyAgent, OffPolicyAlgorithm):
 
     def _random_until(self, learning_starts: int) -> int:
         # Until there is a model, whatever the number of steps says (after load without the replay buffer, for example).
-        assert self.world_model is not None
-        return learning_starts if self.world_model.fitted else self.num_timesteps + 1
+        return learning_starts if self._model.fitted else self.num_timesteps + 1
 
     # ---- learning
 

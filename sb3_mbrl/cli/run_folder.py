@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_mbrl.agent.checkpoint import STATE
 from sb3_mbrl.agent.zip_file import saved_attributes, write_beside
 from sb3_mbrl.algorithms.model_based import BY_NAME
 from sb3_mbrl.cli.values import (
@@ -182,7 +183,7 @@ def saved_algorithm(registry: Registry, path: Path) -> str | None:
     :return: its name on command lines; ``None`` where the checkpoint does not say
     """
     try:
-        saved_by = saved_attributes(path).get("saved_by") or {}
+        saved_by = saved_attributes(path).get(STATE, {}).get("saved_by", {})
     except ValueError:
         return None
     # From the name of a class to the name of an algorithm. A model-free base stands for a subclass of a user's, whose own

@@ -249,7 +249,7 @@ class _PlanPlayer(_Player):
 
     def __init__(self, agent: Any, replan: bool) -> None:
         super().__init__(agent)
-        self.horizon = int(getattr(agent.planner, "horizon", super().horizon))
+        self.horizon = agent.planner.horizon
         self.replan = replan
         self.memory: Any = None
         """The state of the agent's policy"""

@@ -33,8 +33,8 @@ class EnsembleLinear(nn.Module):
     """
     A stack of ``E`` independent linear layers.
 
-    Initial weights are as in MBPO's code: normal with the standard deviation ``1 / (2 sqrt(fan_in))``, truncated at two standard
-    deviations; biases are zero.
+    Initial weights are as in MBPO's code: normal with the standard deviation ``1 / (2 sqrt(fan_in))``, truncated at two of
+    them; biases are zero.
 
     :param members: the number of members ``E``
     :param in_features: the number of inputs of each member

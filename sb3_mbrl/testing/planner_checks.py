@@ -97,7 +97,7 @@ def check_plan_determinism(subject: Subject) -> None:
         once, again = (scene.plan(3, seed=seed, deterministic=True) for seed in (1, 2))
         if not same_values(once.action, again.action):
             raise Violation(
-                ".plan(deterministic=True) depends on the generator: draw from a generator with a fixed seed, made at every call"
+                ".plan(deterministic=True) depends on the generator: draw from a new generator with a fixed seed at every call"
             )
 
 

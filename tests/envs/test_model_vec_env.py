@@ -1,4 +1,4 @@
-"""``ModelVecEnv``: bookkeeping, randomness, numbers that are not finite, and Gymnasium's view."""
+"""``ModelVecEnv``: bookkeeping, randomness and values that are not finite."""
 
 import gymnasium as gym
 import numpy as np
@@ -315,9 +315,6 @@ def test_the_models_mode_is_left_as_it_was():
     env.step(np.zeros((1, 2), dtype=np.float32))
     assert model.training
     assert not any(modes)
-
-
-# --------------------------------------------------------------------------------------------------------- SB3 trains inside
 
 
 def test_the_pendulum_twin_inside_shows_what_pendulum_shows():

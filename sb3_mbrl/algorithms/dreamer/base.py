@@ -26,6 +26,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_mbrl.agent.agent import OffPolicyAgent
 from sb3_mbrl.agent.cuda_graph import Compile
 from sb3_mbrl.agent.joint_update import JointUpdate, Learner
+from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.agent.zip_file import saved_attributes
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
 from sb3_mbrl.buffers.sequences import SequenceReplay
@@ -51,6 +52,7 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
     object_names = (*OffPolicyAgent.object_names, "update", "sequences")
     model_free_class = OffPolicyAlgorithm
     policy: DreamerPolicy
+    acting: StatefulActing
     update: JointUpdate
     sequences: SequenceReplay
 
@@ -200,8 +202,7 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
         )
 
     def _make_sequences(self) -> SequenceReplay:
-        buffer = self.replay_buffer
-        assert buffer is not None
+        buffer = self._buffer
         sequences = SequenceReplay(
             buffer,
             self.real.side_of(buffer),
@@ -263,7 +264,6 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
             raise
 
     def _restore_side(self, state: Mapping[str, Any]) -> None:
-        assert self.replay_buffer is not None
         self.sequences = self._make_sequences()
         if self.sequences.restore_buffer_state(state.get("sequences", {})):
             super()._restore_side(state)
@@ -282,7 +282,6 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
     def _store_transition(
         self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
     ) -> None:
-        assert self.acting is not None
         for name, value in self.sequences.packed(self.acting.state["latent"]).items():
             self.real.keep(name, value)
         position = replay_buffer.pos
@@ -371,7 +370,6 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
         Whether there are enough steps to learn from. After ``load`` without the replay buffer, updates on a few new steps
         would make an agent forget what it knew; a buffer that was given is learned from as it is.
         """
-        assert self.replay_buffer is not None
-        steps = self.replay_buffer.size() * self.n_envs
+        steps = self._buffer.size() * self.n_envs
         wanted = min(self.learning_starts, batch_size * self.batch_length) if self.num_timesteps else 0
-        return self.sequences.enough() and (steps >= wanted or self.replay_buffer.full)
+        return self.sequences.enough() and (steps >= wanted or self._buffer.full)

@@ -4,6 +4,7 @@ Limits are read from the environment.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import torch as th
@@ -121,15 +122,16 @@ def cart_pole(env: gym.Env) -> EnvFunctions:
     Make the functions of ``CartPole-v0`` and ``CartPole-v1``. The reward is right up to the first termination: the environment
     gives other rewards if it is stepped on after that.
     """
-    raw = env.unwrapped
-    termination = CartPoleTermination(float(raw.x_threshold), float(raw.theta_threshold_radians))  # type: ignore[attr-defined]
-    running, terminal = (0.0, -1.0) if raw._sutton_barto_reward else (1.0, 1.0)  # type: ignore[attr-defined]
+    raw: Any = env.unwrapped
+    termination = CartPoleTermination(float(raw.x_threshold), float(raw.theta_threshold_radians))
+    running, terminal = (0.0, -1.0) if raw._sutton_barto_reward else (1.0, 1.0)
     return EnvFunctions(TerminationReward(running, terminal, termination), termination)
 
 
 def pendulum(env: gym.Env) -> EnvFunctions:
     """Make the functions of ``Pendulum-v1``."""
-    return EnvFunctions(PendulumReward(float(env.unwrapped.max_torque)), Never())  # type: ignore[attr-defined]
+    raw: Any = env.unwrapped
+    return EnvFunctions(PendulumReward(float(raw.max_torque)), Never())
 
 
 def mountain_car(env: gym.Env) -> EnvFunctions:
@@ -150,5 +152,5 @@ def acrobot(env: gym.Env) -> EnvFunctions:
 
 
 def _mountain_car_termination(env: gym.Env) -> MountainCarTermination:
-    raw = env.unwrapped
-    return MountainCarTermination(float(raw.goal_position), float(raw.goal_velocity))  # type: ignore[attr-defined]
+    raw: Any = env.unwrapped
+    return MountainCarTermination(float(raw.goal_position), float(raw.goal_velocity))

@@ -218,8 +218,8 @@ class RSSM(LatentModel):
         rows, steps = is_first.shape
         flat_obs: Any = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
         observed = self.post_head.prepare(self.encoder(flat_obs)).unflatten(0, (rows, steps)).unbind(1)
-        # Where an episode begins, state and encoded action are multiplied by 0. The action given there may be any value, so a
-        # valid one is encoded instead.
+        # Where an episode begins, state and encoded action are multiplied by 0. The stored action may be any value there, so
+        # it is replaced by a valid one first.
         keep = (~is_first).float()
         valid = th.where(is_first[..., None], self.neutral_action.to(action.dtype), action)
         encoded = self.actions.encode(valid.flatten(0, 1)).unflatten(0, (rows, steps)) * keep[..., None]
