@@ -1,8 +1,8 @@
 """
 Distributions over sequences of actions, in which planners search: Gaussians for numbers, categories for everything else.
 
-A belief is a :data:`~sb3_mbrl.trees.State` with one row per environment, so that it can be carried from one decision to the
-next.
+The parameters of a distribution are a :data:`~sb3_mbrl.trees.State` with one row per environment, so that they can be carried
+from one decision to the next.
 """
 
 from abc import ABC, abstractmethod
@@ -16,60 +16,65 @@ from sb3_mbrl.rng import on_device
 from sb3_mbrl.trees import State, describe, tree_map
 
 REWIDEN = 0.5
-"""How much of a categorical belief is forgotten from one decision to the next, as a Gaussian's width is"""
+"""The share of the uniform distribution in the probabilities that are carried over, which widens them"""
 
 
-class Search(ABC):
+class ActionDistribution(ABC):
     """
-    :param horizon: steps of a sequence
+    A distribution over sequences of actions. It has no state: its parameters are passed in and returned.
+
+    :param horizon: the number of steps of a sequence
     """
 
     size: int
-    """Numbers per action (``A``)"""
+    """The number of columns of an action (``A``)"""
 
     def __init__(self, horizon: int) -> None:
         self.horizon = horizon
 
     @abstractmethod
     def initial(self, rows: int, device: th.device) -> State:
-        """Before anything is known."""
+        """Return the parameters to begin with, for ``rows`` environments."""
 
     @abstractmethod
-    def warm(self, belief: State) -> State:
-        """For the next decision: one step further, the last step unknown, and wide again."""
+    def warm(self, parameters: State) -> State:
+        """Shift the parameters by one step for the next decision; the last step is unknown, and all are widened."""
 
     @abstractmethod
-    def sample(self, belief: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
+    def sample(self, parameters: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
         """
+        Draw sequences.
+
+        :param n: the number of sequences per environment
         :param noise: ``(B, n, H, A)`` to use instead of independent standard normal numbers, where these are what is drawn
         :return: ``(B, n, H, A)``
         """
 
     @abstractmethod
-    def refit(self, belief: State, actions: th.Tensor, weights: th.Tensor, momentum: float, width: bool = True) -> State:
+    def refit(self, parameters: State, actions: th.Tensor, weights: th.Tensor, momentum: float, width: bool = True) -> State:
         """
-        Towards some sequences.
+        Move the parameters towards some sequences.
 
         :param actions: ``(B, n, H, A)``
         :param weights: ``(B, n)``, which sum to 1
-        :param momentum: the share of the old belief
+        :param momentum: the share of the old parameters
         :param width: whether the width follows too, or only the centre
         """
 
     @abstractmethod
-    def mode(self, belief: State) -> th.Tensor:
-        """``(B, H, A)``: the likeliest sequence."""
+    def mode(self, parameters: State) -> th.Tensor:
+        """Return the most likely sequence, ``(B, H, A)``."""
 
 
-class GaussianSearch(Search):
+class GaussianActions(ActionDistribution):
     """
-    Independent normal numbers within [-1, 1], the scaled bounds.
+    A distribution of independent normal numbers within [-1, 1], the scaled bounds.
 
-    :param std: at the beginning
+    :param std: the standard deviation to begin with
     :param truncate: draw from a normal distribution cut at two standard deviations, with a width that keeps it within the
         bounds, as PETS does; else clip
-    :param repeat_last: the last step of the next decision's belief begins with the last one's mean, as iCEM's authors have it;
-        else with nothing, as PETS's
+    :param repeat_last: whether the last step of the next decision begins with the mean of the step before it, as in
+        iCEM's code; else with zero, as in PETS's
     """
 
     def __init__(self, space: spaces.Box, horizon: int, std: float, truncate: bool, repeat_last: bool = False) -> None:
@@ -80,13 +85,13 @@ class GaussianSearch(Search):
         mean = th.zeros(rows, self.horizon, self.size, device=device)
         return {"mean": mean, "std": th.full_like(mean, self.std)}
 
-    def warm(self, belief: State) -> State:
-        last = belief["mean"][:, -1:]
-        mean = th.cat([belief["mean"][:, 1:], last if self.repeat_last else th.zeros_like(last)], dim=1)
+    def warm(self, parameters: State) -> State:
+        last = parameters["mean"][:, -1:]
+        mean = th.cat([parameters["mean"][:, 1:], last if self.repeat_last else th.zeros_like(last)], dim=1)
         return {"mean": mean, "std": th.full_like(mean, self.std)}
 
-    def sample(self, belief: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
-        mean, std = belief["mean"][:, None], belief["std"][:, None]
+    def sample(self, parameters: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
+        mean, std = parameters["mean"][:, None], parameters["std"][:, None]
         shape, device = (len(mean), n, self.horizon, self.size), mean.device
         if noise is None:
             if self.truncate:
@@ -97,26 +102,26 @@ class GaussianSearch(Search):
                 noise = th.randn(shape, generator=on_device(generator, device), device=device)
         return (mean + std * noise).clamp(-1, 1)
 
-    def refit(self, belief: State, actions: th.Tensor, weights: th.Tensor, momentum: float, width: bool = True) -> State:
+    def refit(self, parameters: State, actions: th.Tensor, weights: th.Tensor, momentum: float, width: bool = True) -> State:
         share = weights[:, :, None, None]
         mean = (share * actions).sum(1)
         variance = (share * (actions - mean[:, None]).square()).sum(1)
-        new_mean = momentum * belief["mean"] + (1 - momentum) * mean
+        new_mean = momentum * parameters["mean"] + (1 - momentum) * mean
         if not width:
-            return {"mean": new_mean, "std": belief["std"]}
-        return {"mean": new_mean, "std": (momentum * belief["std"].square() + (1 - momentum) * variance).sqrt()}
+            return {"mean": new_mean, "std": parameters["std"]}
+        return {"mean": new_mean, "std": (momentum * parameters["std"].square() + (1 - momentum) * variance).sqrt()}
 
-    def mode(self, belief: State) -> th.Tensor:
-        return belief["mean"].clamp(-1, 1)
+    def mode(self, parameters: State) -> th.Tensor:
+        return parameters["mean"].clamp(-1, 1)
 
 
 _MASS = float(th.erf(th.tensor(2**0.5)))
-"""Of the standard normal distribution within two standard deviations"""
+"""The probability that a standard normal number is within two standard deviations"""
 
 
-class CategoricalSearch(Search):
+class CategoricalActions(ActionDistribution):
     """
-    Independent categories: one for ``Discrete``, several for ``MultiDiscrete`` and ``MultiBinary``.
+    A distribution of independent categories: one for ``Discrete``, several for ``MultiDiscrete`` and ``MultiBinary``.
     """
 
     def __init__(self, space: spaces.Space, horizon: int) -> None:
@@ -137,42 +142,44 @@ class CategoricalSearch(Search):
     def initial(self, rows: int, device: th.device) -> State:
         return {"probs": self.uniform.to(device).expand(rows, self.horizon, -1, -1).clone()}
 
-    def warm(self, belief: State) -> State:
-        probs, uniform = belief["probs"], self.uniform.to(belief["probs"].device)
+    def warm(self, parameters: State) -> State:
+        probs, uniform = parameters["probs"], self.uniform.to(parameters["probs"].device)
         shifted = th.cat([probs[:, 1:], uniform.expand_as(probs[:, :1])], dim=1)
         return {"probs": (1 - REWIDEN) * shifted + REWIDEN * uniform}
 
-    def sample(self, belief: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
-        probs = belief["probs"]
+    def sample(self, parameters: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
+        probs = parameters["probs"]
         flat = probs.reshape(-1, probs.shape[-1])
         drawn = th.multinomial(flat, n, replacement=True, generator=on_device(generator, probs.device))
         return drawn.view(*probs.shape[:-1], n).permute(0, 3, 1, 2) + self.first.to(probs.device)
 
-    def refit(self, belief: State, actions: th.Tensor, weights: th.Tensor, momentum: float, width: bool = True) -> State:
-        probs = belief["probs"]
+    def refit(self, parameters: State, actions: th.Tensor, weights: th.Tensor, momentum: float, width: bool = True) -> State:
+        probs = parameters["probs"]
         chosen = th.nn.functional.one_hot(actions - self.first.to(probs.device), probs.shape[-1])
         share = (weights[:, :, None, None, None] * chosen).sum(1)
         return {"probs": momentum * probs + (1 - momentum) * share}
 
-    def mode(self, belief: State) -> th.Tensor:
-        return belief["probs"].argmax(-1) + self.first.to(belief["probs"].device)
+    def mode(self, parameters: State) -> th.Tensor:
+        return parameters["probs"].argmax(-1) + self.first.to(parameters["probs"].device)
 
 
-def make_search(
+def make_action_distribution(
     space: spaces.Space, horizon: int, std: float = 0.5, truncate: bool = False, repeat_last: bool = False
-) -> Search:
+) -> ActionDistribution:
     """
-    :param space: of the actions
-    :param horizon: steps of a sequence
-    :param std: of scaled actions, at the beginning
-    :param truncate: see :class:`GaussianSearch`
+    Choose the distribution for a space of actions.
+
+    :param space: the space of actions
+    :param horizon: the number of steps of a sequence
+    :param std: the standard deviation of scaled actions to begin with
+    :param truncate: see :class:`GaussianActions`
     :param repeat_last: likewise
     :raises UnsupportedSpace: for other spaces, and for a ``Box`` without finite bounds
     """
     if isinstance(space, spaces.Box):
         refuse_unscalable(space)
-        return GaussianSearch(space, horizon, std, truncate, repeat_last)
-    return CategoricalSearch(space, horizon)
+        return GaussianActions(space, horizon, std, truncate, repeat_last)
+    return CategoricalActions(space, horizon)
 
 
 def refuse_unscalable(space: spaces.Box) -> None:
@@ -193,31 +200,31 @@ def refuse_unscalable(space: spaces.Box) -> None:
         )
 
 
-def mask_first(belief: State, mask: th.Tensor, search: Search) -> State:
+def mask_first(parameters: State, mask: th.Tensor, distribution: ActionDistribution) -> State:
     """
-    Forbid actions in the first step, the only one of which it is known what is allowed.
+    Forbid actions in the first step, the only one for which it is known what is allowed.
 
     :param mask: ``(B, n_actions)``
     """
-    assert isinstance(search, CategoricalSearch)
-    probs = belief["probs"].clone()
+    assert isinstance(distribution, CategoricalActions)
+    probs = parameters["probs"].clone()
     allowed = probs[:, 0, 0] * mask
     share = allowed.sum(-1, keepdim=True)
     probs[:, 0, 0] = th.where(share > 0, allowed / share.clamp(min=1e-12), mask / mask.sum(-1, keepdim=True).clamp(min=1))
     return {"probs": probs}
 
 
-def start(search: Search, carry: State | None, is_first: th.Tensor, rows: int, device: th.device) -> State:
-    """The belief to begin with: what was carried, where the episode goes on."""
-    initial = search.initial(rows, device)
+def start(distribution: ActionDistribution, carry: State | None, is_first: th.Tensor, rows: int, device: th.device) -> State:
+    """Return the parameters to begin with: those carried over, and new ones where an episode begins."""
+    initial = distribution.initial(rows, device)
     if carry is None:
         return initial
     if describe(carry) != describe(initial):
         raise ValueError(
-            f"The plan to go on with is {describe(carry)}, and this planner's are {describe(initial)}: it comes from another "
+            f"The carry is {describe(carry)}, and this planner's are {describe(initial)}: it comes from another "
             "planner, horizon or number of environments. Begin anew, with state=None."
         )
-    warm = search.warm(carry)
+    warm = distribution.warm(carry)
 
     def choose(new: th.Tensor, old: th.Tensor) -> th.Tensor:
         return th.where(is_first.to(device).view(-1, *[1] * (new.dim() - 1)), new, old)

@@ -1,4 +1,4 @@
-"""What planners that search sequences of actions share."""
+"""The base class of planners that search sequences of actions."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from gymnasium import spaces
 
 from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import MissingCapability, Plan, Planner, WorldModel
-from sb3_mbrl.planners.action_distributions import Search, make_search, mask_first, start
-from sb3_mbrl.planners.rollout import Evaluation, Prior, StateValue, evaluate, follow
+from sb3_mbrl.planners.action_distributions import ActionDistribution, make_action_distribution, mask_first, start
+from sb3_mbrl.planners.rollout import Evaluation, Prior, StateValue, evaluate, rollout_prior
 from sb3_mbrl.trees import State, batch_size, tree_where
 
 FIXED_SEED = 0
@@ -26,10 +26,10 @@ class Task(NamedTuple):
     is_first: th.Tensor
     carry: State | None
     score: Callable[[th.Tensor], Evaluation]
-    """Of sequences ``(B, n, H, A)``"""
+    """Evaluates sequences ``(B, n, H, A)``"""
     value: StateValue | None
-    suggested: th.Tensor | None
-    """``(B, n, H, A)``: what the prior would do"""
+    prior_actions: th.Tensor | None
+    """``(B, n, H, A)``: rollouts of the prior; ``None`` without one"""
     mask: th.Tensor | None
     generator: th.Generator | None
 
@@ -65,10 +65,10 @@ class SequencePlanner(Planner):
         self.gamma = number("gamma", gamma, 0.0, 1.0)
         self.n_prior = whole("n_prior", n_prior, 0)
         self.std = number("std", std, 0.0, 10.0, open_low=True)
-        self.search = self._make_search()
+        self.distribution = self._make_distribution()
 
-    def _make_search(self) -> Search:
-        return make_search(self.action_space, self.horizon, self.std)
+    def _make_distribution(self) -> ActionDistribution:
+        return make_action_distribution(self.action_space, self.horizon, self.std)
 
     def plan(
         self,
@@ -98,10 +98,10 @@ class SequencePlanner(Planner):
             return found
 
         with th.set_grad_enabled(self.differentiates):
-            suggested = None
+            prior_actions = None
             if prior is not None and self.n_prior:
-                suggested = follow(model, state, prior, self.n_prior, self.horizon, generator)
-            task = Task(model, state, rows, is_first, carry, score, value, suggested, mask, generator)
+                prior_actions = rollout_prior(model, state, prior, self.n_prior, self.horizon, generator)
+            task = Task(model, state, rows, is_first, carry, score, value, prior_actions, mask, generator)
             sequence, carry, best = self._optimise(task)
         info = {"diverged": float(th.stack(diverged).mean()) if diverged else 0.0, "sequences": float(scored[0])}
         sequence = sequence.detach()
@@ -112,22 +112,22 @@ class SequencePlanner(Planner):
     @abstractmethod
     def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
         """
-        :return: the plan ``(B, H, A)``, what to carry, and what the plan is thought to be worth ``(B,)``
+        :return: the plan ``(B, H, A)``, the carry, and the expected return of the plan ``(B,)``
         """
 
     # ---- for subclasses
 
-    def _belief(self, task: Task) -> State:
-        belief = start(self.search, task.carry, task.is_first, task.rows, task.model.device)
-        return belief if task.mask is None else mask_first(belief, task.mask, self.search)
+    def _initial_parameters(self, task: Task) -> State:
+        parameters = start(self.distribution, task.carry, task.is_first, task.rows, task.model.device)
+        return parameters if task.mask is None else mask_first(parameters, task.mask, self.distribution)
 
-    def _refit(self, belief: State, elites: "Elites", momentum: float) -> State:
-        """Towards the elites; the belief stays what it was where all of them diverged."""
-        found = self.search.refit(belief, elites.actions, elites.weights, momentum)
-        return tree_where(elites.weights.sum(1) > 0, found, belief)
+    def _refit(self, parameters: State, elites: "Elites", momentum: float) -> State:
+        """Refit to the elites; the parameters stay as they were where all elites diverged."""
+        refitted = self.distribution.refit(parameters, elites.actions, elites.weights, momentum)
+        return tree_where(elites.weights.sum(1) > 0, refitted, parameters)
 
     def _allowed(self, actions: th.Tensor, mask: th.Tensor) -> th.Tensor:
-        """Sequences whose first action is forbidden begin with the first allowed one."""
+        """Let sequences whose first action is forbidden begin with the first allowed one."""
         assert isinstance(self.action_space, spaces.Discrete)
         first = int(self.action_space.start)
         chosen = actions[:, :, 0, 0] - first
@@ -156,24 +156,24 @@ def check_action_mask(mask: Any, rows: int, action_space: spaces.Space) -> th.Te
 
 
 def best_of(actions: th.Tensor, returns: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """``(B, H, A)`` and ``(B,)``: the best of ``(B, n, H, A)`` by ``(B, n)``."""
+    """Return the best ``(B, H, A)`` of ``(B, n, H, A)`` by the returns ``(B, n)``, and its return ``(B,)``."""
     value, index = returns.max(1)
     return actions[th.arange(len(actions), device=actions.device), index], value
 
 
 class Elites(NamedTuple):
-    """The best sequences of a decision's iteration."""
+    """The best sequences of one iteration."""
 
     actions: th.Tensor
     """``(B, n, H, A)``, best first"""
     weights: th.Tensor
-    """``(B, n)``: the same for all that are worth something, 0 for what diverged"""
+    """``(B, n)``: equal for all that are finite, 0 for those that diverged"""
     value: th.Tensor
-    """``(B,)``: what they are worth on average; minus infinity where everything diverged"""
+    """``(B,)``: their mean return; minus infinity where everything diverged"""
 
 
 def top(actions: th.Tensor, returns: th.Tensor, n: int) -> Elites:
-    """The best ``n`` of ``(B, N, H, A)`` by ``(B, N)``."""
+    """Return the best ``n`` of ``(B, N, H, A)`` by the returns ``(B, N)``."""
     best, index = returns.topk(min(n, returns.shape[1]), dim=1)
     chosen = actions.gather(1, index[:, :, None, None].expand(-1, -1, *actions.shape[2:]))
     finite = best.isfinite().float()

@@ -43,20 +43,20 @@ class GradientPlanner(SequencePlanner):
         self.learning_rate = number("learning_rate", learning_rate, 0.0, 10.0, open_low=True)
 
     def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
-        belief = self._belief(task)
+        parameters = self._initial_parameters(task)
         with th.no_grad():
-            actions = self.search.sample(belief, self.population, task.generator)
-            actions[:, 0] = self.search.mode(belief)
-            if task.suggested is not None:
-                actions = th.cat([actions, task.suggested], dim=1)
+            actions = self.distribution.sample(parameters, self.population, task.generator)
+            actions[:, 0] = self.distribution.mode(parameters)
+            if task.prior_actions is not None:
+                actions = th.cat([actions, task.prior_actions], dim=1)
         actions = actions.detach().requires_grad_()
         optimizer = th.optim.Adam([actions], lr=self.learning_rate)
         best, value = actions.detach()[:, 0].clone(), th.full((task.rows,), -th.inf, device=actions.device)
         for i in range(self.iterations + 1):
             returns = task.score(actions).returns
-            found, worth = best_of(actions.detach(), returns.detach())
-            better = worth > value
-            best, value = th.where(better[:, None, None], found, best), th.where(better, worth, value)
+            sequence, highest = best_of(actions.detach(), returns.detach())
+            better = highest > value
+            best, value = th.where(better[:, None, None], sequence, best), th.where(better, highest, value)
             if i == self.iterations:
                 break
             if not returns.requires_grad:
@@ -71,4 +71,4 @@ class GradientPlanner(SequencePlanner):
             optimizer.step()
             with th.no_grad():
                 actions.clamp_(-1, 1)
-        return best, {"mean": best, "std": belief["std"]}, value
+        return best, {"mean": best, "std": parameters["std"]}, value

@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.checks import number, whole
-from sb3_mbrl.planners.action_distributions import Search, make_search
+from sb3_mbrl.planners.action_distributions import ActionDistribution, make_action_distribution
 from sb3_mbrl.planners.base import SequencePlanner, Task, best_of, top
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.trees import State
@@ -54,42 +54,42 @@ class ICEM(SequencePlanner):
         self.n_kept = math.ceil(number("keep", keep, 0.0, 1.0) * self.n_elites)
         self.decay = number("decay", decay, 1.0, 100.0)
 
-    def _make_search(self) -> Search:
-        return make_search(self.action_space, self.horizon, self.std, repeat_last=True)
+    def _make_distribution(self) -> ActionDistribution:
+        return make_action_distribution(self.action_space, self.horizon, self.std, repeat_last=True)
 
     def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
-        belief = self._belief(task._replace(carry=None if task.carry is None else task.carry["belief"]))
-        kept = self._kept_from_last_time(task, belief)
+        parameters = self._initial_parameters(task._replace(carry=None if task.carry is None else task.carry["parameters"]))
+        kept = self._kept_from_last_time(task, parameters)
         for i in range(self.iterations):
             n = max(round(self.population * self.decay**-i), min(2 * self.n_elites, self.population))
             # Within a decision, the best sequence so far is never lost.
-            parts = [self._draw(belief, n, task.generator), kept[:, : max(self.n_kept, min(i, 1))]]
+            parts = [self._draw(parameters, n, task.generator), kept[:, : max(self.n_kept, min(i, 1))]]
             if i == self.iterations - 1:
-                parts.append(self.search.mode(belief)[:, None])
-            if task.suggested is not None:
-                parts.append(task.suggested)
+                parts.append(self.distribution.mode(parameters)[:, None])
+            if task.prior_actions is not None:
+                parts.append(task.prior_actions)
             actions = th.cat(parts, dim=1)
             returns = task.score(actions).returns
             elites = top(actions, returns, self.n_elites)
-            kept, belief = elites.actions, self._refit(belief, elites, self.alpha)
+            kept, parameters = elites.actions, self._refit(parameters, elites, self.alpha)
         sequence, best = best_of(actions, returns)
-        return sequence, {"belief": belief, "elites": kept}, best
+        return sequence, {"parameters": parameters, "elites": kept}, best
 
-    def _kept_from_last_time(self, task: Task, belief: State) -> th.Tensor:
+    def _kept_from_last_time(self, task: Task, parameters: State) -> th.Tensor:
         """The last elites one step on, their last step drawn anew; where an episode begins, sequences like any other."""
-        fresh = self._draw(belief, self.n_elites, task.generator)
+        fresh = self._draw(parameters, self.n_elites, task.generator)
         if task.carry is None:
             return fresh
         shifted = th.cat([task.carry["elites"][:, :, 1:], fresh[:, :, -1:]], dim=2)
         return th.where(task.is_first.to(fresh.device)[:, None, None, None], fresh, shifted)
 
-    def _draw(self, belief: State, n: int, generator: th.Generator | None) -> th.Tensor:
+    def _draw(self, parameters: State, n: int, generator: th.Generator | None) -> th.Tensor:
         noise = None
         if isinstance(self.action_space, spaces.Box):
-            mean = belief["mean"]
-            shape = (len(mean), n, self.search.size, self.horizon)
+            mean = parameters["mean"]
+            shape = (len(mean), n, self.distribution.size, self.horizon)
             noise = coloured_noise(shape, self.colour, generator, mean.device).transpose(2, 3)
-        return self.search.sample(belief, n, generator, noise)
+        return self.distribution.sample(parameters, n, generator, noise)
 
 
 def coloured_noise(shape: tuple[int, ...], exponent: float, generator: th.Generator | None, device: th.device) -> th.Tensor:

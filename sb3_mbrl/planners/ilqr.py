@@ -8,11 +8,11 @@ from gymnasium import spaces
 from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.planners.base import SequencePlanner, Task
-from sb3_mbrl.planners.lqr import Flat, Step, curve, expand, flat_step, flat_value, flatten, simulate, solve
+from sb3_mbrl.planners.lqr import Flat, Step, expand, expand_value, flat_step, flat_value, flatten, simulate, solve
 from sb3_mbrl.trees import State
 
 STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.03)
-"""Of the line search, tried all at once"""
+"""The step sizes of the line search, all tried at once"""
 
 
 class ILQR(SequencePlanner):
@@ -20,13 +20,14 @@ class ILQR(SequencePlanner):
     Expand the model around the present plan, solve the linear-quadratic problem that results, and search along its solution.
 
     For continuous actions and models whose step is differentiable, by :mod:`torch.func`, in state and action; the model's mean
-    is followed, as if episodes did not end. Actions are kept within their bounds by clipping. Rewards are expanded as they
-    are; curvature that is not downward is taken for flat, and the damping grows until a step leads uphill.
+    is followed, as if episodes did not end. Actions are kept within their bounds by clipping. Positive eigenvalues of a
+    reward's Hessian are taken for 0, and the damping grows until a step improves the return. Nothing is drawn at random, so
+    that every plan is deterministic.
 
     :param action_space: the real environment's
     :param iterations: expansions
-    :param regularization: at the beginning; added to the curvature in the action, divided by ten after a success and
-        multiplied by ten after a failure
+    :param regularization: the damping to begin with, subtracted from the Hessian in the action, divided by ten
+        after a success and multiplied by ten after a failure
     :param kwargs: of :class:`~sb3_mbrl.planners.base.SequencePlanner`; ``population`` and ``n_prior`` do nothing
     """
 
@@ -42,18 +43,18 @@ class ILQR(SequencePlanner):
         self.regularization = number("regularization", regularization, 0.0, 1e6, open_low=True)
 
     def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
-        belief = self._belief(task)
+        parameters = self._initial_parameters(task)
         step, state = flat_step(task.model, task.state), flatten(task.state)
-        actions = mode = self.search.mode(belief)
-        worth_of = flat_value(task.value, task.state)
-        states, value = simulate(step, state, lambda t, x: mode[:, t], self.horizon, self.gamma, worth_of)
+        actions = mode = self.distribution.mode(parameters)
+        value_of = flat_value(task.value, task.state)
+        states, value = simulate(step, state, lambda t, x: mode[:, t], self.horizon, self.gamma, value_of)
         damping = th.full((task.rows,), self.regularization, device=actions.device)
         for _ in range(self.iterations):
             around = expand(step, states[:, :-1], actions)
-            ahead, feedback = solve(around, damping, self.gamma, curve(worth_of, states[:, -1]))
-            trials = [self._forward(step, states, actions, ahead, feedback, size, worth_of) for size in STEP_SIZES]
-            worth = th.stack([trial[2] for trial in trials])
-            best, which = worth.max(0)
+            ahead, feedback = solve(around, damping, self.gamma, expand_value(value_of, states[:, -1]))
+            trials = [self._forward(step, states, actions, ahead, feedback, size, value_of) for size in STEP_SIZES]
+            returns = th.stack([trial[2] for trial in trials])
+            best, which = returns.max(0)
             better = best > value
             rows = th.arange(task.rows, device=actions.device)
             chosen_states, chosen_actions = (th.stack([trial[i] for trial in trials])[which, rows] for i in (0, 1))
@@ -61,7 +62,7 @@ class ILQR(SequencePlanner):
             actions = th.where(better[:, None, None], chosen_actions, actions)
             value = th.where(better, best, value)
             damping = th.where(better, damping / 10, damping * 10).clamp(1e-8, 1e8)
-        return actions, {"mean": actions, "std": belief["std"]}, value
+        return actions, {"mean": actions, "std": parameters["std"]}, value
 
     def _forward(
         self,
@@ -71,7 +72,7 @@ class ILQR(SequencePlanner):
         ahead: th.Tensor,
         feedback: th.Tensor,
         size: float,
-        worth_of: Flat | None,
+        value_of: Flat | None,
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Along the solution, with feedback on where the model really goes: states, actions, returns."""
         used: list[th.Tensor] = []
@@ -81,5 +82,5 @@ class ILQR(SequencePlanner):
             used.append((actions[:, t] + size * ahead[:, t] + correction).clamp(-1, 1))
             return used[-1]
 
-        trajectory, total = simulate(step, states[:, 0], act, self.horizon, self.gamma, worth_of)
+        trajectory, total = simulate(step, states[:, 0], act, self.horizon, self.gamma, value_of)
         return trajectory, th.stack(used, 1), total

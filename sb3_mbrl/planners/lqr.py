@@ -1,4 +1,4 @@
-"""Linear-quadratic expansions of a world model, and their solution: what iLQR is made of."""
+"""Linear-quadratic expansions of a world model, and their solution, for iLQR."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,8 +19,8 @@ Step = Callable[[th.Tensor, th.Tensor], tuple[th.Tensor, th.Tensor]]
 
 class Expansion(NamedTuple):
     """
-    Of the model's mean around a trajectory: dynamics to first order, rewards to second, the curvature of these without what
-    bends upwards (:func:`bent_down`).
+    An expansion of the model's mean around a trajectory: dynamics to first order, rewards to second, with negative
+    semidefinite Hessians (:func:`negative_semidefinite`).
     """
 
     f_x: th.Tensor
@@ -33,7 +33,7 @@ class Expansion(NamedTuple):
 
 
 def flatten(state: State) -> th.Tensor:
-    """``(B, D)``: all leaves side by side."""
+    """Join all leaves of a state side by side, ``(B, D)``."""
     parts = list(tree_leaves(state))
     if not all(part.is_floating_point() for part in parts):
         raise MissingCapability(
@@ -44,7 +44,7 @@ def flatten(state: State) -> th.Tensor:
 
 
 def unflatten(flat: th.Tensor, like: State) -> State:
-    """The other way, into a state of the same structure."""
+    """Undo :func:`flatten`, into a state of the same structure."""
     shapes = [leaf.shape[1:] for leaf in tree_leaves(like)]
     parts = iter(flat.split([max(1, shape.numel()) for shape in shapes], dim=1))
     sizes = iter(shapes)
@@ -52,7 +52,7 @@ def unflatten(flat: th.Tensor, like: State) -> State:
 
 
 def flat_step(model: WorldModel, like: State) -> Step:
-    """The model's mean step on flat states."""
+    """Make the step of the model's mean on flat states."""
 
     def step(x: th.Tensor, u: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         prediction = model.step(unflatten(x, like), u, deterministic=True)
@@ -68,7 +68,7 @@ def simulate(
     act: Callable[[int, th.Tensor], th.Tensor],
     horizon: int,
     gamma: float,
-    worth_of: Flat | None = None,
+    value_of: Flat | None = None,
 ) -> tuple[th.Tensor, th.Tensor]:
     """
     :param act: from the time step and the states to actions
@@ -79,32 +79,34 @@ def simulate(
         x, reward = step(x, act(t, x))
         total, weight = total + weight * reward, weight * gamma
         states.append(x)
-    if worth_of is not None:
-        total = total + weight * worth_of(x)
+    if value_of is not None:
+        total = total + weight * value_of(x)
     stacked = th.stack(states, 1)
     return stacked, total.masked_fill(~(total.isfinite() & stacked.isfinite().flatten(1).all(1)), -th.inf)
 
 
 def flat_value(value: StateValue | None, like: State) -> Flat | None:
-    """A value function of states as one of flat states."""
+    """Turn a value function of states into one of flat states."""
     return None if value is None else lambda x: value(unflatten(x, like))
 
 
-def curve(worth_of: Flat | None, x: th.Tensor) -> tuple[th.Tensor, th.Tensor] | None:
-    """Gradient and curvature of a value function, ``(B, D)`` and ``(B, D, D)``."""
-    if worth_of is None:
+def expand_value(value_of: Flat | None, x: th.Tensor) -> tuple[th.Tensor, th.Tensor] | None:
+    """Return gradient ``(B, D)`` and negative semidefinite Hessian ``(B, D, D)`` of a value function."""
+    if value_of is None:
         return None
 
     def one(row: th.Tensor) -> th.Tensor:
-        return worth_of(row[None])[0]
+        return value_of(row[None])[0]
 
     try:
-        slope, bend = (part.detach().nan_to_num(0.0, 0.0, 0.0) for part in (vmap(jacrev(one))(x), vmap(hessian(one))(x)))
+        gradient, hessians = (
+            part.detach().nan_to_num(0.0, 0.0, 0.0) for part in (vmap(jacrev(one))(x), vmap(hessian(one))(x))
+        )
     except (RuntimeError, NotImplementedError) as error:
         raise MissingCapability(
             f"The value function cannot be differentiated by torch.func ({error}): choose 'cem' or 'icem'"
         ) from error
-    return slope, bent_down(bend)
+    return gradient, negative_semidefinite(hessians)
 
 
 def expand(step: Step, states: th.Tensor, actions: th.Tensor) -> Expansion:
@@ -131,9 +133,9 @@ def expand(step: Step, states: th.Tensor, actions: th.Tensor) -> Expansion:
         ) from error
     if not (f_u.any() or r_u.any()) and _acts(step, *flat):
         raise MissingCapability("The model is not differentiable in the action: choose 'cem' or 'icem'")
-    bend = th.cat([th.cat([r_xx, r_ux.mT], 2), th.cat([r_ux, r_uu], 2)], 1).detach().nan_to_num(0.0, 0.0, 0.0)
-    bend, size = bent_down(bend), states.shape[2]
-    parts = (f_x, f_u, r_x, r_u, bend[:, :size, :size], bend[:, size:, :size], bend[:, size:, size:])
+    hessians = th.cat([th.cat([r_xx, r_ux.mT], 2), th.cat([r_ux, r_uu], 2)], 1).detach().nan_to_num(0.0, 0.0, 0.0)
+    hessians, size = negative_semidefinite(hessians), states.shape[2]
+    parts = (f_x, f_u, r_x, r_u, hessians[:, :size, :size], hessians[:, size:, :size], hessians[:, size:, size:])
     return Expansion(*(part.detach().nan_to_num(0.0, 0.0, 0.0).unflatten(0, (rows, horizon)) for part in parts))
 
 
@@ -144,12 +146,13 @@ def _acts(step: Step, x: th.Tensor, u: th.Tensor) -> bool:
     return any(not th.equal(low, high) for low, high in zip(*ends, strict=True))
 
 
-def bent_down(curvature: th.Tensor) -> th.Tensor:
+def negative_semidefinite(matrices: th.Tensor) -> th.Tensor:
     """
-    The nearest symmetric matrices that bend nowhere upwards, ``(..., D, D)``. Where a reward does, in the state and the action
-    taken together, the backward pass has no maximum: values would grow from step to step without any bound.
+    Return the nearest symmetric negative semidefinite matrices, ``(..., D, D)``: positive eigenvalues become 0. Where a reward
+    is convex in the state and the action taken together, the backward pass has no maximum, and values would grow from step to
+    step without bound.
     """
-    values, vectors = th.linalg.eigh(0.5 * (curvature + curvature.mT))
+    values, vectors = th.linalg.eigh(0.5 * (matrices + matrices.mT))
     return (vectors * values.clamp(max=0.0)[..., None, :]) @ vectors.mT
 
 
@@ -159,7 +162,7 @@ def solve(
     """
     The backward pass, maximising.
 
-    :param last: gradient ``(B, D)`` and curvature ``(B, D, D)`` of the last states' value, where there is one
+    :param last: gradient ``(B, D)`` and Hessian ``(B, D, D)`` of the last states' value, where there is one
     :param damping: ``(B,)``
     :return: steps ``(B, H, A)`` and feedback matrices ``(B, H, A, D)``
     """
@@ -173,10 +176,10 @@ def solve(
         q_xx = around.r_xx[:, t] + gamma * f_x.mT @ v_xx @ f_x
         q_ux = around.r_ux[:, t] + gamma * f_u.mT @ v_xx @ f_x
         q_uu = around.r_uu[:, t] + gamma * f_u.mT @ v_xx @ f_u
-        # Dynamics that explode make numbers that are none: such rows take no step this time, and more damping.
+        # Where dynamics explode, numbers are not finite: such rows take no step this time, and get more damping.
         parts = q_x, q_u, q_xx, q_ux, q_uu
         q_x, q_u, q_xx, q_ux, q_uu = tree_where(finite_rows(parts), parts, tree_map(th.zeros_like, parts))
-        curvature = downward(q_uu, damping)
+        curvature = negative_definite(q_uu, damping)
         k = -th.linalg.solve(curvature, q_u[:, :, None])
         matrix = -th.linalg.solve(curvature, q_ux)
         v_x = q_x + (matrix.mT @ q_uu @ k + matrix.mT @ q_u[:, :, None] + q_ux.mT @ k).squeeze(2)
@@ -187,8 +190,8 @@ def solve(
     return th.stack(ahead[::-1], 1), th.stack(feedback[::-1], 1)
 
 
-def downward(matrix: th.Tensor, damping: th.Tensor) -> th.Tensor:
-    """The nearest curvature that is negative in all directions, by at least the damping."""
+def negative_definite(matrix: th.Tensor, damping: th.Tensor) -> th.Tensor:
+    """Return the nearest negative definite matrices: eigenvalues ``min(eigenvalue, 0) - damping``."""
     values, vectors = th.linalg.eigh(0.5 * (matrix + matrix.mT))
     values = values.clamp(max=0.0) - damping[:, None]
     return vectors @ th.diag_embed(values) @ vectors.mT

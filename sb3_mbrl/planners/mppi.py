@@ -6,7 +6,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.checks import number, whole
-from sb3_mbrl.planners.action_distributions import Search, make_search
+from sb3_mbrl.planners.action_distributions import ActionDistribution, make_action_distribution
 from sb3_mbrl.planners.base import SequencePlanner, Task
 from sb3_mbrl.trees import State
 
@@ -40,19 +40,19 @@ class MPPI(SequencePlanner):
         self.iterations = whole("iterations", iterations, 1)
         self.temperature = number("temperature", temperature, 0.0, 1e6, open_low=True)
 
-    def _make_search(self) -> Search:
-        return make_search(self.action_space, self.horizon, self.sigma)
+    def _make_distribution(self) -> ActionDistribution:
+        return make_action_distribution(self.action_space, self.horizon, self.sigma)
 
     def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
-        belief = self._belief(task)
+        parameters = self._initial_parameters(task)
         for _ in range(self.iterations):
-            actions = self.search.sample(belief, self.population, task.generator)
-            if task.suggested is not None:
-                actions = th.cat([actions, task.suggested], dim=1)
+            actions = self.distribution.sample(parameters, self.population, task.generator)
+            if task.prior_actions is not None:
+                actions = th.cat([actions, task.prior_actions], dim=1)
             returns = task.score(actions).returns
             weights = path_weights(returns, self.temperature)
-            belief = self.search.refit(belief, actions, weights, 0.0, width=False)
-        return self.search.mode(belief), belief, (weights * returns.nan_to_num(neginf=0.0)).sum(1)
+            parameters = self.distribution.refit(parameters, actions, weights, 0.0, width=False)
+        return self.distribution.mode(parameters), parameters, (weights * returns.nan_to_num(neginf=0.0)).sum(1)
 
 
 def path_weights(returns: th.Tensor, temperature: float) -> th.Tensor:

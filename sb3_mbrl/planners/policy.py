@@ -96,7 +96,7 @@ class PlannerPolicy(StatefulPolicy):
     def act(
         self,
         obs: PyTorchObs,
-        memory: PlannerState | None,
+        state: PlannerState | None,
         is_first: th.Tensor,
         *,
         deterministic: bool = False,
@@ -107,19 +107,19 @@ class PlannerPolicy(StatefulPolicy):
         Before the model is fitted there is nothing to plan with: actions are random.
 
         :param obs: raw, ``(B, ...)``
-        :param memory: of the last call, or ``None``
+        :param state: of the last call, or ``None``
         :param is_first: ``(B,)``: where an episode begins
-        :param deterministic: the same plan for the same observation and memory; no random stream moves
+        :param deterministic: the same plan for the same observation and state; no random stream moves
         :param action_mask: ``(B, n_actions)``, true where an action is allowed; for Discrete actions
         :param generator: the source of randomness; ``None``: the policy's own
-        :return: scaled actions ``(B, A)``, the memory for the next call, and the plan
+        :return: scaled actions ``(B, A)``, the state for the next call, and the plan
         """
         if generator is None:
             # Critics of SB3, and models, may draw from torch's global stream.
             stream = RandomStream(FIXED_SEED) if deterministic else RandomStream.of(self.generator)
             options: dict[str, Any] = {"deterministic": deterministic, "action_mask": action_mask}
             with stream.scope(self.world_model.device):
-                return self.act(obs, memory, is_first, generator=stream.generator, **options)
+                return self.act(obs, state, is_first, generator=stream.generator, **options)
         planner, model, prior, value = self._parts
         if not model.fitted:
             chance = Plan(self._random_actions(len(is_first), generator, action_mask), carry=None)
@@ -127,16 +127,16 @@ class PlannerPolicy(StatefulPolicy):
         # Plans are in single precision; some models keep that of the observation.
         obs = tree_map(lambda leaf: leaf.float() if leaf.dtype == th.float64 else leaf, obs)
         belief = model.initial(obs)
-        if memory is not None:
-            self._check_memory(memory, belief)
-            seen = model.observe(memory["belief"], memory["action"], obs, is_first)
+        if state is not None:
+            self._check_state(state, belief)
+            seen = model.observe(state["belief"], state["action"], obs, is_first)
             belief = tree_where(is_first.to(model.device), belief, seen)
-        carry = None if memory is None else memory["plan"]
+        carry = None if state is None else state["plan"]
         plan = planner.plan(
             model,
             belief,
             carry,
-            is_first=is_first if memory is not None else th.ones_like(is_first),
+            is_first=is_first if state is not None else th.ones_like(is_first),
             action_mask=action_mask,
             prior=prior,
             value=value,
@@ -154,29 +154,29 @@ class PlannerPolicy(StatefulPolicy):
         drawn = th.multinomial(mask, 1, generator=generator) + int(self.action_space.start)
         return drawn.to(device)
 
-    def _check_memory(self, memory: Any, belief: State) -> None:
+    def _check_state(self, state: Any, belief: State) -> None:
         """Whether what was given as ``state`` is what the last ``predict`` of this policy returned."""
-        if not isinstance(memory, dict) or memory.keys() != PlannerState.__annotations__.keys():
+        if not isinstance(state, dict) or state.keys() != PlannerState.__annotations__.keys():
             raise TypeError(
-                f"state is {type(memory).__name__}: give back what the last predict of this policy returned, or None"
+                f"state is {type(state).__name__}: give back what the last predict of this policy returned, or None"
             )
-        before, now = batch_size(memory["belief"]), batch_size(belief)
+        before, now = batch_size(state["belief"]), batch_size(belief)
         if before != now:
             raise ValueError(f"state is of {before} environments, and there are {now} observations")
-        if describe(memory["belief"]) != describe(belief):
+        if describe(state["belief"]) != describe(belief):
             raise ValueError("state is that of another world model: begin the episode with state=None")
 
     def decide(
         self,
         obs: PyTorchObs,
-        memory: Any,
+        state: Any,
         is_first: th.Tensor,
         *,
         deterministic: bool = False,
         action_mask: th.Tensor | None = None,
     ) -> tuple[th.Tensor, PlannerState | None]:
-        scaled, memory, _ = self.act(obs, memory, is_first, deterministic=deterministic, action_mask=action_mask)
-        return scaled, memory
+        scaled, state, _ = self.act(obs, state, is_first, deterministic=deterministic, action_mask=action_mask)
+        return scaled, state
 
     def save(self, path: Any) -> NoReturn:
         """There is nothing here to save: planner and world model are given."""

@@ -27,7 +27,7 @@ class RandomShooting(SequencePlanner):
         count = task.rows * self.population * self.horizon
         drawn = sample_actions(self.action_space, count, task.generator, task.model.device)
         actions = drawn.view(task.rows, self.population, self.horizon, -1)
-        if task.suggested is not None:
-            actions = th.cat([actions, task.suggested], dim=1)
+        if task.prior_actions is not None:
+            actions = th.cat([actions, task.prior_actions], dim=1)
         best, value = best_of(actions, task.score(actions).returns)
         return best, {}, value

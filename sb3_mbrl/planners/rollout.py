@@ -1,4 +1,4 @@
-"""What a sequence of actions is worth in a world model, for many sequences at once."""
+"""Rollouts of many sequences of actions, or of a prior policy, in a world model."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ Prior = Callable[[State, th.Generator | None], th.Tensor]
 
 
 class Evaluation(NamedTuple):
-    """What :func:`evaluate` returns."""
+    """The result of :func:`evaluate`."""
 
     returns: th.Tensor
     """``(B, N)``: the expected return; minus infinity where the rollout diverged, so that it can never win"""
@@ -33,8 +33,8 @@ def evaluate(
     generator: th.Generator | None = None,
 ) -> Evaluation:
     """
-    The sum of rewards, each weighted by the probability that the episode has not ended before (times ``gamma`` per step), or
-    by the discounts of a model that predicts them.
+    Compute returns: sums of rewards, each weighted by the probability that the episode has not ended before (times ``gamma``
+    per step), or by the discounts of a model that predicts them.
 
     Differentiable with respect to the actions where the model is.
 
@@ -71,11 +71,11 @@ def evaluate(
 
 
 @th.no_grad()
-def follow(
+def rollout_prior(
     model: WorldModel, state: State, prior: Prior, candidates: int, horizon: int, generator: th.Generator | None
 ) -> th.Tensor:
     """
-    What a policy would do: its actions along ``candidates`` rollouts of the model from every state.
+    Follow a policy along ``candidates`` rollouts of the model from every state, and return its actions.
 
     :param prior: the policy
     :return: ``(B, candidates, horizon, A)``

@@ -122,7 +122,7 @@ def test_a_prior_suggests_sequences(cls):
         cls(ONE, horizon=10, population=2, std=0.01) if cls is not MPPI else cls(ONE, horizon=10, population=2, sigma=0.01)
     )
     alone = plan(planner, Line(), [[0.0]])
-    advised = plan(planner, Line(), [[0.0]], prior=lambda state: th.ones(len(state["obs"]), 1))
+    advised = plan(planner, Line(), [[0.0]], prior=lambda state, generator: th.ones(len(state["obs"]), 1))
     assert float(advised.sequence.mean()) > max(0.5, float(alone.sequence.mean()))
 
 
@@ -234,7 +234,7 @@ def test_where_no_action_changes_anything_there_is_still_one(cls):
 
 
 def test_masks_are_for_discrete_actions():
-    with pytest.raises(MissingCapability, match="action_mask is for Discrete actions"):
+    with pytest.raises(MissingCapability, match="action masks are for Discrete actions"):
         plan(CEM(ONE), Line(), [[0.0]], action_mask=th.ones(1, 2))
     with pytest.raises(ValueError, match=r"shape \(1, 2\): give \(1, 3\), with an allowed action"):
         plan(CEM(spaces.Discrete(3)), Line(spaces.Discrete(3)), [[0.0]], action_mask=th.ones(1, 2))

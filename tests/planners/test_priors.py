@@ -38,7 +38,8 @@ def test_a_value_is_one_number_per_state(worth, got, n):
 
 
 @pytest.mark.parametrize(
-    "action", [lambda state: th.zeros(len(state["theta"])), lambda state: th.zeros(len(state["theta"]), 1, dtype=th.int64)]
+    "action",
+    [lambda state, _: th.zeros(len(state["theta"])), lambda state, _: th.zeros(len(state["theta"]), 1, dtype=th.int64)],
 )
 def test_a_prior_is_one_action_per_state(action):
     with pytest.raises(ValueError, match=r"prior must return floats in \[-1, 1\] of the shape \(24, 1\), a row per state"):
