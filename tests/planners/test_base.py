@@ -234,7 +234,7 @@ def test_where_no_action_changes_anything_there_is_still_one(cls):
 
 
 def test_masks_are_for_discrete_actions():
-    with pytest.raises(MissingCapability, match="action_mask is for Discrete actions"):
+    with pytest.raises(MissingCapability, match="action masks are for Discrete actions"):
         plan(CEM(ONE), Line(), [[0.0]], action_mask=th.ones(1, 2))
     with pytest.raises(ValueError, match=r"shape \(1, 2\): give \(1, 3\), with an allowed action"):
         plan(CEM(spaces.Discrete(3)), Line(spaces.Discrete(3)), [[0.0]], action_mask=th.ones(1, 2))

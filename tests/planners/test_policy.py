@@ -65,8 +65,8 @@ def test_a_critic_under_ilqr():
 def test_a_critic_evaluates_all_particles():
     sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
     model = Particles(PendulumModel(device="cpu"), 3, "ts1")
-    value = as_value(sac.critic, lambda state: th.zeros(len(state["theta"]), 1), model)
-    alone = as_value(sac.critic, lambda state: th.zeros(len(state["theta"]), 1), model.model)
+    value = as_value(sac.critic, lambda state, generator: th.zeros(len(state["theta"]), 1), model)
+    alone = as_value(sac.critic, lambda state, generator: th.zeros(len(state["theta"]), 1), model.model)
     state = model.initial(th.rand(2, 3))
     state["particles"] = {key: th.rand_like(leaf) for key, leaf in state["particles"].items()}
     inner = {key: leaf.flatten(0, 1) for key, leaf in state["particles"].items()}
@@ -161,3 +161,24 @@ def test_known_functions_of_a_twin_are_held_to_their_shape():
         policy = pendulum(model=PendulumModel(device="cpu", reward_fn=wrong))
         with pytest.raises(ValueError, match=rf"reward_fn must return a tensor of shape \(8,\), one value per row; got {got}"):
             policy.predict(OBS)
+
+
+def test_deterministic_predictions_are_the_same_every_time():
+    policy = pendulum()
+    before = policy.generator.get_state()
+    first = policy.predict(OBS, deterministic=True)[0]
+    assert policy.predict(OBS, deterministic=True)[0] == first
+    assert th.equal(policy.generator.get_state(), before)
+    assert policy.predict(OBS)[0] != first
+
+
+def test_action_masks():
+    policy = pendulum(model=CartPoleModel(device="cpu"))
+    for allowed in (0, 1):
+        mask = np.arange(2) == allowed
+        assert policy.predict(np.zeros(4, np.float32), action_masks=mask)[0] == allowed
+        assert (policy.predict(np.zeros((3, 4), np.float32), action_masks=np.tile(mask, (3, 1)))[0] == allowed).all()
+    with pytest.raises(ValueError, match=r"shape \(1, 3\): give \(1, 2\), with an allowed action in every row"):
+        policy.predict(np.zeros(4, np.float32), action_masks=np.ones(3, bool))
+    with pytest.raises(ValueError, match="with an allowed action in every row"):
+        policy.predict(np.zeros(4, np.float32), action_masks=[0, 0])
