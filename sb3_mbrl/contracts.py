@@ -191,12 +191,16 @@ class Loss(NamedTuple):
 
     def total(self, row_weights: th.Tensor | None = None) -> th.Tensor:
         """
-        The scalar to minimise.
+        Compute the scalar to minimise: the sum over all terms of ``weight * mean(row_weights * term)``.
 
-        :param row_weights: ``(B,)`` or ``(B, T)``: importance weights of the rows (prioritised replay)
+        :param row_weights: importance weights of the rows (prioritised replay): ``(B,)``, or ``(B, T)`` where all terms of the
+            rows have steps; terms of the whole batch have none
         """
-        weighted = self.rows if row_weights is None else {name: value * row_weights for name, value in self.rows.items()}
-        terms = {**{name: value.mean() for name, value in weighted.items()}, **self.scalars}
+        rows = self.rows
+        if row_weights is not None:  # (B,) weights count for all T entries of a term (B, T)
+            shapes = {name: (*row_weights.shape, *[1] * (value.dim() - row_weights.dim())) for name, value in rows.items()}
+            rows = {name: value * row_weights.view(shapes[name]) for name, value in rows.items()}
+        terms = {**{name: value.mean() for name, value in rows.items()}, **self.scalars}
         return th.stack([self.weights.get(name, 1.0) * value for name, value in terms.items()]).sum()
 
 

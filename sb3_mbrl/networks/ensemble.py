@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 CHUNK = 2048
-"""Rows evaluated at a time when no gradient is needed: hidden activations then stay in the processor's cache."""
+"""The number of rows that are evaluated at a time without gradients: hidden activations then stay in a CPU's cache"""
 
 
 def take(rows: th.Tensor, index: th.Tensor) -> th.Tensor:
-    """``rows[index]`` for an index of any shape; on processors several times faster than that."""
+    """Return ``rows[index]`` for an index of any shape, several times faster on a CPU."""
     return rows.index_select(0, index.flatten()).view(*index.shape, *rows.shape[1:])
 
 
@@ -31,12 +31,14 @@ def keep_freed_memory() -> None:
 
 class EnsembleLinear(nn.Module):
     """
-    ``E`` independent linear layers. Initialised as in MBPO's code: normal with standard deviation ``1 / (2 sqrt(fan_in))``,
-    cut at two standard deviations; biases zero.
+    A stack of ``E`` independent linear layers.
 
-    :param members: ``E``
-    :param in_features: inputs per member
-    :param out_features: outputs per member
+    Initial weights are as in MBPO's code: normal with the standard deviation ``1 / (2 sqrt(fan_in))``, truncated at two of
+    them; biases are zero.
+
+    :param members: the number of members ``E``
+    :param in_features: the number of inputs of each member
+    :param out_features: the number of outputs of each member
     """
 
     def __init__(self, members: int, in_features: int, out_features: int) -> None:
@@ -47,18 +49,18 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(th.zeros(members, 1, out_features))
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
-        """``(E, B, in)`` to ``(E, B, out)``."""
+        """Map ``(E, B, in)`` to ``(E, B, out)``, each member its own rows."""
         return th.baddbmm(self.bias, inputs, self.weight)
 
 
 class EnsembleMLP(nn.Module):
     """
-    ``E`` independent MLPs with SiLU activations.
+    A stack of ``E`` independent multilayer perceptrons with SiLU activations.
 
-    :param members: ``E``
-    :param in_features: inputs
-    :param hidden: units of each hidden layer
-    :param out_features: outputs
+    :param members: the number of members ``E``
+    :param in_features: the number of inputs of each member
+    :param hidden: the units of each hidden layer
+    :param out_features: the number of outputs of each member
     """
 
     def __init__(self, members: int, in_features: int, hidden: Sequence[int], out_features: int) -> None:
@@ -68,7 +70,8 @@ class EnsembleMLP(nn.Module):
         self.layers = nn.ModuleList(EnsembleLinear(members, fan_in, fan_out) for fan_in, fan_out in pairwise(sizes))
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
-        """Every member on its own rows: ``(E, B, in)`` to ``(E, B, out)``."""
+        """Map ``(E, B, in)`` to ``(E, B, out)``, each member its own rows."""
+        # Plainly: the loop over layers below. On a CPU, large inputs go through each member in chunks.
         if _in_chunks(inputs) and inputs.shape[0] * inputs.shape[1] > CHUNK:
             return th.stack([th.cat(network(rows)) for network, rows in zip(self._networks(), inputs, strict=True)])
         for layer in self.layers[:-1]:
@@ -77,7 +80,10 @@ class EnsembleMLP(nn.Module):
 
     def rows(self, inputs: th.Tensor, member: th.Tensor) -> th.Tensor:
         """
-        Every row by one member: rows are sorted by member, so that each is computed once instead of ``E`` times.
+        Map each row by one member.
+
+        Plainly: ``self(inputs.expand(E, -1, -1))[member, arange(B)]``. Instead the rows are sorted by member, so that each is
+        computed once and not ``E`` times, and the outputs are put back into their order.
 
         :param inputs: ``(B, in)``
         :param member: ``(B,)`` integers
@@ -87,15 +93,19 @@ class EnsembleMLP(nn.Module):
             return inputs.new_zeros(0, cast(EnsembleLinear, self.layers[-1]).bias.shape[-1])
         counts, order, place = self._groups(member)
         grouped = inputs.index_select(0, order).split(counts)
-        # Members that nobody asks for (those that are no elites) cost nothing.
-        asked = [(network, rows) for network, rows in zip(self._networks(), grouped, strict=True) if len(rows)]
-        outputs = th.cat([part for network, rows in asked for part in network(rows)])
+        # Members without rows, such as those that are no elites, cost nothing.
+        used = [(network, rows) for network, rows in zip(self._networks(), grouped, strict=True) if len(rows)]
+        outputs = th.cat([part for network, rows in used for part in network(rows)])
         return outputs.index_select(0, place)
 
     def _groups(self, member: th.Tensor) -> tuple[list[int], th.Tensor, th.Tensor]:
         """
-        How many rows every member has, the rows in the order of their members, and the place of each in it. Kept until other
-        members are asked for: planners keep them over many steps (trajectory sampling TSinf).
+        Group rows by member.
+
+        The result is cached until other members are given: planners keep the same ones over many steps (trajectory sampling
+        TSinf).
+
+        :return: the number of rows of each member, the rows in the order of their members, and the place of each row in it
         """
         if self._kept is None or not th.equal(self._kept[0], member):
             order = member.argsort(stable=True)
@@ -110,7 +120,7 @@ class EnsembleMLP(nn.Module):
         return {**super().__getstate__(), "_kept": None}
 
     def _networks(self) -> list["_Network"]:
-        """Every member on its own."""
+        """Return every member as a network of its own."""
         layers = [cast(EnsembleLinear, layer) for layer in self.layers]
         weights = zip(*(layer.weight.unbind() for layer in layers), strict=True)
         biases = zip(*(layer.bias.unbind() for layer in layers), strict=True)
@@ -124,7 +134,7 @@ class _Network(NamedTuple):
     biases: tuple[th.Tensor, ...]
 
     def __call__(self, inputs: th.Tensor) -> list[th.Tensor]:
-        """Outputs in order, in as many parts as they were computed in."""
+        """Compute the outputs of rows, chunk by chunk, in order."""
         return [self._part(rows) for rows in (inputs.split(CHUNK) if _in_chunks(inputs) else (inputs,))]
 
     def _part(self, rows: th.Tensor) -> th.Tensor:
@@ -135,13 +145,13 @@ class _Network(NamedTuple):
 
 
 def _in_chunks(inputs: th.Tensor) -> bool:
-    """Small pieces suit a processor's cache; an accelerator is fastest on all rows at once."""
+    """Decide whether to compute in chunks, which suit a CPU's cache; a GPU is fastest on all rows at once."""
     return inputs.device.type == "cpu" and not th.is_grad_enabled()
 
 
 class Standardiser(nn.Module):
     """
-    Shift and scale of every column on its own, kept in the ``state_dict``.
+    A shift and scale of each column, ``(rows - mean) / std``, kept in the ``state_dict``.
 
     :param dim: the number of columns
     """
@@ -156,11 +166,11 @@ class Standardiser(nn.Module):
 
     def fit(self, rows: th.Tensor, columns: th.Tensor | None = None, constant: float = 1.0) -> None:
         """
-        Take mean and standard deviation from data.
+        Compute mean and standard deviation from data.
 
         :param rows: ``(N, dim)``
         :param columns: ``(dim,)`` booleans: the columns to standardise, the others stay as they are
-        :param constant: the scale of columns that do not vary; 0: :meth:`inverse` gives their value, whatever it is told
+        :param constant: the scale of columns that do not vary; 0: :meth:`inverse` always returns the constant
         """
         mean, std = rows.mean(0), rows.std(0, correction=0)
         # float32: a constant column of value c has a computed deviation of about 1e-7 c

@@ -1,7 +1,11 @@
 """What a checkpoint brings back, what a resumed run does, and the words where it cannot."""
 
+import base64
 import io
+import json
 import pickle
+import pickletools
+import zipfile
 
 import cloudpickle
 import numpy as np
@@ -12,11 +16,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_mbrl import MBPO
+from sb3_mbrl import MBPO, PETS, DreamerV3, Dyna, DynaQ
 from sb3_mbrl.agent.agent import make_budget
 from sb3_mbrl.envs.known_functions.classic_control import PendulumReward
+from sb3_mbrl.envs.known_functions.common import Never
 from sb3_mbrl.holdout import Trial
 from sb3_mbrl.models.ensemble import EnsembleModel
+from sb3_mbrl.models.rssm import RSSM
+from sb3_mbrl.planners import CEM
 from sb3_mbrl.testing import NeighbourToy
 from sb3_mbrl.trees import tree_leaves
 from tests.helpers.agents import LEARNED, TINY, tiny
@@ -377,3 +384,63 @@ def test_saving_in_the_middle_of_learning(tmp_path):
     quick().learn(50, callback=Save())
     loaded = MBPO.load(tmp_path / "agent")
     assert (loaded.num_timesteps, loaded.trainer.fit_at, loaded.world_model.n_fits) == (35, 21, 1)
+
+
+# ---- files of the library may be renamed
+
+
+def pickled_names(path):
+    """The modules and names that the pickles in a zip refer to."""
+    with zipfile.ZipFile(path) as archive:
+        data = json.loads(archive.read("data"))
+    names = set()
+    for value in data.values():
+        if isinstance(value, dict) and ":serialized:" in value:
+            for opcode, argument, _ in pickletools.genops(base64.b64decode(value[":serialized:"])):
+                if opcode.name in ("SHORT_BINUNICODE", "BINUNICODE", "GLOBAL"):
+                    names.add(str(argument))
+    return names
+
+
+def of_every_class():
+    quick = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 10, "device": "cpu"}
+    yield MBPO("MlpPolicy", "Pendulum-v1", reward_fn="auto", **quick)
+    yield MBPO("MlpPolicy", "Pendulum-v1", termination_fn=Never(), world_model=EnsembleModel, **quick)
+    yield Dyna("MlpPolicy", "CartPole-v1", **quick)
+    yield DynaQ("QTablePolicy", "DynaMaze-v0", planning="prioritized_sweeping")
+    yield PETS("MlpPolicy", "Pendulum-v1", planner=CEM, reward_fn="auto", device="cpu")
+    yield DreamerV3("MlpPolicy", "CartPole-v1", world_model=RSSM, buffer_size=100, device="cpu")
+
+
+def test_nothing_of_ours_is_pickled_by_the_name_of_its_module(tmp_path):
+    for agent in of_every_class():
+        agent.save(tmp_path / "agent.zip")
+        named = {name for name in pickled_names(tmp_path / "agent.zip") if "sb3_mbrl" in name}
+        assert named == set(), type(agent).__name__
+        assert type(type(agent).load(tmp_path / "agent.zip")) is type(agent)
+
+
+def test_a_checkpoint_of_before_the_first_release_is_one_clear_line(path, tmp_path):
+    old = tmp_path / "old.zip"
+    with zipfile.ZipFile(path.with_suffix(".zip")) as archive, zipfile.ZipFile(old, "w") as changed:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "data":
+                data = json.loads(content)
+                data["part_references"] = data.pop("model_based")["parts"]["references"]
+                content = json.dumps(data).encode()
+            changed.writestr(name, content)
+    with pytest.raises(ValueError, match=r"old.zip was saved by a version of sb3-mbrl before its first release"):
+        MBPO.load(old)
+
+
+class OwnPolicy(SACPolicy):
+    """A policy class without a registered name."""
+
+
+def test_a_custom_policy_class_comes_back(tmp_path):
+    agent = MBPO(OwnPolicy, "Pendulum-v1", buffer_size=100, device="cpu")
+    agent.save(tmp_path / "agent")
+    assert MBPO.load(tmp_path / "agent").policy_class is OwnPolicy
+    with pytest.raises(ValueError, match=r"saved by MBPO \(load it with MBPO.load\(path\)"):
+        SAC.load(tmp_path / "agent")

@@ -375,10 +375,14 @@ class RSSM(LatentModel):
             raise TypeError(f"RSSM.loss takes Sequences or Timesteps, not {type(batch).__name__}: draw windows of steps")
         rows, _ = to_timesteps(tree_map(lambda leaf: leaf.to(self.device), batch))
         loss = self._loss(rows, start, generator)
-        if rows.reward.shape[1] == 1:
+        steps = rows.reward.shape[1]
+        if steps == 1:
             return loss
-        # The reward that led to the first observation of a window is not known.
-        return loss._replace(rows={**loss.rows, "reward": loss.rows["reward"][:, 1:]})
+        # The reward that led to the first observation of a window is not known. Plainly: the mean of the term is taken over
+        # the other steps alone. Since the term has one value per step like all others, the first one is 0 instead, and the
+        # others are scaled up, so that the mean over all steps is the same.
+        reward = F.pad(loss.rows["reward"][:, 1:] * (steps / (steps - 1)), (1, 0))
+        return loss._replace(rows={**loss.rows, "reward": reward})
 
     def _loss(self, rows: Timesteps, start: State | None, generator: th.Generator | None) -> Loss:
         states, post = self.observe_sequence(rows.obs, rows.action, rows.is_first, start, generator)

@@ -9,6 +9,7 @@ from sb3_mbrl.contracts import Timesteps
 from sb3_mbrl.models.rssm import RSSM, SIZES
 from sb3_mbrl.testing import world_model_checks
 from sb3_mbrl.testing.kit import Subject
+from sb3_mbrl.timesteps import to_timesteps
 from sb3_mbrl.trees import tree_leaves, tree_map
 from tests.buffers.filled import windows
 from tests.models.rssm.small import mixed, vector
@@ -332,7 +333,11 @@ def test_what_was_earned_before_a_window_is_not_a_target():
 
     def loss_of_reward(last, first):
         rows = one._replace(reward=th.tensor([[first, 0.0, 0.0, last]]))
-        return float(model.loss(rows).rows["reward"].mean().detach())
+        loss = model.loss(rows, generator=th.Generator().manual_seed(0)).rows
+        assert {value.shape for value in loss.values()} == {(1, 4)}, "one value per step, so that rows can be weighted"
+        known = model.loss(to_timesteps(rows)[0], generator=th.Generator().manual_seed(0)).rows["reward"][:, 1:]
+        th.testing.assert_close(loss["reward"].mean(), known.mean())
+        return float(loss["reward"].mean().detach())
 
     sure = loss_of_reward(0.0, 0.0)
     assert loss_of_reward(9.0, 0.0) == pytest.approx(sure)
