@@ -225,7 +225,7 @@ def test_other_contract_version(install, contract, remedy):
     with pytest.raises(PluginVersionError) as caught:
         registry.resolve("world_model", "foo")
     assert str(caught.value) == (
-        f"sb3-mbrl-foo 1.0 was written for contract v{contract}; this sb3-mbrl speaks v1.\n  'foo' needs {remedy}"
+        f"sb3-mbrl-foo 1.0 was written for contract v{contract}; this sb3-mbrl speaks v2.\n  'foo' needs {remedy}"
     )
 
 
