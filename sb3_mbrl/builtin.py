@@ -1,4 +1,4 @@
-"""What the library itself offers, registered through the same hooks as any plugin's parts."""
+"""The library's own parts, registered through the same hooks as any plugin's."""
 
 from gymnasium import spaces
 
@@ -11,7 +11,9 @@ from sb3_mbrl.contracts import (
     UnsupportedSpace,
     WorldModelSpec,
 )
+from sb3_mbrl.envs.known_functions import ENV_FUNCTIONS
 from sb3_mbrl.hookspecs import hookimpl
+from sb3_mbrl.models.rssm.observations import Layout
 from sb3_mbrl.spaces import ActionCodec, continuous_actions, differentiable_spaces, discrete_spaces, vector_spaces
 
 
@@ -49,21 +51,20 @@ def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
 
 
 def _twin(name: str) -> Supports:
-    """Whether spaces are those of a twin's environment."""
+    """Make the ``supports`` of an analytic twin: it takes the spaces of its own environment only."""
 
     def supports(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
-        from sb3_mbrl.models import analytic as known
+        # Imported only when a twin is asked for: like the factories below, it costs nothing before.
+        from sb3_mbrl.models import analytic
 
-        own = getattr(known, name).env_spaces
+        own = getattr(analytic, name).env_spaces
         return None if (observation_space, action_space) == own else f"it is for observations {own[0]} and actions {own[1]}"
 
     return supports
 
 
 def _latent_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
-    """Whether an RSSM takes the spaces: vectors, images with their channels first, and dictionaries of both."""
-    from sb3_mbrl.models.rssm.observations import Layout
-
+    """``supports`` of an RSSM, which takes vectors, images with their channels first, and dictionaries of both."""
     try:
         Layout(observation_space)
         ActionCodec(action_space)
@@ -143,7 +144,7 @@ def sb3_mbrl_planners() -> list[PlannerSpec]:
         PlannerSpec(
             name="icem",
             factory="sb3_mbrl.planners.icem:ICEM",
-            summary="cross-entropy method with coloured noise and elites that are used again",
+            summary="cross-entropy method with coloured noise and reused elites",
         ),
         PlannerSpec(
             name="mppi",
@@ -183,6 +184,4 @@ def sb3_mbrl_imaginations() -> list[ImaginationSpec]:
 
 @hookimpl
 def sb3_mbrl_env_functions() -> list[EnvFunctionsSpec]:
-    from sb3_mbrl.envs.known_functions import ENV_FUNCTIONS
-
     return list(ENV_FUNCTIONS)

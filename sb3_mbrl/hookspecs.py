@@ -9,11 +9,12 @@ A plugin is a module, a class or an object with functions of these names, each m
     def sb3_mbrl_world_models():
         return [WorldModelSpec(name="gp", factory="sb3_mbrl_gp.model:GPModel", summary="Gaussian process")]
 
-It is found through an entry point of the group ``sb3_mbrl`` in its distribution, or given to one agent as ``plugins=[...]``.
+A plugin is found through an entry point of the group ``sb3_mbrl`` in its distribution, or given to one agent as
+``plugins=[...]``.
 
 **Registration hooks** return a list of records and are called once, when something is first looked up by name. **Life-cycle
-hooks** are called at the boundaries of phases, with keyword arguments of which an implementation may take a subset; what
-they return is ignored. They sit at phase boundaries only: nothing is called inside a planner's or a rollout's loop.
+hooks** are called at the boundaries of phases, never inside a planner's or a rollout's loop. They are called with keyword
+arguments, of which an implementation may take a subset; their results are ignored.
 """
 
 from typing import Any
@@ -33,28 +34,31 @@ hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 
 @hookspec
 def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
-    """Algorithm classes, for ``sb3-mbrl train --algo NAME``."""
+    """Offer algorithm classes, for ``sb3-mbrl train --algo NAME``."""
     return []
 
 
 @hookspec
-def sb3_mbrl_world_models() -> list[WorldModelSpec]:  # type: ignore[empty-body]
-    """World models, for ``world_model="name"``."""
+def sb3_mbrl_world_models() -> list[WorldModelSpec]:
+    """Offer world models, for ``world_model="name"``."""
+    return []
 
 
 @hookspec
-def sb3_mbrl_planners() -> list[PlannerSpec]:  # type: ignore[empty-body]
-    """Planners, for ``planner="name"``."""
+def sb3_mbrl_planners() -> list[PlannerSpec]:
+    """Offer planners, for ``planner="name"``."""
+    return []
 
 
 @hookspec
-def sb3_mbrl_imaginations() -> list[ImaginationSpec]:  # type: ignore[empty-body]
-    """Rollout rules, for ``imagination="name"``."""
+def sb3_mbrl_imaginations() -> list[ImaginationSpec]:
+    """Offer imaginations, for ``imagination="name"``."""
+    return []
 
 
 @hookspec
 def sb3_mbrl_env_functions() -> list[EnvFunctionsSpec]:
-    """Known rewards and terminations per Gymnasium id."""
+    """Offer known rewards and terminations by Gymnasium id."""
     return []
 
 
@@ -63,47 +67,47 @@ def sb3_mbrl_env_functions() -> list[EnvFunctionsSpec]:
 
 @hookspec
 def sb3_mbrl_on_setup(agent: OffPolicyAlgorithm) -> None:
-    """The agent has built its networks and its world model (also after ``load``)."""
+    """Called when the agent has built its networks and its world model (also after ``load``)."""
 
 
 @hookspec
 def sb3_mbrl_before_model_fit(agent: OffPolicyAlgorithm) -> None:
-    """The world model is about to be fitted."""
+    """Called before the world model is fitted."""
 
 
 @hookspec
 def sb3_mbrl_after_model_fit(agent: OffPolicyAlgorithm, metrics: dict[str, float]) -> None:
-    """The world model has been fitted and judged. ``metrics`` is what is logged under ``model/``; it may be added to."""
+    """Called when the world model has been fitted and evaluated. Hooks may add to ``metrics``, logged under ``model/``."""
 
 
 @hookspec
 def sb3_mbrl_before_imagination(agent: OffPolicyAlgorithm, horizon: int, n_starts: int) -> None:
-    """Rollouts are about to be imagined."""
+    """Called before rollouts are imagined."""
 
 
 @hookspec
 def sb3_mbrl_after_imagination(agent: OffPolicyAlgorithm, imagined: Imagined) -> None:
-    """Rollouts have been imagined and stored. ``imagined`` is ``(T, B, ...)``; look at ``valid``."""
+    """Called when rollouts have been imagined and stored. ``imagined`` is ``(T, B, ...)``, with a mask of ``valid`` rows."""
 
 
 @hookspec
 def sb3_mbrl_before_policy_update(agent: OffPolicyAlgorithm, gradient_steps: int, batch_size: int) -> None:
-    """The policy is about to be updated: by the base class's ``train`` on mixed batches, or by the algorithm's own."""
+    """Called before the policy is updated, by the base class's ``train`` on mixed batches or by the algorithm's own."""
 
 
 @hookspec
 def sb3_mbrl_after_policy_update(agent: OffPolicyAlgorithm, gradient_steps: int, batch_size: int) -> None:
-    """The policy has been updated."""
+    """Called when the policy has been updated."""
 
 
 @hookspec
 def sb3_mbrl_on_save(agent: OffPolicyAlgorithm, extra: dict[str, Any]) -> None:
     """
-    The agent is being saved. What a plugin puts into ``extra`` (JSON values, arrays and tensors, under its own name) comes
-    back in ``sb3_mbrl_on_load``.
+    Called when the agent is being saved. Values that a plugin puts into ``extra`` under its own name (JSON values, arrays and
+    tensors) come back in ``sb3_mbrl_on_load``.
     """
 
 
 @hookspec
 def sb3_mbrl_on_load(agent: OffPolicyAlgorithm, extra: dict[str, Any]) -> None:
-    """The agent has been loaded."""
+    """Called when the agent has been loaded, with the values of ``sb3_mbrl_on_save``."""

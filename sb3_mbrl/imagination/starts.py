@@ -114,10 +114,10 @@ def _observation_rows(space: spaces.Space, obs: object, device: th.device, key: 
         if not isinstance(obs, Mapping) or set(obs) != set(space.spaces):
             found = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
             raise ValueError(f"Start observations: expected a dictionary with the keys {sorted(space.spaces)}, got {found}")
-        rows = {name: _observation_rows(child, obs[name], device, f"[{name!r}]") for name, child in space.spaces.items()}
+        rows: Any = {name: _observation_rows(child, obs[name], device, f"[{name!r}]") for name, child in space.spaces.items()}
         if len({len(value) for value in rows.values()}) != 1:
             raise ValueError(f"Start observations: keys of different lengths: { {name: len(v) for name, v in rows.items()} }")
-        return rows  # type: ignore[return-value]
+        return rows
     if isinstance(obs, Mapping):
         raise ValueError(f"Start observations{key}: expected an array for {space}, got a dictionary")
     tensor = th.as_tensor(obs, device=device)

@@ -9,9 +9,8 @@ A plugin is a module, a class or an object whose functions implement hooks of :m
 
 * it is given to one agent: ``MBPO("MlpPolicy", env, plugins=[my_module])``.
 
-What the library itself offers (:mod:`sb3_mbrl.builtin`) is registered through the same hooks. Nothing is imported before
-something is looked up for the first time, and a broken plugin costs one line of warning: its traceback comes when it is asked
-for by name.
+The library's own parts (:mod:`sb3_mbrl.builtin`) are registered through the same hooks. No plugin is imported before the first
+look-up. A broken plugin causes one line of warning; its traceback is shown when one of its parts is asked for by name.
 
 A part is chosen by a name (``"gp"``), by ``"distribution:name"`` where two distributions offer the same name, by
 ``"package.module:Class"``, or with a class, a factory or an instance.
@@ -22,7 +21,7 @@ environment variable       meaning
 ``SB3_MBRL_PLUGINS``       allow-list of entry points or distributions, separated by commas; empty: none; not set: all
 ``SB3_MBRL_BLOCK``         entry points or distributions that are not loaded, separated by commas
 ``SB3_MBRL_TRACE=1``       log every hook call
-``SB3_MBRL_STRICT=1``      raise where there would be a warning
+``SB3_MBRL_STRICT=1``      raise an error instead of each warning
 =========================  ==================================================================================================
 """
 

@@ -1,39 +1,39 @@
-"""What can go wrong with plugins, and the words for it."""
+"""The errors of plugins."""
 
 
 class PluginError(Exception):
-    """Base class of everything that can go wrong with plugins."""
+    """The base class of all errors of plugins."""
 
 
 class UnknownPartError(PluginError, ValueError):
-    """Nothing of this name, or not any more."""
+    """The error for a name that no part has, or no longer has."""
 
 
 class PluginConflictError(PluginError, ValueError):
-    """A name is offered more than once."""
+    """The error for a name that several plugins offer."""
 
 
 class PluginContractError(PluginError):
-    """A plugin does not do what :mod:`sb3_mbrl.hookspecs` and :mod:`sb3_mbrl.contracts` ask of it."""
+    """The error for a plugin that breaks :mod:`sb3_mbrl.hookspecs` or :mod:`sb3_mbrl.contracts`."""
 
 
 class PluginVersionError(PluginError):
-    """A part was written for another version of the contract."""
+    """The error for a part that was written for another version of the contract."""
 
 
 class BrokenPluginError(PluginError):
-    """A plugin that could not be loaded was asked for. The original error is its ``__cause__``."""
+    """The error for asking for a plugin that could not be loaded. The original error is its ``__cause__``."""
 
 
 class PartArgumentError(PluginError, TypeError):
-    """A part was given keyword arguments that it does not take, or lacks one that it needs."""
+    """The error for keyword arguments that a part does not take, or for one that it needs and was not given."""
 
 
 class PluginWarning(UserWarning):
-    """A plugin was left out."""
+    """The warning that a plugin was left out."""
 
 
 def error_line(error: BaseException) -> str:
-    """An error in one line: its type and the first line of its message."""
-    first = str(error).strip().split("\n", 1)[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    """Put an error into one line: its type and the first line of its message."""
+    message = str(error).strip().split("\n", 1)[0]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

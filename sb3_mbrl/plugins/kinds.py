@@ -1,4 +1,4 @@
-"""What the registry remembers: the kinds of parts, the plugins, and the records with their origin."""
+"""The entries of the registry: kinds of parts, plugins, and records of parts with their origin."""
 
 import re
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class Kind(NamedTuple):
     """
     One kind of part.
 
-    :param label: the kind in words
-    :param hook: the registration hook
+    :param label: the name of the kind in messages
+    :param hook: the name of the registration hook
     :param spec: the type of its records
-    :param product: what a factory of this kind returns
-    :param given: arguments that every factory of this kind receives from the library, not from the user
+    :param product: the type that a factory of this kind returns
+    :param given: the arguments that the library, not the user, gives to every factory of this kind
     """
 
     label: str
@@ -54,7 +54,7 @@ KINDS: dict[str, Kind] = {
 
 
 class Layer(IntEnum):
-    """How near to the user a plugin is."""
+    """The distance of a plugin from the user: the higher, the nearer."""
 
     BUILT_IN = 0
     INSTALLED = 1
@@ -62,19 +62,19 @@ class Layer(IntEnum):
 
 
 def normalise(distribution: str) -> str:
-    """The canonical form of a distribution name (``My_GP`` and ``my-gp`` are the same)."""
+    """Return the canonical form of a distribution's name (``My_GP`` and ``my-gp`` are the same)."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 @dataclass(frozen=True)
 class Origin:
     """
-    Where a record comes from.
+    The origin of a record.
 
     :param plugin: the entry point's name, or the name of the module or class that was given to an agent
     :param distribution: the distribution's name, empty for a plugin that was given to an agent
     :param version: the distribution's version
-    :param layer: built in, installed, or given to this agent
+    :param layer: whether the plugin is built in, installed, or given to this agent
     """
 
     plugin: str
@@ -97,7 +97,7 @@ class Origin:
         return f"{self.distribution} {self.version}" + (" (built in)" if self.layer is Layer.BUILT_IN else "")
 
     def is_called(self, name: str) -> bool:
-        """Whether users may mean this plugin by ``name``: its entry point, its distribution, or both with a colon between."""
+        """Tell whether ``name`` means this plugin: its entry point, its distribution, or both with a colon between."""
         if name == self.plugin:
             return True
         distribution = normalise(self.distribution)
@@ -106,7 +106,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Record:
-    """A part that a plugin offers."""
+    """
+    A part that a plugin offers.
+
+    :param origin: the plugin that offers the part
+    :param spec: the plugin's description of the part
+    """
 
     origin: Origin
     spec: PartSpec
@@ -120,14 +125,14 @@ class Plugin:
     """
     A plugin, loaded or not.
 
-    :param origin: where it comes from
+    :param origin: its name and distribution
     :param status: ``"ok"``, ``"broken"`` (see ``error``) or ``"blocked"`` (see ``blocked_by``)
     :param implementation: the module or object with the hooks
     :param hooks: the names of the hooks it implements
     :param records: the parts it offers
-    :param error: why it is broken
+    :param error: the error that loading it raised
     :param blocked_by: the environment variable that keeps it out
-    :param entry_point: where to load it from
+    :param entry_point: the entry point that loads it
     """
 
     origin: Origin

@@ -39,26 +39,26 @@ BUILTIN = "sb3_mbrl.builtin"
 
 
 def new_manager() -> pluggy.PluginManager:
-    """A plugin manager that knows the hooks and has no plugin."""
+    """Make a plugin manager that knows the hooks and has no plugin."""
     manager = pluggy.PluginManager(hookspecs.PROJECT_NAME)
     manager.add_hookspecs(hookspecs)
     return manager
 
 
 def trace(manager: pluggy.PluginManager) -> None:
-    """Log every hook call; to the terminal where logging is not configured, since whoever asks for a trace wants to see it."""
+    """Log every hook call; to the terminal where logging is not configured, so that a trace is always seen."""
     logger.setLevel(logging.INFO)
     if not logger.hasHandlers():
         logger.addHandler(logging.StreamHandler())
 
-    def before(name: str, implementations: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]) -> None:
+    def log_call(name: str, implementations: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]) -> None:
         plain = {
             key: value if isinstance(value, (int, float, str)) else type(value).__name__ for key, value in arguments.items()
         }
-        words = ", ".join(f"{key}={value}" for key, value in plain.items())
-        logger.info("%s(%s) -> %s", name, words, ", ".join(hook.plugin_name for hook in implementations) or "nobody")
+        call = ", ".join(f"{key}={value}" for key, value in plain.items())
+        logger.info("%s(%s) -> %s", name, call, ", ".join(hook.plugin_name for hook in implementations) or "nobody")
 
-    manager.add_hookcall_monitoring(before, lambda outcome, name, implementations, arguments: None)
+    manager.add_hookcall_monitoring(log_call, lambda outcome, name, implementations, arguments: None)
 
 
 HOOKS: dict[str, tuple[str, ...]] = {
@@ -66,7 +66,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     for name, function in vars(hookspecs).items()
     if name.startswith(f"{hookspecs.PROJECT_NAME}_") and inspect.isfunction(function)
 }
-"""Every hook and the names of its arguments."""
+"""The names of all hooks, each with the names of its arguments"""
 
 
 # --------------------------------------------------------------------------------------------------------------- one plugin
@@ -76,9 +76,9 @@ def load(origin: Origin, fetch: Callable[[], Any]) -> Plugin:
     """
     Load one plugin.
 
-    :param origin: where it comes from
-    :param fetch: imports it
-    :return: the plugin; where anything of it fails, a broken one that carries the error
+    :param origin: the plugin's name and distribution
+    :param fetch: a function that imports the plugin
+    :return: the plugin; if importing or checking it fails, a broken one that carries the error
     """
     try:
         implementation = fetch()
@@ -86,16 +86,15 @@ def load(origin: Origin, fetch: Callable[[], Any]) -> Plugin:
             implementation = implementation()
         hooks = _checked_hooks(implementation)
         records = tuple(_records(origin, hooks))
-    except Exception as error:  # whatever a stranger's code may raise: it is kept, and raised when the plugin is asked for
+    except Exception as error:  # a plugin's code may raise anything: kept, and raised when the plugin is asked for
         return Plugin(origin, "broken", error=error)
     return Plugin(origin, "ok", implementation, tuple(hooks), records)
 
 
 def _checked_hooks(implementation: Any) -> dict[str, list[pluggy.HookImpl]]:
-    """The hooks that a plugin implements, after checking their names and arguments."""
-    bare = pluggy.PluginManager(
-        hookspecs.PROJECT_NAME
-    )  # without specifications it accepts anything, so that we can say what is wrong
+    """Return the hooks that a plugin implements, after checking their names and arguments."""
+    # A manager without specifications accepts any hook, so that the messages below are ours and not pluggy's.
+    bare = pluggy.PluginManager(hookspecs.PROJECT_NAME)
     bare.register(implementation)
     hooks: dict[str, list[pluggy.HookImpl]] = {}
     for caller in bare.get_hookcallers(implementation) or ():
@@ -151,7 +150,7 @@ def _check_spec(kind: Kind, spec: Any) -> None:
 
 
 def version_problem(origin: Origin, spec: PartSpec) -> str | None:
-    """Why a part of another contract version cannot be used, or ``None``."""
+    """Explain why a part of another contract version cannot be used; ``None`` if it is of this version."""
     if spec.contract == CONTRACT_VERSION:
         return None
     newer = spec.contract > CONTRACT_VERSION
@@ -164,7 +163,7 @@ def version_problem(origin: Origin, spec: PartSpec) -> str | None:
 
 
 def broken_error(plugin: Plugin) -> BrokenPluginError:
-    """The error for asking for a broken plugin; raise it ``from plugin.error``."""
+    """Make the error for asking for a broken plugin; raise it ``from plugin.error``."""
     assert plugin.error is not None
     message = f"plugin {plugin.origin.plugin!r} ({plugin.origin}) is broken: {error_line(plugin.error)}"
     if plugin.origin.layer is Layer.INSTALLED:
@@ -176,7 +175,7 @@ def broken_error(plugin: Plugin) -> BrokenPluginError:
 
 
 def load_builtin() -> Plugin:
-    """Load the library's own parts. They may not be broken."""
+    """Load the library's own parts; an error in them is raised at once."""
     plugin = load(Origin("builtin", "sb3-mbrl", __version__, Layer.BUILT_IN), lambda: importlib.import_module(BUILTIN))
     if plugin.error is not None:
         raise broken_error(plugin) from plugin.error
@@ -200,26 +199,27 @@ def load_given(given: Any) -> Plugin:
 
 
 def load_entry_point(plugin: Plugin) -> Plugin:
-    """Load a plugin that was found but kept out so far."""
+    """Load an installed plugin that was blocked so far."""
     assert plugin.entry_point is not None
     return replace(load(plugin.origin, plugin.entry_point.load), entry_point=plugin.entry_point)
 
 
 def load_installed() -> list[Plugin]:
     """
-    Load what installed distributions offer in the entry-point group ``sb3_mbrl``, as far as the environment variables allow.
+    Load the plugins of the entry-point group ``sb3_mbrl``, as far as the environment variables allow.
 
-    :return: all plugins, the broken and the blocked ones too, sorted by distribution and name
+    :return: all installed plugins, the broken and the blocked ones too, sorted by distribution and name
     """
     allowed, blocked = _names("SB3_MBRL_PLUGINS"), _names("SB3_MBRL_BLOCK") or []
-    found = [Plugin(_origin(point), "blocked", entry_point=point) for point in entry_points(group=GROUP)]
-    found.sort(key=lambda plugin: (plugin.origin.distribution, plugin.origin.plugin))  # not the order of a directory listing
+    installed = [Plugin(_origin(point), "blocked", entry_point=point) for point in entry_points(group=GROUP)]
+    # importlib.metadata lists distributions in the order of a directory, which differs between machines.
+    installed.sort(key=lambda plugin: (plugin.origin.distribution, plugin.origin.plugin))
     for name in allowed or ():
-        if not any(plugin.origin.is_called(name) for plugin in found):
-            known = [word for plugin in found for word in (plugin.origin.plugin, plugin.origin.distribution)]
+        if not any(plugin.origin.is_called(name) for plugin in installed):
+            known = [word for plugin in installed for word in (plugin.origin.plugin, plugin.origin.distribution)]
             complain(f"SB3_MBRL_PLUGINS names {name!r}, which is not installed.{did_you_mean(name, known)}")
     plugins = []
-    for plugin in found:
+    for plugin in installed:
         if any(plugin.origin.is_called(name) for name in blocked):
             plugin = replace(plugin, blocked_by="SB3_MBRL_BLOCK")
         elif allowed is not None and not any(plugin.origin.is_called(name) for name in allowed):
@@ -248,7 +248,7 @@ def _names(variable: str) -> list[str] | None:
 
 
 def complain(message: str, cause: Exception | None = None) -> None:
-    """Warn about a plugin in one line; raise instead where ``SB3_MBRL_STRICT=1``."""
+    """Warn about a plugin in one line, or raise with ``SB3_MBRL_STRICT=1``."""
     if os.environ.get("SB3_MBRL_STRICT") == "1":
         raise (PluginError(message) if cause is None else BrokenPluginError(message)) from cause
     warnings.warn(message, PluginWarning, stacklevel=4)

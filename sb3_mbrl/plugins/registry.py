@@ -1,4 +1,4 @@
-"""The registry: from what a user writes to a part, and helpful words where that fails."""
+"""The registry: finds the part that a user's name, class or instance stands for, or explains why it cannot."""
 
 import fnmatch
 import inspect
@@ -35,34 +35,55 @@ from sb3_mbrl.plugins.loader import (
     trace,
     version_problem,
 )
-from sb3_mbrl.plugins.rules import advice, conflict, patterns, reference_to, refusal, select, specificity, unknown_part
-from sb3_mbrl.plugins.selection import Selection, import_target, path_of
+from sb3_mbrl.plugins.selection import (
+    Selection,
+    advice,
+    conflict,
+    import_target,
+    path_of,
+    patterns,
+    reference_to,
+    refusal,
+    select,
+    specificity,
+    unknown_part,
+)
 
 
 class AutoChoice(NamedTuple):
-    """What ``"auto"`` came to."""
+    """
+    The outcome of ``"auto"``.
+
+    :param selection: the choice, or ``None`` if no candidate takes the spaces
+    :param reasons: the reason why each better-ranked candidate was passed over, by name
+    """
 
     selection: Selection | None
-    """The choice, or ``None`` where no candidate takes the spaces"""
     reasons: Mapping[str, str]
-    """Why each better-ranked candidate was passed over"""
 
 
 class ReportRow(NamedTuple):
-    """A line of ``sb3-mbrl plugins``: a part, or a plugin that offers none."""
+    """
+    A line of ``sb3-mbrl plugins``: a part, or a plugin that offers none.
+
+    :param name: the name of the part or plugin
+    :param kind: the kind of part; ``"plugin"`` for a plugin without parts (life-cycle hooks only, broken or blocked)
+    :param distribution: the name of the distribution
+    :param version: the version of the distribution
+    :param status: ``ok``, ``broken``, ``blocked``, ``conflict`` or ``replaced``
+    :param summary: the summary of the part
+    :param hooks: the hooks that the plugin implements
+    :param error: the error in one line, or an empty string
+    """
 
     name: str
     kind: str
-    """The kind of part; ``"plugin"`` for a plugin without parts (life-cycle hooks only, broken or blocked)"""
     distribution: str
     version: str
     status: str
-    """``ok``, ``broken``, ``blocked``, ``conflict`` or ``replaced``"""
     summary: str
     hooks: tuple[str, ...]
-    """The hooks that the plugin implements"""
     error: str
-    """What is wrong, in one line, or nothing"""
 
 
 class Registry:
@@ -83,12 +104,12 @@ class Registry:
 
     @property
     def hook(self) -> pluggy.HookRelay:
-        """Calls life-cycle hooks of all plugins: ``registry.hook.sb3_mbrl_on_setup(agent=agent)``."""
+        """The life-cycle hooks of all plugins: ``registry.hook.sb3_mbrl_on_setup(agent=agent)`` calls one of them."""
         return self._manager.hook
 
     def with_plugins(self, plugins: Iterable[Any] | None) -> "Registry":
         """
-        A registry with further plugins, for one agent. This one does not change.
+        Make a registry with further plugins, for one agent. This one does not change.
 
         :param plugins: modules, classes, objects, or names of installed plugins that ``SB3_MBRL_PLUGINS`` leaves out
         :raises BrokenPluginError: when one cannot be used
@@ -120,25 +141,25 @@ class Registry:
                 raise broken_error(plugins[index]) from plugins[index].error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Registry":
-        """Itself: it is immutable, and its modules cannot be copied. So an agent can be."""
+        """Return the registry itself: it is immutable, and modules cannot be copied. Agents that hold it can be copied."""
         return self
 
     # ---- records
 
     def records(self, kind: str) -> list[Record]:
-        """Every record of a kind, the replaced ones too: built-in parts first, then in the order of plugins."""
+        """Return every record of a kind, the replaced ones too: built-in parts first, then in the order of plugins."""
         if kind not in KINDS:
             raise ValueError(f"{kind!r} is not a kind of part: {', '.join(KINDS)}")
         return [record for plugin in self.plugins for record in plugin.records if record.spec.kind == kind]
 
     def in_effect(self, kind: str) -> list[Record]:
-        """The records of a kind without those that a record of the same name replaces on purpose (``override=True``)."""
+        """Return the records of a kind without those that a record of the same name replaces (``override=True``)."""
         records = self.records(kind)
         overridden = {record.spec.name for record in records if record.spec.override}
         return [record for record in records if record.spec.override or record.spec.name not in overridden]
 
     def specs(self, kind: str) -> list[PartSpec]:
-        """What is on offer, without what has been replaced."""
+        """Return the descriptions of a kind's parts, without the replaced ones."""
         return [record.spec for record in self.in_effect(kind)]
 
     # ---- choosing
@@ -193,13 +214,13 @@ class Registry:
         if not colon:
             raise unknown_part(kind, name, self.in_effect(kind), self.plugins)
         try:
-            found = import_target(name, f"unknown {KINDS[kind].label} {name!r}")
+            imported = import_target(name, f"unknown {KINDS[kind].label} {name!r}")
         except UnknownPartError as error:
             if any(plugin.origin.is_called(qualifier) for plugin in self.plugins):
                 raise unknown_part(kind, name, self.in_effect(kind), self.plugins) from error
             raise
         try:
-            selection = self.resolve(kind, found)
+            selection = self.resolve(kind, imported)
         except TypeError as error:
             raise UnknownPartError(f"{name!r} was imported, but {error}") from error
         return replace(selection, reference={**selection.reference, "how": "import", "name": name, "factory": name})
@@ -211,7 +232,7 @@ class Registry:
         Find the part that an agent was saved with.
 
         :param reference: :attr:`Selection.reference`
-        :raises UnknownPartError: when it is not there any more; the message says what to install or to give again
+        :raises UnknownPartError: when it is no longer available; the message says what to install or to give again
         """
         label, how, factory = KINDS[kind].label, reference["how"], reference["factory"]
         if how == "name":
@@ -233,7 +254,7 @@ class Registry:
     def _by_saved_name(self, kind: str, reference: Mapping[str, str]) -> Selection:
         distribution, version = reference["distribution"], reference["version"]
         qualifier, _, name = reference["name"].rpartition(":")
-        what = f"the saved agent's {KINDS[kind].label} {name!r}"
+        part = f"the saved agent's {KINDS[kind].label} {name!r}"
         if not distribution:
             given = [
                 record for record in self.records(kind) if record.spec.name == name and record.origin.layer is Layer.GIVEN
@@ -241,7 +262,7 @@ class Registry:
             if given:
                 return select(kind, given[0], "name", reference["name"])
             raise UnknownPartError(
-                f"{what} came from a plugin that was given to the agent. Give it again: load(..., plugins=[...])"
+                f"{part} came from a plugin that was given to the agent. Give it again: load(..., plugins=[...])"
             )
         plugins = [plugin for plugin in self.plugins if normalise(plugin.origin.distribution) == normalise(distribution)]
         records = [
@@ -253,28 +274,28 @@ class Registry:
             raise conflict(kind, name, records)
         if records:
             if records[0].origin.version != version:
-                logger.info("%s was saved with %s %s; this is %s", what, distribution, version, records[0].origin.title)
+                logger.info("%s was saved with %s %s; this is %s", part, distribution, version, records[0].origin.title)
             return select(kind, records[0], "name", reference["name"])
         for plugin in plugins:
             if plugin.error is not None:
                 raise broken_error(plugin) from plugin.error
             if plugin.status == "blocked":
-                raise UnknownPartError(f"{what} needs {plugin.origin}, which {plugin.blocked_by} keeps out")
+                raise UnknownPartError(f"{part} needs {plugin.origin}, which {plugin.blocked_by} keeps out")
         if plugins:
             raise UnknownPartError(
-                f"{what} was saved with {distribution} {version}; {plugins[0].origin.title} does not offer it"
+                f"{part} was saved with {distribution} {version}; {plugins[0].origin.title} does not offer it"
             )
         raise UnknownPartError(
-            f"{what} needs {distribution} {version}, which is not installed. Run `pip install {distribution}`."
+            f"{part} needs {distribution} {version}, which is not installed. Run `pip install {distribution}`."
         )
 
     # ---- spaces
 
     def auto_world_model(self, observation_space: spaces.Space, action_space: spaces.Space) -> AutoChoice:
         """
-        The world model for ``"auto"``: among those with an ``auto_rank``, the highest-ranked that takes the spaces.
+        Choose the world model for ``"auto"``: among those with an ``auto_rank``, the highest-ranked that takes the spaces.
 
-        :return: the choice, if any, and why the better-ranked ones were passed over
+        :return: the choice, if any, and the reasons why better-ranked models were passed over
         """
         candidates = []
         for record in self.in_effect("world_model"):
@@ -294,39 +315,39 @@ class Registry:
 
     def check_supports(self, selection: Selection, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """
-        Check that a registered part takes the spaces. One that nobody registered is not asked: it may refuse when it is built.
+        Check that a registered part takes the spaces. An unregistered part is not checked; it may refuse when it is built.
 
-        :raises UnsupportedSpace: when it does not; the message names those that do
+        :raises UnsupportedSpace: when it does not; the message names the parts that do
         """
         if selection.record is None:
             return
         reason = refusal(selection.record, observation_space, action_space)
         if reason is None:
             return
-        others = []
+        alternatives = []
         for record in self.in_effect(selection.kind):
             if record is selection.record or version_problem(record.origin, record.spec):
                 continue
             try:
                 if refusal(record, observation_space, action_space) is None:
-                    others.append(record.spec.name)
-            except PluginContractError as error:  # of a plugin that is only mentioned here
+                    alternatives.append(record.spec.name)
+            except PluginContractError as error:  # the fault of a plugin that would only be suggested here
                 complain(f"{error} It was passed over.", error)
         label = KINDS[selection.kind].label
-        others_do = f"These do: {', '.join(others)}." if others else f"No registered {label} does."
+        hint = f"These do: {', '.join(alternatives)}." if alternatives else f"No registered {label} does."
         raise UnsupportedSpace(
-            f"{selection} does not take observations {observation_space} with actions {action_space}: {reason}\n  {others_do}"
+            f"{selection} does not take observations {observation_space} with actions {action_space}: {reason}\n  {hint}"
         )
 
     def env_functions(self, env: gym.Env) -> EnvFunctions:
         """
-        The known reward and termination of an environment.
+        Look up the known reward and termination of an environment by its Gymnasium id.
 
-        Its Gymnasium id decides: an exact pattern before a glob, a glob with more fixed characters before one with fewer;
-        among equals a plugin before a built-in.
+        An exact pattern comes before a glob, a glob with more fixed characters before one with fewer; among equals a plugin
+        comes before a built-in.
 
-        :return: the functions; empty where nobody knows any
-        :raises PluginConflictError: when two plugins know them equally well
+        :return: the functions; both ``None`` if no record has the id
+        :raises PluginConflictError: when two plugins' patterns fit equally well
         """
         if env.spec is None:
             return EnvFunctions()
@@ -351,7 +372,7 @@ class Registry:
     # ---- overview
 
     def report(self) -> list[ReportRow]:
-        """All parts and plugins, for ``sb3-mbrl plugins``."""
+        """List all parts and plugins, for ``sb3-mbrl plugins``."""
         rows = []
         in_effect = {kind: self.in_effect(kind) for kind in KINDS}
         for plugin in self.plugins:
@@ -385,7 +406,7 @@ _registry: Registry | None = None
 
 
 def get_registry() -> Registry:
-    """The registry of built-in parts and installed plugins, which the first call loads."""
+    """Return the registry of built-in parts and installed plugins, which the first call loads."""
     global _registry
     if _registry is None:
         _registry = Registry([load_builtin(), *load_installed()])

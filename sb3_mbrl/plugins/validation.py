@@ -1,4 +1,4 @@
-"""Whether what a model returns is what the contract says. Cheap: the agent asks once, the kit all the time."""
+"""Checks of a model's results against the contract. They are cheap: an agent runs them once, the kit on every result."""
 
 import torch as th
 
@@ -8,7 +8,7 @@ from sb3_mbrl.trees import State, batch_size, describe, tree_leaves
 
 
 def prediction_fault(model: WorldModel, state: State, action: th.Tensor, prediction: object) -> str | None:
-    """What is wrong with a prediction, in words that follow the model's name; ``None`` when nothing is."""
+    """Describe the first fault of a prediction, as a clause that follows the model's name; ``None`` if there is none."""
     if not isinstance(prediction, Prediction):
         return f".step returned {type(prediction).__name__}, expected sb3_mbrl.contracts.Prediction"
     rows = len(action)
@@ -45,7 +45,7 @@ def _state_fault(model: WorldModel, before: State, after: State) -> str | None:
 
 
 def _probability_fault(terminated: th.Tensor) -> str | None:
-    # NaN passes: rows that are not finite are masked and counted by whoever rolls the model out.
+    # NaN passes: rollouts mask and count rows that are not finite.
     outside = (terminated < 0) | (terminated > 1)
     if bool(outside.any()):
         return (
@@ -58,28 +58,31 @@ def validate_prediction(model: WorldModel, state: State, action: th.Tensor, pred
     """
     Check types, shapes, devices and the range of ``terminated``.
 
-    :param model: whose prediction it is
-    :param state: what it stepped from, ``(B, ...)``
-    :param action: ``(B, A)``
-    :param prediction: what :meth:`~sb3_mbrl.contracts.WorldModel.step` returned
-    :raises PluginContractError: says in one sentence what is wrong
+    :param model: the model that made the prediction
+    :param state: the state before the step, ``(B, ...)``
+    :param action: the scaled actions, ``(B, A)``
+    :param prediction: the result of :meth:`~sb3_mbrl.contracts.WorldModel.step`
+    :raises PluginContractError: with one sentence that describes the fault
     """
     if fault := prediction_fault(model, state, action, prediction):
         raise PluginContractError(f"{type(model).__name__}{fault}. [contract v{CONTRACT_VERSION}, check_step_shapes]")
 
 
 def metrics_fault(metrics: object) -> str | None:
-    """What is wrong with what :meth:`~sb3_mbrl.contracts.WorldModel.fit` returned, likewise."""
+    """Describe the fault of a result of :meth:`~sb3_mbrl.contracts.WorldModel.fit` in the same way."""
     if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
-        return f".fit returned {type(metrics).__name__}, expected a dictionary of figures by name"
+        return f".fit returned {type(metrics).__name__}, expected a dictionary of metrics by name"
     wrong = {name: value for name, value in metrics.items() if not isinstance(value, (int, float))}
-    return f".fit returned figures that are no plain numbers: {wrong}" if wrong else None
+    return f".fit returned metrics that are no plain numbers: {wrong}" if wrong else None
 
 
 def validate_metrics(model: WorldModel, metrics: object) -> None:
     """
-    :param metrics: what :meth:`~sb3_mbrl.contracts.WorldModel.fit` returned
-    :raises PluginContractError: says in one sentence what is wrong
+    Check the metrics of a fit.
+
+    :param model: the model that was fitted
+    :param metrics: the result of :meth:`~sb3_mbrl.contracts.WorldModel.fit`
+    :raises PluginContractError: with one sentence that describes the fault
     """
     if fault := metrics_fault(metrics):
         raise PluginContractError(f"{type(model).__name__}{fault}. [contract v{CONTRACT_VERSION}, check_fit_one_row]")

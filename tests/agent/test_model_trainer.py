@@ -84,7 +84,7 @@ def test_a_world_model_without_decode():
 
 
 class Talkative(NeighbourToy):
-    """Returns something else than figures from ``fit``."""
+    """Returns something else than metrics from ``fit``."""
 
     def __init__(self, *args, told=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -98,8 +98,8 @@ class Talkative(NeighbourToy):
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        (0.3, r"Talkative.fit returned float, expected a dictionary of figures by name"),
-        ({"loss": th.zeros(1)}, r"Talkative.fit returned figures that are no plain numbers: {'loss'"),
+        (0.3, r"Talkative.fit returned float, expected a dictionary of metrics by name"),
+        ({"loss": th.zeros(1)}, r"Talkative.fit returned metrics that are no plain numbers: {'loss'"),
     ],
 )
 def test_a_fit_that_returns_no_figures(told, words):

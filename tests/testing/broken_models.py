@@ -396,7 +396,7 @@ BROKEN_MODELS = [
     ("check_members", OneMember, r"mean of shape \(8, 3\), expected \(8, 8, 3\)"),
     ("check_members", NegativeVariance, r"negative variance"),
     ("check_fit_one_row", NeedsTwoRows, r"\.fit raised IndexError on one row: empty holdout"),
-    ("check_fit_one_row", TensorMetrics, r"figures that are no plain numbers"),
+    ("check_fit_one_row", TensorMetrics, r"metrics that are no plain numbers"),
     ("check_fit_constant_data", DividesByDeviation, r"not finite after a fit on constant data"),
     ("check_fit_learns", LearnsNothing, r"did not learn the reward"),
     ("check_fit_learns", OnlyRewards, r"did not learn the next observation"),
