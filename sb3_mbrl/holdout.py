@@ -30,7 +30,7 @@ from sb3_mbrl.trees import tree_leaves
 BLOCK = 4
 """The length of a held-out block, in contexts: a gap of one context at both ends, and two in between for windows"""
 
-JUDGED = 128
+MAX_EVALUATED = 128
 """The largest number of windows or images that a model is evaluated on"""
 
 
@@ -40,7 +40,7 @@ JUDGED = 128
 class Verdict(NamedTuple):
     """The result of the evaluation of a world model on real rows."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     """The metrics of :func:`~sb3_mbrl.diagnostics.one_step_quality`"""
     limit: float
     """The threshold that ``vs_trivial`` has to be below"""
@@ -50,7 +50,7 @@ class Verdict(NamedTuple):
     @property
     def trusted(self) -> bool:
         """Whether the model is good enough for imagination"""
-        return self.figures["vs_trivial"] < self.limit
+        return self.metrics["vs_trivial"] < self.limit
 
 
 def trusted_below(values: int, learned: bool = True) -> float:
@@ -69,7 +69,7 @@ def trusted_below(values: int, learned: bool = True) -> float:
     return 1.0 - 1.0 / math.sqrt(values) if values >= 4 else 0.0
 
 
-def judge(model: WorldModel, rows: Transitions | Sequences, *, unseen: bool = True) -> Verdict:
+def evaluate(model: WorldModel, rows: Transitions | Sequences, *, unseen: bool = True) -> Verdict:
     """
     Evaluate a model by its predictions of one step.
 
@@ -78,7 +78,7 @@ def judge(model: WorldModel, rows: Transitions | Sequences, *, unseen: bool = Tr
     :param unseen: whether the model has learned from none of the rows
     """
     space = model.observation_space
-    figures = one_step_quality(model, columns_of(space), rows)
+    metrics = one_step_quality(model, columns_of(space), rows)
     if not model.decodes:
         values = 2  # reward and termination
     elif unsupported_by_vectors(space) is not None:
@@ -86,7 +86,7 @@ def judge(model: WorldModel, rows: Transitions | Sequences, *, unseen: bool = Tr
     else:
         lead = 1 if isinstance(rows, Transitions) else 2
         values = sum(leaf[(0,) * lead].numel() for leaf in tree_leaves(rows.next_obs))
-    return Verdict(figures, trusted_below(len(rows.reward) * values, model.learns), unseen)
+    return Verdict(metrics, trusted_below(len(rows.reward) * values, model.learns), unseen)
 
 
 # ---------------------------------------------------------------------------------------------------------------- the rows
@@ -96,7 +96,7 @@ class Split(NamedTuple):
     """A split of real data into training data and evaluation rows."""
 
     train: ReplayData
-    judged: Transitions | Sequences | None
+    evaluation: Transitions | Sequences | None
     """The evaluation rows; ``None`` if there are none"""
     unseen: bool
     """Whether no evaluation row is a training row"""
@@ -115,9 +115,9 @@ def hold_out(data: ReplayData, model: WorldModel, budget: FitBudget) -> Split:
         return _hold_out_blocks(data, model, budget)
     held = _mask(data, data.row_ids()[holdout_mask(data.row_ids(), budget)])
     if not held.any():
-        return Split(data, _rows_to_judge(data, model), False)
-    judged = SelectedRows(data, held)
-    return Split(SelectedRows(data, ~held, judged), _rows_to_judge(judged, model), True)
+        return Split(data, _evaluation_rows(data, model), False)
+    evaluation = SelectedRows(data, held)
+    return Split(SelectedRows(data, ~held, evaluation), _evaluation_rows(evaluation, model), True)
 
 
 def _hold_out_blocks(data: ReplayData, model: WorldModel, budget: FitBudget) -> Split:
@@ -125,7 +125,7 @@ def _hold_out_blocks(data: ReplayData, model: WorldModel, budget: FitBudget) -> 
     held = held_blocks(data.buffer.buffer_size, data.buffer.n_envs, len(data), model.context, budget)
     positions = data.positions()
     if not held[positions].any():
-        return Split(data, _rows_to_judge(data, model), False)
+        return Split(data, _evaluation_rows(data, model), False)
     # The inner rows of a held-out block are those with no training row among the 2 * context + 1 rows around them; the others
     # are the gap. The plain version: not near[t - context : t + context + 1].any() for every t, here by running sums.
     near = np.zeros((len(positions) + 2 * model.context, data.buffer.n_envs), dtype=np.int64)
@@ -133,11 +133,11 @@ def _hold_out_blocks(data: ReplayData, model: WorldModel, budget: FitBudget) -> 
     sums = np.concatenate([np.zeros_like(near[:1]), near.cumsum(0)])
     inner = np.zeros_like(held)
     inner[positions] = sums[2 * model.context + 1 :] == sums[: len(positions)]
-    judged = SelectedRows(data, inner)
-    train = SelectedRows(data, ~held, judged)
-    if not len(judged.full_contexts(model.context)):
-        return Split(train, _rows_to_judge(train, model), False)
-    return Split(train, _rows_to_judge(judged, model), True)
+    evaluation = SelectedRows(data, inner)
+    train = SelectedRows(data, ~held, evaluation)
+    if not len(evaluation.full_contexts(model.context)):
+        return Split(train, _evaluation_rows(train, model), False)
+    return Split(train, _evaluation_rows(evaluation, model), True)
 
 
 def held_blocks(steps: int, n_envs: int, rows: int, context: int, budget: FitBudget) -> np.ndarray:
@@ -180,8 +180,8 @@ def _mask(data: ReplayData, ids: th.Tensor) -> np.ndarray:
     return mask
 
 
-def _rows_to_judge(data: ReplayData, model: WorldModel) -> Transitions | Sequences:
-    """Return evaluation rows: transitions, or windows for a model with a context; at most :data:`JUDGED` windows or images."""
+def _evaluation_rows(data: ReplayData, model: WorldModel) -> Transitions | Sequences:
+    """Return evaluation rows: transitions, or windows for a model with a context; of windows and images only some."""
     ids = data.row_ids()
     if model.context > 1:
         ids = data.full_contexts(model.context) if isinstance(data, SelectedRows) else ids
@@ -190,8 +190,8 @@ def _rows_to_judge(data: ReplayData, model: WorldModel) -> Transitions | Sequenc
 
 
 def _some(ids: th.Tensor) -> th.Tensor:
-    """Choose at most :data:`JUDGED` ids, the same ones at every call."""
-    return ids[th.randperm(len(ids), generator=th.Generator().manual_seed(0))[:JUDGED]]
+    """Choose at most :data:`MAX_EVALUATED` ids, the same ones at every call."""
+    return ids[th.randperm(len(ids), generator=th.Generator().manual_seed(0))[:MAX_EVALUATED]]
 
 
 # ------------------------------------------------------------------------------------------------------------- one fit
@@ -203,10 +203,10 @@ class Trial:
 
         trial = Trial(model, data, budget, fresh=...)
         metrics = trial.fit(generator)      # learns from the rows that are not held out
-        verdict = trial.judge()             # None: there are no new rows to evaluate it on, so the last verdict stays
+        verdict = trial.evaluate()          # None: there are no new rows to evaluate it on, so the last verdict stays
         metrics |= trial.refit(generator)   # learns from all rows, if the model or the budget asks for it
 
-    ``Trial(...).judge()`` evaluates a model without a fit.
+    ``Trial(...).evaluate()`` evaluates a model without a fit.
 
     :param model: the world model
     :param data: all real data, at least one row
@@ -216,9 +216,9 @@ class Trial:
 
     def __init__(self, model: WorldModel, data: ReplayData, budget: FitBudget, *, fresh: int | None = None) -> None:
         self.model, self.data, self.budget = model, data, budget
-        self._judged_first = model.learns and fresh is not None and (budget.refit or not model.holds_out)
+        self._evaluated_first = model.learns and fresh is not None and (budget.refit or not model.holds_out)
         """Whether the model is evaluated before it learns, since it has learned from all rows but the fresh ones"""
-        if self._judged_first:
+        if self._evaluated_first:
             train = hold_out(data, model, budget).train if model.holds_out else data
             self.split = Split(train, self._newest(min(fresh or 0, len(data.positions()))), True)
         elif model.learns and not model.holds_out:
@@ -236,17 +236,17 @@ class Trial:
         """
         if not self.model.learns:
             return {}
-        if self._judged_first:
-            self.judge()
+        if self._evaluated_first:
+            self.evaluate()
         metrics = fit_world_model(self.model, self.split.train, self.budget, generator=generator)
         self.model.eval()
         self._batches = _batches(metrics)
         return metrics
 
-    def judge(self) -> Verdict | None:
+    def evaluate(self) -> Verdict | None:
         """Evaluate the model on the evaluation rows; ``None`` if there are none."""
-        if self._verdict is None and self.split.judged is not None:
-            self._verdict = judge(self.model, self.split.judged, unseen=self.split.unseen)
+        if self._verdict is None and self.split.evaluation is not None:
+            self._verdict = evaluate(self.model, self.split.evaluation, unseen=self.split.unseen)
         return self._verdict
 
     def refit(self, generator: th.Generator | None = None) -> dict[str, float]:
@@ -270,7 +270,7 @@ class Trial:
         positions = self.data.positions()
         part = SelectedRows(self.data, _mask_of_steps(self.data, positions[len(positions) - steps :]))
         ids = part.row_ids() if self.model.context == 1 else part.full_contexts(self.model.context)
-        return _rows_to_judge(part, self.model) if len(ids) else None
+        return _evaluation_rows(part, self.model) if len(ids) else None
 
     def _older_and_newer(self) -> Split:
         """Split data by age: the newest steps are evaluation rows, and all others are training rows."""
@@ -280,7 +280,7 @@ class Trial:
         newest = self._newest(steps)
         train = SelectedRows(self.data, _mask_of_steps(self.data, positions[: len(positions) - steps]))
         if newest is None or not len(train):
-            return Split(self.data, _rows_to_judge(self.data, self.model), False)
+            return Split(self.data, _evaluation_rows(self.data, self.model), False)
         return Split(train, newest, True)
 
 
