@@ -158,7 +158,7 @@ def check_action_mask(mask: Any, rows: int, action_space: spaces.Space) -> th.Te
     :raises ValueError: for another shape, or a row in which no action is allowed
     """
     if not isinstance(action_space, spaces.Discrete):
-        raise MissingCapability(f"action_mask is for Discrete actions, not for {action_space}")
+        raise MissingCapability(f"action masks are for Discrete actions, not for {action_space}")
     mask, wanted = th.as_tensor(mask).bool(), (rows, int(action_space.n))
     if tuple(mask.shape) != wanted or not bool(mask.any(1).all()):
         raise ValueError(f"action_mask has the shape {tuple(mask.shape)}: give {wanted}, with an allowed action in every row")
