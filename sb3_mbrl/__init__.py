@@ -7,8 +7,7 @@ from sb3_mbrl.algorithms.mbpo import MBPO
 from sb3_mbrl.algorithms.model_based import model_based
 from sb3_mbrl.algorithms.pets import PETS
 from sb3_mbrl.contracts import Planner, WorldModel
-from sb3_mbrl.envs import cartpole, catch, mazes
-from sb3_mbrl.envs import memory_cue as memory
+from sb3_mbrl.envs import cartpole, catch, mazes, memory_cue
 from sb3_mbrl.envs.latent_vec_env import LatentVecEnv
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.hookspecs import hookimpl
@@ -33,4 +32,4 @@ __all__ = [
 mazes.register()
 cartpole.register()
 catch.register()
-memory.register()
+memory_cue.register()

@@ -1,4 +1,4 @@
-"""Checks of the numbers and names that users give."""
+"""Checks of numbers and names from users."""
 
 import difflib
 import math
@@ -8,17 +8,17 @@ from typing import Any
 
 
 def whole(name: str, value: Any, low: int) -> int:
-    """A whole number from ``low`` on; whole floats pass, since a file of settings may say 1e3."""
+    """Check a whole number of at least ``low``, and return it; whole floats pass, since settings files may have 1e3."""
     if not _is_number(value) or not float(value).is_integer() or value < low:
         raise ValueError(f"{name}={value!r}: give a whole number from {low} on")
     return int(value)
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False) -> float:
-    """A finite number from ``low`` to ``high``."""
+    """Check a finite number from ``low`` to ``high``, and return it; ``open_low``: ``low`` itself is not allowed."""
     if not _is_number(value) or not low <= value <= high or not math.isfinite(value) or (open_low and value == low):
-        until = f" up to {high:g}" if high < math.inf else ""
-        raise ValueError(f"{name}={value!r}: give a number {'above' if open_low else 'from'} {low:g}{until}")
+        limit = f" up to {high:g}" if high < math.inf else ""
+        raise ValueError(f"{name}={value!r}: give a number {'above' if open_low else 'from'} {low:g}{limit}")
     return float(value)
 
 
@@ -27,6 +27,6 @@ def _is_number(value: Any) -> bool:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"`` for the nearest of the names, or nothing."""
+    """Suggest the most similar of the names: ``" Did you mean 'x'?"``, or an empty string if none is similar."""
     close = difflib.get_close_matches(name, list(names), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

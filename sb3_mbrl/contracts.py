@@ -1,16 +1,16 @@
-"""The nouns of the library: what a world model, a planner and an imagination are.
+"""The contract of the library: world models, planners, imaginations, and the records that they exchange.
 
 Everything is batched tensors with the batch ``B`` (``N`` for rows of data) as leading axis.
 
 * **Observations** are raw (never normalised by ``VecNormalize``), in the layout of SB3's replay buffer: ``(B, *shape)`` for
-  ``Box`` and
-  ``MultiBinary``, ``(B, 1)`` for ``Discrete``, ``(B, n)`` for ``MultiDiscrete``, a dictionary of these for ``Dict``.
+  ``Box`` and ``MultiBinary``, ``(B, 1)`` for ``Discrete``, ``(B, n)`` for ``MultiDiscrete``, a dictionary of these for
+  ``Dict``.
 * **Actions** are as SB3's replay buffer stores them: ``(B, A)`` floats scaled to [-1, 1] for ``Box``, integers for discrete
   spaces.
 * **State** is nested tensors (see :mod:`sb3_mbrl.trees`); callers only index, repeat and stack it.
 
-A world model is an ``nn.Module`` so that its weights are saved with the agent. What no parameter shape tells (stored data,
-counters, which members are the best) goes into :meth:`WorldModel.extra_state`.
+A world model is an ``nn.Module`` so that its weights are saved with the agent. State beside the weights (stored data,
+counters, the choice of the best members) goes into :meth:`WorldModel.extra_state`.
 """
 
 from abc import ABC, abstractmethod
@@ -85,18 +85,19 @@ TerminationFn = Callable[[Obs, th.Tensor, Obs], th.Tensor]
 """``termination_fn(obs, action, next_obs) -> (B,)`` boolean: batched, actions in the environment's units."""
 
 
-def call_known(name: str, function: Callable[..., Any], seen: tuple[Obs, th.Tensor, Obs], rows: int) -> th.Tensor:
+def call_known(name: str, function: Callable[..., Any], arguments: tuple[Obs, th.Tensor, Obs], rows: int) -> th.Tensor:
     """
-    What a known function says.
+    Call a known reward or termination function and check the shape of its result.
 
-    :param name: of the function, for messages: ``"reward_fn"`` or ``"termination_fn"``
-    :param seen: observations, actions in the environment's units, next observations
-    :param rows: how many
-    :return: ``(rows,)``
-    :raises ValueError: for anything but one value per row, in a tensor
+    :param name: the name of the function in messages: ``"reward_fn"`` or ``"termination_fn"``
+    :param function: the function
+    :param arguments: observations, actions in the environment's units, next observations
+    :param rows: the number of rows
+    :return: the function's result, ``(rows,)``
+    :raises ValueError: when the result is not a tensor with one value per row
     """
     try:
-        value = function(*seen)
+        value = function(*arguments)
     except Exception as error:
         error.add_note(f"raised by {name}(obs, action, next_obs) on {rows} rows; {name}=None learns it instead")
         raise
@@ -108,46 +109,63 @@ def call_known(name: str, function: Callable[..., Any], seen: tuple[Obs, th.Tens
 
 @dataclass(frozen=True)
 class EnvFunctions:
-    """Known functions of one environment; ``None`` where one is not known. Picklable, since the agent saves them."""
+    """
+    The known functions of one environment. They are picklable, since the agent saves them.
+
+    :param reward_fn: the reward function; ``None``: not known
+    :param termination_fn: the termination function; ``None``: not known
+    """
 
     reward_fn: RewardFn | None = None
     termination_fn: TerminationFn | None = None
 
 
-# ------------------------------------------------------------------------------------------ what parts hand to each other
+# ----------------------------------------------------------------------------------------- records that parts exchange
 
 
 class Transitions(NamedTuple):
-    """Real one-step transitions, ``N`` rows. Termination is true termination: a time limit is not one."""
+    """
+    Real one-step transitions, ``N`` rows.
+
+    :param obs: the observations before the steps, ``(N, ...)``
+    :param action: the actions, ``(N, A)``, scaled
+    :param next_obs: the true next observations, ``(N, ...)`` (the terminal one at the end of an episode, never the reset)
+    :param reward: the rewards, ``(N,)``
+    :param terminated: whether the episode terminated, ``(N,)`` floats, 0 or 1; a time limit is no termination
+    """
 
     obs: Obs
     action: th.Tensor
     next_obs: Obs
-    """The true next observation (the terminal one at the end of an episode, never the reset)."""
     reward: th.Tensor
-    """``(N,)``"""
     terminated: th.Tensor
-    """``(N,)`` floats, 0 or 1"""
 
 
 class Sequences(NamedTuple):
-    """Windows of consecutive real transitions, ``(N, L, ...)``."""
+    """
+    Windows of consecutive real transitions, ``(N, L, ...)``.
+
+    :param obs: the observations before the steps, ``(N, L, ...)``
+    :param action: the actions, ``(N, L, A)``, scaled
+    :param next_obs: the true next observations, ``(N, L, ...)``
+    :param reward: the rewards, ``(N, L)``
+    :param terminated: whether the episode terminated, ``(N, L)`` floats, 0 or 1
+    :param is_first: ``(N, L)`` booleans: the first step of an episode, and the first of every window
+    :param is_last: ``(N, L)`` booleans: the step ends its episode, by termination or by a time limit, so that the next column
+        belongs to another episode
+    :param extra: the requested values of the side store by name, ``(N, L, ...)`` (replay latents, priorities, search policies)
+    :param ids: the id of the stored row of each step, ``(N, L)`` integers (see :meth:`Data.row_ids`)
+    """
 
     obs: Obs
     action: th.Tensor
     next_obs: Obs
     reward: th.Tensor
-    """``(N, L)``"""
     terminated: th.Tensor
-    """``(N, L)`` floats, 0 or 1"""
     is_first: th.Tensor
-    """``(N, L)`` booleans: the first step of an episode, and the first of every window"""
     is_last: th.Tensor
-    """``(N, L)`` booleans: the step ends its episode, by termination or by a time limit; the next column is another episode"""
     extra: Mapping[str, th.Tensor] = {}
-    """By name, ``(N, L, ...)``: values of the side store that were asked for (replay latents, priorities, search policies)"""
     ids: th.Tensor | None = None
-    """``(N, L)`` integers: where each step is stored (see :meth:`Data.row_ids`)"""
 
 
 class Timesteps(NamedTuple):
@@ -156,19 +174,21 @@ class Timesteps(NamedTuple):
 
     SB3 stores ``(obs, action, reward, next_obs)``. Here the last observation of an episode has a row of its own, without
     which a latent model would never see where episodes end (``TimeStep`` of dm_env).
+
+    :param obs: the observations, ``(N, L, ...)``
+    :param action: the action before each observation, ``(N, L, A)``; zeros where an episode begins
+    :param reward: the reward of that action, ``(N, L)``; 0 where an episode begins
+    :param is_first: ``(N, L)`` booleans: an episode begins here, or nothing is known of the steps before
+    :param is_last: ``(N, L)`` booleans: the episode is over, by termination or by a time limit
+    :param terminated: ``(N, L)`` floats, 0 or 1: the episode is over by termination
     """
 
     obs: Obs
     action: th.Tensor
-    """``(N, L, A)``: the action before the observation; zeros where an episode begins"""
     reward: th.Tensor
-    """``(N, L)``: the reward of that action; 0 where an episode begins"""
     is_first: th.Tensor
-    """``(N, L)`` booleans: an episode begins here, or nothing is known of the steps before"""
     is_last: th.Tensor
-    """``(N, L)`` booleans: the episode is over, by termination or by a time limit"""
     terminated: th.Tensor
-    """``(N, L)`` floats, 0 or 1: the episode is over by termination"""
 
 
 class Loss(NamedTuple):
@@ -176,18 +196,19 @@ class Loss(NamedTuple):
     The training loss of a batch, term by term. All entries are tensors: a float would wait for the accelerator.
 
     The loss to minimise is :meth:`total`: the weighted sum of the means of all terms.
+
+    :param rows: the terms with one value per row, ``(B,)`` or ``(B, T)``, from which priorities can be computed
+    :param scalars: the terms of the whole batch (regularisers), scalars
+    :param weights: the weight of each term; 1 where it is missing
+    :param states: the states that the loss has filtered, ``(B, T, ...)``, for models of sequences
+    :param figures: the metrics to log, scalars without gradients
     """
 
     rows: Mapping[str, th.Tensor] = {}
-    """Terms with one value per row, ``(B,)`` or ``(B, T)``, from which priorities can be computed"""
     scalars: Mapping[str, th.Tensor] = {}
-    """Terms of the whole batch (regularisers), scalars"""
     weights: Mapping[str, float] = {}
-    """The weight of each term; 1 where it is missing"""
     states: State | None = None
-    """``(B, T, ...)``: the states that the loss has filtered, for models of sequences"""
     figures: Mapping[str, th.Tensor] = {}
-    """Metrics to log, scalars without gradients"""
 
     def total(self, row_weights: th.Tensor | None = None) -> th.Tensor:
         """
@@ -205,47 +226,59 @@ class Loss(NamedTuple):
 
 
 class LatentTrajectory(NamedTuple):
-    """``H`` imagined steps from ``B`` latent states, which are the first of ``H + 1`` states."""
+    """
+    A trajectory of ``H`` imagined steps from each of ``B`` latent states, which are the first of ``H + 1`` states.
+
+    :param features: the inputs of actor and critic, ``(B, H + 1, F)``
+    :param state: the latent states, ``(B, H + 1, ...)``
+    :param action: the actions taken in all states but the last, ``(B, H, A)``
+    :param reward: the reward of arriving in each state, ``(B, H + 1)``
+    :param discount: the discount of each state, ``(B, H + 1)``; 0 where an episode is over
+    """
 
     features: th.Tensor
-    """``(B, H + 1, F)``: what actor and critic see"""
     state: State
-    """``(B, H + 1, ...)``"""
     action: th.Tensor
-    """``(B, H, A)``: the actions taken in all states but the last"""
     reward: th.Tensor
-    """``(B, H + 1)``: the reward of arriving in each state"""
     discount: th.Tensor
-    """``(B, H + 1)``: the discount of each state, 0 where an episode is over"""
 
 
 class Prediction(NamedTuple):
-    """What :meth:`WorldModel.step` returns."""
+    """
+    A prediction of :meth:`WorldModel.step`.
+
+    :param state: the next states, ``(B, ...)``
+    :param reward: the rewards, ``(B,)``
+    :param terminated: the probability that the step ended the episode, ``(B,)``
+    :param discount: the discount of the next state's value, ``(B,)``: replaces ``gamma * (1 - terminated)`` (two players:
+        ``-gamma``); ``None``: the caller's ``gamma`` applies
+    """
 
     state: State
     reward: th.Tensor
-    """``(B,)``"""
     terminated: th.Tensor
-    """``(B,)``: the probability that the step ended the episode"""
     discount: th.Tensor | None = None
-    """``(B,)``, optional: replaces ``gamma * (1 - terminated)`` (two players: ``-gamma``)"""
 
 
 class MemberPrediction(NamedTuple):
-    """What :meth:`WorldModel.members` returns: every member's view of one step, in the units of encoded observations."""
+    """
+    The predictions of one step by every member of an ensemble (:meth:`WorldModel.members`), in the units of encoded
+    observations.
+
+    :param mean: the means of the next observations, ``(E, B, D)``
+    :param variance: the variances of the next observations, ``(E, B, D)``
+    :param reward: the rewards, ``(E, B)``
+    :param terminated: the probabilities of termination, ``(E, B)``
+    """
 
     mean: th.Tensor
-    """``(E, B, D)``: the next observation"""
     variance: th.Tensor
-    """``(E, B, D)``"""
     reward: th.Tensor
-    """``(E, B)``"""
     terminated: th.Tensor
-    """``(E, B)``: probability"""
 
 
 class Data(Protocol):
-    """A view on real data, served from SB3's own replay buffer (:class:`sb3_mbrl.buffers.ReplayData`)."""
+    """A view of real data, served from SB3's own replay buffer (:class:`sb3_mbrl.buffers.ReplayData`)."""
 
     def __len__(self) -> int:
         """Return the number of usable transitions."""
@@ -257,7 +290,10 @@ class Data(Protocol):
         """
         Return ``n`` windows of ``length`` consecutive steps. A window may run across the end of an episode (see ``is_first``).
 
-        :param extra: the names of values of the side store that are wanted in :attr:`Sequences.extra`
+        :param n: the number of windows
+        :param length: the number of steps in a window
+        :param extra: the names of the requested values, which :attr:`Sequences.extra` then holds
+        :param generator: the source of randomness
         """
 
     def contexts(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
@@ -265,39 +301,43 @@ class Data(Protocol):
         Return ``n`` windows that end in a usable start state, padded on the left with the first step of the episode (see
         ``is_first``).
 
-        :param extra: as of :meth:`sequences`
+        :param n: the number of windows
+        :param length: the number of steps in a window
+        :param extra: the names of the requested values, as in :meth:`sequences`
+        :param generator: the source of randomness
         """
 
     def row_ids(self) -> th.Tensor:
-        """Return ``(len,)`` integers: where each row of :meth:`transitions` is stored, oldest first."""
+        """Return the id of each stored row of :meth:`transitions`, ``(len,)`` integers, oldest first."""
 
     def episode_starts(self) -> th.Tensor:
-        """Return those of :meth:`row_ids` that begin an episode, oldest first."""
+        """Return those :meth:`row_ids` that begin an episode, oldest first."""
 
     def held_out(self) -> "Data | None":
         """
-        Return the rows that were held out of this data, by which the model will be judged: for early stopping and for choosing
-        among members only, never for gradients, and never to be stored.
+        Return the held-out rows, on which the model will be evaluated: for early stopping and for choosing among members only,
+        never for gradients, and never to be stored.
 
-        ``None`` where nothing was held out: there are too few rows, or the fit was not called by an agent.
+        The result is ``None`` if nothing was held out: there are too few rows, or the fit was not called by an agent.
         """
 
 
 @dataclass(frozen=True)
 class FitBudget:
     """
-    How long a call to :meth:`WorldModel.fit` may take: in batches or epochs, never in seconds, so that a seed decides the run.
+    The limits of a call to :meth:`WorldModel.fit`, in batches or epochs, never in seconds, so that a seed decides the run.
 
-    :param max_epochs: passes over the training data (``None``: until ``patience`` is used up)
-    :param max_batches: gradient steps (``None``: no limit, as in MBPO's code, where a fit may take thousands)
-    :param patience: stop after more than this many rounds in which no member improved on the holdout data; a round is an
-        epoch, or as many as make 32 gradient steps
-    :param min_improvement: the relative fall of the holdout error that counts as an improvement
-    :param batch_size: rows per gradient step (per member)
-    :param holdout_ratio: share of the data held out to stop early and to choose members
-    :param max_holdout: the number of rows held out at most
-    :param refit: whether an agent fits the model on all rows, the held-out ones too, once it has been judged. Later fits then
-        judge it by the steps since the last one, before it learns from them
+    :param max_epochs: the largest number of passes over the training data (``None``: until ``patience`` is used up)
+    :param max_batches: the largest number of gradient steps (``None``: no limit, as in MBPO's code, where a fit may take
+        thousands)
+    :param patience: the number of rounds without an improvement of any member on the held-out data that a fit tolerates; a
+        round is an epoch, or as many epochs as make 32 gradient steps
+    :param min_improvement: the relative fall of the error on held-out data that counts as an improvement
+    :param batch_size: the number of rows per gradient step (and member)
+    :param holdout_ratio: the share of the data that is held out to stop early and to choose members
+    :param max_holdout: the largest number of held-out rows
+    :param refit: whether an agent fits the model on all rows, the held-out ones too, once it has been evaluated. Later fits
+        then evaluate it on the steps since the last one, before it learns from them
     """
 
     max_epochs: int | None = None
@@ -324,21 +364,23 @@ class FitBudget:
 
 
 class Plan(NamedTuple):
-    """What :meth:`Planner.plan` returns."""
+    """
+    A result of :meth:`Planner.plan`.
+
+    :param action: the actions to take now, ``(B, A)``, scaled
+    :param carry: the warm start for the next call, one row per environment. It belongs to the caller: evaluation and training
+        each have their own
+    :param sequence: the whole plan, ``(B, H, A)``
+    :param policy: the improved policy (tree search), ``(B, n_actions)``
+    :param value: the value of the root (tree search) or of the plan, ``(B,)``
+    :param info: metrics to log
+    """
 
     action: th.Tensor
-    """``(B, A)``: what to do now, scaled"""
     carry: State
-    """
-    The warm start for the next call, one row per environment. It belongs to the caller: evaluation and training have their
-    own.
-    """
     sequence: th.Tensor | None = None
-    """``(B, H, A)``: the whole plan"""
     policy: th.Tensor | None = None
-    """``(B, n_actions)``: improved policy (tree search)"""
     value: th.Tensor | None = None
-    """``(B,)``: value of the root (tree search) or of the plan"""
     info: Mapping[str, Any] = {}
 
 
@@ -346,82 +388,86 @@ class Imagined(NamedTuple):
     """
     Imagined transitions, ``(T, B, ...)``: ``T`` steps from ``B`` start states. Rows that are not ``valid`` hold no
     information.
+
+    :param obs: the observations before the steps, ``(T, B, ...)``
+    :param action: the actions, ``(T, B, A)``, scaled
+    :param next_obs: the next observations, ``(T, B, ...)``
+    :param reward: the rewards, ``(T, B)``
+    :param terminated: whether the rollout terminated, ``(T, B)`` floats, 0 or 1
+    :param discount: the discounts that the model predicts, ``(T, B)``; ``None``: it predicts none
+    :param valid: ``(T, B)`` booleans: the rollout was still running and the row is finite
+    :param info: metrics to log
+    :param weight: weights from 0, ``(T, B)``: rows are drawn with probability proportional to them; ``None``: all alike
     """
 
     obs: Obs
     action: th.Tensor
     next_obs: Obs
     reward: th.Tensor
-    """``(T, B)``"""
     terminated: th.Tensor
-    """``(T, B)`` floats, 0 or 1"""
     discount: th.Tensor | None
-    """``(T, B)``, where the model gives one"""
     valid: th.Tensor
-    """``(T, B)`` booleans: the rollout was still running and the row is finite"""
     info: Mapping[str, float] = {}
-    """Metrics to log"""
     weight: th.Tensor | None = None
-    """``(T, B)``, from 0: rows are drawn with probability proportional to it; ``None``: all alike"""
 
 
 # ---------------------------------------------------------------------------------------------------- world models
 
 
 class UnsupportedSpace(ValueError):
-    """A part was asked for by name for spaces it does not take. The message names one that does, where there is one."""
+    """The error for spaces that a part does not take. The message names a part that takes them, if there is one."""
 
 
 class MissingCapability(TypeError):
-    """A part was asked for something optional that it does not have (``decode``, ``members``, ...)."""
+    """The error for an optional capability that a part lacks (``decode``, ``members``, ...)."""
 
 
 class WorldModel(nn.Module, ABC):
     """
     An environment in tensors.
 
-    Subclasses implement :meth:`initial` and :meth:`step`, and either :meth:`loss` or :meth:`fit`. A model that imagined data
-    for a model-free learner is drawn from also needs :meth:`decode`.
+    Subclasses implement :meth:`initial` and :meth:`step`, and either :meth:`loss` or :meth:`fit`. A model that provides
+    imagined data for a model-free learner also needs :meth:`decode`.
 
-    :param observation_space: the real environment's, as SB3 sees it
-    :param action_space: the real environment's
-    :param reward_fn: known reward; replaces the learned head
-    :param termination_fn: known termination; replaces the learned head
-    :param device: as in SB3
+    :param observation_space: the observation space of the real environment, as SB3 sees it
+    :param action_space: the action space of the real environment
+    :param reward_fn: a known reward function, which replaces the learned head
+    :param termination_fn: a known termination function, which replaces the learned head
+    :param device: the device, as in SB3
     """
 
     context: int = 1
-    """How many past steps :meth:`filter` wants before a start state (1: the observation alone)."""
+    """The number of steps that :meth:`filter` needs for a state (1: the observation alone)"""
 
     needs_snapshot: ClassVar[bool] = False
-    """Whether :meth:`initial` needs the true environment's state (an oracle); the agent then keeps one with every real row."""
+    """Whether :meth:`initial` needs the true environment's state (an oracle); the agent then stores it with every real row"""
 
     holds_out: ClassVar[bool] = True
     """
-    Whether :meth:`fit` can learn from a part of the data. A model that cannot (it counts every step as it comes) is judged by
-    new steps before it learns from them.
+    Whether :meth:`fit` can learn from a part of the data. A model that cannot (one that counts every step as it comes) is
+    evaluated on new steps before it learns from them
     """
 
     fitted: bool = False
-    """Whether the model has been fitted (known models: always true)."""
+    """Whether the model has been fitted (known models: always true)"""
 
     discount: float | None = None
     """
-    The discount of a step, where it is part of what the model predicts (:attr:`Prediction.discount`). An agent with another
-    ``gamma`` refuses the model.
+    The discount of a step, for models that predict it (:attr:`Prediction.discount`); an agent with another ``gamma`` refuses
+    the model. ``None``: the model predicts no discount
     """
 
     extra: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     """
-    The values of the side store that :meth:`loss` reads from :attr:`Sequences.extra`: by name, the shape of the value of one
-    step.
+    The values of the side store that :meth:`loss` reads from :attr:`Sequences.extra`: the shape of the value of one step, by
+    name
     """
 
     optimizer: th.optim.Optimizer | None = None
-    """The model's own optimiser, saved with it; ``None`` where there is nothing to optimise."""
+    """The model's own optimiser, saved with it; ``None``: there is nothing to optimise"""
 
     on_progress: Callable[[str], None] | None = None
-    """Told in words how far a fit is, where somebody listens (a progress bar)."""
+    """A callback that receives the progress of a fit in words (for a progress bar), or ``None``"""
 
     def __init__(
         self,
@@ -443,7 +489,7 @@ class WorldModel(nn.Module, ABC):
 
     @property
     def learns(self) -> bool:
-        """Whether there is anything to fit: a known model has neither a :meth:`loss` nor a :meth:`fit` of its own."""
+        """Whether there is anything to fit: a known model has neither a :meth:`loss` nor a :meth:`fit` of its own"""
         return type(self).fit is not WorldModel.fit or type(self).loss is not WorldModel.loss
 
     def loss(
@@ -455,9 +501,9 @@ class WorldModel(nn.Module, ABC):
         A model with ``context == 1`` is given :class:`Transitions`, another one :class:`Sequences`.
 
         :param batch: ``(B, ...)`` transitions, or ``(B, T, ...)`` windows
-        :param start: the states before the first steps of the windows, ``(B, ...)``; ``None`` where nothing is known
+        :param start: the states before the first steps of the windows, ``(B, ...)``; ``None``: not known
         :param generator: the source of randomness (``None``: torch's global one)
-        :return: terms with one value per row; the states ``(B, T, ...)`` where the model filters windows
+        :return: the terms, with one value per row where possible, and the states ``(B, T, ...)`` if the model filters windows
         """
         raise MissingCapability(f"{type(self).__name__} has no loss; it is fitted by its own fit() or not at all")
 
@@ -466,13 +512,13 @@ class WorldModel(nn.Module, ABC):
         Learn from real data. Optional: a model with a :meth:`loss` is fitted by the loop of
         :func:`sb3_mbrl.fitting.fit_world_model`, which works for every model.
 
-        An interrupted fit leaves the model as good as the best point it had reached.
+        An interrupted fit leaves the model as good as at its best point so far.
 
-        :param data: a view on the replay buffer, without the held-out rows (see :meth:`Data.held_out`)
+        :param data: a view of the replay buffer, without the held-out rows (see :meth:`Data.held_out`)
         :param budget: the limit on epochs and gradient steps
         :param generator: the source of every random choice
         :return: metrics to log (``loss``, ``epochs``, ``batches``, ...)
-        :raises MissingCapability: where the model has no fit of its own
+        :raises MissingCapability: when the model has no fit of its own
         """
         name = type(self).__name__
         remedy = "it is known, so there is nothing to fit"
@@ -485,31 +531,31 @@ class WorldModel(nn.Module, ABC):
     @abstractmethod
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
         """
-        The state from one observation.
+        Make the state from one observation.
 
-        :param obs: ``(B, ...)``
-        :param snapshot: the true environment's state, ``(B, S)``, for an oracle
+        :param obs: the observations, ``(B, ...)``
+        :param snapshot: the state of the true environment, ``(B, S)``, for an oracle
         """
 
     def filter(self, obs: Obs, actions: th.Tensor, is_first: th.Tensor) -> State:
         """
-        The state after a context of :attr:`context` steps. The default looks at the last observation only.
+        Make the state after a context of :attr:`context` steps. The default uses the last observation only.
 
-        :param obs: ``(B, context, ...)``, the last one is the present
-        :param actions: ``(B, context, A)``: ``actions[:, t]`` was taken in ``obs[:, t]``; the last one is not known yet and
-            ignored
-        :param is_first: ``(B, context)``: what lies before a true entry belongs to another episode and must not be looked at
+        :param obs: the observations, ``(B, context, ...)``; the last one is the present
+        :param actions: the actions, ``(B, context, A)``: ``actions[:, t]`` was taken in ``obs[:, t]``; the last one is not
+            known yet and must be ignored
+        :param is_first: ``(B, context)`` booleans: steps before a true entry belong to another episode and must be ignored
         """
         return self.initial({key: value[:, -1] for key, value in obs.items()} if isinstance(obs, dict) else obs[:, -1])
 
     def observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
         """
-        One filtering step while acting in the real environment. The default looks at the new observation only.
+        Filter one step while acting in the real environment. The default uses the new observation only.
 
         :param state: the state before, ``(B, ...)``
-        :param action: ``(B, A)``, taken in that state
-        :param obs: what was observed then
-        :param is_first: ``(B,)``: rows that begin a new episode with ``obs``
+        :param action: the actions taken in that state, ``(B, A)``, scaled
+        :param obs: the observations after the step, ``(B, ...)``
+        :param is_first: ``(B,)`` booleans: rows that begin a new episode with ``obs``
         """
         return self.initial(obs)
 
@@ -518,43 +564,44 @@ class WorldModel(nn.Module, ABC):
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
     ) -> Prediction:
         """
-        One step. Differentiable with respect to state, action and parameters where the model is.
+        Predict one step. Differentiable with respect to state, action and parameters if the model is.
 
-        :param state: ``(B, ...)``
-        :param action: ``(B, A)``, scaled
-        :param deterministic: the mean (or mode) instead of a sample
+        :param state: the states, ``(B, ...)``
+        :param action: the actions, ``(B, A)``, scaled
+        :param deterministic: whether to predict the mean (or mode) instead of a sample
         :param generator: the source of randomness (``None``: torch's global one)
         """
 
     def with_known(
-        self, seen: Callable[[], tuple[Obs, th.Tensor, Obs]], reward: th.Tensor, terminated: th.Tensor
+        self, make_arguments: Callable[[], tuple[Obs, th.Tensor, Obs]], reward: th.Tensor, terminated: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
         """
-        Reward and termination, by the known functions where there are any: for :meth:`step`.
+        Replace predicted rewards and terminations by those of the known functions, if there are any: for :meth:`step`.
 
-        :param seen: makes what these see: observations, actions in the environment's units, next observations; called only
-            where something is known
-        :param reward: ``(B,)``, as predicted
-        :param terminated: ``(B,)``, as predicted
+        :param make_arguments: a function that makes the arguments of the known functions: observations, actions in the
+            environment's units, next observations; called only if there is a known function
+        :param reward: the predicted rewards, ``(B,)``
+        :param terminated: the predicted probabilities of termination, ``(B,)``
+        :return: the rewards and the terminations, ``(B,)`` each
         """
         if self.reward_fn is None and self.termination_fn is None:
             return reward, terminated
-        found = seen()
+        arguments = make_arguments()
         if self.reward_fn is not None:
-            reward = call_known("reward_fn", self.reward_fn, found, len(reward)).to(reward)
+            reward = call_known("reward_fn", self.reward_fn, arguments, len(reward)).to(reward)
         if self.termination_fn is not None:
-            terminated = call_known("termination_fn", self.termination_fn, found, len(terminated)).to(terminated)
+            terminated = call_known("termination_fn", self.termination_fn, arguments, len(terminated)).to(terminated)
         return reward, terminated
 
     @property
     def decodes(self) -> bool:
-        """Whether the model has a :meth:`decode` of its own."""
+        """Whether the model has a :meth:`decode` of its own"""
         return type(self).decode is not WorldModel.decode
 
     def decode(self, state: State) -> Obs:
         """
         Return the observations of states, valid members of the observation space. Optional: a value-equivalent model has none
-        (:attr:`decodes`), and is judged by its rewards and terminations alone.
+        (:attr:`decodes`), and is evaluated by its rewards and terminations alone.
         """
         raise MissingCapability(
             f"{type(self).__name__} does not decode observations. Use it where features are enough "
@@ -562,7 +609,7 @@ class WorldModel(nn.Module, ABC):
         )
 
     def features(self, state: State) -> th.Tensor:
-        """``(B, F)``: what a latent policy acts on. The default flattens every leaf of the state."""
+        """Return the inputs of a latent policy, ``(B, F)``. The default flattens every leaf of the state."""
         return th.cat(
             [leaf.flatten(1).float() if leaf.dim() > 1 else leaf[:, None].float() for leaf in tree_leaves(state)], dim=1
         )
@@ -570,12 +617,12 @@ class WorldModel(nn.Module, ABC):
     # ---- optional capabilities
 
     def members(self, state: State, action: th.Tensor) -> MemberPrediction:
-        """Every member's prediction (moment matching, disagreement). Optional."""
+        """Return every member's prediction (moment matching, disagreement). Optional."""
         raise MissingCapability(f"{type(self).__name__} has no members; choose an ensemble")
 
     @property
     def n_choices(self) -> int:
-        """From how many members :meth:`step` chooses (1: there is nothing to choose)."""
+        """The number of members from which :meth:`step` chooses (1: there is nothing to choose)"""
         return 1
 
     def member_step(
@@ -588,29 +635,33 @@ class WorldModel(nn.Module, ABC):
         generator: th.Generator | None = None,
     ) -> Prediction:
         """
-        :meth:`step` by given members (trajectory sampling TSinf). Optional.
+        Predict one step by given members (trajectory sampling TSinf). Optional.
 
-        :param member: ``(B,)`` integers below :attr:`n_choices`
+        :param state: the states, ``(B, ...)``
+        :param action: the actions, ``(B, A)``, scaled
+        :param member: the index of each row's member, ``(B,)`` integers below :attr:`n_choices`
+        :param deterministic: whether to predict the mean (or mode) instead of a sample
+        :param generator: the source of randomness (``None``: torch's global one)
         """
         raise MissingCapability(f"{type(self).__name__} has no members; choose an ensemble")
 
     def policy_value(self, state: State) -> tuple[th.Tensor, th.Tensor]:
-        """Policy logits ``(B, n_actions)`` and value ``(B,)`` for tree search. Optional."""
+        """Return policy logits ``(B, n_actions)`` and values ``(B,)`` for tree search. Optional."""
         raise MissingCapability(f"{type(self).__name__} has no policy and value heads")
 
     # ---- saving
 
     def extra_state(self) -> dict[str, Any]:
         """
-        What the ``state_dict`` does not hold and no parameter shape tells: stored data, counters, the choice of members.
+        Return all state that the ``state_dict`` does not hold: stored data, counters, the choice of members.
 
-        Saved next to the ``state_dict`` and given back *before* it, so that parameters can be created first. Must be
-        picklable. Subclasses extend the dictionary they get from ``super()``.
+        It is saved next to the ``state_dict`` and given back *before* it, so that parameters can be created first. It must be
+        picklable. Subclasses extend the dictionary of ``super()``.
         """
         return {"fitted": self.fitted}
 
     def load_extra_state(self, extra: Mapping[str, Any]) -> None:
-        """Take back what :meth:`extra_state` gave."""
+        """Restore the result of :meth:`extra_state`."""
         self.fitted = bool(extra["fitted"])
 
 
@@ -634,7 +685,7 @@ class LatentModel(WorldModel):
         Compute the loss of sequences, with the states that were filtered along them.
 
         :param batch: ``(B, T)`` rows; a model decides which of the records it takes
-        :param start: the states before the first rows, ``(B, ...)``; ``None`` where nothing is known
+        :param start: the states before the first rows, ``(B, ...)``; ``None``: not known
         :param generator: the source of randomness
         """
 
@@ -651,11 +702,12 @@ class LatentModel(WorldModel):
         """
         Filter one step, as :meth:`observe` does, with a sample of the posterior.
 
-        :param state: the state before, ``(B, ...)``; ``None``: nothing is known
-        :param action: ``(B, A)``: the action that led to the observation
-        :param obs: ``(B, ...)``
-        :param is_first: ``(B,)``: rows that begin a new episode
-        :param deterministic: the most likely state instead of a sample
+        :param state: the state before, ``(B, ...)``; ``None``: not known
+        :param action: the actions that led to the observations, ``(B, A)``, scaled
+        :param obs: the observations, ``(B, ...)``
+        :param is_first: ``(B,)`` booleans: rows that begin a new episode
+        :param generator: the source of randomness
+        :param deterministic: whether to take the most likely state instead of a sample
         """
 
     @abstractmethod
@@ -671,9 +723,11 @@ class LatentModel(WorldModel):
         """
         Follow a policy in latent space; nothing is decoded.
 
-        :param state: ``(B, ...)``
-        :param act: from features ``(B, F)`` to scaled actions ``(B, A)``
+        :param state: the states to start from, ``(B, ...)``
+        :param act: the policy: a function from features ``(B, F)`` to scaled actions ``(B, A)``
         :param horizon: the number of steps
+        :param deterministic: whether the model predicts its most likely states instead of samples
+        :param generator: the source of randomness
         """
 
     @abstractmethod
@@ -685,21 +739,21 @@ class LatentModel(WorldModel):
         """Undo :meth:`pack`."""
 
     def head_defaults(self) -> dict[str, Any]:
-        """The default settings of actor and critic on these features: ``units`` of a layer, ``norm`` and ``activation``."""
+        """Return the default settings of actor and critic on these features: ``units``, ``norm`` and ``activation``."""
         return {"units": 256, "norm": "rms", "activation": "silu"}
 
     def value_output(self, **settings: Any) -> Any:
         """
-        The output distribution of a critic: by default as the model's rewards are distributed.
+        Make the output distribution of a critic, by default like that of the model's rewards.
 
-        :param settings: other settings of it, such as ``reward_range`` and ``bins``
+        :param settings: settings that differ from the rewards', such as ``reward_range`` and ``bins``
         """
         raise MissingCapability(f"{type(self).__name__} has no output distribution for a critic (value_output)")
 
     @property
     @abstractmethod
     def state_layout(self) -> list[Any]:
-        """Plain values that describe packed states: only states of the same layout can be read back."""
+        """Plain values that describe packed states; only states of the same layout can be read back"""
 
 
 # ---------------------------------------------------------------------------------------------------------------- planners
@@ -707,9 +761,9 @@ class LatentModel(WorldModel):
 
 class Planner(ABC):
     """
-    Chooses actions by looking ahead in a world model. Never imports a model: any that has what the planner needs will do.
+    A rule that chooses actions by looking ahead in a world model. It works with any model that has the capabilities it needs.
 
-    :param action_space: the real environment's
+    :param action_space: the action space of the real environment
     """
 
     horizon: int = 1
@@ -738,14 +792,14 @@ class Planner(ABC):
         Plan for a batch of environments at once.
 
         :param model: the world model
-        :param state: where each environment is, ``(B, ...)``
-        :param carry: what the last call returned, or ``None``
-        :param is_first: ``(B,)``: rows whose carry must be forgotten
+        :param state: the current state of each environment, ``(B, ...)``
+        :param carry: the carry of the last call's plan, or ``None``
+        :param is_first: ``(B,)`` booleans: rows whose carry must be ignored
         :param action_mask: ``(B, n_actions)`` booleans, true where an action is allowed
-        :param prior: a policy: ``prior(state, generator)`` returns scaled actions ``(B, A)``
-        :param value: a value function for the last state of a plan
-        :param deterministic: plan the same for the same state and carry: random choices come from a stream that begins anew at
-            every call, and ``generator`` is not drawn from
+        :param prior: a policy that proposes actions: ``prior(state, generator)`` returns scaled actions ``(B, A)``
+        :param value: a value function for the last state of a plan: ``value(state)`` returns ``(B,)``
+        :param deterministic: whether the same state and carry always give the same plan: random choices then come from a
+            stream that restarts at every call, and ``generator`` is not drawn from
         :param generator: the source of randomness
         """
 
@@ -754,31 +808,36 @@ class Planner(ABC):
 
 
 class ReplaySampler(Protocol):
-    """Anything that answers ``sample`` as SB3's replay buffers do."""
+    """An object with the ``sample`` method of SB3's replay buffers."""
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
         Draw a batch, as ``ReplayBufferSamples`` or ``DictReplayBufferSamples``.
 
         :param batch_size: the number of rows
-        :param env: normalise observations and rewards with these statistics
+        :param env: the statistics that normalise observations and rewards
         """
 
 
 class LearnerView(NamedTuple):
-    """The view of a model-free learner that an imagination works with."""
+    """
+    The view of a model-free learner that an imagination works with.
+
+    :param world_model: the learner's world model
+    :param act: the policy with its exploration: a function from raw observations ``(B, ...)`` to scaled actions ``(B, A)``
+    :param gamma: the discount of a step
+    :param real_ratio: the share of real rows in a batch
+    :param generator: the source of randomness, on the CPU
+    :param mix: a function that makes the sampler that mixes real rows with stored rollouts; it returns ``None`` while there
+        are no rollouts
+    """
 
     world_model: WorldModel
     act: Callable[[Obs], th.Tensor]
-    """The policy with its exploration: from raw observations ``(B, ...)`` to scaled actions ``(B, A)``"""
     gamma: float
-    """The discount of a step"""
     real_ratio: float
-    """The share of real rows in a batch"""
     generator: th.Generator
-    """The source of randomness, on the CPU"""
     mix: Callable[[], ReplaySampler | None]
-    """Makes the sampler that mixes real rows with stored rollouts; ``None`` while there are no rollouts"""
 
 
 class Imagination(ABC):
@@ -792,11 +851,11 @@ class Imagination(ABC):
     @abstractmethod
     def sampler(self, learner: LearnerView, real: ReplayBuffer) -> ReplaySampler | None:
         """
-        The sampler that stands in for the replay buffer while the base class trains.
+        Make the sampler that stands in for the replay buffer while the base class trains.
 
         :param learner: the learner's policy, world model and discount
         :param real: the learner's own replay buffer
-        :return: ``None``: the real buffer itself
+        :return: the sampler; ``None``: the real buffer itself
         """
 
 
@@ -806,12 +865,12 @@ class RolloutImagination(Imagination):
 
     Shapes are fixed and rollouts that ended are masked, never removed: compilers and CUDA graphs need static shapes.
 
-    :cvar freq: real environment steps between two calls
-    :cvar starts_per_step: start states per real environment step
+    :cvar freq: the number of real environment steps between two calls
+    :cvar starts_per_step: the number of start states per real environment step
     :cvar max_age: the number of real environment steps after which imagined transitions are forgotten
-    :cvar n_steps: the agent joins the single steps that :meth:`imagine` returns to transitions of up to ``n_steps`` steps; all
-        actions but the first of a rollout must be the policy's then
-    :cvar observation: ``"decoded"``, or ``"features"`` where the rows hold features of latent states
+    :cvar n_steps: the largest number of single steps of :meth:`imagine` that the agent joins to one transition; above 1, all
+        actions but the first of a rollout must be the policy's
+    :cvar observation: the kind of observations in the rows: ``"decoded"``, or ``"features"`` of latent states
     """
 
     freq: int
@@ -826,16 +885,16 @@ class RolloutImagination(Imagination):
 
     @abstractmethod
     def horizon(self, num_timesteps: int) -> int:
-        """The number of steps to imagine after ``num_timesteps`` real environment steps."""
+        """Return the number of steps to imagine after ``num_timesteps`` real environment steps."""
 
     def choose_starts(self, data: Data, n: int, *, generator: th.Generator | None = None) -> th.Tensor | None:
         """
-        Which real observations to start from.
+        Choose the real observations to start from.
 
         :param data: the real data
         :param n: the number of start states
         :param generator: the source of randomness
-        :return: ``(n,)`` integers out of ``data.row_ids()``, repeated ones allowed; ``None``: uniformly from all there are
+        :return: ``(n,)`` integers out of ``data.row_ids()``, repetitions allowed; ``None``: drawn uniformly from all rows
         """
         return None
 
@@ -853,9 +912,10 @@ class RolloutImagination(Imagination):
         Roll the world model out.
 
         :param world_model: the model, in evaluation mode
-        :param starts: states to start from, ``(B, ...)`` (states, not observations: a recurrent model has filtered its
+        :param starts: the states to start from, ``(B, ...)`` (states, not observations: a recurrent model has filtered its
             context)
-        :param act: the policy: from observations (or features, for latent imaginations) to scaled actions ``(B, A)``
+        :param act: the policy: a function from observations (or features, for latent imaginations) to scaled actions
+            ``(B, A)``
         :param horizon: the number of steps
         :param generator: the source of the model's randomness
         """

@@ -9,7 +9,7 @@ import torch as th
 class LaProp(th.optim.Optimizer):
     """
     Adaptive gradient clipping (Brock et al. 2021, arXiv 2102.06171), then LaProp (Ziyin et al. 2020, arXiv 2002.04839):
-    gradients are divided by the root of their mean square first, and momentum is taken of the quotient.
+    gradients are first divided by the root of their mean square; the momentum is an average of the quotients.
 
     Per parameter tensor, at step ``t``::
 
@@ -18,14 +18,14 @@ class LaProp(th.optim.Optimizer):
         m <- beta1 m + (1 - beta1) g / (sqrt(v / (1 - beta2^t)) + eps)
         w <- w - lr(t) m / (1 - beta1^t)
 
-    :param params: as of any optimiser of torch
-    :param lr: step size after the warm-up
-    :param betas: of momentum and mean square
-    :param eps: added to the root
-    :param clip: largest step of a gradient relative to its tensor, before it is normalised (0: no clipping)
-    :param min_norm: of a tensor, for clipping (biases begin at 0)
-    :param warmup: steps in which the step size grows from 0, linearly
-    :param capturable: as of torch's optimisers: keep counts in tensors, so that a CUDA graph can repeat a step
+    :param params: the parameters or parameter groups, as in torch's optimisers
+    :param lr: the step size after the warm-up
+    :param betas: the decay rates of momentum and mean square
+    :param eps: the constant added to the root of the mean square
+    :param clip: the largest norm of a gradient relative to that of its tensor, before normalisation (0: no clipping)
+    :param min_norm: the smallest norm of a tensor that clipping assumes (biases begin at 0)
+    :param warmup: the number of steps in which the step size grows linearly from 0
+    :param capturable: whether to keep step counts in tensors, so that a CUDA graph can repeat a step, as in torch's optimisers
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LaProp(th.optim.Optimizer):
 
     @th.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; parameters without a gradient stay as they are."""
+        """Make one step; parameters without a gradient stay as they are."""
         loss = None
         if closure is not None:
             with th.enable_grad():
@@ -76,7 +76,7 @@ class LaProp(th.optim.Optimizer):
                 continue
             by_step: dict[int, list[th.Tensor]] = {}
             for parameter in learning:
-                # On a processor, counts may be tensors that a GPU has left.
+                # After a move from a GPU to the CPU, counts may still be tensors.
                 by_step.setdefault(int(self.state[parameter]["step"]), []).append(parameter)
             for t, parameters in by_step.items():
                 self._update(parameters, group, *self._scales(group, t))
@@ -85,8 +85,12 @@ class LaProp(th.optim.Optimizer):
     @staticmethod
     def _scales(group: dict[str, Any], t: Any) -> tuple[Any, Any]:
         """
-        What mean squares are divided by at step ``t``, and what momenta are multiplied by. Numbers for a number, lists of
-        tensors for a list of them.
+        Return the divisor of mean squares and the factor of momenta at step ``t``::
+
+            1 - beta2^t,    -lr * min(1, t / warmup) / (1 - beta1^t)
+
+        :param group: the parameter group
+        :param t: the step: a number, or a list of tensors, for which both results are lists of tensors
         """
         beta1, beta2 = group["betas"]
         warmup = max(group["warmup"], 1)
@@ -98,11 +102,13 @@ class LaProp(th.optim.Optimizer):
         return 1 - beta2**t, -group["lr"] * min(1.0, t / warmup) / (1 - beta1**t)
 
     def _update(self, parameters: list[th.Tensor], group: dict[str, Any], debias: Any, rate: Any) -> None:
+        # Plainly: the formulas of the class, parameter by parameter. torch's _foreach functions work on all of them at once.
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         squares = [self.state[parameter]["square"] for parameter in parameters]
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         beta1, beta2 = group["betas"]
         if group["clip"]:
+            # g <- g * min(1, clip * max(|w|, min_norm) / |g|)
             sizes = th._foreach_norm(parameters)
             th._foreach_clamp_min_(sizes, group["min_norm"])
             th._foreach_mul_(sizes, group["clip"])
@@ -111,13 +117,16 @@ class LaProp(th.optim.Optimizer):
             th._foreach_div_(sizes, norms)
             th._foreach_clamp_max_(sizes, 1.0)
             gradients = list(th._foreach_mul(gradients, sizes))
+        # v <- beta2 v + (1 - beta2) g^2
         th._foreach_mul_(squares, beta2)
         th._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+        # m <- beta1 m + (1 - beta1) g / (sqrt(v / (1 - beta2^t)) + eps)
         roots = th._foreach_div(squares, debias)
         th._foreach_sqrt_(roots)
         th._foreach_add_(roots, group["eps"])
         th._foreach_mul_(momenta, beta1)
         th._foreach_add_(momenta, th._foreach_div(gradients, roots), alpha=1 - beta1)
+        # w <- w + rate * m
         if isinstance(rate, list):
             th._foreach_add_(parameters, th._foreach_mul(momenta, rate))
         else:

@@ -1,4 +1,4 @@
-"""A private random stream, so that a world model never disturbs SB3's."""
+"""A private random stream for world models, which leaves SB3's random streams alone."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch as th
 
 
 def derive_seed(seed: int | None) -> int | None:
-    """Of a second stream beside the one that has this seed, whose numbers are not the same."""
+    """Derive the seed of a second, independent stream."""
     return None if seed is None else int(np.random.SeedSequence(seed).spawn(1)[0].generate_state(1)[0])
 
 
@@ -19,7 +19,7 @@ class RandomStream:
     Policies and ``nn`` initialisers draw from torch's global generators. Inside :meth:`scope` these continue this stream;
     outside they are as if nothing had happened. Picklable: the state is saved with the agent.
 
-    :param seed: ``None`` takes one from the operating system
+    :param seed: the seed; ``None``: one from the operating system
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -28,21 +28,21 @@ class RandomStream:
         self.generator = th.Generator().manual_seed(seed)
 
     def restart(self, seed: int) -> None:
-        """Begin anew from a seed, in place: all who hold the stream go on with it."""
+        """Restart from a seed, in place: all holders of the stream see the restart."""
         self.generator = th.Generator().manual_seed(seed)
 
     def state_dict(self) -> dict[str, th.Tensor]:
-        """The state of the generator."""
+        """Return the state of the generator."""
         return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, th.Tensor]) -> None:
-        """Take back what :meth:`state_dict` gave."""
+        """Restore the result of :meth:`state_dict`."""
         self.generator = th.Generator()
         self.generator.set_state(state["generator"])
 
     @classmethod
     def of(cls, generator: th.Generator) -> "RandomStream":
-        """The stream of a generator, which goes on with it."""
+        """Make a stream that draws from a given generator."""
         stream = cls(0)
         stream.generator = generator
         return stream
@@ -52,15 +52,15 @@ class RandomStream:
         """
         Draw from this stream, also where code uses torch's global generators.
 
-        :param device: an accelerator whose generator is used too
+        :param device: an accelerator, whose generator continues this stream too
         """
         devices = [device] if device is not None and device.type == "cuda" else []
         with th.random.fork_rng(devices=devices):
             seed = int(th.randint(2**62, (1,), generator=self.generator))
-            # Not th.manual_seed, which seeds the generators of all devices, also of those that are not put back.
+            # Not th.manual_seed: it seeds the generators of all devices, and fork_rng restores only the listed ones.
             th.default_generator.manual_seed(seed)
-            for used in devices:
-                with th.cuda.device(used):
+            for accelerator in devices:
+                with th.cuda.device(accelerator):
                     th.cuda.manual_seed(seed)
             yield self.generator
 
@@ -73,7 +73,7 @@ class RandomStream:
 
 
 def on_device(generator: th.Generator | None, device: th.device) -> th.Generator | None:
-    """A generator that can draw on ``device``: the same where it already can, else one seeded by its next draw."""
+    """Return a generator that can draw on ``device``: the given one if it can, else a new one seeded by its next draw."""
     if generator is None or generator.device.type == device.type:
         return generator
     seed = int(th.randint(2**62, (1,), generator=generator, device=generator.device))

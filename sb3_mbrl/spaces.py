@@ -26,10 +26,10 @@ class Group:
     """
     Neighbouring columns of an encoded observation that are treated alike.
 
-    :param key: the key of a ``Dict`` space (``None`` for a space that is not one)
-    :param kind: numbers, one one-hot category (one group each), or independent bits
-    :param start: first column
-    :param stop: one after the last column
+    :param key: the key of a ``Dict`` space (``None`` for any other space)
+    :param kind: continuous values, one one-hot category (one group each), or independent bits
+    :param start: the first column
+    :param stop: the column after the last
     """
 
     key: str | None
@@ -39,11 +39,12 @@ class Group:
 
     @property
     def columns(self) -> slice:
+        """The columns as a slice"""
         return slice(self.start, self.stop)
 
 
 def unsupported_by_vectors(space: spaces.Space) -> str | None:
-    """Why a space cannot be encoded as a vector, in words; ``None`` when it can."""
+    """Explain why a space cannot be encoded as a vector; ``None`` if it can."""
     if isinstance(space, spaces.Dict):
         reasons = [(key, unsupported_by_vectors(child)) for key, child in space.spaces.items()]
         return next((f"key {key!r}: {reason}" for key, reason in reasons if reason), None)
@@ -57,7 +58,7 @@ def unsupported_by_vectors(space: spaces.Space) -> str | None:
 
 
 def vector_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
-    """``supports`` of every vector model: why the spaces do not fit, or ``None``."""
+    """``supports`` of every vector model: the reason why it does not take the spaces, or ``None``."""
     if reason := unsupported_by_vectors(observation_space):
         return f"observation space: {reason}"
     if isinstance(action_space, spaces.Dict):
@@ -67,15 +68,15 @@ def vector_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
 
 
 def discrete_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
-    """``supports`` of tabular models: why the spaces do not fit, or ``None``."""
-    for what, space in (("observations", observation_space), ("actions", action_space)):
+    """``supports`` of tabular models: the reason why they do not take the spaces, or ``None``."""
+    for name, space in (("observations", observation_space), ("actions", action_space)):
         if not isinstance(space, spaces.Discrete):
-            return f"it takes Discrete {what}, not {space}"
+            return f"it takes Discrete {name}, not {space}"
     return None
 
 
 def _float32_bounds(space: spaces.Box) -> tuple[th.Tensor, th.Tensor]:
-    """Bounds in float32, rounded inwards so that a clipped value is a member also where the space is float64."""
+    """Return bounds in float32, rounded inwards so that clipped values are members of float64 spaces too."""
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
     high = np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
@@ -83,16 +84,18 @@ def _float32_bounds(space: spaces.Box) -> tuple[th.Tensor, th.Tensor]:
 
 
 def as_stored(obs: Obs) -> Obs:
-    """Observations of environments as SB3's replay buffer has them: those of a ``Discrete`` space are a column."""
+    """Put observations of environments into the layout of SB3's replay buffer: those of a ``Discrete`` space as a column."""
     return tree_map(lambda leaf: leaf[:, None] if leaf.dim() == 1 else leaf, obs)
 
 
 def outside(space: spaces.Space, values: np.ndarray | th.Tensor) -> np.ndarray:
     """
-    ``(B,)`` booleans: rows of a ``Discrete`` or ``MultiDiscrete`` space with a category that there is not. (Numbers beyond the
-    bounds of a ``Box`` are common, and harmless.)
+    Tell which rows have a category outside a ``Discrete`` or ``MultiDiscrete`` space. (Values beyond the bounds of a ``Box``
+    are common, and harmless.)
 
-    :param values: ``(B, ...)``
+    :param space: the space
+    :param values: the rows, ``(B, ...)``
+    :return: ``(B,)`` booleans
     """
     rows = np.asarray(values.cpu() if isinstance(values, th.Tensor) else values)
     if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
@@ -103,14 +106,14 @@ def outside(space: spaces.Space, values: np.ndarray | th.Tensor) -> np.ndarray:
 
 
 def torch_dtype(dtype: np.dtype) -> th.dtype:
-    """The dtype of tensors of a space: float32 for every float, else the space's own (uint16 and wider as int64)."""
+    """Return the dtype of a space's tensors: float32 for every float, else the space's own (uint16 and wider as int64)."""
     if np.issubdtype(dtype, np.floating):
         return th.float32
     return {"uint8": th.uint8, "int8": th.int8, "int16": th.int16, "int32": th.int32}.get(np.dtype(dtype).name, th.int64)
 
 
 class _LeafCodec:
-    """Encodes and decodes one space that is not a ``Dict``, from column ``start`` on."""
+    """A codec of one space that is not a ``Dict``, in the columns from ``start`` on."""
 
     def __init__(self, space: spaces.Space, key: str | None, start: int) -> None:
         if reason := unsupported_by_vectors(space):
@@ -166,9 +169,9 @@ class _LeafCodec:
 
 class SpaceCodec:
     """
-    Observations to flat vectors and back.
+    A codec between observations and flat vectors.
 
-    :param space: ``Box`` (not an image), ``Discrete``, ``MultiDiscrete``, ``MultiBinary``, or a ``Dict`` of these
+    :param space: a ``Box`` (not an image), ``Discrete``, ``MultiDiscrete``, ``MultiBinary``, or a ``Dict`` of these
     :raises UnsupportedSpace: for any other space
     """
 
@@ -185,15 +188,16 @@ class SpaceCodec:
         self.dim = stop
         """``D``: the number of columns"""
         self.groups = [group for leaf in self._leaves.values() for group in leaf.groups]
-        """What the columns are, in order"""
+        """The groups of columns, in order"""
         self.names = [
             f"{group.key or 'obs'}[{column - group.start}]"
             for group in self.groups
             for column in range(group.start, group.stop)
         ]
+        """The names of the columns, for messages and plots"""
 
     def mask(self, kind: Kind) -> th.Tensor:
-        """``(D,)`` booleans: the columns of one kind."""
+        """Return a mask of the columns of one kind, ``(D,)`` booleans."""
         mask = th.zeros(self.dim, dtype=th.bool)
         for group in self.groups:
             mask[group.columns] = group.kind == kind
@@ -201,21 +205,25 @@ class SpaceCodec:
 
     def encode(self, obs: Obs) -> th.Tensor:
         """
-        :param obs: ``(B, ...)``, as SB3's replay buffer stores it
-        :return: ``(B, D)`` float32
+        Encode observations as vectors.
+
+        :param obs: observations in the layout of SB3's replay buffer, ``(B, ...)``
+        :return: vectors, ``(B, D)`` float32
         """
         if isinstance(obs, dict):
             return th.cat([leaf.encode(obs[key]) for key, leaf in self._leaves.items()], dim=1)  # type: ignore[index]
         return self._leaves[None].encode(obs)
 
     def project(self, flat: th.Tensor) -> th.Tensor:
-        """The nearest valid encoded observation: numbers clipped to their bounds, categories made one-hot, bits rounded."""
+        """Return the nearest valid encoded observations: values clipped to their bounds, categories one-hot, bits rounded."""
         return th.cat([leaf.project(flat) for leaf in self._leaves.values()], dim=1)
 
     def decode(self, flat: th.Tensor) -> Obs:
         """
-        :param flat: ``(B, D)`` floats
-        :return: a valid member of the space, ``(B, ...)``, as SB3's replay buffer stores it
+        Decode vectors to observations.
+
+        :param flat: vectors, ``(B, D)`` floats
+        :return: valid members of the space in the layout of SB3's replay buffer, ``(B, ...)``
         """
         if None in self._leaves:
             return self._leaves[None].decode(flat)
@@ -223,12 +231,12 @@ class SpaceCodec:
 
 
 def continuous_actions(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
-    """``supports`` of planners that follow gradients: why the spaces do not fit, or ``None``."""
+    """``supports`` of planners that follow gradients: the reason why they do not take the spaces, or ``None``."""
     return None if isinstance(action_space, spaces.Box) else f"action space: a gradient needs Box actions, not {action_space}"
 
 
 def differentiable_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
-    """``supports`` of planners that also differentiate in the observation: why the spaces do not fit, or ``None``."""
+    """``supports`` of planners that also differentiate by the observation: the reason why not, or ``None``."""
     children = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
     wrong = next((child for child in children if not isinstance(child, spaces.Box)), None)
     if wrong is not None:
@@ -237,7 +245,7 @@ def differentiable_spaces(observation_space: spaces.Space, action_space: spaces.
 
 
 def channels_first(space: spaces.Space) -> spaces.Space:
-    """An environment's observation space as SB3's algorithms have it: images, also those in a dictionary, transposed."""
+    """Turn an environment's observation space into that of SB3's algorithms: images, also in dictionaries, transposed."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({key: channels_first(child) for key, child in space.spaces.items()})
     if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
@@ -247,9 +255,9 @@ def channels_first(space: spaces.Space) -> spaces.Space:
 
 class ActionCodec:
     """
-    Actions as SB3's replay buffer stores them, to what a network takes and to what the environment takes.
+    A codec between actions as SB3's replay buffer stores them, the inputs of networks, and the environment's units.
 
-    :param space: ``Box``, ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``
+    :param space: a ``Box``, ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``
     :raises UnsupportedSpace: for any other space
     """
 
@@ -266,27 +274,27 @@ class ActionCodec:
             )
         self._leaf = _LeafCodec(space, None, 0)
         self.dim = self._leaf.stop
-        """Columns of an encoded action"""
+        """The number of columns of an encoded action"""
 
     def encode(self, action: th.Tensor) -> th.Tensor:
-        """``(B, dim)`` floats: scaled numbers as they are, categories one-hot, bits as 0 and 1."""
+        """Encode actions for networks, ``(B, dim)`` floats: scaled values as they are, categories one-hot, bits as 0 and 1."""
         return self._leaf.encode(action)
 
     def neutral(self) -> th.Tensor:
-        """``(A,)``: some action, as the replay buffer stores it; where none is known, and none is to be looked at."""
+        """Return a valid action as the replay buffer stores it, ``(A,)``: a placeholder for actions that are not known."""
         if self._leaf.kind == "categorical":
             return self._leaf.first.value.clone()
         return th.zeros(self.dim, dtype=th.float32 if self.continuous else th.int64)
 
     def to_env(self, action: th.Tensor) -> th.Tensor:
-        """Scaled actions ``(B, A)`` in the environment's units ``(B, *shape)``; discrete ones as they are."""
+        """Convert scaled actions ``(B, A)`` to the environment's units ``(B, *shape)``; discrete actions stay as they are."""
         if not isinstance(self.space, spaces.Box):
             return action
         low, high = self._bounds(action)
         return low + 0.5 * (action.reshape(-1, *self.space.shape) + 1.0) * (high - low)
 
     def to_numpy(self, action: th.Tensor) -> np.ndarray:
-        """Scaled actions ``(B, A)`` as a real environment takes them, ``(B, *shape)``: members of the space."""
+        """Convert scaled actions ``(B, A)`` to arrays for a real environment, ``(B, *shape)``: members of the space."""
         actions = self.to_env(action).cpu().numpy().reshape((len(action), *(self.space.shape or ())))
         if isinstance(self.space, spaces.Box):
             if np.issubdtype(self.space.dtype, np.integer):
@@ -295,7 +303,7 @@ class ActionCodec:
         return actions
 
     def from_env(self, action: th.Tensor) -> th.Tensor:
-        """The environment's units ``(B, *shape)`` to scaled ``(B, A)``; discrete ones to ``(B, A)`` integers."""
+        """Convert actions in the environment's units ``(B, *shape)`` to scaled ones ``(B, A)``; discrete ones to integers."""
         if not isinstance(self.space, spaces.Box):
             return action.reshape(len(action), -1)
         low, high = self._bounds(action)
@@ -311,8 +319,13 @@ class ActionCodec:
 
 def sample_actions(space: spaces.Space, n: int, generator: th.Generator | None, device: th.device) -> th.Tensor:
     """
-    :param space: ``Box``, ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``
-    :return: ``(n, A)``: uniform scaled numbers, or integers
+    Draw random actions.
+
+    :param space: a ``Box``, ``Discrete``, ``MultiDiscrete`` or ``MultiBinary`` space
+    :param n: the number of actions
+    :param generator: the source of randomness (``None``: torch's global one)
+    :param device: the device of the result
+    :return: uniform scaled values, or integers, ``(n, A)``
     """
     generator = on_device(generator, device)
     if isinstance(space, spaces.Box):

@@ -1,4 +1,4 @@
-"""What a plugin says of the parts that it offers: records, collected by the registration hooks."""
+"""The records by which plugins describe their parts, collected by the registration hooks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from gymnasium import spaces
 
 CONTRACT_VERSION = 2
 """
-The version of the contract in :mod:`sb3_mbrl.contracts`; a plug-in's record states the one it was written for. Version 2 may
-still change until the first release of sb3-mbrl.
+The version of the contract in :mod:`sb3_mbrl.contracts`; a plug-in's record states the version that it was written for.
+Version 2 may still change until the first release of sb3-mbrl.
 """
 
 CHANGED_IN_2 = """\
@@ -21,7 +21,7 @@ CHANGED_IN_2 = """\
 
 Supports = Callable[[spaces.Space, spaces.Space], str | None]
 """
-``supports(observation_space, action_space)``: ``None`` when the part takes the spaces, else the reason why not, in words.
+``supports(observation_space, action_space)`` returns ``None`` if the part takes the spaces, else the reason why it does not.
 """
 
 
@@ -34,13 +34,13 @@ class PartSpec:
     """
     A plugin's record of one part that it offers.
 
-    :param name: what users write, e.g. ``"ensemble"``
-    :param factory: a class or a function, or ``"module:attribute"`` to import it only when it is asked for
+    :param name: the name by which users choose the part, e.g. ``"ensemble"``
+    :param factory: a class or a function, or ``"module:attribute"``, which is imported only when the part is asked for
     :param summary: one line for ``sb3-mbrl plugins``
-    :param supports: which spaces it takes
-    :param contract: the contract version it was written for. Published plug-ins state it: a part that states none is taken to
-        be written for the version that it meets
-    :param override: replace a part of the same name on purpose
+    :param supports: a function that tells whether the part takes given spaces
+    :param contract: the contract version that the part was written for. Published plug-ins state it; the default is the
+        version of the installed library
+    :param override: whether the part replaces another one of the same name on purpose
     """
 
     name: str
@@ -55,10 +55,10 @@ class PartSpec:
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmSpec(PartSpec):
     """
-    ``factory`` is an SB3 algorithm class.
+    The record of an algorithm; ``factory`` is an SB3 algorithm class.
 
-    :param base: the name of the model-free class that it stands in for, e.g. ``"SAC"``, if any: rl-zoo3's settings and search
-        space for it are used, and the command line loads agents of its subclasses with this algorithm
+    :param base: the name of the model-free class that the algorithm extends, e.g. ``"SAC"``, if any: rl-zoo3's settings and
+        search space for it are used, and the command line loads agents of its subclasses with this algorithm
     """
 
     base: str = ""
@@ -68,9 +68,11 @@ class AlgorithmSpec(PartSpec):
 @dataclass(frozen=True, kw_only=True)
 class WorldModelSpec(PartSpec):
     """
+    The record of a world model:
     ``factory(observation_space, action_space, *, reward_fn, termination_fn, device, **world_model_kwargs) -> WorldModel``.
 
-    :param auto_rank: candidates for ``world_model="auto"`` have one; the highest that takes the spaces is chosen
+    :param auto_rank: the rank among the candidates for ``world_model="auto"``, of which the highest that takes the spaces is
+        chosen; ``None``: no candidate
     """
 
     auto_rank: int | None = None
@@ -79,14 +81,14 @@ class WorldModelSpec(PartSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerSpec(PartSpec):
-    """``factory(action_space, **planner_kwargs) -> Planner``."""
+    """The record of a planner: ``factory(action_space, **planner_kwargs) -> Planner``."""
 
     kind: ClassVar[str] = "planner"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImaginationSpec(PartSpec):
-    """``factory(**imagination_kwargs) -> Imagination``."""
+    """The record of an imagination: ``factory(**imagination_kwargs) -> Imagination``."""
 
     kind: ClassVar[str] = "imagination"
 
@@ -94,7 +96,8 @@ class ImaginationSpec(PartSpec):
 @dataclass(frozen=True, kw_only=True)
 class EnvFunctionsSpec(PartSpec):
     """
-    ``factory(env: gymnasium.Env) -> EnvFunctions``, reading what it needs (limits, flags) from the environment itself.
+    The record of known functions: ``factory(env: gymnasium.Env) -> EnvFunctions`` reads limits and flags from the environment
+    itself.
 
     :param env_ids: glob patterns of Gymnasium ids, e.g. ``("Hopper-v[45]",)``
     """

@@ -1,5 +1,5 @@
 """
-Real steps as Dreamer's papers have them: each observation with the action and the reward that led to it.
+The conversion of real steps to Dreamer's layout: each observation with the action and the reward that led to it.
 
 SB3 stores ``(obs, action, reward, next_obs)``; the last observation of an episode exists only as the ``next_obs`` of its last
 step. Here it gets a row of its own, without which a model would never see where episodes end. For a window of four steps,
@@ -21,11 +21,11 @@ def to_timesteps(windows: Sequences) -> tuple[Timesteps, th.Tensor]:
     """
     Convert windows of steps to windows of timesteps of the same length.
 
-    Every end of an episode takes one row more, so the last steps of a window may not fit in.
+    Every end of an episode takes one more row, so the last steps of a window may not fit in.
 
     :param windows: real steps, as SB3 stores them
-    :return: the timesteps, and the indices ``(N, L)`` of the steps from which their observations are taken: a step's own, or
-        its next observation where ``is_last``
+    :return: the timesteps, and the indices ``(N, L)`` of the steps that their observations come from: a step's own
+        observation, or its next observation where ``is_last``
     """
     length, ends = windows.reward.shape[1], windows.is_last
     # A step moves back by one row for every end before it.

@@ -11,14 +11,14 @@ from typing import Any
 import torch as th
 
 State = Any
-"""Nested ``dict`` / ``list`` / ``tuple`` / named tuple of tensors, every leaf ``(B, ...)``."""
+"""A nested ``dict``, ``list``, ``tuple`` or named tuple of tensors, every leaf ``(B, ...)``"""
 
 
 class Constant:
     """
-    A tensor that is needed wherever the others are, copied to each device once: a CUDA graph cannot copy from the processor.
+    A constant tensor that is copied to each device once, on first use: a CUDA graph cannot copy from the CPU.
 
-    :param value: on the processor
+    :param value: the tensor, on the CPU
     """
 
     def __init__(self, value: th.Tensor) -> None:
@@ -26,6 +26,7 @@ class Constant:
         self._elsewhere: dict[th.device, th.Tensor] = {}
 
     def on(self, device: th.device) -> th.Tensor:
+        """Return the tensor on a device."""
         if device == self.value.device:
             return self.value
         if device not in self._elsewhere:
@@ -33,14 +34,14 @@ class Constant:
         return self._elsewhere[device]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"value": self.value, "_elsewhere": {}}  # what is saved on one machine is loaded on another
+        return {"value": self.value, "_elsewhere": {}}  # copies on a GPU are not saved: the next machine may have none
 
 
 def tree_map(function: Callable[..., th.Tensor], state: State, *others: State) -> State:
     """
     Apply a function to every leaf of one state, or to the matching leaves of several states of the same structure.
 
-    :param function: receives one tensor per state, returns a tensor
+    :param function: a function of one tensor per state that returns a tensor
     :param state: the state that gives the structure of the result
     :param others: further states of the same structure
     :return: the results, in the structure of ``state``
@@ -76,7 +77,7 @@ def tree_leaves(state: State) -> Iterator[th.Tensor]:
 
 def batch_size(state: State) -> int:
     """
-    The number of rows of a state.
+    Return the number of rows of a state.
 
     :raises ValueError: when the state has no tensor or its leaves disagree about the leading axis
     """
@@ -103,9 +104,11 @@ def tree_cat(states: list[State]) -> State:
 
 def tree_where(mask: th.Tensor, state: State, other: State) -> State:
     """
-    Row by row, ``state`` where ``mask`` is true and ``other`` elsewhere.
+    Choose row by row: ``state`` where ``mask`` is true, ``other`` elsewhere.
 
-    :param mask: ``(B,)`` boolean
+    :param mask: the choice, ``(B,)`` booleans
+    :param state: the state for true rows
+    :param other: the state for false rows
     """
 
     def choose(left: th.Tensor, right: th.Tensor) -> th.Tensor:
@@ -115,17 +118,18 @@ def tree_where(mask: th.Tensor, state: State, other: State) -> State:
 
 
 def finite_rows(state: State) -> th.Tensor:
-    """``(B,)`` boolean: rows in which every floating-point leaf is finite."""
+    """Tell which rows are finite in every floating-point leaf, ``(B,)`` booleans."""
 
     def finite(leaf: th.Tensor) -> th.Tensor:
-        # Nothing times a number is 0, and times NaN or infinity NaN: several times faster than asking every element.
+        # Plainly: leaf.isfinite().flatten(1).all(1). A finite value times 0 is 0, NaN or infinity times 0 is NaN, so the row's
+        # sum is 0 exactly if all of it is finite: several times faster than a boolean per element.
         return leaf.isfinite() if leaf.dim() == 1 else (leaf.detach().flatten(1) * 0).sum(1) == 0
 
     return th.stack([finite(leaf) for leaf in tree_leaves(state)]).all(0)
 
 
 def describe(state: State) -> str:
-    """The structure of a state in words, for error messages: ``{h: (32, 200), z: (32, 30)}``."""
+    """Write the structure of a state for error messages: ``{h: (32, 200), z: (32, 30)}``."""
     if isinstance(state, th.Tensor):
         return str(tuple(state.shape))
     if isinstance(state, dict):
