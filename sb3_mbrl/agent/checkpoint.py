@@ -84,7 +84,7 @@ def save(agent: Any, write: Callable[..., None], path: Any, exclude: Any, includ
     :raises TypeError: when a state is no plain value; the message names it
     """
     excluded, included = set(exclude or ()), set(include or ())
-    for name in (*SAVED_ONLY, *(f"{kind}_kwargs" for kind in agent.part_kinds), "policy_class"):
+    for name in (*SAVED_ONLY, "world_model_kwargs", "policy_class"):
         if name in excluded:
             raise ValueError(f"save(exclude=[{name!r}]): the agent could not be loaded again; leave it out of exclude")
     extra: dict[str, Any] = {}

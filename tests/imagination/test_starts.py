@@ -1,6 +1,7 @@
 """Where imagination starts: rules by name, functions, and what an agent does with them."""
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -112,7 +113,7 @@ def test_the_rule_survives_saving(tmp_path):
 
 @pytest.mark.parametrize("starts", ["recent", "initial", lambda data, n, generator: data.row_ids()[:1].expand(n)])
 def test_a_loaded_oracle_starts_where_it_has_snapshots(starts, tmp_path):
-    """Those of rows from before the load are gone."""
+    """Snapshots are saved with the replay buffer, so rows from before the load are start states too."""
     settings = {**TINY["imagination_kwargs"], "starts": starts}
     agent = tiny(world_model="oracle", world_model_kwargs={"env": "Pendulum-v1"}, imagination_kwargs=settings).learn(80)
     assert isinstance(agent.world_model, OracleModel)
@@ -120,6 +121,8 @@ def test_a_loaded_oracle_starts_where_it_has_snapshots(starts, tmp_path):
     agent.save_replay_buffer(tmp_path / "buffer")
     loaded = MBPO.load(tmp_path / "agent", env=gym.make("Pendulum-v1"), imagination_kwargs=settings)
     loaded.load_replay_buffer(tmp_path / "buffer")
+    before, after = (one.real.side.get("snapshot", np.arange(80), np.zeros(80, int)) for one in (agent, loaded))
+    assert th.equal(before, after)
     loaded.learn(60, reset_num_timesteps=False)
     assert len(loaded.imagined) > 0
 
