@@ -1,6 +1,7 @@
 """Callbacks for agents with a world model."""
 
 import importlib.util
+from typing import Any
 
 import gymnasium as gym
 import torch as th
@@ -42,7 +43,8 @@ class DreamCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._last = self.model.num_timesteps
-        check_same_spaces(self.model, self.env)  # type: ignore[arg-type]
+        agent: Any = self.model
+        check_same_spaces(agent, self.env)
 
     def _on_step(self) -> bool:
         model = getattr(self.model, "world_model", None)
@@ -53,7 +55,8 @@ class DreamCallback(BaseCallback):
 
     def _show(self) -> None:
         try:
-            episode = dream(self.model, self.env, context=self.context, horizon=self.horizon, seed=self.seed)  # type: ignore[arg-type]
+            agent: Any = self.model
+            episode = dream(agent, self.env, context=self.context, horizon=self.horizon, seed=self.seed)
         except EpisodeTooShortError:
             return  # the episode ended before the model had seen enough; the next one may be longer
         text_formats = ("stdout", "log", "json", "csv")  # which cannot hold images

@@ -1,9 +1,9 @@
 """The training loop of world models: holdout, early stopping, budget, and the best weights of every member.
 
-Differences from the loop of MBPO's code, each on purpose:
+The loop differs from that of MBPO's code on purpose:
 
-* A row is held out by a hash of where it is stored, so a held-out row stays held out from fit to fit. (Splitting anew each
-  time while keeping the weights, as the reference does, judges a model on rows that it was trained on.)
+* A row is held out by a hash of its place in the buffer, so a held-out row stays held out from fit to fit. (The reference
+  splits the rows anew at every fit while it keeps the weights, so it tests a model on rows that it was trained on.)
 * Patience counts rounds: an epoch, or as many as make 32 gradient steps. On 300 rows five epochs are ten steps, after which
   the error can still fall tenfold.
 * Weights are compared with those before the fit, and the best on the holdout data are kept per member, whether the fit ends
@@ -22,20 +22,21 @@ from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.specs import CHANGED_IN_2, CONTRACT_VERSION
 
 HASH_SPACE = 2**20
+"""The number of values of :func:`mixed_hash`"""
 
 MIN_ROUND = 32
 """
-The gradient steps between two looks at the holdout data, at least: small data has epochs of one or two steps, and a patience
-of five such epochs would end a fit that has hardly begun.
+The smallest number of gradient steps between two evaluations on the holdout data. On few rows an epoch has one or two steps,
+and a patience of five such epochs would end a fit too early.
 """
 
 
 def mixed_hash(ids: th.Tensor) -> th.Tensor:
     """
-    Spread integers evenly, neighbouring ones too.
+    Hash integers, so that neighbouring ones have unrelated values.
 
     :param ids: ``(N,)`` integers
-    :return: ``(N,)`` integers from 0 to ``HASH_SPACE - 1``, always the same of the same
+    :return: ``(N,)`` integers from 0 to ``HASH_SPACE - 1``; equal integers have equal hashes
     """
     # Two rounds of multiply-and-shift mixing in 64 bits, which wrap around.
     mixed = (ids.long() + 1) * 0x2545F4914F6CDD1D
@@ -45,10 +46,13 @@ def mixed_hash(ids: th.Tensor) -> th.Tensor:
 
 def holdout_mask(ids: th.Tensor, budget: FitBudget) -> th.Tensor:
     """
-    Choose the rows that are held out: pseudo-random by row id, so that a row that was trained on is never held out later.
+    Choose the rows to hold out, pseudo-randomly by row id, so that a row that was trained on is never held out later.
 
-    :param ids: ``(N,)`` integers that name the rows' places
-    :return: ``(N,)`` booleans; at least one row is left for training, and none is held out of fewer than two
+    A row is held out if its hash is below ``min(holdout_ratio, max_holdout / N)`` of the hash space.
+
+    :param ids: ``(N,)`` integers: the places of the rows in the buffer
+    :param budget: the budget, with ``holdout_ratio`` and ``max_holdout``
+    :return: ``(N,)`` booleans; at least one row is left for training, so none is held out of fewer than two
     """
     n = len(ids)
     share = min(budget.holdout_ratio, budget.max_holdout / max(n, 1))
@@ -60,14 +64,14 @@ def holdout_mask(ids: th.Tensor, budget: FitBudget) -> th.Tensor:
 
 def split_rows(data: Data, budget: FitBudget) -> tuple[Transitions, Transitions | None]:
     """
-    Divide the rows of a fit into those to learn from and those to stop early by.
+    Split the rows of a fit into training rows and holdout rows for early stopping.
 
-    An agent has held rows out already (:meth:`~sb3_mbrl.contracts.Data.held_out`). Where nobody has, as in a fit that is
-    called by hand, the same rows are held out here.
+    An agent has held rows out already (:meth:`~sb3_mbrl.contracts.Data.held_out`). If not, as in a fit without an agent, the
+    same rows are held out here.
 
     :param data: the data that ``fit`` was given
-    :param budget: its ``holdout_ratio`` and ``max_holdout``
-    :return: both parts, oldest first; ``None`` for the second where there are too few rows to hold any out
+    :param budget: the budget, with ``holdout_ratio`` and ``max_holdout``
+    :return: both parts, oldest first; ``None`` for the holdout rows if there are too few rows to hold any out
     """
     rows, held_out = data.transitions(), data.held_out()
     if held_out is not None:
@@ -80,11 +84,11 @@ def split_rows(data: Data, budget: FitBudget) -> tuple[Transitions, Transitions 
 
 class BestWeights:
     """
-    A store of the best weights seen so far, for every member of an ensemble on its own.
+    A store of the best weights so far, separately for every member of an ensemble.
 
-    :param parameters: the parameters, each with the member axis first, or of any shape for a single member
+    :param parameters: the parameters, each with the members as first axis, or of any shape for a single member
     :param members: the number of members
-    :param min_improvement: the relative fall of the error that resets the caller's patience
+    :param min_improvement: the relative fall of the error that counts as an improvement
     """
 
     def __init__(self, parameters: Iterable[th.Tensor], members: int, min_improvement: float) -> None:
@@ -96,10 +100,10 @@ class BestWeights:
 
     def update(self, scores: th.Tensor) -> bool:
         """
-        Keep the present weights of every member that is better than before.
+        Save the present weights of every member whose error is lower than ever before.
 
-        :param scores: ``(E,)``, the lower the better; NaN never is
-        :return: whether any member improved by enough to continue
+        :param scores: the errors of the members, ``(E,)``; NaN is never lower
+        :return: whether the error of any member fell by ``min_improvement`` since its last such fall
         """
         scores = scores.detach().cpu()
         better = scores < self.scores
@@ -114,12 +118,14 @@ class BestWeights:
 
     @th.no_grad()
     def restore(self) -> None:
-        """Put the best weights back in place."""
+        """Copy the best weights back into the parameters."""
         for saved, parameter in zip(self.saved, self.parameters, strict=True):
             parameter.copy_(saved)
 
 
 class Steps(Protocol):
+    """A function that trains for one epoch."""
+
     def __call__(self) -> Iterator[float]:
         """Run one epoch, and yield the loss after every gradient step."""
 
@@ -132,15 +138,15 @@ def train_epochs(
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
     """
-    Run epochs until the budget or the patience is used up; the best weights are in place afterwards, also after an exception.
+    Train until the budget or the patience is used up, and restore the best weights, also after an exception.
 
     :param steps: the gradient steps of an epoch
     :param evaluate: a function that returns the ``(E,)`` holdout errors; it is called after every round
     :param best: the store of the best weights
     :param budget: the limits of the fit
-    :param progress: a function that is called after every round with the number of batches and the mean holdout error, in a
-        text short enough for a bar
-    :return: ``epochs``, ``batches``, ``loss`` (mean of the last round)
+    :param progress: a function that is called after every round with a short text: the number of batches and the mean holdout
+        error
+    :return: ``epochs``, ``batches`` and ``loss``, the mean loss of the last round
     """
     best.update(evaluate())
     epochs = batches = stale = 0
@@ -170,12 +176,12 @@ def train_epochs(
 
 
 def minibatches(n: int, size: int, generator: th.Generator | None) -> Iterator[th.Tensor]:
-    """Yield the indices of one shuffled epoch, batch by batch."""
+    """Yield the indices of ``n`` rows in a random order, in batches of ``size``."""
     yield from th.randperm(n, generator=generator).split(size)
 
 
 def index_transitions(rows: Transitions, index: th.Tensor) -> Transitions:
-    """Select rows."""
+    """Select rows of transitions."""
 
     def pick(value: th.Tensor | dict[str, th.Tensor]) -> th.Tensor | dict[str, th.Tensor]:
         return {key: child[index] for key, child in value.items()} if isinstance(value, dict) else value[index]
@@ -187,7 +193,7 @@ def fit_world_model(
     model: WorldModel, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None
 ) -> dict[str, float]:
     """
-    Fit any world model: by its own :meth:`~sb3_mbrl.contracts.WorldModel.fit` where it has one, else by :func:`fit_by_loss`.
+    Fit any world model: by its own :meth:`~sb3_mbrl.contracts.WorldModel.fit` if it has one, else by :func:`fit_by_loss`.
 
     :param model: the world model
     :param data: real data
@@ -206,14 +212,14 @@ def fit_by_loss(
     """
     Fit a model that has a :meth:`~sb3_mbrl.contracts.WorldModel.loss` and an optimiser.
 
-    Models of single observations (``context == 1``) see shuffled transitions with holdout and early stopping. Models with a
-    context see windows of ``2 * context`` steps, and the budget's ``max_batches`` alone ends the fit.
+    Models of single observations (``context == 1``) learn from shuffled transitions, with holdout and early stopping. Models
+    with a context are trained on windows of ``2 * context`` steps until the budget's ``max_batches``.
 
     :param model: a model with an ``optimizer``
     :param data: real data
     :param budget: the limit on epochs and gradient steps
     :param generator: the source of every random choice
-    :return: ``loss``, ``epochs``, ``batches``, and ``holdout_loss`` where rows were held out
+    :return: ``loss``, ``epochs``, ``batches``, and, for transitions, ``holdout_loss``
     :raises ValueError: for a model without an optimiser
     """
     budget = budget or FitBudget()
@@ -239,7 +245,7 @@ def fit_by_loss(
         optimizer.step()
         return float(loss.detach())
 
-    # A loss may also draw from torch's global generators, which then continue this fit's own stream.
+    # A loss may also draw from torch's global generators; inside the scope these continue the stream of ``generator``.
     random = contextlib.nullcontext() if generator is None else RandomStream.of(generator).scope(model.device)
     model.train()
     try:
@@ -252,10 +258,11 @@ def fit_by_loss(
 
 
 Update = Callable[[Transitions | Sequences], float]
-"""One gradient step on a batch; returns the loss."""
+"""A function that takes a gradient step on a batch and returns the loss"""
 
 
 def _fit(model: WorldModel, update: Update, data: Data, budget: FitBudget, generator: th.Generator | None) -> dict[str, float]:
+    """Train a model on transitions, or on windows if it has a context."""
     if model.context == 1:
         return _fit_transitions(model, update, *split_rows(data, budget), budget, generator)
     batches = budget.max_batches or 1000
@@ -265,7 +272,7 @@ def _fit(model: WorldModel, update: Update, data: Data, budget: FitBudget, gener
 
 
 def _windows(model: WorldModel, data: Data, n: int, generator: th.Generator | None) -> Sequences:
-    """Draw ``n`` windows of consecutive steps; padded ones while there are fewer steps than a window has."""
+    """Draw ``n`` windows of consecutive steps; padded ones if there are fewer steps than a window has."""
     length = 2 * model.context
     try:
         return data.sequences(n, length, extra=model.extra, generator=generator)
@@ -281,7 +288,8 @@ def _fit_transitions(
     budget: FitBudget,
     generator: th.Generator | None,
 ) -> dict[str, float]:
-    judge = train if held_out is None else held_out
+    """Train a model on shuffled transitions; without held-out rows, early stopping uses the training rows."""
+    holdout = train if held_out is None else held_out
 
     def steps() -> Iterator[float]:
         for index in minibatches(len(train.reward), budget.batch_size, generator):
@@ -290,7 +298,7 @@ def _fit_transitions(
     def evaluate() -> th.Tensor:
         model.eval()
         with th.no_grad():
-            loss = model.loss(judge, generator=generator).total()
+            loss = model.loss(holdout, generator=generator).total()
         model.train()
         return loss.detach().reshape(1)
 

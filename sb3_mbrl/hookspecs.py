@@ -39,18 +39,21 @@ def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
 
 
 @hookspec
-def sb3_mbrl_world_models() -> list[WorldModelSpec]:  # type: ignore[empty-body]
+def sb3_mbrl_world_models() -> list[WorldModelSpec]:
     """Offer world models, for ``world_model="name"``."""
+    return []
 
 
 @hookspec
-def sb3_mbrl_planners() -> list[PlannerSpec]:  # type: ignore[empty-body]
+def sb3_mbrl_planners() -> list[PlannerSpec]:
     """Offer planners, for ``planner="name"``."""
+    return []
 
 
 @hookspec
-def sb3_mbrl_imaginations() -> list[ImaginationSpec]:  # type: ignore[empty-body]
+def sb3_mbrl_imaginations() -> list[ImaginationSpec]:
     """Offer imaginations, for ``imagination="name"``."""
+    return []
 
 
 @hookspec

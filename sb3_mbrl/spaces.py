@@ -6,7 +6,7 @@ always gives a valid member of the space, in the layout of SB3's replay buffer (
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -129,9 +129,10 @@ class _LeafCodec:
             self.kind, self.shape = "binary", tuple(space.shape)
             sizes = [int(np.prod(space.shape))]
         else:
-            nvec = [int(space.n)] if isinstance(space, spaces.Discrete) else [int(n) for n in space.nvec]  # type: ignore[attr-defined]
+            categories: Any = space  # Discrete or MultiDiscrete
+            nvec = [int(categories.n)] if isinstance(space, spaces.Discrete) else [int(n) for n in categories.nvec]
             self.kind, self.shape, sizes = "categorical", (len(nvec),), nvec
-            self.first = Constant(th.as_tensor(np.atleast_1d(space.start), dtype=th.int64))  # type: ignore[attr-defined]
+            self.first = Constant(th.as_tensor(np.atleast_1d(categories.start), dtype=th.int64))
         edges = np.cumsum([start, *sizes]).tolist()
         self.groups = [Group(key, self.kind, a, b) for a, b in pairwise(edges)]
         self.stop = edges[-1]

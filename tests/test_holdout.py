@@ -101,7 +101,7 @@ def verdict_on(factory, data: ReplayData, budget: FitBudget = BUDGET):
         model = factory(data.buffer.observation_space, data.buffer.action_space, device="cpu")
     trial = Trial(model, data, budget)
     trial.fit(rng())
-    verdict = trial.judge()
+    verdict = trial.evaluate()
     assert verdict is not None
     assert verdict.unseen
     return verdict
@@ -163,7 +163,7 @@ def test_fit_is_given_a_view_without_the_held_out_rows(pendulum):
     assert model.ids | held == everything
     assert not model.ids & held
     assert len(given) == len(given.transitions().reward) == len(given.row_ids()) == 400 - len(held)
-    assert len(trial.split.judged.reward) == len(held)
+    assert len(trial.split.evaluation.reward) == len(held)
     assert set(given.episode_starts().tolist()) <= model.ids
     # No way to ask for rows leads to the held-out ones.
     for windows in (given.sequences(200, 2, generator=rng()), given.contexts(200, 3, generator=rng())):
@@ -177,7 +177,7 @@ def test_the_same_rows_are_held_out_at_every_fit_and_by_hand():
     first, second = (hold_out(data, model_of(data), BUDGET).train.held_out().row_ids().tolist() for data in (short, long))
     assert first == [i for i in second if i < 200]
     by_hand = split_rows(long, BUDGET)
-    assert th.equal(by_hand[1].obs, hold_out(long, model_of(long), BUDGET).judged.obs)
+    assert th.equal(by_hand[1].obs, hold_out(long, model_of(long), BUDGET).evaluation.obs)
     view = split_rows(hold_out(long, model_of(long), BUDGET).train, BUDGET)
     assert all(th.equal(a, b) for ours, theirs in zip(by_hand, view, strict=True) for a, b in zip(ours, theirs, strict=True))
 
@@ -190,7 +190,7 @@ def test_few_rows_are_not_divided(steps):
     assert len(split.train) >= 1
     if not split.unseen:
         assert split.train is data
-        assert len(split.judged.reward) == steps
+        assert len(split.evaluation.reward) == steps
 
 
 def test_a_fit_by_hand_may_have_every_row(pendulum):
@@ -207,13 +207,13 @@ def test_refit_learns_from_everything_once_it_is_judged(pendulum):
     model, budget = model_of(pendulum), FitBudget(refit=True)
     trial = Trial(model, pendulum, budget)
     trial.fit(rng())
-    verdict = trial.judge()
+    verdict = trial.evaluate()
     assert len(model.ids) < 400
     assert trial.refit(rng()) == {"refit_rows": 400.0}
     assert len(model.ids) == 400
     # For no more gradient steps than the fit took, and nothing is held out once more.
     assert model.budget == replace(budget, refit=False, holdout_ratio=0.0, max_batches=7)
-    assert trial.judge() is verdict
+    assert trial.evaluate() is verdict
     assert Trial(model, pendulum, BUDGET).refit(rng()) == {}
 
 
@@ -222,10 +222,10 @@ def test_after_a_refit_a_model_is_judged_by_steps_that_came_since(pendulum):
     model.fit(pendulum)  # by heart
     trial = Trial(model, pendulum, FitBudget(refit=True), fresh=0)
     trial.fit(rng())
-    assert trial.judge() is None, "there is no new step: the last verdict stays"
+    assert trial.evaluate() is None, "there is no new step: the last verdict stays"
     trial = Trial(model, pendulum, FitBudget(refit=True), fresh=30)
-    assert len(trial.split.judged.reward) == 30
-    assert set(trial.split.judged.obs[:, 2].tolist()) == set(pendulum.transitions().obs[-30:, 2].tolist())
+    assert len(trial.split.evaluation.reward) == 30
+    assert set(trial.split.evaluation.obs[:, 2].tolist()) == set(pendulum.transitions().obs[-30:, 2].tolist())
 
 
 @pytest.mark.parametrize("world_model", ["mlp", NeighbourToy])
@@ -273,7 +273,7 @@ def test_a_counting_model_is_judged_on_the_newest_rows_before_it_counts_them():
     trial = Trial(model, data, BUDGET)
     trial.fit(rng())
     assert model.tables.total.sum() == 80
-    verdict = trial.judge()
+    verdict = trial.evaluate()
     assert verdict.unseen
     assert verdict.trusted
     assert trial.refit(rng()) == {}
@@ -284,7 +284,7 @@ def test_a_counting_model_is_judged_on_the_newest_rows_before_it_counts_them():
             prediction = super().step(*args, **kwargs)
             return Prediction(*(prediction.state * 0, prediction.reward, prediction.terminated))
 
-    assert not Trial(Blind(Ring.observation_space, Ring.action_space, device="cpu"), data, BUDGET).judge().trusted
+    assert not Trial(Blind(Ring.observation_space, Ring.action_space, device="cpu"), data, BUDGET).evaluate().trusted
 
 
 def test_later_it_is_judged_as_it_is_on_the_steps_since():
@@ -295,14 +295,14 @@ def test_later_it_is_judged_as_it_is_on_the_steps_since():
     model.step = lambda *args, **kwargs: looks.append(model.tables.total.sum()) or step(*args, **kwargs)
     trial = Trial(model, data, BUDGET, fresh=30)
     trial.fit(rng())
-    assert len(trial.split.judged.reward) == 30
+    assert len(trial.split.evaluation.reward) == 30
     assert set(looks) == {70.0}, "judged before it learned"
     assert model.tables.total.sum() == 100
     seen = len(looks)
-    trial.judge()
+    trial.evaluate()
     assert len(looks) == seen
     assert trial.refit(rng()) == {}
-    assert Trial(model, data, BUDGET, fresh=0).judge() is None
+    assert Trial(model, data, BUDGET, fresh=0).evaluate() is None
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
@@ -335,7 +335,7 @@ def test_training_windows_never_touch_what_a_context_model_is_judged_by(n_envs, 
 
     trained = steps_of(split.train.sequences(3000, 2 * model.context, generator=rng()))
     trained |= steps_of(split.train.contexts(3000, 2 * model.context, generator=rng()))
-    judged = steps_of(split.judged)
+    judged = steps_of(split.evaluation)
     assert len(trained) > 100 * n_envs
     assert judged
     for step, env in judged:

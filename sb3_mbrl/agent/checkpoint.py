@@ -39,7 +39,7 @@ from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import json_to_data
 
@@ -151,9 +151,9 @@ def _saved_values(agent: Any, extra: Mapping[str, Any], include: set[str]) -> di
     return values
 
 
-def _algorithm(kind: type) -> str | None:
+def _algorithm(kind: Any) -> str | None:
     """The algorithm of a class without a model-free counterpart; classes of users are of the algorithm that they extend."""
-    if kind.model_free_class is not OffPolicyAlgorithm:  # type: ignore[attr-defined]
+    if kind.model_free_class is not OffPolicyAlgorithm:
         return None
     return next((one.__name__ for one in kind.__mro__ if one.__module__.startswith("sb3_mbrl.")), None)
 
@@ -303,16 +303,16 @@ def set_parameters(agent: Any, set_by_sb3: Callable[..., None], given: Any, exac
 
 
 @contextmanager
-def side_store_attached(buffer: ReplayBuffer | None, state: dict[str, Any]) -> Iterator[None]:
+def side_store_attached(buffer: Any, state: dict[str, Any]) -> Iterator[None]:
     """Attach the side store to a buffer while SB3 pickles it."""
     if buffer is None or not state:
         yield
         return
-    buffer.side_store = state  # type: ignore[attr-defined]
+    buffer.side_store = state
     try:
         yield
     finally:
-        del buffer.side_store  # type: ignore[attr-defined]
+        del buffer.side_store
 
 
 @contextmanager

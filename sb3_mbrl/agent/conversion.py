@@ -41,7 +41,8 @@ def from_model_free(cls: Any, agent: OffPolicyAlgorithm, env: Any, replay_buffer
     agent.save(saved)
     saved.seek(0)
     with keeping_new_model():
-        new = BaseAlgorithm.load.__func__(  # type: ignore[attr-defined]
+        load: Any = BaseAlgorithm.load
+        new = load.__func__(  # SB3's own: there is no checkpoint of ours to read
             cls,
             saved,
             env=agent.get_env() if env is None else maybe_make_env(env, agent.verbose),

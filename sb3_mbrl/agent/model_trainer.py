@@ -168,19 +168,19 @@ class ModelTrainer(AgentObject):
         if model.needs_snapshot or rows < 2:  # an oracle was compared with real rows by check_oracle
             self.trusted = rows >= 2
             return {}
-        verdict = trial.judge()
+        verdict = trial.evaluate()
         if verdict is None:  # nothing new to judge by: the last verdict stays
             return {}
         self.trusted = verdict.trusted
         if not self.trusted and rows >= WARN_AFTER_ROWS:
-            error = verdict.figures["vs_trivial"]
+            error = verdict.metrics["vs_trivial"]
             self._warn(
                 "untrusted",
                 f"After {rows} real transitions the world model predicts no better than a trivial predictor: its squared "
                 f"error relative to the better of copying the state and predicting the mean is {error:.2f} "
                 f"(on so many rows it is trusted below {verdict.limit:.2f}). {self.when_untrusted} See model/ in the log.",
             )
-        return dict(verdict.figures)
+        return dict(verdict.metrics)
 
     def judge_anew(self, model: WorldModel, data: ReplayData, budget: FitBudget, num_timesteps: int) -> None:
         """Judge a model whose weights were changed from outside, without a fit, and log the result."""

@@ -249,9 +249,12 @@ class Parts(AgentObject):
         return model
 
     def _check_latent(self, selection: Selection | None) -> None:
-        is_class = selection is not None and selection.instance is None and isinstance(selection.factory, type)
-        if selection is None or (is_class and not issubclass(selection.factory, LatentModel)):  # type: ignore[arg-type]
+        if selection is None:
             self._refuse_other_than_latent()
+        elif selection.instance is None:
+            factory = selection.factory
+            if isinstance(factory, type) and not issubclass(factory, LatentModel):
+                self._refuse_other_than_latent()
 
     def _refuse_other_than_latent(self) -> None:
         raise ValueError(

@@ -103,7 +103,8 @@ class RealSteps(AgentObject):
         """Keep the true environments' states for an oracle: the next row starts from them."""
         if model.needs_snapshot and env is not None:
             self.side_of(buffer)
-            self.keep("snapshot", model.capture_vec(env).numpy())  # type: ignore[operator]
+            oracle: Any = model
+            self.keep("snapshot", oracle.capture_vec(env).numpy())
 
 
 def cut_off_episodes(buffer: ReplayBuffer) -> None:

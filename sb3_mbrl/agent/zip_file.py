@@ -118,7 +118,7 @@ def refuse_model_free(cls: Any, path: Any, saved: Collection[str]) -> None:
     )
 
 
-def check_names(cls: type, where: str, given: Collection[str], saved: Collection[str]) -> None:
+def check_names(cls: Any, where: str, given: Collection[str], saved: Collection[str]) -> None:
     """
     Refuse misspelt keyword arguments: SB3 makes an attribute of any.
 
@@ -127,7 +127,7 @@ def check_names(cls: type, where: str, given: Collection[str], saved: Collection
     :param saved: the names of saved attributes, which may be changed too
     :raises TypeError: for a name that is neither an argument of the constructor nor an attribute
     """
-    known = {*inspect.signature(cls.__init__).parameters, *saved}  # type: ignore[misc]
+    known = {*inspect.signature(cls.__init__).parameters, *saved}
     for name in given:
         if name not in known:
             raise TypeError(f"{cls.__name__}.{where}(..., {name}=...): there is no such argument.{did_you_mean(name, known)}")

@@ -1,4 +1,4 @@
-"""Data: a model's view on SB3's replay buffer, the imagined buffer, and the mixture of both that a learner samples."""
+"""Data: a world model's view of SB3's replay buffer, the imagined buffer, and the sampler that mixes both."""
 
 from sb3_mbrl.buffers.imagined import ImaginedBuffer
 from sb3_mbrl.buffers.mixed import MixedSampler

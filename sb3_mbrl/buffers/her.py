@@ -1,4 +1,4 @@
-"""Imagined transitions beside hindsight experience replay (Andrychowicz et al. 2017): towards the goals that it relabels."""
+"""Imagination with hindsight experience replay (Andrychowicz et al. 2017): rollouts towards its relabelled goals."""
 
 import numpy as np
 import torch as th
@@ -11,13 +11,14 @@ REACHED, WANTED = "achieved_goal", "desired_goal"
 
 def goal_starts(buffer: HerReplayBuffer, n: int, generator: th.Generator | None = None) -> Obs:
     """
-    Observations to start from, with the goals that the buffer would train them with: a rollout towards goals that are never
-    reached teaches nothing.
+    Draw observations to start from, with the relabelled goals with which the buffer would train them. (Rollouts towards goals
+    that are never reached would teach nothing.)
 
-    :param buffer: has at least one finished episode
-    :param n: how many
-    :param generator: draws in the place of numpy's global stream, which stays as it is
+    :param buffer: a buffer with at least one finished episode
+    :param n: the number of observations
+    :param generator: the source of randomness, instead of numpy's global stream, which does not move
     """
+    # The buffer draws from numpy's global stream: seed it from the generator, and restore it afterwards.
     state = np.random.get_state()
     np.random.seed(int(th.randint(2**31, (1,), generator=generator)))
     try:
@@ -28,11 +29,13 @@ def goal_starts(buffer: HerReplayBuffer, n: int, generator: th.Generator | None 
 
 def towards_goals(imagined: Imagined, buffer: HerReplayBuffer) -> Imagined:
     """
-    The goal of a rollout stays what it was at its start, and rewards are the environment's for it, as the buffer computes
-    them. A world model has only seen the goals that there really were: of others it knows nothing.
+    Keep the goal of the start in all steps of a rollout, and compute the rewards for it with the environment.
 
-    :param imagined: ``(T, B, ...)``, of observations with goals
-    :param buffer: knows the environment; with ``copy_info_dict`` rewards need more than goals, and stay the model's
+    The world model's own predictions of goals and rewards are replaced, since it has learned from the real goals only.
+
+    :param imagined: rollouts of observations with goals, ``(T, B, ...)``
+    :param buffer: the buffer, which has the environment; with ``copy_info_dict`` rewards need more than goals, and the
+        model's rewards are kept
     """
     obs, next_obs = imagined.obs, imagined.next_obs
     assert isinstance(obs, dict)
@@ -47,5 +50,5 @@ def towards_goals(imagined: Imagined, buffer: HerReplayBuffer) -> Imagined:
         for key, leaf in ((REACHED, next_obs[REACHED]), (WANTED, goal))
     )
     (reward,) = buffer.env.env_method("compute_reward", reached, wanted, np.array([{}] * rows), indices=[0])
-    told = th.as_tensor(np.asarray(reward, dtype=np.float32), device=imagined.reward.device).view_as(imagined.reward)
-    return imagined._replace(reward=told)
+    reward_of_goal = th.as_tensor(np.asarray(reward, dtype=np.float32), device=imagined.reward.device).view_as(imagined.reward)
+    return imagined._replace(reward=reward_of_goal)

@@ -1,4 +1,4 @@
-"""Imagined transitions: a first-in, first-out store in tensors, with an age limit."""
+"""The imagined buffer: a first-in, first-out store of imagined transitions, with an age limit."""
 
 from typing import Any
 
@@ -16,7 +16,8 @@ _FIELDS = ("obs", "action", "next_obs", "reward", "terminated", "discount", "wei
 
 class ImaginedBuffer:
     """
-    A ring of rows on the learner's device. Rows enter in batches and leave when they are too old or their place is needed.
+    A ring buffer of imagined rows on the learner's device. Rows are added in batches, and dropped when they are too old or
+    their place is needed.
 
     :param capacity: the number of rows
     """
@@ -38,8 +39,8 @@ class ImaginedBuffer:
         Store the valid rows of a rollout.
 
         :param imagined: ``(T, B, ...)``
-        :param birth: the real environment steps taken when they were imagined
-        :return: how many rows were stored
+        :param birth: the number of real environment steps at the time of the rollout
+        :return: the number of rows that were stored
         """
         index = imagined.valid.flatten().nonzero().flatten()
         fields = {name: getattr(imagined, name) for name in _FIELDS}
@@ -50,7 +51,7 @@ class ImaginedBuffer:
         if n == 0:
             return 0
         if self._rows is not None and any((self._rows[name] is None) != (rows[name] is None) for name in _FIELDS):
-            # Loaded with another ``n_steps`` than it was saved with.
+            # The agent was loaded with another ``n_steps`` than it was saved with: these rows have other fields.
             self.clear()
             self._rows = None
         if self._rows is None:
@@ -69,7 +70,7 @@ class ImaginedBuffer:
         self._drop(sum(rows for born, rows in self._batches if born < birth))
 
     def _drop(self, n: int) -> None:
-        """Forget the ``n`` oldest rows."""
+        """Drop the ``n`` oldest rows."""
         self._size -= max(n, 0)
         while n > 0:
             born, rows = self._batches.pop(0)
@@ -78,7 +79,7 @@ class ImaginedBuffer:
             n -= rows
 
     def resize(self, capacity: int) -> None:
-        """Change the number of rows; the newest are kept."""
+        """Change the capacity, and keep the newest rows."""
         if capacity == self.capacity:
             return
         keep = min(self._size, capacity)
@@ -95,16 +96,16 @@ class ImaginedBuffer:
         self.capacity, self._head = capacity, keep % capacity
 
     def clear(self) -> None:
-        """Forget everything (the model is another one)."""
+        """Drop all rows, e.g. because the model is another one."""
         self._drop(self._size)
 
     def to_state(self) -> dict[str, Any]:
-        """All rows as plain values, for a checkpoint."""
+        """Return all rows as plain values, for a checkpoint."""
         return {"capacity": self.capacity, "rows": self._rows, "head": self._head, "size": self._size, "births": self._batches}
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: th.device | str = "cpu") -> "ImaginedBuffer":
-        """The buffer that :meth:`to_state` gave."""
+        """Make a buffer from the result of :meth:`to_state`."""
         new = cls(state["capacity"])
         new._rows = tree_map(lambda leaf: leaf.to(device), state["rows"])
         new._head, new._size = state["head"], state["size"]
@@ -118,11 +119,12 @@ class ImaginedBuffer:
         :return: the fields of :class:`~sb3_mbrl.contracts.Imagined` by name, without the weights
         """
         if self._size == 0 or self._rows is None:
-            raise ValueError("The imagined buffer is empty")
+            raise ValueError("The imagined buffer is empty: imagine rollouts before sampling")
         if self._rows["weight"] is None:
             index = th.randint(self._size, (n,), generator=generator)
         else:
-            # Inverse of the cumulative distribution: row i has the share w_i / sum(w) of the unit interval.
+            # Inverse transform sampling, P(row i) = w_i / sum(w): row i is drawn where W_{i-1} <= u W_n < W_i, with the
+            # running sums W of the weights. In double precision, in which the sum of many weights is exact enough.
             age_order = (self._head - self._size + th.arange(self._size)) % self.capacity
             cumulative = self._rows["weight"].cpu()[age_order].double().cumsum(0)
             uniform = th.rand(n, generator=generator, dtype=th.float64)
@@ -135,15 +137,17 @@ class ImaginedBuffer:
         self, n: int, real: ReplayBuffer, env: VecNormalize | None = None, generator: th.Generator | None = None
     ) -> ReplayBufferSamples | DictReplayBufferSamples:
         """
-        ``n`` rows in SB3's form.
+        Draw ``n`` rows as SB3's samples.
 
-        :param real: the real buffer, for its normalisation and device
-        :param env: normalise with these statistics (rows are stored raw)
+        :param n: the number of rows
+        :param real: the real buffer, which has the methods for normalisation and the device
+        :param env: the statistics for normalisation, since rows are stored raw
+        :param generator: the source of randomness
         """
         rows = self.draw(n, generator)
         reward, obs, next_obs = rows["reward"][:, None], rows["obs"], rows["next_obs"]
         if env is not None:
-            # SB3's own statistics work on numpy.
+            # The statistics of VecNormalize take numpy arrays.
             obs, next_obs = (normalised_obs(value, real, env) for value in (obs, next_obs))
             reward = th.as_tensor(real._normalize_reward(reward.cpu().numpy(), env))
         discount = rows["discount"]
@@ -154,6 +158,7 @@ class ImaginedBuffer:
 
 
 def normalised_obs(obs: Any, real: ReplayBuffer, env: VecNormalize) -> Any:
+    """Normalise raw observations, as the replay buffer does when it samples."""
     arrays = {key: value.cpu().numpy() for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
     normalised = real._normalize_obs(arrays, env)
     if isinstance(normalised, dict):

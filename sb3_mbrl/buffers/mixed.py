@@ -1,4 +1,4 @@
-"""The mixture of real and imagined transitions that stands in for the replay buffer while the base class trains."""
+"""The sampler that mixes real and imagined transitions, and replaces the replay buffer while the base class trains."""
 
 from typing import Any
 
@@ -13,14 +13,15 @@ from sb3_mbrl.trees import tree_map
 
 class MixedSampler:
     """
-    Answers ``sample`` like a replay buffer: ``int(batch_size * real_ratio)`` real rows, the rest imagined (MBPO's code,
-    unlike mbrl-lib's coin flip per batch). Every other attribute is the real buffer's.
+    A sampler with the method ``sample`` of replay buffers, whose batches have ``int(batch_size * real_ratio)`` real rows; the
+    others are imagined. (This is the rule of MBPO's code; mbrl-lib draws whole batches from one or the other at random.) Every
+    other attribute is the real buffer's.
 
     :param real: the agent's own replay buffer
-    :param imagined: not empty
-    :param real_ratio: share of real rows, in [0, 1]
-    :param gamma: the discount of imagined rows where real ones carry theirs (n-step returns)
-    :param generator: draws the imagined rows; real ones are drawn as SB3 draws them
+    :param imagined: the imagined buffer, which is not empty
+    :param real_ratio: the share of real rows, in [0, 1]
+    :param gamma: the discount of rows that have none, in batches where others do (n-step returns)
+    :param generator: the source of randomness for imagined rows; real ones are drawn as SB3 draws them
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class MixedSampler:
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples | DictReplayBufferSamples:
         """
-        :param batch_size: rows in all
-        :param env: as in SB3: normalise with its statistics
+        Draw a batch of real and imagined rows.
+
+        :param batch_size: the number of rows, real and imagined
+        :param env: the statistics for normalisation, as in SB3
         """
         n_real = int(batch_size * self.real_ratio)
         if n_real == batch_size:
@@ -54,6 +57,7 @@ class MixedSampler:
         return tree_map(_join, real, imagined)
 
     def _with_discounts(self, samples: Any) -> Any:
+        """Give rows without discounts the discount ``gamma``."""
         if samples.discounts is not None:
             return samples
         return samples._replace(discounts=th.full_like(samples.rewards, self.gamma))
@@ -61,7 +65,8 @@ class MixedSampler:
 
 def _join(real: th.Tensor, imagined: th.Tensor) -> th.Tensor:
     """
-    Floats meet in float32 (SB3 buffers of float64 spaces are float64, and policies cast); integers in the real rows' type.
+    Join real and imagined rows: floats as float32 (SB3's buffers of float64 spaces hold float64, which policies cast),
+    integers in the type of the real rows.
     """
     dtype = th.float32 if real.is_floating_point() else real.dtype
     return th.cat([real.to(dtype), imagined.to(dtype)])

@@ -1,9 +1,9 @@
-"""A world model's view on SB3's own replay buffer, which is never replaced or wrapped.
+"""A world model's view of SB3's own replay buffer, which is never replaced or wrapped.
 
-Taken care of here, so that no model has to: time limits are not terminations; with ``optimize_memory_usage`` the successor
-of an episode's last row is the next episode's first observation (SB3 issue 934), so such rows are no data for dynamics;
-n-step buffers store single steps; the write head separates the newest row from the oldest; rows of several environments lie
-side by side.
+The view takes care of these facts, so that no model has to: time limits are not terminations; with ``optimize_memory_usage``
+the row after an episode's last one holds the next episode's first observation (SB3 issue 934), so an episode's last row has no
+next observation and is left out; n-step buffers store single steps; in a full buffer the newest row lies just before the
+oldest; rows of several environments lie side by side.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,11 +20,11 @@ Arrays = np.ndarray | dict[str, np.ndarray]
 
 class ReplayData:
     """
-    Implements :class:`~sb3_mbrl.contracts.Data` on a replay buffer, without copying more than is asked for.
+    A view of a replay buffer as :class:`~sb3_mbrl.contracts.Data`, which copies only the rows that are asked for.
 
-    :param buffer: any of SB3's replay buffers (n-step, Dict and HER too)
-    :param side: what is stored beside its rows
-    :param stored: show only rows with which the side store has this
+    :param buffer: an SB3 replay buffer (n-step, Dict and HER buffers too)
+    :param side: the side store of the buffer
+    :param stored: the name of values in the side store; only rows that have them are shown
     """
 
     def __init__(self, buffer: ReplayBuffer, side: SideStore | None = None, stored: str | None = None) -> None:
@@ -35,7 +35,7 @@ class ReplayData:
     # ---- which rows
 
     def positions(self) -> np.ndarray:
-        """``(T,)``: rows whose observations are intact, oldest first."""
+        """Return the positions of steps whose observations are intact, oldest first, ``(T,)``."""
         buffer = self.buffer
         positions = np.arange(buffer.pos)
         if buffer.full:
@@ -47,7 +47,7 @@ class ReplayData:
         return positions
 
     def _usable(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and environments of all transitions whose next observation is known, oldest first."""
+        """Return positions and environments of all transitions whose next observation is known, oldest first."""
         positions = self.positions()
         rows = np.repeat(positions, self.buffer.n_envs)
         envs = np.tile(np.arange(self.buffer.n_envs), len(positions))
@@ -67,12 +67,12 @@ class ReplayData:
         return th.as_tensor(rows * self.buffer.n_envs + envs)
 
     def episode_starts(self) -> th.Tensor:
-        """Those of :meth:`row_ids` that begin an episode, oldest first."""
+        """Return those of :meth:`row_ids` that begin an episode, oldest first."""
         positions = self.positions()
         first = np.ones((len(positions), self.buffer.n_envs), dtype=bool)
         first[1:] = self.buffer.dones[positions[:-1]] > 0
         if self.buffer.full:
-            # Its beginning may have been overwritten.
+            # The oldest step may belong to an episode whose beginning has been overwritten.
             first[:1] = False
         if self.buffer.optimize_memory_usage:
             first &= self.buffer.dones[positions] == 0
@@ -80,12 +80,12 @@ class ReplayData:
         return th.as_tensor(positions[offsets] * self.buffer.n_envs + envs)
 
     def places(self, row_ids: th.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and environments of ids."""
+        """Return positions and environments of row ids."""
         ids = row_ids.cpu().numpy()
         return ids // self.buffer.n_envs, ids % self.buffer.n_envs
 
     def draw(self, n: int, generator: th.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and environments of ``n`` real observations to start from, uniformly with replacement."""
+        """Draw ``n`` real observations, uniformly with replacement, and return their positions and environments."""
         positions = self.positions()
         self._refuse_empty(len(positions))
         index = th.randint(len(positions) * self.buffer.n_envs, (n,), generator=generator).numpy()
@@ -99,8 +99,11 @@ class ReplayData:
 
     def transitions(self, n: int | None = None, *, generator: th.Generator | None = None) -> Transitions:
         """
-        :param n: so many rows uniformly with replacement; ``None``: all, oldest first
-        :raises ValueError: when there is none, or when real data is not finite
+        Return transitions.
+
+        :param n: the number of rows, drawn uniformly with replacement; ``None``: all rows, oldest first
+        :param generator: the source of randomness
+        :raises ValueError: when there are no rows, or real data is not finite
         """
         rows, envs = self._usable()
         self._refuse_empty(len(rows))
@@ -111,10 +114,10 @@ class ReplayData:
 
     def transitions_at(self, rows: np.ndarray, envs: np.ndarray) -> Transitions:
         """
-        Gather given rows.
+        Return the transitions of given rows.
 
-        :param rows: ``(N,)``
-        :param envs: ``(N,)``
+        :param rows: positions, ``(N,)``
+        :param envs: environments, ``(N,)``
         :raises ValueError: when real data is not finite
         """
         data = Transitions(
@@ -129,12 +132,12 @@ class ReplayData:
 
     def sequences(self, n: int, length: int, *, extra: Iterable[str] = (), generator: th.Generator | None = None) -> Sequences:
         """
-        ``n`` windows of ``length`` consecutive steps of one environment each, uniformly.
+        Draw ``n`` windows of ``length`` consecutive steps of one environment each, uniformly.
 
-        With ``optimize_memory_usage`` the next observation of a step that ends its episode is not known; there the step's
-        own stands in.
+        With ``optimize_memory_usage`` the next observation of a step that ends its episode is not known, and the step's own
+        observation takes its place.
 
-        :raises ValueError: when the buffer holds fewer steps than a window
+        :raises ValueError: when the buffer holds fewer steps than a window has
         """
         positions = self.positions()
         if len(positions) < length:
@@ -148,17 +151,20 @@ class ReplayData:
 
     def newest(self, n: int, length: int, *, within: int, generator: th.Generator | None = None) -> Sequences | None:
         """
-        Windows that lie wholly in the newest ``within`` steps and within one episode; ``None`` where there is no such window.
+        Draw windows that lie within the newest ``within`` steps and within one episode.
 
-        :param n: at most so many, without replacement
-        :param length: steps per window
-        :param within: steps per environment
+        :param n: the largest number of windows, drawn without replacement
+        :param length: the number of steps of a window
+        :param within: the number of newest steps per environment
+        :param generator: the source of randomness
+        :return: the windows; ``None`` if there is no such window
         """
         positions = self.positions()[-within:]
         if len(positions) < length:
             return None
         ends = self.buffer.dones[positions]
-        # A window may end with the end of an episode, but not run across one.
+        # A window may end with the end of an episode, but not run across one: among all its steps but the last, no episode
+        # ends. `crossed[t]` counts the ends before step t, so the ends in [t, t + length - 1) are a difference of two entries.
         crossed = np.concatenate([np.zeros((1, self.buffer.n_envs)), ends.cumsum(0)])
         clean = crossed[length - 1 : -1] - crossed[: len(positions) - length + 1] == 0
         if self.buffer.optimize_memory_usage:
@@ -176,10 +182,12 @@ class ReplayData:
 
     def contexts_at(self, rows: np.ndarray, envs: np.ndarray, length: int, extra: Iterable[str] = ()) -> Sequences:
         """
-        Windows that end in given rows, padded on the left by repeating the episode's first step.
+        Return windows that end in given rows, padded on the left by repeating the episode's first step.
 
-        :param rows: ``(N,)``
-        :param envs: ``(N,)``
+        :param rows: positions, ``(N,)``
+        :param envs: environments, ``(N,)``
+        :param length: the number of steps of a window
+        :param extra: the names of values of the side store to add
         """
         if length == 1:
             return self.windows(rows[:, None], envs[:, None], extra)
@@ -195,7 +203,7 @@ class ReplayData:
 
     def _begins(self, positions: np.ndarray) -> np.ndarray:
         """
-        Tell before which steps a window may not reach back: the first ones of episodes.
+        Tell which steps a window may not reach back across: the first ones of episodes.
 
         :param positions: ``(T,)``, oldest first
         :return: ``(T, n_envs)`` booleans
@@ -208,11 +216,11 @@ class ReplayData:
 
     def windows(self, rows: np.ndarray, envs: np.ndarray, extra: Iterable[str] = ()) -> Sequences:
         """
-        Gather windows of given rows, which follow each other along the second axis.
+        Return windows of given rows, which are consecutive along the second axis.
 
-        :param rows: ``(N, L)``
-        :param envs: ``(N, L)``
-        :param extra: the names of values of the side store that are wanted too
+        :param rows: positions, ``(N, L)``
+        :param envs: environments, ``(N, L)``
+        :param extra: the names of values of the side store to add
         """
         ends = self.buffer.dones[rows, envs] > 0
         is_first = np.ones_like(ends)
@@ -234,7 +242,9 @@ class ReplayData:
 
     def _stored_beside(self, name: str, rows: np.ndarray, envs: np.ndarray) -> th.Tensor:
         if self.side is None:
-            raise ValueError(f"The replay buffer has no side store, so nothing is stored as {name!r} with its rows")
+            raise ValueError(
+                f"The replay buffer has no side store, so no {name!r} is stored with its rows: ask for no extra values"
+            )
         return self.side.get(name, rows, envs)
 
     def _terminated(self, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
@@ -267,18 +277,18 @@ class ReplayData:
                 where = name if key is None else f"{name}[{key!r}]"
                 raise ValueError(
                     f"The replay buffer holds NaN or infinity in {where} at row {rows[i]}, environment {envs[i]}. "
-                    "Real data must be finite: mend the environment or remove the rows."
+                    "Real data must be finite: repair the environment or remove the rows."
                 )
 
 
 class SelectedRows(ReplayData):
     """
-    A part of the rows of a replay buffer, as data of its own: windows lie wholly in it. Made for one fit, since it does not
-    follow a buffer that grows.
+    A view of some rows of a replay buffer, within which all windows lie. It is made for one fit: it does not follow a buffer
+    that grows.
 
-    :param data: the whole
-    :param selected: ``(buffer_size, n_envs)`` booleans: the rows that are shown
-    :param held_out: the rows that :meth:`held_out` returns
+    :param data: the view of all rows
+    :param selected: ``(buffer_size, n_envs)`` booleans: whether a row belongs to the view
+    :param held_out: the result of :meth:`held_out`
     """
 
     def __init__(self, data: ReplayData, selected: np.ndarray, held_out: ReplayData | None = None) -> None:
@@ -288,7 +298,7 @@ class SelectedRows(ReplayData):
         self._starts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def held_out(self) -> ReplayData | None:
-        """Return the rows that were held out of this part."""
+        """Return the rows that were held out of this view."""
         return self._held_out
 
     def _usable(self) -> tuple[np.ndarray, np.ndarray]:
@@ -322,18 +332,18 @@ class SelectedRows(ReplayData):
         return self.windows(rows, np.broadcast_to(envs[index][:, None], rows.shape), extra)
 
     def newest(self, n: int, length: int, *, within: int, generator: th.Generator | None = None) -> Sequences | None:
-        raise NotImplementedError("The newest steps are asked of the whole buffer")
+        raise NotImplementedError("newest() is a method of the view of the whole buffer: call it there")
 
     def _begins(self, positions: np.ndarray) -> np.ndarray:
         begins = super()._begins(positions)
         selected = self.selected[positions]
-        # A window that ends after a gap does not reach back across it.
+        # A window that ends after a gap of steps that are not selected must not reach back across it.
         begins[1:] |= selected[1:] & ~selected[:-1]
         return begins
 
     def full_contexts(self, length: int) -> th.Tensor:
         """
-        Tell which rows have a context that is not cut short by what was left out.
+        Return the rows whose context is not cut short by rows that are not selected.
 
         :param length: the number of steps of a context
         :return: those of :meth:`row_ids`, oldest first, whose last ``length`` steps, or all since their episode began, are
@@ -351,18 +361,20 @@ class SelectedRows(ReplayData):
 
 
 def _first_of_run(begins: np.ndarray) -> np.ndarray:
-    """``(T, n_envs)``: for every step the number of the last one, itself included, at which ``begins`` is true (or 0)."""
+    """Return, for every step, the index of the last step up to it at which ``begins`` is true (or 0), ``(T, n_envs)``."""
     return np.maximum.accumulate(np.where(begins, np.arange(len(begins))[:, None], 0), axis=0)
 
 
 def _windows_within(selected: np.ndarray, length: int) -> np.ndarray:
     """
-    Tell where windows begin that are selected from end to end.
+    Tell at which steps windows begin that consist of selected steps only.
 
     :param selected: ``(T, n_envs)`` booleans
+    :param length: the number of steps of a window
     :return: ``(max(0, T - length + 1), n_envs)`` booleans
     """
-    # The plain version: selected[t : t + length].all() for every t. By running sums the cost does not grow with the length.
+    # The plain version: selected[t : t + length].all() for every t. With running sums the cost does not grow with the length:
+    # a window is selected if the number of rows left out before its end equals the number before its beginning.
     if len(selected) < length:
         return np.zeros((0, selected.shape[1]), dtype=bool)
     left_out = np.concatenate([np.zeros((1, selected.shape[1]), dtype=np.int64), (~selected).cumsum(0)])
@@ -370,7 +382,7 @@ def _windows_within(selected: np.ndarray, length: int) -> np.ndarray:
 
 
 def _gather(arrays: Arrays, pick: Callable[[np.ndarray], np.ndarray]) -> Obs:
-    """Rows as tensors: floats as float32, everything else as it is."""
+    """Pick rows of arrays, and convert them to tensors, floats as float32."""
 
     def tensor(array: np.ndarray) -> th.Tensor:
         rows = pick(array)

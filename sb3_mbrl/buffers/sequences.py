@@ -1,4 +1,4 @@
-"""Sequences of real steps for latent models, with the latent states that the agent had on the way."""
+"""The replay of sequences of real steps for latent models, together with the agent's latent states."""
 
 import uuid
 import warnings
@@ -22,38 +22,41 @@ from sb3_mbrl.timesteps import to_timesteps
 from sb3_mbrl.trees import State, tree_map
 
 _PREFIX = "latent."
-"""The names of latent states in the side store begin with it"""
+"""The prefix of the names of latent states in the side store"""
 
 
 class Replayed(NamedTuple):
     """A batch of ``N`` windows of ``L`` rows."""
 
     rows: Timesteps
+    """``(N, L, ...)``"""
     start: dict[str, th.Tensor]
-    """The packed state before each window, ``(N, ...)``; empty where none is stored (the row begins anew then)"""
+    """The packed state before each window, ``(N, ...)``; empty where no states are stored (then ``is_first`` is true)"""
     steps: np.ndarray
     """``(N, L)``: the place of each row's observation in the replay buffer"""
     envs: np.ndarray
     """``(N, L)``: the environment of each row"""
     own: np.ndarray
-    """``(N, L)`` booleans: the row is a step's own observation, and not the last one of an episode"""
+    """``(N, L)`` booleans: whether a row is the observation of a stored step; the last one of an episode is not"""
 
 
 class SequenceReplay:
     """
-    Draws windows from SB3's replay buffer uniformly, except that new steps are seen soon: as soon as there are enough new ones
-    for a window, they are part of the next batch (DreamerV3's online queue). Where an episode ends in such a window its last
-    observation takes a row, and the window's last step is left to chance.
+    A sampler of windows from SB3's replay buffer, with new steps first and with stored latent states.
 
-    A window begins with the latent state that the agent had one step earlier. States are stored beside the replay buffer when
-    a step is collected, and replaced whenever training has computed them anew (DreamerV3's replay context).
+    Windows are drawn uniformly, but as soon as there are enough new steps for a window, that window is part of the next batch
+    (DreamerV3's online queue). If an episode ends in such a window, its last observation takes a row, and the last step of the
+    window has to be drawn later by chance.
 
-    :param buffer: any of SB3's replay buffers whose rows are single steps
-    :param side: the side store of that buffer
-    :param model: packs and unpacks states
-    :param length: rows of a window
+    A window begins with the latent state that the agent had one step earlier. States are stored in the side store when a step
+    is collected, and replaced whenever training has computed new ones (DreamerV3's replay context).
+
+    :param buffer: an SB3 replay buffer whose rows are single steps
+    :param side: the side store of the buffer
+    :param model: the model, which packs and unpacks states
+    :param length: the number of rows of a window
     :param online: whether new steps come first
-    :param context: whether windows begin with the stored state, and not with an unknown one
+    :param context: whether windows begin with the stored state; ``False``: with an unknown one
     :raises ValueError: for a buffer that cannot tell where episodes end, or that is shorter than a window
     """
 
@@ -68,7 +71,9 @@ class SequenceReplay:
         context: bool = True,
     ) -> None:
         if buffer.optimize_memory_usage:
-            raise ValueError("a replay buffer with optimize_memory_usage=True keeps no last observations of episodes")
+            raise ValueError(
+                "a replay buffer with optimize_memory_usage=True keeps no last observations of episodes: choose False"
+            )
         if not getattr(buffer, "handle_timeout_termination", True):
             raise ValueError(
                 "a replay buffer with handle_timeout_termination=False cannot tell time limits from terminations: a model "
@@ -83,26 +88,26 @@ class SequenceReplay:
         self.data, self.side, self.model = ReplayData(buffer), side, model
         self.length, self.online, self.context = length, online, context
         self.model_id = uuid.uuid4().hex
-        """Names this world model: the latent states of another one mean something else"""
+        """The identity of this world model, since another model's latent states mean something else"""
         self._known = np.zeros((buffer.buffer_size, buffer.n_envs), dtype=bool)
-        """The steps with which states are stored"""
+        """``(buffer_size, n_envs)`` booleans: whether a step has a stored state"""
         self._kept = 0
-        """Steps per environment so far"""
+        """The number of steps per environment that were stored so far"""
         self._queued_until = 0
         """The number of those steps that were put into the queue"""
         self._queue: deque[tuple[int, int]] = deque()
-        """Step (of all so far) and environment of new windows that have been in no batch yet"""
+        """The first step (counted from the first of all) and the environment of new windows that were in no batch yet"""
 
     @property
     def buffer(self) -> ReplayBuffer:
-        """The replay buffer that is sampled"""
+        """The replay buffer"""
         return self.data.buffer
 
     # ---- storing
 
     def packed(self, state: State) -> dict[str, np.ndarray]:
         """
-        States under the names of the side store, for the next row.
+        Pack states under their names in the side store, to be stored with the next row.
 
         :param state: ``(n_envs, ...)``
         """
@@ -113,10 +118,12 @@ class SequenceReplay:
 
     def _warn_of_size(self, step: int) -> None:
         """
-        Warn where the latent states of a full buffer would not fit into memory: memory is taken only when it is written to, so
-        that too little of it would end training after hours. (Where psutil is installed; SB3 warns of its own part alike.)
+        Warn if the latent states of a full buffer would not fit into memory.
 
-        :param step: the bytes of one step of all environments
+        Memory is taken only when it is written to, so training would fail after hours. The check needs psutil; SB3 warns about
+        its own arrays in the same way.
+
+        :param step: the number of bytes of one step of all environments
         """
         if psutil is None:
             return
@@ -149,21 +156,21 @@ class SequenceReplay:
     # ---- saving
 
     def state_dict(self) -> dict[str, Any]:
-        """The name of the world model, which the agent's checkpoint keeps."""
+        """Return the identity of the world model, for the agent's checkpoint."""
         return {"model_id": self.model_id}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave."""
+        """Restore the result of :meth:`state_dict`."""
         self.model_id = state["model_id"]
 
     def buffer_state(self) -> dict[str, Any]:
-        """The values to save with the replay buffer, beside the side store's."""
+        """Return the values to save with the replay buffer, apart from the side store's."""
         queue = [self._kept, self._queued_until, [list(window) for window in self._queue]]
         return {"of": self._layout(), "known": self._known[: self.buffer.size()], "queue": queue}
 
     def restore_buffer_state(self, state: Mapping[str, Any]) -> bool:
         """
-        Take back what :meth:`buffer_state` gave.
+        Restore the result of :meth:`buffer_state`.
 
         :return: whether the stored states are this world model's; if not, sequences begin anew
         """
@@ -175,19 +182,21 @@ class SequenceReplay:
         return True
 
     def _layout(self) -> list[Any]:
+        """Return the identity and the layout of stored states: only equal ones can be restored."""
         return [self.model_id, *self.model.state_layout]
 
     # ---- sampling
 
     def enough(self) -> bool:
-        """Whether there are enough steps for a window."""
+        """Tell whether there are enough steps for a window."""
         return len(self.data.positions()) > self.length
 
     def on_device(self, batch: Replayed, device: th.device) -> tuple[Timesteps, State | None]:
         """
-        The rows of a batch, and the states before them, as the model takes them.
+        Move a batch to the model's device, and return its rows and the unpacked states before them.
 
-        :param device: where the model is
+        :param batch: the batch
+        :param device: the model's device
         """
         rows = tree_map(lambda leaf: leaf.to(device, non_blocking=True), batch.rows)
         if not self.context:
@@ -201,7 +210,8 @@ class SequenceReplay:
         Draw a batch.
 
         :param n: the number of windows
-        :raises ValueError: when there are fewer steps than a window has, and one before it
+        :param generator: the source of randomness
+        :raises ValueError: when there are fewer steps per environment than a window has, plus one before it
         """
         positions, n_envs, length = self.data.positions(), self.buffer.n_envs, self.length
         choices = len(positions) - length
@@ -224,9 +234,9 @@ class SequenceReplay:
         return Replayed(rows, start, steps, wide[:, 1:], ~rows.is_last.numpy())
 
     def _next_new(self, n: int, length: int, held: int) -> list[tuple[int, int]]:
-        """At most ``n`` windows of new steps: their first of the ``held`` steps, and their environments."""
+        """Take at most ``n`` windows out of the queue: their first of the ``held`` stored steps, and their environments."""
         while self._kept - self._queued_until >= length:
-            # A window begins with the state of the step before; the very first step has none.
+            # The row before a window provides its start state; the very first step has no row before it.
             start = max(self._queued_until - 1, 0)
             self._queue.extend((start, env) for env in range(self.buffer.n_envs))
             self._queued_until += length
@@ -235,14 +245,14 @@ class SequenceReplay:
         while self._queue and len(windows) < n:
             start, env = self._queue[0]
             if start - oldest + length >= held:
-                break  # not even the last step of it is there yet
+                break  # its last step has not been stored yet
             self._queue.popleft()
-            if start >= oldest:  # else it was overwritten
+            if start >= oldest:  # else its first step has been overwritten
                 windows.append((start - oldest, env))
         return windows
 
     def _states(self, steps: np.ndarray, envs: np.ndarray) -> tuple[dict[str, th.Tensor], np.ndarray]:
-        """The packed states that are stored with some steps, and with which of them there are any."""
+        """Return the packed states that are stored with some steps, and which of these steps have any."""
         states = {}
         for name, values in self.side.arrays.items():
             if name.startswith(_PREFIX):
@@ -253,6 +263,6 @@ class SequenceReplay:
 
 
 def compact(value: th.Tensor) -> np.ndarray:
-    """Floats in half precision, indices as they are."""
+    """Convert a tensor to numpy, floats in half precision."""
     array = value.detach().cpu().numpy()
     return array.astype(np.float16) if array.dtype.kind == "f" else array

@@ -251,7 +251,7 @@ class _PlanPlayer(_Player):
         super().__init__(agent)
         self.horizon = agent.planner.horizon
         self.replan = replan
-        self.memory: Any = None
+        self.state: Any = None
         """The state of the agent's policy"""
         self.queue: list[th.Tensor] = []
         """The actions of the current plan that are still to be taken"""
@@ -270,7 +270,7 @@ class _PlanPlayer(_Player):
             raise ValueError(
                 f"horizon={horizon}: the plans of {type(self.agent.planner).__name__} are {len(sequence)} steps long"
             )
-        state = self.memory["belief"]
+        state = self.state["latent"]
         policy_model = self.agent.policy.world_model
         keep = True
         if isinstance(policy_model, Particles):
@@ -293,15 +293,15 @@ class _PlanPlayer(_Player):
 
     def _plan(self, obs: Any) -> tuple[th.Tensor, Plan]:
         tensors, _ = self.agent.policy.obs_to_tensor(obs)
-        first = th.tensor([self.memory is None])
-        action, self.memory, plan = self.agent.policy.act(tensors, self.memory, first, deterministic=True)
+        first = th.tensor([self.state is None])
+        action, self.state, plan = self.agent.policy.act(tensors, self.state, first, deterministic=True)
         self.planned_at = obs
         return action, plan
 
     def _skip_planning(self, obs: Any, scaled: th.Tensor) -> None:
         """Update the policy's state by a step that was planned before. The next plan begins without a warm start."""
-        state = self.memory["belief"]
+        state = self.state["latent"]
         if obs is not self.planned_at:
             tensors, _ = self.agent.policy.obs_to_tensor(obs)
-            state = self.agent.policy.world_model.observe(state, self.memory["action"], tensors, th.tensor([False]))
-        self.memory = {"belief": state, "plan": None, "action": scaled}
+            state = self.agent.policy.world_model.observe(state, self.state["action"], tensors, th.tensor([False]))
+        self.state = {"latent": state, "plan": None, "action": scaled}

@@ -23,7 +23,7 @@ below 1 by more than chance. The reasons:
   samples, without bias.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch as th
@@ -59,7 +59,8 @@ class _FlatColumns:
     """The flattened columns of spaces that no codec takes (images); bytes are scaled to 0 to 1."""
 
     def __init__(self, space: spaces.Space) -> None:
-        self.dim = int(np.prod(get_obs_shape(space)))  # type: ignore[arg-type]
+        shape: Any = get_obs_shape(space)
+        self.dim = int(np.prod(shape))
 
     def encode(self, obs: Obs) -> th.Tensor:
         assert isinstance(obs, th.Tensor)

@@ -296,12 +296,12 @@ def _evaluating(world_model: WorldModel) -> Iterator[None]:
             world_model.train()
 
 
-def _members(space: spaces.Space, obs: Obs) -> Any:
+def _members(space: spaces.Space, obs: Any) -> Any:
     """
     Convert tensors in the layout of replay buffers to valid members of ``space`` in the layout of a ``VecEnv``, as new arrays.
     """
     if isinstance(space, spaces.Dict):
-        return {key: _members(child, obs[key]) for key, child in space.spaces.items()}  # type: ignore[index]
+        return {key: _members(child, obs[key]) for key, child in space.spaces.items()}
     assert isinstance(obs, th.Tensor)
     array = obs.cpu().numpy().reshape(len(obs), *(space.shape or ()))
     if isinstance(space, spaces.Box):

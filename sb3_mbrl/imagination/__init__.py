@@ -1,4 +1,4 @@
-"""Imagination: how start states become imagined transitions."""
+"""Imagination: the rules by which a world model changes the data that a model-free learner is trained on."""
 
 from sb3_mbrl.imagination.branched import BranchedRollouts
 from sb3_mbrl.imagination.schedule import HorizonSchedule

@@ -1,4 +1,4 @@
-"""How an agent acts in imagination: as it does in the real environment, every row on its own."""
+"""Acting in imagination: as the agent acts in the real environment, but with exploration drawn separately for every row."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,15 +17,17 @@ from sb3_mbrl.trees import batch_size
 
 def act_in_imagination(agent: OffPolicyAlgorithm, obs: Any, generator: th.Generator | None) -> th.Tensor:
     """
-    Draw an action for every row. With gSDE every row has an exploration matrix of its own, as every environment has.
+    Draw an action for every row, with the agent's exploration.
 
-    Policies of the Q-learning family (those of an agent with an ``exploration_rate``) explore per row, where SB3's ``predict``
-    tosses one coin for the whole batch; deterministic actors get the agent's Gaussian action noise, where it has one. Noise of
-    other kinds is correlated over the steps of an episode, which rows of imagination do not have: it is left out.
+    With gSDE every row has its own exploration matrix, as every environment has. Agents with an ``exploration_rate`` (the DQN
+    family) decide for every row whether to explore, where SB3's ``predict`` decides once for the whole batch. Deterministic
+    actors get the agent's Gaussian action noise, if it has one. Other kinds of noise are correlated over the steps of an
+    episode; imagined rows belong to no episode, so such noise is left out.
 
-    :param obs: as the policy's networks take it
-    :param generator: of exploration and noise
-    :return: ``(B, A)``, as SB3's replay buffer stores them
+    :param agent: the agent
+    :param obs: observations as the policy's networks take them
+    :param generator: the source of exploration and noise
+    :return: scaled actions ``(B, A)``, as SB3's replay buffer stores them
     """
     with _noise_per_row(agent, batch_size(obs)):
         action = agent.policy._predict(obs, deterministic=False)
@@ -45,7 +47,7 @@ def act_in_imagination(agent: OffPolicyAlgorithm, obs: Any, generator: th.Genera
 
 @contextmanager
 def _noise_per_row(agent: OffPolicyAlgorithm, rows: int) -> Iterator[None]:
-    """gSDE's exploration matrices for so many rows; those of the real environments come back afterwards."""
+    """Give gSDE an exploration matrix for each of ``rows`` rows, and restore those of the real environments afterwards."""
     actor = getattr(agent.policy, "actor", None)
     noise = getattr(actor, "action_dist", None)
     if actor is None or not isinstance(noise, StateDependentNoiseDistribution):
@@ -61,10 +63,12 @@ def _noise_per_row(agent: OffPolicyAlgorithm, rows: int) -> Iterator[None]:
 
 def explore(action: th.Tensor, share: float, space: spaces.Space, generator: th.Generator | None) -> th.Tensor:
     """
-    Put a random action in the place of some.
+    Replace some actions by uniformly random ones.
 
     :param action: ``(B, A)``
-    :param share: the probability of each row
+    :param share: the probability with which the action of a row is replaced
+    :param space: the action space
+    :param generator: the source of randomness
     """
     if share <= 0.0:
         return action

@@ -16,23 +16,25 @@ from sb3_mbrl.trees import State, finite_rows, tree_map, tree_where
 
 class BranchedRollouts(RolloutImagination):
     """
-    Every start state is rolled out for ``horizon`` steps; all steps are kept. A rollout ends early where the model predicts
-    termination (drawn from its probability) or something that is not finite; the rows after that are masked. ``info`` has the
-    mean ``reward``, the share of rows that ``terminated``, and the share of the steps tried that was ``dropped``, not being
-    finite.
+    An imagination that rolls the policy out from real states for ``horizon`` steps, and keeps all steps.
 
-    :param horizon: a number, or ``[start_step, end_step, start, end]`` in real environment steps
-    :param starts_per_step: start states per real environment step
-    :param freq: real environment steps between two calls
-    :param max_age: imagined rows are forgotten after this many real environment steps
-    :param exploration: the probability with which a row takes a uniformly random action in the place of the policy's, at every
-        step; with ``n_steps`` above 1 at the first step of a rollout alone, since those after it belong to the return
-    :param starts: the real observations to start from: ``"uniform"``, all alike (MBPO); ``"recent"``, the newest ``max_age``
-        alone, where the present policy goes; ``"initial"``, those that began an episode; or a function
-        ``(data, n, generator)`` that returns ``n`` of ``data.row_ids()`` (:class:`~sb3_mbrl.contracts.Data`)
-    :param n_steps: rows are transitions of up to so many steps, as with SB3's ``n_steps``: what ends an episode is known that
-        many steps before it after one update (:func:`~sb3_mbrl.returns.multi_step`). At most the horizon
-    :param observation: what the policy sees and what is stored: ``"decoded"`` observations, or the model's ``"features"``
+    A rollout ends early where the model predicts a termination (drawn from its probability) or a value that is not finite; the
+    rows after that are masked. ``info`` has the mean ``reward``, the share of rows that ``terminated``, and the share of steps
+    that were ``dropped`` because they were not finite.
+
+    :param horizon: the number of steps, or a schedule ``[start_step, end_step, start, end]`` in real environment steps
+        (:class:`~sb3_mbrl.imagination.schedule.HorizonSchedule`)
+    :param starts_per_step: the number of start states per real environment step
+    :param freq: the number of real environment steps between two calls
+    :param max_age: the number of real environment steps after which imagined rows are forgotten
+    :param exploration: the probability with which a row takes a uniformly random action instead of the policy's, at every
+        step; with ``n_steps`` above 1 only at the first step of a rollout, since later rewards belong to the policy's return
+    :param starts: the real observations to start from: ``"uniform"``, all of them (MBPO); ``"recent"``, the newest
+        ``max_age``, where the present policy goes; ``"initial"``, the first ones of episodes; or a function ``(data, n,
+        generator)`` that returns ``n`` of ``data.row_ids()`` (:class:`~sb3_mbrl.contracts.Data`)
+    :param n_steps: the largest number of steps of a stored transition, as SB3's ``n_steps``, at most the horizon: one update
+        carries the effect of an episode's end so many steps back (:func:`~sb3_mbrl.returns.multi_step`)
+    :param observation: ``"decoded"``: the policy sees, and rows hold, observations; ``"features"``: features of model states
     """
 
     def __init__(
@@ -80,8 +82,8 @@ class BranchedRollouts(RolloutImagination):
         generator: th.Generator | None = None,
     ) -> Imagined:
         see: Callable[[State], Obs] = world_model.decode if self.observation == "decoded" else world_model.features
-        # What is not finite is replaced before anybody sees it (a policy's distribution may refuse the whole batch), and what
-        # ended stays where it was.
+        # States that are not finite are replaced before the policy sees them (its distribution may refuse the whole batch),
+        # and rollouts that ended keep their last state: shapes are fixed, and such rows are masked.
         running = finite_rows(starts)
         state = tree_where(running, starts, tree_map(th.zeros_like, starts))
         obs = see(state)
@@ -103,7 +105,8 @@ class BranchedRollouts(RolloutImagination):
             reward = th.where(valid, prediction.reward, 0.0)
             discount = prediction.discount
             if discount is not None and self.n_steps > 1:
-                # Its share of ends is in the draw already, which decides whether the return goes on.
+                # A discount includes the probability of termination. Here the termination has been drawn, so the discount is
+                # divided by 1 - p where the rollout goes on, and 0 where it does not: its expectation stays the same.
                 discount = th.where(terminated, 0.0, discount / (1 - prediction.terminated).clamp(min=1e-6))
             steps.append((obs, action, next_obs, reward, terminated.float(), discount, valid))
             running = valid & ~terminated
@@ -121,4 +124,5 @@ class BranchedRollouts(RolloutImagination):
 
 
 def _stack(column: tuple[Any, ...]) -> Any:
+    """Stack nested tensors of all steps along a new first axis."""
     return tree_map(lambda *leaves: th.stack(leaves), column[0], *column[1:])

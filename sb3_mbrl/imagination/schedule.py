@@ -1,4 +1,4 @@
-"""How the horizon grows with real experience."""
+"""The schedule by which the imagination horizon grows with real experience."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,14 @@ from typing import Any
 @dataclass(frozen=True)
 class HorizonSchedule:
     """
-    Linear between two points, rounded down: MBPO's ``[e0, e1, l0, l1]`` with steps in the place of epochs.
+    A horizon that changes linearly between two points, rounded down: MBPO's ``[e0, e1, l0, l1]`` with steps instead of epochs.
 
-    :param start_step: real environment steps up to which the horizon is ``start``
-    :param end_step: real environment steps from which on it is ``end``
-    :param start: first horizon
-    :param end: last horizon
+    ``horizon(t) = start + floor((t - start_step) (end - start) / (end_step - start_step))`` between the two points.
+
+    :param start_step: the number of real environment steps up to which the horizon is ``start``
+    :param end_step: the number of real environment steps from which the horizon is ``end``
+    :param start: the first horizon
+    :param end: the last horizon
     """
 
     start_step: int
@@ -32,19 +34,21 @@ class HorizonSchedule:
         if num_timesteps >= self.end_step:
             return self.end
         done = num_timesteps - self.start_step
-        # In integers: floats would turn 2.9999999 into 2 at the very step where the schedule reaches 3.
+        # Integer division: a float division could give 2.9999999 at the step where the schedule reaches 3.
         return self.start + (done * (self.end - self.start)) // (self.end_step - self.start_step)
 
     @classmethod
     def parse(cls, horizon: "int | Sequence[int] | HorizonSchedule") -> "HorizonSchedule":
         """
+        Read a schedule from a setting.
+
         :param horizon: a number, ``[start_step, end_step, start, end]``, or a schedule
-        :raises ValueError: for anything else, fractions among them
+        :raises ValueError: for anything else, such as fractions
         """
         if isinstance(horizon, cls):
             return horizon
         given = [0, 0, horizon, horizon] if isinstance(horizon, Real) else horizon
-        # Whole floats pass: a file of settings may say 20e3.
+        # Whole floats are allowed: a file of settings may say 20e3.
         items = list(given) if isinstance(given, Iterable) else []
         numbers = [int(float(value)) for value in items if _whole(value)]
         if not len(numbers) == len(items) == 4:
@@ -53,4 +57,5 @@ class HorizonSchedule:
 
 
 def _whole(value: Any) -> bool:
+    """Tell whether a value is a whole number, as an integer or a float."""
     return isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer()

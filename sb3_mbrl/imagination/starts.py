@@ -1,4 +1,4 @@
-"""Where imagination starts: providers of model states (not of observations: a recurrent model filters its context first)."""
+"""The states that imagination starts from. They are model states, not observations: a recurrent model filters its context."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,23 +19,24 @@ from sb3_mbrl.trees import State, tree_index, tree_map
 
 
 class StartStates(Protocol):
-    """Draws states to start from."""
+    """A function that draws states to start from."""
 
     def __call__(self, n: int, generator: th.Generator | None) -> State:
         """
+        Draw states.
+
         :param n: the number of states
         :param generator: the source of randomness (``None``: torch's global one)
-        :return: a state of the world model with ``n`` rows
+        :return: states of the world model, ``(n, ...)``
         """
 
 
 def buffer_starts(world_model: WorldModel, data: Data) -> StartStates:
     """
-    Start where the agent has been: states filtered from contexts of real data.
+    Return a function that draws states in which the agent has been, filtered from contexts of real data.
 
-    :param world_model: whose states are wanted; its :attr:`~sb3_mbrl.contracts.WorldModel.context` is the length of the
-        contexts
-    :param data: a view on the replay buffer, read anew at every call
+    :param world_model: the world model; its :attr:`~sb3_mbrl.contracts.WorldModel.context` is the length of the contexts
+    :param data: a view of the replay buffer, which is read at every call
     """
 
     def draw(n: int, generator: th.Generator | None) -> State:
@@ -45,7 +46,7 @@ def buffer_starts(world_model: WorldModel, data: Data) -> StartStates:
 
 
 def filter_contexts(world_model: WorldModel, contexts: Sequences) -> State:
-    """The states in which windows of real data end."""
+    """Filter windows of real data, and return their last states."""
     given = (contexts.obs, contexts.action, contexts.is_first)
     return world_model.filter(*tree_map(lambda leaf: leaf.to(world_model.device), given))
 
@@ -59,22 +60,22 @@ def replay_starts(
     choose: Callable[[Data, int, th.Generator], th.Tensor | None] | None = None,
 ) -> State:
     """
-    Draw states to start from out of a replay buffer, whatever the model and the buffer need: contexts for models that filter
-    them, snapshots for an oracle, relabelled goals for hindsight experience replay.
+    Draw states to start from out of a replay buffer, by the way that model and buffer need: from contexts for models that
+    filter them, from snapshots for an oracle, with relabelled goals for hindsight experience replay.
 
-    :param world_model: whose states are wanted
-    :param buffer: the real transitions
-    :param side: the data beside them
+    :param world_model: the world model
+    :param buffer: the replay buffer
+    :param side: the side store of the buffer, in which an oracle's snapshots are
     :param n: the number of states
     :param generator: the source of randomness
-    :param choose: the imagination's rule, which returns row ids, or ``None`` for all rows alike
+    :param choose: the imagination's rule, which returns row ids, or ``None`` to draw from all rows uniformly
     """
     snapshots = world_model.needs_snapshot
-    # An oracle starts where it has a snapshot.
+    # An oracle starts only from rows with a snapshot.
     data = ReplayData(buffer, side, "snapshot" if snapshots else None)
     chosen = None if choose is None else choose(data, n, generator)
     plain = chosen is None and not snapshots and world_model.context == 1
-    # Where rewards need more than goals (copy_info_dict), they could not be computed for goals that are replaced afterwards.
+    # With copy_info_dict, rewards need more than goals, and could not be computed for goals that are replaced.
     if isinstance(buffer, HerReplayBuffer) and plain and not buffer.copy_info_dict:
         return world_model.initial(goal_starts(buffer, n, generator))
     rows, envs = data.draw(n, generator) if chosen is None else data.places(chosen)
@@ -89,12 +90,12 @@ def observation_starts(
     world_model: WorldModel, obs: np.ndarray | th.Tensor | Mapping[str, np.ndarray | th.Tensor]
 ) -> StartStates:
     """
-    Start from given observations, drawn uniformly with replacement.
+    Return a function that draws states from given observations, uniformly with replacement.
 
-    :param world_model: whose states are wanted
-    :param obs: as SB3's buffers store them, ``(N, *shape)`` or ``(size, n_envs, *shape)``; a dictionary of these for ``Dict``
-        spaces
-    :raises ValueError: when they do not fit the model's observation space, are empty, or are not finite
+    :param world_model: the world model
+    :param obs: observations as SB3's buffers store them, ``(N, *shape)`` or ``(size, n_envs, *shape)``; a dictionary of these
+        for ``Dict`` spaces
+    :raises ValueError: for observations that are not in the model's observation space, are empty, or are not finite
     """
     rows = _observation_rows(world_model.observation_space, obs, world_model.device)
     first = next(iter(rows.values())) if isinstance(rows, dict) else rows
@@ -108,15 +109,15 @@ def observation_starts(
 
 
 def _observation_rows(space: spaces.Space, obs: object, device: th.device, key: str = "") -> Obs:
-    """Observations as one tensor of rows per key, in the layout of SB3's replay buffer."""
+    """Convert observations to one tensor of rows per key, in the layout of SB3's replay buffer."""
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, Mapping) or set(obs) != set(space.spaces):
             found = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
             raise ValueError(f"Start observations: expected a dictionary with the keys {sorted(space.spaces)}, got {found}")
-        rows = {name: _observation_rows(child, obs[name], device, f"[{name!r}]") for name, child in space.spaces.items()}
+        rows: Any = {name: _observation_rows(child, obs[name], device, f"[{name!r}]") for name, child in space.spaces.items()}
         if len({len(value) for value in rows.values()}) != 1:
             raise ValueError(f"Start observations: keys of different lengths: { {name: len(v) for name, v in rows.items()} }")
-        return rows  # type: ignore[return-value]
+        return rows
     if isinstance(obs, Mapping):
         raise ValueError(f"Start observations{key}: expected an array for {space}, got a dictionary")
     tensor = th.as_tensor(obs, device=device)
@@ -131,7 +132,7 @@ def _observation_rows(space: spaces.Space, obs: object, device: th.device, key: 
         )
     tensor = tensor.reshape(-1, *shape)
     if len(tensor) == 0:
-        raise ValueError(f"Start observations{key}: there are none")
+        raise ValueError(f"Start observations{key}: there are none; give at least one")
     if not tensor.isfinite().all():
         raise ValueError(f"Start observations{key}: not finite in {int((~tensor.isfinite()).flatten(1).any(1).sum())} rows")
     assert space.dtype is not None
@@ -141,30 +142,32 @@ def _observation_rows(space: spaces.Space, obs: object, device: th.device, key: 
 
 
 StartRule = Callable[[Data, int, th.Generator | None], th.Tensor]
-"""``rule(data, n, generator)`` returns ``(n,)`` integers out of ``data.row_ids()``, where the rows lie oldest first."""
+"""A function ``rule(data, n, generator)`` to ``(n,)`` integers out of ``data.row_ids()``, which are ordered oldest first"""
 
 
 def pick(ids: th.Tensor, n: int, generator: th.Generator | None) -> th.Tensor:
-    """``n`` of some rows, uniformly with replacement."""
+    """Draw ``n`` of some rows, uniformly with replacement."""
     return ids[th.randint(len(ids), (n,), generator=generator)]
 
 
 def initial(data: Data, n: int, generator: th.Generator | None) -> th.Tensor:
-    """First observations of episodes (of all rows, where the beginnings of all episodes have been overwritten)."""
+    """Draw from the first observations of episodes; from all rows if all first observations have been overwritten."""
     ids = data.episode_starts()
     return pick(ids if len(ids) else data.row_ids(), n, generator)
 
 
 def recent(data: Data, n: int, generator: th.Generator | None, *, rows: int) -> th.Tensor:
-    """The newest real observations alone: where the present policy goes."""
+    """Draw from the newest ``rows`` real observations, where the present policy goes."""
     return pick(data.row_ids()[-rows:], n, generator)
 
 
 def parse_rule(starts: Any, max_age: int) -> StartRule | None:
     """
+    Return the rule that a setting names.
+
     :param starts: ``"uniform"``, ``"recent"``, ``"initial"`` or a function
-    :param max_age: how many real steps are recent
-    :return: ``None`` for all rows alike
+    :param max_age: the number of real steps that count as recent
+    :return: the rule; ``None`` to draw from all rows uniformly
     :raises ValueError: for anything else
     """
     if callable(starts):
@@ -179,21 +182,23 @@ def parse_rule(starts: Any, max_age: int) -> StartRule | None:
 
 def check_choice(chosen: Any, n: int, data: Data, where: str) -> th.Tensor:
     """
-    :param chosen: what a rule returned
-    :param n: the number that was asked for
-    :param data: the rows it was to choose from
-    :param where: whose rule it is
-    :raises ValueError: when it is not ``(n,)`` integers out of ``data.row_ids()``
+    Check the row ids that a rule returned.
+
+    :param chosen: the result of the rule
+    :param n: the number of row ids that were asked for
+    :param data: the data to choose from
+    :param where: the name of the rule, for messages
+    :raises ValueError: for anything but ``(n,)`` integers out of ``data.row_ids()``
     """
     given = th.as_tensor(chosen)
     if given.shape != (n,) or given.is_floating_point() or given.dtype == th.bool:
         raise ValueError(
             f"{where} returned {tuple(given.shape)} of {given.dtype}, expected ({n},) integers out of data.row_ids()"
         )
-    strangers = ~th.isin(given, data.row_ids())
-    if bool(strangers.any()):
+    unknown = ~th.isin(given, data.row_ids())
+    if bool(unknown.any()):
         raise ValueError(
-            f"{where} chose row {int(given[strangers][0])}, which is none of data.row_ids(): return "
+            f"{where} chose row {int(given[unknown][0])}, which is none of data.row_ids(): return "
             "elements of row_ids(), not their indices"
         )
     return given

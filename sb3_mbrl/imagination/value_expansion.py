@@ -1,4 +1,4 @@
-"""Value expansion: real rows whose targets look further ahead in the world model (Feinberg et al. 2018, arXiv 1803.00101)."""
+"""Model-based value expansion: targets of real rows that look further ahead (Feinberg et al. 2018, arXiv 1803.00101)."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ from sb3_mbrl.trees import tree_map
 
 class ValueExpansion(Imagination):
     """
-    Model-based value expansion through the replay buffer: after every real step the policy goes on for ``horizon`` steps in
-    the world model. Nothing is stored.
+    An imagination that expands the targets of real rows: after every real step, the policy is rolled out for ``horizon`` steps
+    in the world model. Nothing is stored.
 
     With a real row ``(s, a, r, s', d)`` and imagined steps ``(r_k, p_k)`` of reward and termination probability, the base
     class's target ``R + D V(S)`` becomes (equation 2 of the paper, with terminations in expectation)::
@@ -25,8 +25,8 @@ class ValueExpansion(Imagination):
         R = r + sum_k c_k r_k        c_1 = gamma (1 - d),   c_{k+1} = c_k gamma (1 - p_k)
         D = c_{horizon + 1}          S = the last imagined state
 
-    ``R``, ``S`` and ``D`` are handed over as SB3's n-step rows are: in ``rewards``, ``next_observations`` and ``discounts``.
-    The entropy bonus of SAC is added at ``S`` alone, as SB3 does for its n-step returns.
+    ``R``, ``S`` and ``D`` are returned in the fields of SB3's n-step rows: ``rewards``, ``next_observations`` and
+    ``discounts``. SAC's entropy bonus is added at ``S`` only, as in SB3's n-step returns.
 
     :param horizon: the number of imagined steps
     """
@@ -39,7 +39,7 @@ class ValueExpansion(Imagination):
 
 
 class _ExpandedSampler:
-    """Samples real rows and expands them; every other attribute is the real buffer's."""
+    """A sampler of real rows with expanded targets. Every other attribute is the real buffer's."""
 
     def __init__(self, horizon: int, learner: LearnerView, real: ReplayBuffer) -> None:
         self.horizon, self.learner, self.real = horizon, learner, real
@@ -50,18 +50,19 @@ class _ExpandedSampler:
     @th.no_grad()
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples | DictReplayBufferSamples:
         """
-        Draw real rows, with targets of ``horizon`` further steps.
+        Draw real rows, and expand their targets by ``horizon`` steps.
 
         :param batch_size: the number of rows
-        :param env: normalise observations and rewards with these statistics, as SB3 does
+        :param env: the statistics by which SB3 normalises observations and rewards
         """
-        rows: Any = self.real.sample(batch_size)  # raw: the model knows raw observations
+        rows: Any = self.real.sample(batch_size)  # without env, so not normalised: the model knows raw observations
         model, device = self.learner.world_model, rows.rewards.device
         obs = tree_map(lambda leaf: leaf.to(model.device), rows.next_observations)
         state = model.initial(obs)
         first = self.learner.gamma if rows.discounts is None else rows.discounts[:, 0]
+        # R = r and D = gamma (1 - d), then per imagined step R <- R + D r_k and D <- D gamma (1 - p_k).
         reward, discount = rows.rewards[:, 0].clone(), first * (1.0 - rows.dones[:, 0].to(rows.rewards.dtype))
-        # The policy draws from torch's global generators: inside the scope these continue the model's own stream.
+        # The policy draws from torch's global generators; inside the scope these continue the learner's own stream.
         with RandomStream.of(self.learner.generator).scope(model.device):
             for _ in range(self.horizon):
                 prediction = model.step(state, self.learner.act(obs), generator=self.learner.generator)

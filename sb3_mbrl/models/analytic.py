@@ -1,6 +1,7 @@
-"""Known models: two of Gymnasium's environments as differentiable tensors. Nothing is learned.
+"""Analytic models: twins of classic-control environments in differentiable tensors. Nothing is learned.
 
-They are test oracles for everything that rolls a model out, and let planners and policies be tried apart from model errors.
+They have known answers for tests of everything that rolls a model out, and separate errors of planners and policies from
+errors of models.
 """
 
 from abc import abstractmethod
@@ -20,21 +21,23 @@ from sb3_mbrl.trees import State
 
 class KnownModel(WorldModel):
     """
-    What the models of this file share. They are deterministic; a state has the precision of the observation it came from.
+    The base class of analytic models. They are deterministic, and states have the precision of the observations given.
 
-    :param observation_space: the real environment's (default: those of the environment that the model is a twin of)
-    :param action_space: the real environment's
-    :param reward_fn: replaces the reward of the environment
-    :param termination_fn: replaces the termination of the environment
-    :param device: as in SB3
+    :param observation_space: the observation space of the real environment (default: that of the twin)
+    :param action_space: the action space of the real environment (default: that of the twin)
+    :param reward_fn: a known reward that replaces the environment's
+    :param termination_fn: a known termination that replaces the environment's
+    :param device: the device of states, as in SB3
     :raises UnsupportedSpace: for spaces that are not the environment's
     """
 
     fitted = True
     env_spaces: ClassVar[tuple[spaces.Box, spaces.Space]]
-    """The environment's observation and action space"""
+    """The environment's observation space and action space"""
     env_reward: VectorFunction
+    """The environment's reward"""
     env_termination: VectorFunction
+    """The environment's termination"""
 
     def __init__(
         self,
@@ -54,16 +57,16 @@ class KnownModel(WorldModel):
     @abstractmethod
     def transition(self, state: State, action: th.Tensor) -> State:
         """
-        The environment's equations of motion.
+        Compute the next state by the environment's equations of motion.
 
-        :param state: ``(B,)`` numbers by name
+        :param state: columns ``(B,)`` by name
         :param action: ``(B, A)``, in the environment's units
         """
 
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
     ) -> Prediction:
-        """One step of the environment; see :meth:`WorldModel.step`. There is no randomness."""
+        """Compute a step of the environment (:meth:`WorldModel.step`), which has no randomness."""
         action = self._actions.to_env(action)
         next_state = self.transition(state, action)
         obs, next_obs = self.decode(state), self.decode(next_state)
@@ -73,6 +76,7 @@ class KnownModel(WorldModel):
         return Prediction(next_state, reward, terminated.to(reward.dtype))
 
     def _observed(self, obs: Obs) -> th.Tensor:
+        """Move observations to the model's device."""
         if isinstance(obs, dict):
             raise UnsupportedSpace(f"{type(self).__name__} takes plain observations (B, D), not a dictionary")
         return obs.to(self.device)
@@ -80,9 +84,9 @@ class KnownModel(WorldModel):
 
 class PendulumModel(KnownModel):
     """
-    ``Pendulum-v1``. The state is ``theta`` (radians, not wrapped) and ``theta_dot`` (radians per second).
+    A twin of ``Pendulum-v1``. The state is ``theta`` (radians, not wrapped) and ``theta_dot`` (radians per second).
 
-    :param g: the environment's gravity
+    :param g: the gravitational acceleration
     """
 
     env_spaces = (
@@ -106,26 +110,30 @@ class PendulumModel(KnownModel):
         self.env_reward, self.env_termination = PendulumReward(self.max_torque), Never()
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
-        """The state from ``(cos(theta), sin(theta), theta_dot)``, ``(B, 3)``."""
+        """Return the states of observations ``(cos(theta), sin(theta), theta_dot)``, ``(B, 3)``."""
         cos, sin, theta_dot = self._observed(obs).unbind(-1)
         return {"theta": th.atan2(sin, cos), "theta_dot": theta_dot}
 
     def transition(self, state: State, action: th.Tensor) -> State:
+        # The angular acceleration is 3 g / (2 l) sin(theta) + 3 / (m l^2) torque. Then Euler steps of theta_dot
+        # and, with the new one, of theta.
         theta, torque = state["theta"], action[:, 0].clamp(-self.max_torque, self.max_torque)
         acceleration = 1.5 * self.g / self.length * theta.sin() + 3.0 / (self.mass * self.length**2) * torque
         theta_dot = (state["theta_dot"] + acceleration * self.dt).clamp(-self.max_speed, self.max_speed)
         return {"theta": theta + theta_dot * self.dt, "theta_dot": theta_dot}
 
     def decode(self, state: State) -> th.Tensor:
-        """``(cos(theta), sin(theta), theta_dot)``, ``(B, 3)``."""
+        """Return the observations ``(cos(theta), sin(theta), theta_dot)``, ``(B, 3)``."""
         return th.stack([state["theta"].cos(), state["theta"].sin(), state["theta_dot"]], dim=-1)
 
 
 class CartPoleModel(KnownModel):
     """
-    ``CartPole-v1``, exact until the first termination. The state is ``x`` (metres), ``theta`` (radians) and their velocities.
+    A twin of ``CartPole-v1``, exact until the first termination. The state is ``x`` (metres), ``theta`` (radians) and their
+    velocities.
 
-    :param sutton_barto_reward: the environment's option: 0 per step and -1 at the end instead of 1 per step
+    :param sutton_barto_reward: whether rewards are 0 per step and -1 at the termination instead of 1 per step (the
+        environment's option)
     """
 
     x_limit, theta_limit = cartpole.X_LIMIT, cartpole.THETA_LIMIT
@@ -147,7 +155,7 @@ class CartPoleModel(KnownModel):
         self.env_reward = TerminationReward(*((0.0, -1.0) if sutton_barto_reward else (1.0, 1.0)), self.env_termination)
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
-        """The state from ``(x, x_dot, theta, theta_dot)``, ``(B, 4)``, which it is."""
+        """Return the states of observations ``(x, x_dot, theta, theta_dot)``, ``(B, 4)``, which are the same numbers."""
         return dict(zip(("x", "x_dot", "theta", "theta_dot"), self._observed(obs).unbind(-1), strict=True))
 
     def transition(self, state: State, action: th.Tensor) -> State:
@@ -155,21 +163,24 @@ class CartPoleModel(KnownModel):
         return _cart_pole(state, th.where(action[:, 0] == 1, push, -push))
 
     def decode(self, state: State) -> th.Tensor:
-        """``(x, x_dot, theta, theta_dot)``, ``(B, 4)``, clipped to the space, which reaches twice as far as an episode."""
+        """
+        Return the observations ``(x, x_dot, theta, theta_dot)``, ``(B, 4)``, clipped to the space, whose bounds are twice the
+        limits of an episode.
+        """
         obs = th.stack([state[name] for name in ("x", "x_dot", "theta", "theta_dot")], dim=-1)
         high = th.as_tensor(self._high, dtype=obs.dtype, device=obs.device)
         return obs.clamp(-high, high)
 
 
 class CartPoleSwingUpModel(KnownModel):
-    """``CartPoleSwingUp-v0``. The state is ``x`` (metres), ``theta`` (radians, not wrapped) and their velocities."""
+    """A twin of ``CartPoleSwingUp-v0``. The state is ``x`` (metres), ``theta`` (radians, not wrapped) and their velocities."""
 
     _high = np.array([cartpole.X_LIMIT, np.inf, 1.0, 1.0, np.inf], np.float32)
     env_spaces = (spaces.Box(-_high, _high), spaces.Box(-1.0, 1.0, (1,), np.float32))
     env_reward, env_termination = SwingUpReward(2 * cartpole.HALF_LENGTH), Never()
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
-        """The state from ``(x, x_dot, cos(theta), sin(theta), theta_dot)``, ``(B, 5)``."""
+        """Return the states of observations ``(x, x_dot, cos(theta), sin(theta), theta_dot)``, ``(B, 5)``."""
         x, x_dot, cos, sin, theta_dot = self._observed(obs).unbind(-1)
         return {"x": x, "x_dot": x_dot, "theta": th.atan2(sin, cos), "theta_dot": theta_dot}
 
@@ -181,7 +192,7 @@ class CartPoleSwingUpModel(KnownModel):
 
     @staticmethod
     def _stopped(state: State) -> State:
-        """At the ends of the track."""
+        """Stop the cart at the ends of the track, which kicks the pole."""
         x, x_dot = state["x"], state["x_dot"]
         stops = (x.abs() > cartpole.X_LIMIT) & (x * x_dot > 0)
         kicked = state["theta_dot"] + cartpole.kick(x_dot, state["theta"].cos())
@@ -193,12 +204,12 @@ class CartPoleSwingUpModel(KnownModel):
         }
 
     def decode(self, state: State) -> th.Tensor:
-        """``(x, x_dot, cos(theta), sin(theta), theta_dot)``, ``(B, 5)``."""
+        """Return the observations ``(x, x_dot, cos(theta), sin(theta), theta_dot)``, ``(B, 5)``."""
         return th.stack([state["x"], state["x_dot"], state["theta"].cos(), state["theta"].sin(), state["theta_dot"]], dim=-1)
 
 
 class CartPoleBalanceModel(CartPoleModel):
-    """``CartPoleBalance-v0``: :class:`CartPoleModel` with a continuous force."""
+    """A twin of ``CartPoleBalance-v0``: a :class:`CartPoleModel` with a continuous force."""
 
     env_spaces = (spaces.Box(-CartPoleModel._high, CartPoleModel._high), spaces.Box(-1.0, 1.0, (1,), np.float32))
 
@@ -207,7 +218,7 @@ class CartPoleBalanceModel(CartPoleModel):
 
 
 def _cart_pole(state: State, force: th.Tensor) -> State:
-    """One Euler step of both CartPoles, discrete and continuous."""
+    """Compute one Euler step of the cart and the pole, ``q <- q + dt q_dot`` for positions and velocities alike."""
     theta = state["theta"]
     x_acceleration, theta_acceleration = cartpole.accelerations(state["theta_dot"], theta.sin(), theta.cos(), force)
     return {

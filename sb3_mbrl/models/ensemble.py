@@ -1,6 +1,6 @@
 """
-``ensemble``: bootstrapped Gaussian MLPs in one batched matrix product (PETS, Chua et al. 2018; as MBPO uses it, Janner et
-al. 2019).
+``ensemble``: bootstrapped Gaussian MLPs, computed as batched matrix products (PETS, Chua et al. 2018; in the form that MBPO
+uses, Janner et al. 2019).
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,14 @@ from sb3_mbrl.trees import State
 
 class EnsembleModel(MLPModel):
     """
-    Several networks, each trained on a bootstrap sample of its own; the best on holdout data (the elites) are rolled out.
+    An ensemble of networks, each trained on its own bootstrap sample. Those with the lowest holdout errors (the elites) are
+    used for predictions.
 
-    Every row draws an elite at every step (trajectory sampling TS1, PETS section 5), then a sample from its Gaussian. With
+    At every step, each row draws an elite (trajectory sampling TS1, PETS section 5), then a sample from its Gaussian. With
     ``deterministic=True`` a step is the mean over the elites.
 
     :param members: the number of networks
-    :param elites: the number of networks in use, those with the least holdout error
+    :param elites: the number of networks in use, those with the lowest holdout errors
     :param kwargs: keyword arguments of :class:`~sb3_mbrl.models.mlp.MLPModel`
     """
 
@@ -34,8 +35,8 @@ class EnsembleModel(MLPModel):
             raise ValueError(f"elites={elites} of members={members}: give 1 <= elites <= members")
         super().__init__(observation_space, action_space, _members=members, **kwargs)
         self.n_elites = elites
-        # A buffer, so that the choice among the weights is copied with them; of floats, since SB3's users (its own tests among
-        # them) fill all parameters alike.
+        # A buffer, so that the choice of members is copied together with the weights. It holds floats because SB3's tests fill
+        # all entries of a state_dict with floats.
         self.register_buffer("_elites", th.arange(float(elites), device=self.device))
 
     _elites: th.Tensor
@@ -50,13 +51,14 @@ class EnsembleModel(MLPModel):
         self._elites.copy_(th.tensor(members))
 
     def _training_rows(self, train: th.Tensor, generator: th.Generator | None) -> th.Tensor:
+        """Return every member's bootstrap sample, ``(E, N)``: ``N`` rows drawn with replacement, the same in every epoch."""
         if self._bootstrap is None or self._bootstrap.shape[1] != len(train):
             draw = th.randint(len(train), (self.n_members, len(train)), generator=generator)
             self._bootstrap = draw.to(train.device)
         return train[self._bootstrap]
 
     _bootstrap: th.Tensor | None = None
-    """``(E, N)``: the bootstrap sample, drawn once per fit"""
+    """``(E, N)``: the positions of the bootstrap samples, drawn once per fit"""
 
     def _after_fit(self) -> None:
         self._bootstrap = None
@@ -67,6 +69,7 @@ class EnsembleModel(MLPModel):
 
     def _outcome(self, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None) -> Outcome:
         if deterministic:
+            # The mean over the elites of their means (and of their termination probabilities).
             raw = self.network(inputs.expand(self.n_members, -1, -1))
             everyone = [self.heads.predict(raw[e], obs, member=e, deterministic=True, generator=None) for e in self.elites]
             return Outcome(*(th.stack(parts).mean(0) for parts in zip(*everyone, strict=True)))
@@ -77,6 +80,7 @@ class EnsembleModel(MLPModel):
     def _outcome_by(
         self, member: th.Tensor, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None
     ) -> Outcome:
+        """Predict the outcome of a step, every row by its own member; ``member`` counts the elites, 0 is the best."""
         member = self._elites.long()[member.to(self.device)]
         raw = self.network.rows(inputs, member)
         return self.heads.predict(raw, obs, member=member, deterministic=deterministic, generator=generator)
@@ -94,7 +98,7 @@ class EnsembleModel(MLPModel):
         deterministic: bool = False,
         generator: th.Generator | None = None,
     ) -> Prediction:
-        """Predict a step by given elites (0 is the best)."""
+        """Predict a step, every row by its own elite (0 is the best)."""
 
         def outcome(inputs: th.Tensor, obs: th.Tensor) -> Outcome:
             return self._outcome_by(member, inputs, obs, deterministic, generator)
@@ -102,13 +106,14 @@ class EnsembleModel(MLPModel):
         return self._predict(state, action, outcome)
 
     def members(self, state: State, action: th.Tensor) -> MemberPrediction:
-        """Return every elite's Gaussian. Observations are not clipped to their bounds here."""
+        """Return every elite's Gaussian, whose means are not clipped to the bounds of the observation space."""
         obs, action = state["obs"], action.to(self.device)
         inputs = self.standardiser(self.inputs(obs, action))
         raw = self.network(inputs.expand(self.n_members, -1, -1))[self.elites]
         means, variances, rewards, terminations = [], [], [], []
         for row, e in zip(raw, self.elites, strict=True):
             outcome = self.heads.predict(row, obs, member=e, deterministic=True, generator=None)
+            # Known functions see members of the observation space.
             reward, terminated = self.known(obs, action, self.codec.project(outcome.obs), outcome.reward, outcome.terminated)
             mean, variance = self.heads.numbers_in_units(row, obs, e)
             means.append(mean)

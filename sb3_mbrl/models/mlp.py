@@ -1,4 +1,4 @@
-"""``mlp``: one network for transition, reward and termination, deterministic or Gaussian."""
+"""``mlp``: one network that predicts next observation, reward and termination, deterministic or Gaussian."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,14 +26,15 @@ from sb3_mbrl.networks.ensemble import EnsembleMLP, Standardiser, keep_freed_mem
 from sb3_mbrl.trees import State
 
 PAPER_WEIGHT_DECAY = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
-"""Per layer, for four hidden layers (MBPO's code, ``mbpo/models/constructor.py``)."""
+"""The weight decay of each layer of a network with four hidden layers (MBPO's code, ``mbpo/models/constructor.py``)"""
 
 
 def layer_weight_decay(weight_decay: float | Sequence[float] | None, layers: int) -> list[float]:
     """
     Return the weight decay of each layer.
 
-    :param weight_decay: one for all layers, one for each, or ``None`` for the paper's (interpolated where the depth differs)
+    :param weight_decay: one number for all layers, a list with one for each, or ``None`` for the paper's values (interpolated
+        for other depths)
     :param layers: the number of linear layers
     """
     given = [] if weight_decay is None else [weight_decay] if isinstance(weight_decay, (int, float)) else list(weight_decay)
@@ -58,20 +59,20 @@ class MLPModel(VectorModel):
     A multi-layer perceptron that predicts the next observation, the reward and the termination from observation and action.
 
     The state is ``{"obs": (B, D)}``, an encoded observation. Inputs are standardised by the training data's mean and
-    deviation.
+    standard deviation.
 
     :param observation_space: ``Box`` (vector), ``Discrete``, ``MultiDiscrete``, ``MultiBinary`` or a ``Dict`` of these
-    :param action_space: any of SB3's
-    :param hidden: units of each hidden layer
-    :param probabilistic: predict a Gaussian for every number; ``False``: a plain regression
-    :param target: learn the ``"delta"`` of an observation or the ``"next"`` one
-    :param normalize_targets: standardise every target on its own, so that neither rewards nor single columns dominate the loss
-        (arXiv 2510.01457); the MBPO paper does not
+    :param action_space: any action space that SB3 supports
+    :param hidden: the numbers of units of the hidden layers
+    :param probabilistic: whether to predict a Gaussian for every number; ``False``: a plain regression
+    :param target: ``"delta"`` to learn the change of an observation, ``"next"`` to learn the next observation
+    :param normalize_targets: whether to standardise every target on its own, so that neither rewards nor single columns
+        dominate the loss (arXiv 2510.01457); the MBPO paper does not
     :param nll_beta: the weight of errors where the predicted variance is large
         (:meth:`~sb3_mbrl.models.vector_heads.Heads.terms`); 0, the likelihood, as in PETS and MBPO, learns deterministic
         dynamics and rare rewards badly
-    :param learning_rate: the step size of Adam
-    :param weight_decay: L2 penalty per linear layer, on weights only; ``None`` takes the MBPO paper's
+    :param learning_rate: the learning rate of Adam
+    :param weight_decay: the L2 penalty of the weights, not of the biases (:func:`layer_weight_decay`)
     :param reward_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
     :param termination_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
     :param device: as in SB3
@@ -140,7 +141,7 @@ class MLPModel(VectorModel):
     def loss(
         self, batch: Transitions | Sequences, start: State | None = None, *, generator: th.Generator | None = None
     ) -> Loss:
-        """Compute the loss of the same batch for every member, summed over members (see :meth:`Heads.terms`)."""
+        """Compute the loss of a batch, summed over members, which all see the same rows (see :meth:`Heads.terms`)."""
         if not isinstance(batch, Transitions):
             raise TypeError(f"{type(self).__name__} learns from single steps: data.transitions(n), not {type(batch).__name__}")
         inputs, targets = self.encode_rows(batch)
@@ -151,10 +152,11 @@ class MLPModel(VectorModel):
 
     def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
         """
-        Fit from the weights of the last fit on; see :mod:`sb3_mbrl.fitting` for holdout and early stopping.
+        Fit the network, beginning with the weights of the last fit; see :mod:`sb3_mbrl.fitting` for holdout and early
+        stopping.
 
-        :return: ``loss``, ``epochs``, ``batches``, ``holdout_error`` (of the standardised targets, mean over the members in
-            use), ``rows`` (held-out ones included)
+        :return: ``loss``, ``epochs``, ``batches``, ``holdout_error`` (of standardised targets, the mean over the members in
+            use) and ``rows`` (held-out ones included)
         """
         if len(data) == 0:
             return {}
@@ -164,17 +166,17 @@ class MLPModel(VectorModel):
         train = th.arange(len(inputs), device=self.device)
         self.standardiser.fit(inputs)
         inputs, targets = self.standardiser(inputs), self.heads.fit_normaliser(targets)
-        judge_inputs, judge_targets = inputs, targets
+        holdout_inputs, holdout_targets = inputs, targets
         if held_out is not None:
-            judge_inputs, judge_targets = self.encode_rows(held_out)
-            judge_inputs, judge_targets = self.standardiser(judge_inputs), self.heads.standardised(judge_targets)
+            holdout_inputs, holdout_targets = self.encode_rows(held_out)
+            holdout_inputs, holdout_targets = self.standardiser(holdout_inputs), self.heads.standardised(holdout_targets)
         best = BestWeights(self.parameters(), self.n_members, budget.min_improvement)
 
         def steps() -> Iterator[float]:
             yield from self._epoch(inputs, targets, self._training_rows(train, generator), budget.batch_size, generator)
 
         def evaluate() -> th.Tensor:
-            return self._holdout_scores(judge_inputs, judge_targets)
+            return self._holdout_scores(holdout_inputs, holdout_targets)
 
         self.train()
         try:
@@ -185,23 +187,34 @@ class MLPModel(VectorModel):
             self._after_fit()
             self.fitted = True
             self.n_fits += 1
-        n_rows = len(inputs) + (0 if held_out is None else len(judge_inputs))
+        n_rows = len(inputs) + (0 if held_out is None else len(holdout_inputs))
         return {**metrics, "holdout_error": self._error_in_use(), "rows": float(n_rows)}
 
     def _training_rows(self, train: th.Tensor, generator: th.Generator | None) -> th.Tensor:
-        """``(E, N)``: every member's training rows."""
+        """Return every member's training rows, ``(E, N)``."""
         return train.expand(self.n_members, -1)
 
     def _after_fit(self) -> None:
         """Choose among members by the new :attr:`holdout_scores`."""
 
     def _error_in_use(self) -> float:
+        """Return the mean holdout error of the members in use."""
         return float(th.tensor(self.holdout_scores).mean())
 
     def _epoch(
         self, inputs: th.Tensor, targets: Targets, rows: th.Tensor, size: int, generator: th.Generator | None
     ) -> Iterator[float]:
+        """
+        Train for one epoch, and yield the loss of every batch.
+
+        :param inputs: standardised inputs, ``(N, D + A)``
+        :param targets: standardised targets of ``N`` rows
+        :param rows: every member's training rows, ``(E, N)``
+        :param size: the number of rows in a batch
+        :param generator: the source of the rows' order
+        """
         assert self.optimizer is not None
+        # Every member sees its rows in an order of its own: the ranks of random numbers are a random permutation.
         order = th.rand(rows.shape, generator=generator).argsort(1).to(rows.device)
         for index in rows.gather(1, order).split(size, dim=1):
             self.optimizer.zero_grad()
@@ -212,6 +225,7 @@ class MLPModel(VectorModel):
 
     @th.no_grad()
     def _holdout_scores(self, inputs: th.Tensor, targets: Targets) -> th.Tensor:
+        """Return the holdout error of every member, ``(E,)``."""
         return self.heads.score(self.network(inputs.expand(self.n_members, -1, -1)), targets)
 
     # ---- rollouts
@@ -223,7 +237,7 @@ class MLPModel(VectorModel):
 
     def _predict(self, state: State, action: th.Tensor, predict: Callable[[th.Tensor, th.Tensor], Outcome]) -> Prediction:
         """
-        Predict a step, with known functions instead of heads where there are any.
+        Predict a step, with known functions instead of learned heads if there are any.
 
         :param predict: a function from standardised inputs and encoded observations to an outcome
         """
@@ -234,6 +248,14 @@ class MLPModel(VectorModel):
         return Prediction({"obs": next_obs}, reward, terminated)
 
     def _outcome(self, inputs: th.Tensor, obs: th.Tensor, deterministic: bool, generator: th.Generator | None) -> Outcome:
+        """
+        Predict the outcome of a step.
+
+        :param inputs: standardised inputs, ``(B, D + A)``
+        :param obs: encoded observations, ``(B, D)``
+        :param deterministic: whether to return the mean instead of a sample
+        :param generator: the source of randomness
+        """
         raw = self.network(inputs[None])[0]
         return self.heads.predict(raw, obs, member=0, deterministic=deterministic, generator=generator)
 

@@ -1,7 +1,7 @@
-"""The true environment as a world model: planning and imagination without model errors.
+"""The true environment as a world model, for planning and imagination without model errors.
 
-What it costs is speed (environments are stepped one row at a time) and knowledge that a learner does not have. It is the
-upper bound for planners, and the control experiment for "is it the model?".
+It is slow, since environments are stepped one row at a time, and it uses knowledge that a learner does not have. It gives an
+upper bound for planners, and the control experiment that tells whether the model's errors are to blame.
 """
 
 import copy
@@ -24,36 +24,37 @@ from sb3_mbrl.trees import State, batch_size, tree_map
 
 class OracleModel(WorldModel):
     """
-    A private copy of the environment that is set to the state of each row, stepped, and read again.
+    A world model that steps a private copy of the environment: for every row, the copy is set to the row's state, stepped, and
+    read.
 
     A state is ``{"snapshot": (B, S), "obs": (B, ...), "ended": (B,)}``. Snapshots are made by :meth:`capture` and
-    :meth:`capture_vec`; how is found out when the model is made (see :mod:`sb3_mbrl.envs.snapshots`) and tried on the
-    environment itself. Rows that have terminated stay where they are, with reward 0; rows whose action is not finite stay
-    too, with reward NaN.
+    :meth:`capture_vec`. The way to make them is determined, and tested on the environment, when the model is created (see
+    :mod:`sb3_mbrl.envs.snapshots`). Rows that have terminated keep their state, with reward 0; rows whose action is not finite
+    keep it with reward NaN.
 
     * Wrappers that change observations, actions, rewards or steps are part of the model. Time limits, monitors and the like
-      are not: a rollout does not end with the time. Wrappers of a ``VecEnv`` are not either, except the transposing of
-      images; rewards and observations are raw.
-    * Where the environment draws random numbers in ``step``, its generator is part of the snapshot: the oracle knows what
-      noise is to come, and repeated rows meet the same. ``deterministic`` and ``generator`` therefore mean nothing here.
+      are not: a rollout is not cut off by a time limit. Wrappers of a ``VecEnv`` are not part of it either, except the
+      transposition of images; rewards and observations are raw.
+    * If the environment draws random numbers in ``step``, its generator is part of the snapshot: the oracle knows the noise to
+      come, which is the same in repeated rows. ``deterministic`` and ``generator`` therefore have no effect.
     * Steps have no gradient.
 
-    :param observation_space: the real environment's
-    :param action_space: the real environment's
-    :param env: the environment (it is copied, not touched), its id, or a function that makes one; options, physics and
+    :param observation_space: the observation space of the real environment
+    :param action_space: the action space of the real environment
+    :param env: the environment (which is copied and not changed), its id, or a function that makes one; options, physics and
         wrappers are taken from it
-    :param reward_fn: replaces the environment's reward
-    :param termination_fn: replaces the environment's termination
-    :param device: as in SB3; the environment itself runs on the CPU
-    :param max_snapshot_bytes: room for a snapshot of an environment that has to be pickled (``None``: twice what a few
-        episodes' beginnings take); see the message of the error that is raised when it is too little
-    :raises UnsupportedSpace: when ``env`` does not have the given spaces
-    :raises ValueError: when the state of ``env`` cannot be captured or copied
+    :param reward_fn: a known reward that replaces the environment's
+    :param termination_fn: a known termination that replaces the environment's
+    :param device: the device of states, as in SB3; the environment itself runs on the CPU
+    :param max_snapshot_bytes: the largest size of a snapshot of an environment that has to be pickled (``None``: twice the
+        size at the beginnings of a few episodes); the error for larger ones says which size is needed
+    :raises UnsupportedSpace: if ``env`` does not have the given spaces
+    :raises ValueError: if the state of ``env`` cannot be captured or copied
     """
 
     fitted = True
     needs_snapshot: ClassVar[bool] = True
-    """A replay buffer for this model keeps a snapshot of every row."""
+    """Whether the agent stores a snapshot with every row of the replay buffer"""
 
     def __init__(
         self,
@@ -79,20 +80,20 @@ class OracleModel(WorldModel):
 
     @property
     def snapshot_size(self) -> int:
-        """``S``"""
+        """The number of columns of a snapshot, ``S``"""
         return self._snapshots.size
 
     @property
     def snapshot_dtype(self) -> th.dtype:
-        """float64 for numbers, uint8 for pickled environments; side stores must keep it."""
+        """The type of snapshots, which side stores must keep: float64 for numbers, uint8 for pickled environments"""
         return th.float64 if self._snapshots.dtype == np.float64 else th.uint8
 
     def capture(self, env: gym.Env) -> th.Tensor:
         """
-        The state of an environment, ``(S,)``.
+        Make a snapshot of an environment, ``(S,)``.
 
-        :param env: an environment of the same kind as the model's, wrapped in the same way; it is only read
-        :raises ValueError: when it is another kind of environment
+        :param env: an environment of the same kind as the model's, with the same wrappers; it is only read
+        :raises ValueError: for another kind of environment
         """
         wrapped = effective_stack(env)
         if [type(layer) for layer in wrapped] != [type(layer) for layer in self._layers]:
@@ -101,9 +102,9 @@ class OracleModel(WorldModel):
 
     def capture_vec(self, vec_env: VecEnv) -> th.Tensor:
         """
-        The states of all environments of a ``DummyVecEnv``, with any ``VecEnv`` wrappers around it, ``(n_envs, S)``.
+        Make snapshots of all environments of a ``DummyVecEnv``, with any ``VecEnv`` wrappers around it, ``(n_envs, S)``.
 
-        :raises ValueError: when the environments live in other processes
+        :raises ValueError: if the environments are in other processes
         """
         envs = getattr(vec_env.unwrapped, "envs", None)
         if envs is None:
@@ -117,11 +118,11 @@ class OracleModel(WorldModel):
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
         """
-        The state of the environments that were captured when ``obs`` was observed.
+        Return the states of environments that were captured when ``obs`` was observed.
 
         :param obs: ``(B, ...)``
         :param snapshot: ``(B, S)``, from :meth:`capture` or :meth:`capture_vec`
-        :raises ValueError: without snapshots, or with some of another environment
+        :raises ValueError: without snapshots, or for snapshots of another environment
         """
         if snapshot is None:
             raise ValueError(
@@ -165,11 +166,11 @@ class OracleModel(WorldModel):
         return Prediction({"snapshot": snapshot, "obs": obs, "ended": terminated}, reward, terminated.float())
 
     def decode(self, state: State) -> Obs:
-        """Return what the environment showed."""
+        """Return the environment's observations."""
         return state["obs"]
 
     def features(self, state: State) -> th.Tensor:
-        """``(B, F)``: the observation, flat."""
+        """Return the flattened observations, ``(B, F)``."""
         return super().features(state["obs"])
 
     def extra_state(self) -> dict[str, Any]:
@@ -182,7 +183,7 @@ class OracleModel(WorldModel):
     # ---- the environment
 
     def _env_units(self, action: th.Tensor) -> Any:
-        """One action as the environment takes it, a member of its action space."""
+        """Convert one action to a member of the environment's action space."""
         space, value = self._env.action_space, action.cpu().numpy()
         if isinstance(space, spaces.Discrete):
             return int(value[0])
@@ -191,7 +192,7 @@ class OracleModel(WorldModel):
         return value.astype(space.dtype).reshape(space.shape)
 
     def _as_sb3(self, obs: Any) -> Obs:
-        """One observation in the layout of SB3's replay buffer, without the batch axis."""
+        """Convert one observation to the layout of SB3's replay buffer, without the batch axis."""
         if isinstance(self.observation_space, spaces.Dict):
             return {key: self._leaf(key, child, obs[key]) for key, child in self.observation_space.spaces.items()}
         return self._leaf("", self.observation_space, obs)
@@ -204,15 +205,16 @@ class OracleModel(WorldModel):
 
 
 def _names(wrapped: list[gym.Env]) -> str:
+    """Name an environment and its wrappers, for messages."""
     return " of ".join(type(layer).__name__ for layer in wrapped)
 
 
 def _private_env(env: gym.Env | str | Callable[[], gym.Env]) -> gym.Env:
-    """A copy of the environment, without the wrappers that change nothing."""
+    """Make or copy the environment, without wrappers that change nothing."""
     if isinstance(env, gym.Env):
         try:
             return _copy(env, {})
-        except Exception as error:  # whatever an attribute's own __deepcopy__ raises
+        except Exception as error:  # any exception: attributes may define __deepcopy__
             raise ValueError(
                 f"{env} cannot be copied for the oracle ({type(error).__name__}: {error}). Give its id or a function that "
                 f"makes one: env='{env.spec.id if env.spec else 'Name-v0'}', or env=lambda: MyEnv(...)."
@@ -221,6 +223,7 @@ def _private_env(env: gym.Env | str | Callable[[], gym.Env]) -> gym.Env:
 
 
 def _without_neutral(env: gym.Env) -> gym.Env:
+    """Remove the wrappers that change nothing."""
     if not isinstance(env, gym.Wrapper):
         return env
     inner = _without_neutral(env.env)
@@ -231,7 +234,7 @@ def _without_neutral(env: gym.Env) -> gym.Env:
 
 
 def _copy(env: gym.Env, memo: dict[int, Any]) -> gym.Env:
-    """A deep copy, inside out, in which neutral wrappers are replaced by what they wrap (they may hold open files)."""
+    """Copy an environment deeply, from the inside out, without neutral wrappers (which may hold open files)."""
     if not isinstance(env, gym.Wrapper):
         made = copy.deepcopy(env, memo)
         _copy_physics(env, made)
@@ -242,7 +245,7 @@ def _copy(env: gym.Env, memo: dict[int, Any]) -> gym.Env:
 
 
 def _copy_physics(env: Any, made: Any) -> None:
-    """Gymnasium's MuJoCo environments copy themselves by being made again, which forgets changes of the physics."""
+    """Copy the physics of a MuJoCo environment: Gymnasium's copy is a new environment with default physics."""
     if MujocoSnapshots.fits(env):
         made.model = copy.deepcopy(env.model)
         made.data = type(env.data)(made.model)
@@ -250,9 +253,9 @@ def _copy_physics(env: Any, made: Any) -> None:
 
 def _transposed(own: spaces.Space, given: spaces.Space) -> frozenset[str]:
     """
-    The keys of images that SB3 shows channel-first (``""`` for a space that is an image).
+    Return the keys of images that SB3 shows channel-first (``""`` for a space that is an image).
 
-    :raises UnsupportedSpace: when the spaces differ in another way
+    :raises UnsupportedSpace: if the spaces differ in another way
     """
     own_children, children = ({**s.spaces} if isinstance(s, spaces.Dict) else {"": s} for s in (own, given))
     keys = frozenset(key for key, child in children.items() if child != own_children.get(key))
@@ -262,6 +265,6 @@ def _transposed(own: spaces.Space, given: spaces.Space) -> frozenset[str]:
         if not last or VecTransposeImage.transpose_space(child) != children[key]:  # type: ignore[arg-type]
             raise UnsupportedSpace(
                 f"The oracle's environment shows {own}, the agent sees {given}. Wrappers of a VecEnv (frame stacks, ...) are "
-                "not part of an oracle: use Gymnasium's wrappers in their place, and give env= with them."
+                "not part of an oracle: use Gymnasium's wrappers instead, and give env= with them."
             )
     return keys

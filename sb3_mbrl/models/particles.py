@@ -1,4 +1,4 @@
-"""``Particles``: a world model's uncertainty carried through several steps (trajectory sampling, PETS, section 5)."""
+"""``Particles``: the propagation of a world model's uncertainty over several steps (trajectory sampling, PETS, section 5)."""
 
 import math
 from collections.abc import Callable
@@ -18,31 +18,36 @@ Propagation = Literal["ts1", "tsinf", "mean", "moment"]
 
 class Particles(WorldModel):
     """
-    A world model in which every state is a cloud of ``n`` states of another model.
+    A world model whose states are sets of ``n`` particles, each of which is a state of another model.
 
-    A planner that rolls it out sees, step by step, the mean reward of the particles whose episode continues, and the share of
-    these that end; so its return is the mean of the particles' returns, terminations included. Where the model predicts
-    discounts, particles are weighted by the product of theirs, and their mean is the cloud's.
+    With the weight ``w_i`` of a particle (the probability that its episode has not ended yet), its reward ``r_i`` and its
+    probability of termination ``d_i``, a step predicts::
+
+        reward = sum_i w_i r_i / sum_i w_i        termination = 1 - sum_i w_i (1 - d_i) / sum_i w_i
+
+    and then ``w_i <- w_i (1 - d_i)``. So the return that a planner computes from these predictions is the mean of the
+    particles' returns, terminations included. If the model predicts discounts, they replace ``1 - d_i`` in the weights, and
+    the predicted discount is their weighted mean.
 
     ``propagation`` (PETS, section 5):
 
-    * ``"ts1"``: every particle draws a member anew at every step;
-    * ``"tsinf"``: every particle keeps the member that it got at the beginning; members are dealt out in turn, so evenly where
-      ``n`` is a multiple of their number;
+    * ``"ts1"``: every particle draws a new member at every step;
+    * ``"tsinf"``: every particle keeps its first member; members are assigned in turn, hence evenly if ``n`` is a multiple of
+      their number;
     * ``"mean"``: one particle follows the model's mean ("E" in PETS);
-    * ``"moment"``: after every step all particles are drawn anew from one Gaussian with independent columns, which has their
-      mean and their variance, that of each member's prediction included ("MM").
+    * ``"moment"``: after every step all particles are drawn from one Gaussian with independent columns, which has the mean and
+      the variance of all members' predictions for all particles ("MM").
 
     :param model: the world model; ``"tsinf"`` needs its :meth:`~sb3_mbrl.contracts.WorldModel.member_step`, ``"moment"`` and a
         ``penalty`` its :meth:`~sb3_mbrl.contracts.WorldModel.members`
     :param n: the number of particles per state
-    :param propagation: the way in which particles are propagated
+    :param propagation: the rule by which particles are propagated
     :param aleatoric: whether steps are drawn from a member's distribution, as in the paper; ``False``: they follow its mean
-        (for ``"moment"``: its variance is left out), so that particles differ by what the members disagree about, and a plan
-        does not win by luck. A model without members has nothing but its distribution, and ``"ts1"`` draws from that.
-    :param penalty: subtracted from every reward, times the members' disagreement: the standard deviation over members of the
-        mean next observation, as root mean square over columns, in the observation's units (pessimism: go where the model
-        knows its way; below 0 optimism: try what it does not know)
+        (for ``"moment"``: its variance is left out), so that particles differ only by the members' disagreement, and no plan
+        wins by luck. For a model without members, ``"ts1"`` always draws from the model's distribution.
+    :param penalty: the weight of the members' disagreement, which is subtracted from every reward: the standard deviation over
+        members of the mean next observation, as root mean square over columns, in the observation's units. Above 0 plans avoid
+        states that the model does not know (pessimism), below 0 they seek them (optimism)
     """
 
     def __init__(
@@ -76,7 +81,7 @@ class Particles(WorldModel):
     def fitted(self) -> bool:  # type: ignore[override]
         return self.model.fitted
 
-    # ---- states: {"particles": (B, n, ...), "alive": (B, n), the weight of each, "member": (B, n)}
+    # ---- states: {"particles": (B, n, ...), "alive": (B, n), the weights, "member": (B, n)}
 
     def initial(self, obs: Obs, snapshot: th.Tensor | None = None) -> State:
         return self.spread(self.model.initial(obs, snapshot))
@@ -85,16 +90,16 @@ class Particles(WorldModel):
         return self.spread(self.model.filter(obs, actions, is_first))
 
     def observe(self, state: State, action: th.Tensor, obs: Obs, is_first: th.Tensor) -> State:
-        """Update the first particle's belief, and spread it anew: an observation is certain."""
+        """Filter the first particle by the observation, and put all particles at the result."""
         first = tree_map(lambda leaf: leaf[:, 0], state["particles"])
         return self.spread(self.model.observe(first, action, obs, is_first))
 
     def spread(self, state: State) -> State:
         """
-        Put particles at states.
+        Put ``n`` particles at every state.
 
         :param state: states of the model, ``(B, ...)``
-        :return: ``n`` particles at each
+        :return: states of this model
         """
         rows = batch_size(state)
         member = th.arange(self.n, device=self.device).expand(rows, -1) % self.model.n_choices
@@ -106,18 +111,19 @@ class Particles(WorldModel):
         return self.model.decodes
 
     def decode(self, state: State) -> Obs:
-        """Return the observation of the first particle, which is as good as any."""
+        """Return the observation of the first particle, which stands for all."""
         return self.model.decode(tree_map(lambda leaf: leaf[:, 0], state["particles"]))
 
     def features(self, state: State) -> th.Tensor:
-        """Return the mean over particles."""
+        """Return the mean features of the particles."""
         return self.model.features(self._flat(state["particles"])).unflatten(0, (-1, self.n)).mean(1)
 
     def mean_value(self, state: State, value: Callable[[State], th.Tensor]) -> th.Tensor:
         """
-        Return the mean of a value over the particles whose episode continues, ``(B,)``.
+        Return the weighted mean of the values of the particles, ``sum_i w_i V(s_i) / sum_i w_i``, ``(B,)``.
 
-        :param value: the value of the model's own states, ``(B * n,)``
+        :param state: states of this model
+        :param value: a value function of the inner model's states, ``(B * n,)``
         """
         alive = state["alive"]
         values = value(self._flat(state["particles"])).unflatten(0, (-1, self.n))
@@ -142,39 +148,42 @@ class Particles(WorldModel):
                 )
         if self.propagation == "moment" or self.penalty:
             members = self.model.members(particles, actions)
+            # Disagreement: sqrt(mean over columns of (variance over members of the mean next observation)).
             reward = reward - self.penalty * members.mean.var(0, correction=0).mean(-1).sqrt()
             if self.propagation == "moment":
                 following = self._matched(members, alive.flatten(), generator)
                 survival = 1 - members.terminated.mean(0) if prediction.discount is None else survival
-                # The reward is that of going where the Gaussian's particles have gone.
+                # The reward of the step to the new particles, drawn from the Gaussian, replaces that of the model's own step.
                 matched, _ = self.model.with_known(
                     lambda: (self.model.decode(particles), self._actions.to_env(actions), self.model.decode(following)),
                     members.reward.mean(0),
                     prediction.terminated,
                 )
                 reward = reward - prediction.reward + matched
-        # Particles whose episode has certainly ended stay where they were, so that what is not finite there harms nobody.
+        # Particles whose episode has ended for certain keep their state, so that values that are not finite have no effect.
         following = tree_where(alive.flatten() > 0, following, particles)
         reward, survival = self._grouped(reward), self._grouped(survival)
         before = alive.sum(1)
         mean_reward = th.where(alive > 0, alive * reward, 0.0).sum(1) / before.clamp(min=1e-12)
         after = th.where(alive > 0, alive * survival, 0.0)
         if self.propagation == "moment":
-            # Particles that are drawn anew are all alike: the share that continues is in their weight.
+            # New particles were drawn from one distribution, so none is more likely to continue than another: all get the mean
+            # weight.
             after = after.mean(1, keepdim=True).expand_as(alive)
         share = after.sum(1) / before.clamp(min=1e-12)
-        following_state = {"particles": self._grouped(following), "alive": after, "member": state["member"]}
+        next_state = {"particles": self._grouped(following), "alive": after, "member": state["member"]}
         if prediction.discount is None:
             ended = th.where(before > 0, (1 - share).clamp(0.0, 1.0), 1.0)
-            return Prediction(following_state, mean_reward, ended)
+            return Prediction(next_state, mean_reward, ended)
         weight = alive / before.clamp(min=1e-12)[:, None]
+        # With discounts, the weights are products of discounts; termination is the weighted mean of the particles' own.
         ended = 1 - (weight * (1 - self._grouped(prediction.terminated))).sum(1)
-        return Prediction(following_state, mean_reward, th.where(before > 0, ended.clamp(0.0, 1.0), 1.0), share)
+        return Prediction(next_state, mean_reward, th.where(before > 0, ended.clamp(0.0, 1.0), 1.0), share)
 
     def _each(
         self, particles: State, actions: th.Tensor, member: th.Tensor, deterministic: bool, generator: th.Generator | None
     ) -> Prediction:
-        """Predict a step of every particle on its own."""
+        """Predict a step for every particle separately."""
         if self.propagation == "tsinf":
             certain = deterministic or not self.aleatoric
             return self.model.member_step(particles, actions, member, deterministic=certain, generator=generator)
@@ -187,7 +196,13 @@ class Particles(WorldModel):
         return self.model.step(particles, actions, deterministic=certain, generator=generator)
 
     def _matched(self, members: MemberPrediction, alive: th.Tensor, generator: th.Generator | None) -> State:
-        """Draw particles from the Gaussian that has the moments of all (the law of total variance)."""
+        """
+        Draw particles from the Gaussian with the moments of all members' predictions for all particles.
+
+        With weights ``w``, means ``m`` and variances ``v`` over members and particles (the law of total variance)::
+
+            mean = sum w m        variance = sum w (v + (m - mean)^2)        sum w = 1
+        """
         assert self._codec is not None
         mean, variance = (part.unflatten(1, (-1, self.n)) for part in (members.mean, members.variance))
         survival = 1 - members.terminated.unflatten(1, (-1, self.n))[..., None]
@@ -200,13 +215,16 @@ class Particles(WorldModel):
         return self.model.initial(self._codec.decode(drawn.flatten(0, 1)))
 
     def _flat(self, grouped: Any) -> Any:
+        """Turn ``(B, n, ...)`` into ``(B * n, ...)``."""
         return tree_map(lambda leaf: leaf.flatten(0, 1), grouped)
 
     def _grouped(self, flat: Any) -> Any:
+        """Turn ``(B * n, ...)`` into ``(B, n, ...)``."""
         return tree_map(lambda leaf: leaf.unflatten(0, (-1, self.n)), flat)
 
 
 def _numbers_alone(space: spaces.Space) -> SpaceCodec:
+    """Return the codec of a space, and refuse categories and bits."""
     codec = SpaceCodec(space)
     if any(group.kind != "continuous" for group in codec.groups):
         raise UnsupportedSpace(

@@ -1,4 +1,4 @@
-"""The base of world models of vectors: codecs, the state, and known functions that replace learned heads."""
+"""The base class of world models that see vectors: codecs, states, and known functions that replace learned heads."""
 
 import torch as th
 from gymnasium import spaces
@@ -10,14 +10,13 @@ from sb3_mbrl.trees import State, tree_map
 
 class VectorModel(WorldModel):
     """
-    A world model that sees observations and actions as vectors of numbers, categories one-hot. A subclass writes ``fit`` (or
-    ``loss``) and ``step``.
+    A world model that sees observations and actions as vectors of numbers, with one-hot categories.
 
-    The state is ``{"obs": (B, D)}``, an encoded observation; a subclass with another one writes :meth:`initial`
-    and :meth:`decode` too.
+    Subclasses implement ``fit`` (or ``loss``) and ``step``. The state is ``{"obs": (B, D)}``, an encoded observation;
+    subclasses with other states also override :meth:`initial` and :meth:`decode`.
 
     :param observation_space: ``Box`` (vector), ``Discrete``, ``MultiDiscrete``, ``MultiBinary`` or a ``Dict`` of these
-    :param action_space: any of SB3's
+    :param action_space: any action space that SB3 supports
     :param reward_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
     :param termination_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
     :param device: as in SB3
@@ -25,9 +24,9 @@ class VectorModel(WorldModel):
     """
 
     codec: SpaceCodec
-    """Between observations and vectors ``(B, D)``"""
+    """The codec between observations and vectors ``(B, D)``"""
     action_codec: ActionCodec
-    """Between scaled actions, those in the environment's units, and vectors ``(B, A)``"""
+    """The codec between scaled actions, actions in the environment's units, and vectors ``(B, A)``"""
 
     def __init__(
         self,
@@ -44,12 +43,12 @@ class VectorModel(WorldModel):
         self.codec, self.action_codec = SpaceCodec(observation_space), ActionCodec(action_space)
 
     def to_device(self, value: State) -> State:
-        """Move tensors, or nested ones, to the model's device."""
+        """Move nested tensors to the model's device."""
         return tree_map(lambda leaf: leaf.to(self.device), value)
 
     def inputs(self, obs: th.Tensor, action: th.Tensor) -> th.Tensor:
         """
-        Return the inputs of a network.
+        Join observations and actions to the inputs of a network.
 
         :param obs: encoded observations, ``(B, D)``
         :param action: scaled actions
@@ -61,14 +60,15 @@ class VectorModel(WorldModel):
         self, obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor, reward: th.Tensor, terminated: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
         """
-        Return reward and termination probability, those of the known functions where there are any. These see observations of
-        the space and actions in the environment's units.
+        Replace predicted rewards and terminations by those of the known functions, if there are any.
 
-        :param obs: encoded, ``(B, D)``
-        :param action: scaled
-        :param next_obs: encoded
-        :param reward: ``(B,)``, as predicted
-        :param terminated: ``(B,)``, as predicted
+        Known functions see decoded observations, and actions in the environment's units.
+
+        :param obs: encoded observations, ``(B, D)``
+        :param action: scaled actions
+        :param next_obs: encoded next observations
+        :param reward: the predicted rewards, ``(B,)``
+        :param terminated: the predicted probabilities of termination, ``(B,)``
         """
         return self.with_known(
             lambda: (self.codec.decode(obs), self.action_codec.to_env(action), self.codec.decode(next_obs)), reward, terminated

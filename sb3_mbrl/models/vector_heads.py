@@ -1,7 +1,7 @@
-"""The heads of a vector world model: next observation, reward and termination from one output vector, and their losses.
+"""The heads of vector world models: next observation, reward and termination from one output vector, and their losses.
 
-Continuous columns and the reward are Gaussian (or plain regressions), each target standardised on its own; categories are
-classified, bits and termination are Bernoulli. A raw output is
+Continuous columns and the reward have Gaussian distributions (or are plain regressions), and each is standardised on its own.
+Categories have categorical, bits and the termination Bernoulli distributions. A raw output is
 ``[means | log-variances | category and bit logits | termination logit]``.
 """
 
@@ -23,11 +23,11 @@ class Targets(NamedTuple):
     """The targets of the heads, ``N`` rows."""
 
     numbers: th.Tensor
-    """``(N, C)`` continuous columns (change or next value), and the reward last where it is learned; standardised"""
+    """``(N, C)``: continuous columns (change or next value), and last the reward if it is learned"""
     labels: th.Tensor
-    """``(N, L)`` one-hot categories and bits of the next observation"""
+    """``(N, L)``: one-hot categories and bits of the next observation"""
     terminated: th.Tensor
-    """``(N,)``"""
+    """``(N,)`` floats, 0 or 1"""
 
     def rows(self, index: th.Tensor) -> "Targets":
         """Select rows by an index of any shape, which becomes the leading axes."""
@@ -38,23 +38,25 @@ class Outcome(NamedTuple):
     """A predicted step, in the units of encoded observations."""
 
     obs: th.Tensor
-    """``(B, D)``: numbers unclipped, categories one-hot"""
+    """``(B, D)``: the next observation; numbers are not clipped to their bounds, categories are one-hot"""
     reward: th.Tensor
+    """``(B,)``"""
     terminated: th.Tensor
+    """``(B,)``: the probability of termination"""
 
 
 class Heads(nn.Module):
     """
-    The heads of one network or of several, and how their raw outputs are read.
+    The heads of one network or several: their targets, losses and predictions.
 
     :param codec: the codec of the observation space
-    :param members: the number of networks (for the log-variance bounds)
-    :param probabilistic: Gaussian numbers instead of plain regression
-    :param target: whether the change of an observation or the next one is learned
-    :param normalize_targets: standardise every number on its own
-    :param nll_beta: see :meth:`terms`
-    :param learn_reward: ``False`` when the reward is known
-    :param learn_termination: ``False`` when the termination is known
+    :param members: the number of networks, each of which has log-variance bounds of its own
+    :param probabilistic: whether numbers have a Gaussian distribution; ``False``: a plain regression
+    :param target: ``"delta"`` for the change of an observation, ``"next"`` for the next observation
+    :param normalize_targets: whether to standardise every number on its own
+    :param nll_beta: the exponent of the variance in the weights of the likelihood (:meth:`terms`)
+    :param learn_reward: whether the reward is learned; ``False`` if it is known
+    :param learn_termination: whether the termination is learned; ``False`` if it is known
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Heads(nn.Module):
         self.numbers = len(self.number_columns) + int(learn_reward)
         self.out_features = self.numbers * (1 + int(probabilistic)) + len(self.label_columns) + int(learn_termination)
         self.standardiser = Standardiser(self.numbers)
-        # Position of every category group among the label columns.
+        # Every group of labels with its slice of the label columns.
         self.label_groups: list[tuple[Group, slice]] = []
         stop = 0
         for group in codec.groups:
@@ -89,24 +91,24 @@ class Heads(nn.Module):
             # Soft bounds on the log-variance, PETS appendix A.1; initial values as in MBPO's code.
             self.max_logvar = nn.Parameter(th.full((members, 1, self.numbers), 0.5))
             self.min_logvar = nn.Parameter(th.full((members, 1, self.numbers), -10.0))
-        # Of the data of the last fit; a buffer, so that it goes with the weights.
+        # 1 if the data of the last fit had any termination, else 0. A buffer, so that it is saved with the weights.
         self.register_buffer("saw_termination", th.tensor(1.0))
 
     saw_termination: th.Tensor
 
     @property
     def can_terminate(self) -> bool:
-        """Whether the learned head has seen any termination; without one it has learned nothing."""
+        """Whether termination is learned, and the data of the last fit had any"""
         return self.learn_termination and bool(self.saw_termination)
 
     # ---- data
 
     def _continuous(self, obs: th.Tensor) -> th.Tensor:
-        """Return the continuous columns of encoded observations; no copy where there are no others."""
+        """Return the continuous columns of encoded observations, without a copy if there are no others."""
         return obs[..., self.number_columns] if self.label_groups else obs
 
     def targets(self, obs: th.Tensor, next_obs: th.Tensor, reward: th.Tensor, terminated: th.Tensor) -> Targets:
-        """Return raw (not yet standardised) targets of ``N`` rows of encoded observations."""
+        """Return the targets of ``N`` rows of encoded observations, not yet standardised."""
         numbers = self._continuous(next_obs)
         if self.target == "delta":
             numbers = numbers - self._continuous(obs)
@@ -115,15 +117,15 @@ class Heads(nn.Module):
         return Targets(numbers, next_obs[:, self.label_columns], terminated)
 
     def fit_normaliser(self, targets: Targets) -> Targets:
-        """Take the scale from the training rows, and return them standardised."""
+        """Fit the standardiser to the targets of the training rows, and return them standardised."""
         if self.normalize_targets and self.numbers:
-            # What never varied is predicted not to vary. A planner would go for the errors of a network there.
+            # A column that never varied is predicted to be constant (scale 0), for a planner would exploit a network's errors.
             self.standardiser.fit(targets.numbers, constant=0.0)
         self.saw_termination.fill_(float(targets.terminated.any()))
         return self.standardised(targets)
 
     def standardised(self, targets: Targets) -> Targets:
-        """Standardise targets by the scale of the training rows."""
+        """Standardise targets by mean and standard deviation of the training rows."""
         return targets._replace(numbers=self.standardiser(targets.numbers))
 
     # ---- raw outputs
@@ -132,7 +134,15 @@ class Heads(nn.Module):
         self, raw: th.Tensor, member: th.Tensor | int | None = None
     ) -> tuple[th.Tensor, th.Tensor | None, th.Tensor, th.Tensor]:
         """
-        :param raw: ``(E, B, out)``, or ``(B, out)`` when ``member`` says whose rows they are
+        Split raw outputs into their parts.
+
+        Log-variances are bounded softly (PETS, appendix A.1), with the learned bounds ``u`` and ``l``::
+
+            v <- u - softplus(u - v)        at most u
+            v <- l + softplus(v - l)        at least l
+
+        :param raw: ``(E, B, out)``, or ``(B, out)`` with ``member``
+        :param member: the member that computed the rows, one for all or one for each, ``(B,)``
         :return: means, bounded log-variances (``None`` for regressions), label logits, termination logits
         """
         n = self.numbers
@@ -154,7 +164,7 @@ class Heads(nn.Module):
 
     def loss(self, raw: th.Tensor, targets: Targets) -> th.Tensor:
         """
-        Compute the training loss, summed over members: the total of :meth:`terms`, computed with fewer operations.
+        Compute the training loss, summed over members. It is ``terms(raw, targets).total()`` with fewer operations.
 
         :param raw: ``(E, B, out)``
         :param targets: ``(E, B, ...)``
@@ -176,14 +186,19 @@ class Heads(nn.Module):
         """
         Compute the training loss term by term, one value per row, summed over members.
 
-        ``numbers``, as in MBPO's code: ``(mu - y)^2 / var + log var``, mean over columns; and ``bounds``, 0.01 times the
-        spread of the log-variance bounds. The spread is a mean over columns here, where the reference has a sum: likelihoods
-        are means over columns, and against many of them a sum drives the bounds past each other, to one constant variance.
+        With the prediction ``mu`` and ``var`` of a target ``y``, as in MBPO's code::
 
-        A likelihood weighs every error by the inverse of the predicted variance: what is hard to predict at first (rare
-        rewards, fast turns) is taken for noise and never learned. ``nll_beta`` multiplies each term by that power of the
-        variance, as a constant (Seitzer et al. 2022, arXiv 2203.09168, equation 5): 0 is the likelihood, at 1 means learn as
-        from squared errors.
+            numbers = mean over columns of ((mu - y)^2 / var + log var) * stop_gradient(var)^nll_beta
+            bounds  = 0.01 * mean over columns of (max_logvar - min_logvar)
+
+        The reference sums ``bounds`` over columns, although it averages the likelihood: with many columns the sum drives the
+        bounds past each other, and the variance becomes constant. Here both are means.
+
+        The likelihood (``nll_beta`` = 0) weighs errors by the inverse of the predicted variance: outcomes that are hard to
+        predict at first (rare rewards, fast turns) are taken for noise and never learned. The factor ``var^nll_beta`` (Seitzer
+        et al. 2022, arXiv 2203.09168, equation 5) makes up for it; with 1, means are learned as from squared errors.
+
+        ``labels`` is the mean cross-entropy of category groups and bits, ``termination`` the cross-entropy of the termination.
 
         :param raw: ``(E, B, out)``
         :param targets: ``(E, B, ...)``
@@ -199,27 +214,32 @@ class Heads(nn.Module):
         return Loss(rows, {"bounds": self._spread()} if self.numbers and logvar is not None else {})
 
     def _number_loss(self, mean: th.Tensor, logvar: th.Tensor | None, targets: Targets) -> th.Tensor:
-        """``(E, B, columns)``: ``((mu - y)^2 / var + log var) * var^nll_beta``, or the squared error of a regression."""
+        """
+        Compute ``((mu - y)^2 / var + log var) * var^nll_beta``, or the squared error of a regression.
+
+        :return: ``(E, B, columns)``
+        """
         errors = (mean - targets.numbers).square()
         if logvar is not None:
             precision = (-logvar).exp()
             errors = errors * precision + logvar
             if self.nll_beta:
-                errors = errors * precision.detach().pow(-self.nll_beta)
+                errors = errors * precision.detach().pow(-self.nll_beta)  # var^beta = (1 / var)^-beta
         return errors
 
     def _spread(self) -> th.Tensor:
-        """The penalty on the distance between the bounds of the log-variances."""
+        """Compute the penalty on the distance between the bounds of the log-variances."""
         return 0.01 * (self.max_logvar - self.min_logvar).mean(-1).sum()
 
     def score(self, raw: th.Tensor, targets: Targets) -> th.Tensor:
         """
-        Compute the holdout error of every member, ``(E,)``: the mean squared error of the standardised numbers, plus the
-        cross-entropies of the labels and of a learned termination (without it, early stopping would throw away what only that
-        head has learned).
+        Compute the holdout error of every member: the mean squared error of the standardised numbers, plus the cross-entropies
+        of the labels and of a learned termination. (Without the latter, early stopping would discard epochs in which only the
+        termination improved.)
 
         :param raw: ``(E, B, out)``
-        :param targets: ``(B, ...)``, the same for all
+        :param targets: ``(B, ...)``, the same for all members
+        :return: ``(E,)``
         """
         mean, _, logits, termination = self.split(raw)
         score = raw.new_zeros(raw.shape[0])
@@ -232,7 +252,7 @@ class Heads(nn.Module):
         return score
 
     def _label_loss(self, logits: th.Tensor, labels: th.Tensor) -> th.Tensor:
-        """``(E, B)``: mean cross-entropy over category groups and bits."""
+        """Compute the mean cross-entropy over category groups and bits, ``(E, B)``."""
         losses = []
         for group, columns in self.label_groups:
             if group.kind == "categorical":
@@ -244,6 +264,7 @@ class Heads(nn.Module):
 
     @staticmethod
     def _termination_loss(logits: th.Tensor, targets: Targets) -> th.Tensor:
+        """Compute the cross-entropy of the termination, ``(E, B)``."""
         return F.binary_cross_entropy_with_logits(logits, targets.terminated.expand_as(logits), reduction="none")
 
     # ---- predictions
@@ -258,16 +279,19 @@ class Heads(nn.Module):
         generator: th.Generator | None,
     ) -> Outcome:
         """
-        Draw one step, or take its mode.
+        Draw the outcome of a step, or return its mode.
 
         :param raw: ``(..., out)``
-        :param obs: ``(..., D)``, encoded
+        :param obs: encoded observations, ``(..., D)``
+        :param member: the member that computed the rows, one for all or one for each
+        :param deterministic: whether to return the mode
+        :param generator: the source of randomness
         """
         mean, logvar, logits, termination = self.split(raw, member)
         generator = on_device(generator, raw.device)
         if logvar is not None and not deterministic:
             noise = th.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-            mean = th.addcmul(mean, (0.5 * logvar).exp(), noise)
+            mean = th.addcmul(mean, (0.5 * logvar).exp(), noise)  # mean + std * noise
         numbers = self.standardiser.inverse(mean)
         reward = numbers[..., -1] if self.learn_reward else numbers.new_zeros(numbers.shape[:-1])
         columns = numbers[..., : len(self.number_columns)]
@@ -282,10 +306,12 @@ class Heads(nn.Module):
         return Outcome(next_obs, reward, self.termination_probability(termination))
 
     def termination_probability(self, logits: th.Tensor) -> th.Tensor:
-        # The plain version: zeros unless saw_termination. A product does not wait for the accelerator, an `if` would.
+        """Return the probabilities of termination; 0 if the data of the last fit had no termination."""
+        # The plain version: `logits.sigmoid() if self.saw_termination else zeros`. The product avoids waiting for the device.
         return logits.sigmoid() * self.saw_termination if self.learn_termination else th.zeros_like(logits)
 
     def _labels(self, logits: th.Tensor, deterministic: bool, generator: th.Generator | None) -> th.Tensor:
+        """Draw categories (one-hot) and bits, or return the most likely ones."""
         labels = th.empty_like(logits)
         for group, columns in self.label_groups:
             part = logits[..., columns]
@@ -302,7 +328,7 @@ class Heads(nn.Module):
     def numbers_in_units(
         self, raw: th.Tensor, obs: th.Tensor, member: th.Tensor | int | None = None
     ) -> tuple[th.Tensor, th.Tensor]:
-        """Return mean and variance ``(..., D)`` of the next encoded observation; the mean of a label is its probability."""
+        """Return mean and variance of the next encoded observation, ``(..., D)``; a label's mean is its probability."""
         mean, logvar, logits, _ = self.split(raw, member)
         n = len(self.number_columns)
         in_units = self.standardiser.inverse(mean)[..., :n]
@@ -310,6 +336,7 @@ class Heads(nn.Module):
         next_var = th.zeros_like(next_mean)
         next_mean[..., self.number_columns] = in_units + (self._continuous(obs) if self.target == "delta" else 0.0)
         if logvar is not None:
+            # Outputs are standardised: the variance in units is that of the output times the square of the target's scale.
             next_var[..., self.number_columns] = (logvar.exp() * self.standardiser.std.square())[..., :n]
         for group, columns in self.label_groups:
             part = logits[..., columns]

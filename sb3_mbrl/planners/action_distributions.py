@@ -1,8 +1,8 @@
 """
-Distributions over sequences of actions, in which planners search: Gaussians for numbers, categories for everything else.
+Distributions over sequences of actions, from which planners draw: Gaussian for continuous actions, categorical for all others.
 
-A belief is a :data:`~sb3_mbrl.trees.State` with one row per environment, so that it can be carried from one decision to the
-next.
+The parameters of a distribution are a :data:`~sb3_mbrl.trees.State` with one row per environment, so that they can be carried
+from one decision to the next.
 """
 
 from abc import ABC, abstractmethod
@@ -16,60 +16,73 @@ from sb3_mbrl.rng import on_device
 from sb3_mbrl.trees import State, describe, tree_map
 
 REWIDEN = 0.5
-"""How much of a categorical belief is forgotten from one decision to the next, as a Gaussian's width is"""
+"""The share of the uniform distribution in categorical parameters that are carried over to the next decision"""
 
 
-class Search(ABC):
+class ActionDistribution(ABC):
     """
-    :param horizon: steps of a sequence
+    A distribution over sequences of actions, one for each environment. It holds no parameters: they are passed in and out.
+
+    :param horizon: the number of steps of a sequence
     """
 
     size: int
-    """Numbers per action (``A``)"""
+    """The number of columns of an action (``A``)"""
 
     def __init__(self, horizon: int) -> None:
         self.horizon = horizon
 
     @abstractmethod
     def initial(self, rows: int, device: th.device) -> State:
-        """Before anything is known."""
+        """Return the parameters at the beginning of an episode."""
 
     @abstractmethod
-    def warm(self, belief: State) -> State:
-        """For the next decision: one step further, the last step unknown, and wide again."""
+    def warm(self, parameters: State) -> State:
+        """Return the parameters at the beginning of the next decision: shifted by one step, and wide again."""
 
     @abstractmethod
-    def sample(self, belief: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
+    def sample(self, parameters: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
         """
-        :param noise: ``(B, n, H, A)`` to use instead of independent standard normal numbers, where these are what is drawn
+        Draw ``n`` sequences for every environment.
+
+        :param parameters: the parameters of the distribution
+        :param n: the number of sequences
+        :param generator: the source of randomness
+        :param noise: ``(B, n, H, A)``: numbers to use instead of independent standard normal ones, where actions are
+            continuous
         :return: ``(B, n, H, A)``
         """
 
     @abstractmethod
-    def refit(self, belief: State, actions: th.Tensor, weights: th.Tensor, momentum: float, width: bool = True) -> State:
+    def refit(self, parameters: State, actions: th.Tensor, weights: th.Tensor, momentum: float, width: bool = True) -> State:
         """
-        Towards some sequences.
+        Fit the parameters to weighted sequences.
 
+        :param parameters: the old parameters
         :param actions: ``(B, n, H, A)``
         :param weights: ``(B, n)``, which sum to 1
-        :param momentum: the share of the old belief
-        :param width: whether the width follows too, or only the centre
+        :param momentum: the share of the old parameters in the new ones
+        :param width: whether to fit the width too, or only the centre
         """
 
     @abstractmethod
-    def mode(self, belief: State) -> th.Tensor:
-        """``(B, H, A)``: the likeliest sequence."""
+    def mode(self, parameters: State) -> th.Tensor:
+        """Return the most likely sequences, ``(B, H, A)``."""
 
 
-class GaussianSearch(Search):
+class GaussianActions(ActionDistribution):
     """
-    Independent normal numbers within [-1, 1], the scaled bounds.
+    Independent normal distributions of actions scaled to [-1, 1].
 
-    :param std: at the beginning
-    :param truncate: draw from a normal distribution cut at two standard deviations, with a width that keeps it within the
-        bounds, as PETS does; else clip
-    :param repeat_last: the last step of the next decision's belief begins with the last one's mean, as iCEM's authors have it;
-        else with nothing, as PETS's
+    The parameters are ``mean`` and ``std``, ``(B, H, A)`` each.
+
+    :param space: the action space
+    :param horizon: the number of steps of a sequence
+    :param std: the initial standard deviation
+    :param truncate: whether to draw from normal distributions truncated at two standard deviations, narrow enough to stay
+        within the bounds, as PETS does; else normal numbers are clipped
+    :param repeat_last: whether the last step of the next decision begins with the mean of the last step of this one, as in
+        iCEM's code; else it begins with 0, as in PETS's
     """
 
     def __init__(self, space: spaces.Box, horizon: int, std: float, truncate: bool, repeat_last: bool = False) -> None:
@@ -80,43 +93,54 @@ class GaussianSearch(Search):
         mean = th.zeros(rows, self.horizon, self.size, device=device)
         return {"mean": mean, "std": th.full_like(mean, self.std)}
 
-    def warm(self, belief: State) -> State:
-        last = belief["mean"][:, -1:]
-        mean = th.cat([belief["mean"][:, 1:], last if self.repeat_last else th.zeros_like(last)], dim=1)
+    def warm(self, parameters: State) -> State:
+        last = parameters["mean"][:, -1:]
+        mean = th.cat([parameters["mean"][:, 1:], last if self.repeat_last else th.zeros_like(last)], dim=1)
         return {"mean": mean, "std": th.full_like(mean, self.std)}
 
-    def sample(self, belief: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
-        mean, std = belief["mean"][:, None], belief["std"][:, None]
+    def sample(self, parameters: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
+        mean, std = parameters["mean"][:, None], parameters["std"][:, None]
         shape, device = (len(mean), n, self.horizon, self.size), mean.device
         if noise is None:
             if self.truncate:
+                # Two standard deviations reach at most from the mean to the nearer bound: mean +- 2 std stays within [-1, 1].
                 std = th.minimum(std, (1 - mean.abs()) / 2)
+                # A standard normal distribution truncated to [-2, 2], by inverting its distribution function:
+                # z = sqrt(2) erfinv((2u - 1) P), with u uniform in (0, 1) and P = P(|z| < 2).
                 uniform = th.rand(shape, generator=on_device(generator, device), device=device)
                 noise = 2**0.5 * th.erfinv(uniform.clamp(1e-6, 1 - 1e-6) * (2 * _MASS) - _MASS)
             else:
                 noise = th.randn(shape, generator=on_device(generator, device), device=device)
         return (mean + std * noise).clamp(-1, 1)
 
-    def refit(self, belief: State, actions: th.Tensor, weights: th.Tensor, momentum: float, width: bool = True) -> State:
+    def refit(self, parameters: State, actions: th.Tensor, weights: th.Tensor, momentum: float, width: bool = True) -> State:
+        # With the weights w_i, actions a_i and momentum m:
+        #   mean <- m mean + (1 - m) sum_i w_i a_i
+        #   std^2 <- m std^2 + (1 - m) sum_i w_i (a_i - sum_j w_j a_j)^2
         share = weights[:, :, None, None]
         mean = (share * actions).sum(1)
         variance = (share * (actions - mean[:, None]).square()).sum(1)
-        new_mean = momentum * belief["mean"] + (1 - momentum) * mean
+        new_mean = momentum * parameters["mean"] + (1 - momentum) * mean
         if not width:
-            return {"mean": new_mean, "std": belief["std"]}
-        return {"mean": new_mean, "std": (momentum * belief["std"].square() + (1 - momentum) * variance).sqrt()}
+            return {"mean": new_mean, "std": parameters["std"]}
+        return {"mean": new_mean, "std": (momentum * parameters["std"].square() + (1 - momentum) * variance).sqrt()}
 
-    def mode(self, belief: State) -> th.Tensor:
-        return belief["mean"].clamp(-1, 1)
+    def mode(self, parameters: State) -> th.Tensor:
+        return parameters["mean"].clamp(-1, 1)
 
 
 _MASS = float(th.erf(th.tensor(2**0.5)))
-"""Of the standard normal distribution within two standard deviations"""
+"""The probability mass of a normal distribution within two standard deviations, ``erf(2 / sqrt(2))``"""
 
 
-class CategoricalSearch(Search):
+class CategoricalActions(ActionDistribution):
     """
-    Independent categories: one for ``Discrete``, several for ``MultiDiscrete`` and ``MultiBinary``.
+    Independent categorical distributions: one per action for ``Discrete``, several for ``MultiDiscrete`` and ``MultiBinary``.
+
+    The parameters are ``probs``, ``(B, H, A, K)``, with ``K`` the largest number of categories.
+
+    :param space: the action space
+    :param horizon: the number of steps of a sequence
     """
 
     def __init__(self, space: spaces.Space, horizon: int) -> None:
@@ -132,92 +156,111 @@ class CategoricalSearch(Search):
         self.size, self.first = len(counts), th.tensor(first)
         exists = th.arange(max(counts)) < th.tensor(counts)[:, None]
         self.uniform = exists / th.tensor(counts)[:, None]
-        """``(A, K)``"""
+        """The uniform distribution, ``(A, K)``; 0 for categories that a column does not have"""
 
     def initial(self, rows: int, device: th.device) -> State:
         return {"probs": self.uniform.to(device).expand(rows, self.horizon, -1, -1).clone()}
 
-    def warm(self, belief: State) -> State:
-        probs, uniform = belief["probs"], self.uniform.to(belief["probs"].device)
+    def warm(self, parameters: State) -> State:
+        probs, uniform = parameters["probs"], self.uniform.to(parameters["probs"].device)
         shifted = th.cat([probs[:, 1:], uniform.expand_as(probs[:, :1])], dim=1)
         return {"probs": (1 - REWIDEN) * shifted + REWIDEN * uniform}
 
-    def sample(self, belief: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
-        probs = belief["probs"]
+    def sample(self, parameters: State, n: int, generator: th.Generator | None, noise: th.Tensor | None = None) -> th.Tensor:
+        probs = parameters["probs"]
         flat = probs.reshape(-1, probs.shape[-1])
         drawn = th.multinomial(flat, n, replacement=True, generator=on_device(generator, probs.device))
         return drawn.view(*probs.shape[:-1], n).permute(0, 3, 1, 2) + self.first.to(probs.device)
 
-    def refit(self, belief: State, actions: th.Tensor, weights: th.Tensor, momentum: float, width: bool = True) -> State:
-        probs = belief["probs"]
+    def refit(self, parameters: State, actions: th.Tensor, weights: th.Tensor, momentum: float, width: bool = True) -> State:
+        # With the weights w_i, actions a_i and momentum m: p(k) <- m p(k) + (1 - m) sum_i w_i [a_i = k]
+        probs = parameters["probs"]
         chosen = th.nn.functional.one_hot(actions - self.first.to(probs.device), probs.shape[-1])
         share = (weights[:, :, None, None, None] * chosen).sum(1)
         return {"probs": momentum * probs + (1 - momentum) * share}
 
-    def mode(self, belief: State) -> th.Tensor:
-        return belief["probs"].argmax(-1) + self.first.to(belief["probs"].device)
+    def mode(self, parameters: State) -> th.Tensor:
+        return parameters["probs"].argmax(-1) + self.first.to(parameters["probs"].device)
 
 
-def make_search(
+def make_action_distribution(
     space: spaces.Space, horizon: int, std: float = 0.5, truncate: bool = False, repeat_last: bool = False
-) -> Search:
+) -> ActionDistribution:
     """
-    :param space: of the actions
-    :param horizon: steps of a sequence
-    :param std: of scaled actions, at the beginning
-    :param truncate: see :class:`GaussianSearch`
-    :param repeat_last: likewise
+    Make the distribution that suits an action space.
+
+    :param space: the action space
+    :param horizon: the number of steps of a sequence
+    :param std: the initial standard deviation of scaled actions
+    :param truncate: an argument of :class:`GaussianActions`
+    :param repeat_last: an argument of :class:`GaussianActions`
     :raises UnsupportedSpace: for other spaces, and for a ``Box`` without finite bounds
     """
     if isinstance(space, spaces.Box):
         refuse_unscalable(space)
-        return GaussianSearch(space, horizon, std, truncate, repeat_last)
-    return CategoricalSearch(space, horizon)
+        return GaussianActions(space, horizon, std, truncate, repeat_last)
+    return CategoricalActions(space, horizon)
 
 
 def refuse_unscalable(space: spaces.Box) -> None:
     """
-    :raises UnsupportedSpace: for a ``Box`` without finite bounds, or with bounds that leave nothing to choose
+    Refuse a ``Box`` whose actions cannot be scaled to [-1, 1].
+
+    :raises UnsupportedSpace: for a ``Box`` without finite bounds, or with equal ones, or too wide for single precision
     """
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise UnsupportedSpace(
-            f"The action space {space} has no finite bounds, so there is nothing to scale actions to. Wrap the environment in "
+            f"The action space {space} has no finite bounds, so its actions cannot be scaled. Wrap the environment in "
             "gymnasium.wrappers.RescaleAction or declare Box(low, high) with the limits of the actuator."
         )
     with np.errstate(over="ignore"):
         width = space.high.astype(np.float32) - space.low.astype(np.float32)
     if not (np.isfinite(width).all() and (width > 0).all()):
         raise UnsupportedSpace(
-            f"The action space {space} cannot be scaled to [-1, 1]: from low to high there has to be a way, and one that "
-            "single precision can hold. Leave out what cannot be moved, and declare Box(low, high) with the actuator's limits."
+            f"The action space {space} cannot be scaled to [-1, 1]: every column needs low < high, and a difference that "
+            "single precision can represent. Leave out columns that cannot vary, and declare Box(low, high) with the "
+            "actuator's limits."
         )
 
 
-def mask_first(belief: State, mask: th.Tensor, search: Search) -> State:
+def mask_first(parameters: State, mask: th.Tensor, distribution: ActionDistribution) -> State:
     """
-    Forbid actions in the first step, the only one of which it is known what is allowed.
+    Forbid actions in the first step, the only one whose allowed actions are known.
 
+    The probabilities of the allowed actions are divided by their sum; if the sum is 0, all allowed actions are equally likely.
+
+    :param parameters: the parameters of the distribution
     :param mask: ``(B, n_actions)``
+    :param distribution: a categorical distribution
     """
-    assert isinstance(search, CategoricalSearch)
-    probs = belief["probs"].clone()
+    assert isinstance(distribution, CategoricalActions)
+    probs = parameters["probs"].clone()
     allowed = probs[:, 0, 0] * mask
     share = allowed.sum(-1, keepdim=True)
     probs[:, 0, 0] = th.where(share > 0, allowed / share.clamp(min=1e-12), mask / mask.sum(-1, keepdim=True).clamp(min=1))
     return {"probs": probs}
 
 
-def start(search: Search, carry: State | None, is_first: th.Tensor, rows: int, device: th.device) -> State:
-    """The belief to begin with: what was carried, where the episode goes on."""
-    initial = search.initial(rows, device)
+def start(distribution: ActionDistribution, carry: State | None, is_first: th.Tensor, rows: int, device: th.device) -> State:
+    """
+    Return the parameters at the beginning of a decision: the initial ones where an episode begins, else the carried ones.
+
+    :param distribution: the distribution
+    :param carry: the parameters at the end of the last decision, or ``None``
+    :param is_first: ``(B,)`` booleans: whether an episode begins
+    :param rows: the number of environments
+    :param device: the device of the parameters
+    :raises ValueError: for a carry of another structure
+    """
+    initial = distribution.initial(rows, device)
     if carry is None:
         return initial
     if describe(carry) != describe(initial):
         raise ValueError(
-            f"The plan to go on with is {describe(carry)}, and this planner's are {describe(initial)}: it comes from another "
-            "planner, horizon or number of environments. Begin anew, with state=None."
+            f"The carried plan has the layout {describe(carry)}, and this planner's plans have {describe(initial)}: it comes "
+            "from another planner, horizon or number of environments. Begin anew, with state=None."
         )
-    warm = search.warm(carry)
+    warm = distribution.warm(carry)
 
     def choose(new: th.Tensor, old: th.Tensor) -> th.Tensor:
         return th.where(is_first.to(device).view(-1, *[1] * (new.dim() - 1)), new, old)

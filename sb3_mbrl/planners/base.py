@@ -1,4 +1,4 @@
-"""What planners that search sequences of actions share."""
+"""The base class of planners that optimise sequences of actions, and the functions that they share."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from gymnasium import spaces
 
 from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import MissingCapability, Plan, Planner, WorldModel
-from sb3_mbrl.planners.action_distributions import Search, make_search, mask_first, start
-from sb3_mbrl.planners.rollout import Evaluation, Prior, StateValue, evaluate, follow
+from sb3_mbrl.planners.action_distributions import ActionDistribution, make_action_distribution, mask_first, start
+from sb3_mbrl.planners.rollout import Evaluation, Prior, StateValue, evaluate, rollout_prior
 from sb3_mbrl.trees import State, batch_size, tree_where
 
 FIXED_SEED = 0
@@ -18,32 +18,37 @@ FIXED_SEED = 0
 
 
 class Task(NamedTuple):
-    """One call of :meth:`Planner.plan`, as the parts of a planner see it."""
+    """One call of :meth:`Planner.plan`, as :meth:`SequencePlanner._optimise` sees it."""
 
     model: WorldModel
     state: State
+    """The states of the environments, ``(B, ...)``"""
     rows: int
+    """The number of environments, ``B``"""
     is_first: th.Tensor
+    """``(B,)`` booleans: whether an episode begins"""
     carry: State | None
+    """The carry of the last plan"""
     score: Callable[[th.Tensor], Evaluation]
-    """Of sequences ``(B, n, H, A)``"""
+    """A function from sequences ``(B, n, H, A)`` to their returns"""
     value: StateValue | None
-    suggested: th.Tensor | None
-    """``(B, n, H, A)``: what the prior would do"""
+    prior_sequences: th.Tensor | None
+    """``(B, n, H, A)``: sequences of the prior policy, to be tried as well"""
     mask: th.Tensor | None
+    """``(B, n_actions)`` booleans: whether an action is allowed in the first step"""
     generator: th.Generator | None
 
 
 class SequencePlanner(Planner):
     """
-    Plans a sequence of actions, of which the first is taken (model-predictive control).
+    A planner that optimises a sequence of actions and takes its first one (model-predictive control).
 
-    :param action_space: the real environment's
-    :param horizon: steps that are looked ahead
-    :param population: sequences per iteration
-    :param gamma: discount per step
-    :param n_prior: sequences that follow the prior policy, where there is one
-    :param std: of scaled actions, before anything is known
+    :param action_space: the action space of the environment
+    :param horizon: the number of steps to look ahead
+    :param population: the number of sequences per iteration
+    :param gamma: the discount of a step
+    :param n_prior: the number of sequences that follow the prior policy, if one is given
+    :param std: the initial standard deviation of scaled actions
     """
 
     differentiates = False
@@ -65,10 +70,10 @@ class SequencePlanner(Planner):
         self.gamma = number("gamma", gamma, 0.0, 1.0)
         self.n_prior = whole("n_prior", n_prior, 0)
         self.std = number("std", std, 0.0, 10.0, open_low=True)
-        self.search = self._make_search()
+        self.distribution = self._make_distribution()
 
-    def _make_search(self) -> Search:
-        return make_search(self.action_space, self.horizon, self.std)
+    def _make_distribution(self) -> ActionDistribution:
+        return make_action_distribution(self.action_space, self.horizon, self.std)
 
     def plan(
         self,
@@ -92,16 +97,16 @@ class SequencePlanner(Planner):
         def score(actions: th.Tensor) -> Evaluation:
             if mask is not None:
                 actions = self._allowed(actions, mask)
-            found = evaluate(model, state, actions, gamma=self.gamma, value=value, generator=generator)
-            diverged.append(found.diverged.float().mean().detach())
+            evaluation = evaluate(model, state, actions, gamma=self.gamma, value=value, generator=generator)
+            diverged.append(evaluation.diverged.float().mean().detach())
             scored[0] += actions.shape[1]
-            return found
+            return evaluation
 
         with th.set_grad_enabled(self.differentiates):
-            suggested = None
+            prior_sequences = None
             if prior is not None and self.n_prior:
-                suggested = follow(model, state, prior, self.n_prior, self.horizon, generator)
-            task = Task(model, state, rows, is_first, carry, score, value, suggested, mask, generator)
+                prior_sequences = rollout_prior(model, state, prior, self.n_prior, self.horizon, generator)
+            task = Task(model, state, rows, is_first, carry, score, value, prior_sequences, mask, generator)
             sequence, carry, best = self._optimise(task)
         info = {"diverged": float(th.stack(diverged).mean()) if diverged else 0.0, "sequences": float(scored[0])}
         sequence = sequence.detach()
@@ -112,29 +117,32 @@ class SequencePlanner(Planner):
     @abstractmethod
     def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
         """
-        :return: the plan ``(B, H, A)``, what to carry, and what the plan is thought to be worth ``(B,)``
+        Optimise a sequence of actions for every environment.
+
+        :return: the plan ``(B, H, A)``, the carry for the next call, and the expected return of the plan ``(B,)``
         """
 
     # ---- for subclasses
 
-    def _belief(self, task: Task) -> State:
-        belief = start(self.search, task.carry, task.is_first, task.rows, task.model.device)
-        return belief if task.mask is None else mask_first(belief, task.mask, self.search)
+    def _start(self, task: Task) -> State:
+        """Return the distribution's parameters at the beginning of a decision."""
+        parameters = start(self.distribution, task.carry, task.is_first, task.rows, task.model.device)
+        return parameters if task.mask is None else mask_first(parameters, task.mask, self.distribution)
 
-    def _refit(self, belief: State, elites: "Elites", momentum: float) -> State:
-        """Towards the elites; the belief stays what it was where all of them diverged."""
-        found = self.search.refit(belief, elites.actions, elites.weights, momentum)
-        return tree_where(elites.weights.sum(1) > 0, found, belief)
+    def _refit(self, parameters: State, elites: "Elites", momentum: float) -> State:
+        """Fit the distribution to the elites; where all of them diverged, keep its parameters."""
+        fitted = self.distribution.refit(parameters, elites.actions, elites.weights, momentum)
+        return tree_where(elites.weights.sum(1) > 0, fitted, parameters)
 
     def _allowed(self, actions: th.Tensor, mask: th.Tensor) -> th.Tensor:
-        """Sequences whose first action is forbidden begin with the first allowed one."""
+        """Replace forbidden first actions by the first action that is allowed."""
         assert isinstance(self.action_space, spaces.Discrete)
         first = int(self.action_space.start)
         chosen = actions[:, :, 0, 0] - first
-        fine = mask.gather(1, chosen)
+        allowed = mask.gather(1, chosen)
         replacement = mask.float().argmax(1)[:, None].expand_as(chosen)
         actions = actions.clone()
-        actions[:, :, 0, 0] = th.where(fine, chosen, replacement) + first
+        actions[:, :, 0, 0] = th.where(allowed, chosen, replacement) + first
         return actions
 
 
@@ -143,8 +151,10 @@ def check_action_mask(mask: Any, rows: int, action_space: spaces.Space) -> th.Te
     Check a mask of allowed actions.
 
     :param mask: ``(rows, n_actions)``, true where an action is allowed (MaskablePPO's ``action_masks``)
+    :param rows: the number of environments
+    :param action_space: the action space of the environment
     :return: the mask as booleans
-    :raises MissingCapability: for other than Discrete actions
+    :raises MissingCapability: for action spaces other than Discrete
     :raises ValueError: for another shape, or a row in which no action is allowed
     """
     if not isinstance(action_space, spaces.Discrete):
@@ -156,24 +166,24 @@ def check_action_mask(mask: Any, rows: int, action_space: spaces.Space) -> th.Te
 
 
 def best_of(actions: th.Tensor, returns: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """``(B, H, A)`` and ``(B,)``: the best of ``(B, n, H, A)`` by ``(B, n)``."""
+    """Return the best ``(B, H, A)`` of the sequences ``(B, n, H, A)`` by their returns ``(B, n)``, and its return ``(B,)``."""
     value, index = returns.max(1)
     return actions[th.arange(len(actions), device=actions.device), index], value
 
 
 class Elites(NamedTuple):
-    """The best sequences of a decision's iteration."""
+    """The best sequences of one iteration."""
 
     actions: th.Tensor
     """``(B, n, H, A)``, best first"""
     weights: th.Tensor
-    """``(B, n)``: the same for all that are worth something, 0 for what diverged"""
+    """``(B, n)``: one over the number of sequences that did not diverge for these, 0 for the others"""
     value: th.Tensor
-    """``(B,)``: what they are worth on average; minus infinity where everything diverged"""
+    """``(B,)``: the mean of their returns; minus infinity where all sequences diverged"""
 
 
 def top(actions: th.Tensor, returns: th.Tensor, n: int) -> Elites:
-    """The best ``n`` of ``(B, N, H, A)`` by ``(B, N)``."""
+    """Return the best ``n`` of the sequences ``(B, N, H, A)`` by their returns ``(B, N)``."""
     best, index = returns.topk(min(n, returns.shape[1]), dim=1)
     chosen = actions.gather(1, index[:, :, None, None].expand(-1, -1, *actions.shape[2:]))
     finite = best.isfinite().float()

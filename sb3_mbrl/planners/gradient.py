@@ -13,16 +13,16 @@ from sb3_mbrl.trees import State
 
 class GradientPlanner(SequencePlanner):
     """
-    Several sequences climb at once, each step of Adam followed by a projection onto the bounds; the best point that any of
-    them passed is the plan. The first begins at what was carried over, the others around it, with noise.
+    A planner that improves several sequences by gradient ascent at once, and takes the best that any of them has been.
 
-    For continuous actions and models whose step is differentiable in the action.
+    Each step of Adam is followed by a projection onto the bounds. The first sequence begins at the carried one, the others at
+    noisy copies of it. For continuous actions and models whose step is differentiable in the action.
 
-    :param action_space: the real environment's
-    :param population: sequences that climb
-    :param iterations: gradient steps
-    :param learning_rate: of Adam, on scaled actions
-    :param kwargs: of :class:`~sb3_mbrl.planners.base.SequencePlanner`
+    :param action_space: the action space of the environment
+    :param population: the number of sequences
+    :param iterations: the number of gradient steps
+    :param learning_rate: the learning rate of Adam, on scaled actions
+    :param kwargs: further arguments of :class:`~sb3_mbrl.planners.base.SequencePlanner`
     """
 
     differentiates = True
@@ -43,20 +43,21 @@ class GradientPlanner(SequencePlanner):
         self.learning_rate = number("learning_rate", learning_rate, 0.0, 10.0, open_low=True)
 
     def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
-        belief = self._belief(task)
+        parameters = self._start(task)
         with th.no_grad():
-            actions = self.search.sample(belief, self.population, task.generator)
-            actions[:, 0] = self.search.mode(belief)
-            if task.suggested is not None:
-                actions = th.cat([actions, task.suggested], dim=1)
+            actions = self.distribution.sample(parameters, self.population, task.generator)
+            actions[:, 0] = self.distribution.mode(parameters)
+            if task.prior_sequences is not None:
+                actions = th.cat([actions, task.prior_sequences], dim=1)
         actions = actions.detach().requires_grad_()
         optimizer = th.optim.Adam([actions], lr=self.learning_rate)
-        best, value = actions.detach()[:, 0].clone(), th.full((task.rows,), -th.inf, device=actions.device)
+        best, best_return = actions.detach()[:, 0].clone(), th.full((task.rows,), -th.inf, device=actions.device)
         for i in range(self.iterations + 1):
             returns = task.score(actions).returns
-            found, worth = best_of(actions.detach(), returns.detach())
-            better = worth > value
-            best, value = th.where(better[:, None, None], found, best), th.where(better, worth, value)
+            candidate, candidate_return = best_of(actions.detach(), returns.detach())
+            better = candidate_return > best_return
+            best = th.where(better[:, None, None], candidate, best)
+            best_return = th.where(better, candidate_return, best_return)
             if i == self.iterations:
                 break
             if not returns.requires_grad:
@@ -64,11 +65,12 @@ class GradientPlanner(SequencePlanner):
                     f"{type(task.model).__name__} is not differentiable in the action: choose 'cem', 'icem' or 'mppi'"
                 )
             optimizer.zero_grad()
+            # Every sequence affects its own return only, so the gradient of the sum holds the gradients of all sequences.
             total = returns.masked_fill(~returns.isfinite(), 0.0).sum()
-            # Of the actions alone: the model's parameters collect nothing.
+            # With respect to the actions alone: the model's parameters accumulate no gradients.
             (gradient,) = th.autograd.grad(-total, [actions], allow_unused=True)
             actions.grad = th.zeros_like(actions) if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
             optimizer.step()
             with th.no_grad():
                 actions.clamp_(-1, 1)
-        return best, {"mean": best, "std": belief["std"]}, value
+        return best, {"mean": best, "std": parameters["std"]}, best_return

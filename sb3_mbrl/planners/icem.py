@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.checks import number, whole
-from sb3_mbrl.planners.action_distributions import Search, make_search
+from sb3_mbrl.planners.action_distributions import ActionDistribution, make_action_distribution
 from sb3_mbrl.planners.base import SequencePlanner, Task, best_of, top
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.trees import State
@@ -15,22 +15,26 @@ from sb3_mbrl.trees import State
 
 class ICEM(SequencePlanner):
     """
-    The cross-entropy method with noise that is correlated over time, elites that are used again, in the next iteration and,
-    one step on, in the next decision, and a population that shrinks. Acts by the best sequence found.
+    The improved cross-entropy method, which acts by the best sequence that it has tried.
 
-    Discrete actions are drawn from a table of probabilities, where the colour of the noise has no meaning; all else is as for
-    numbers.
+    It differs from :class:`~sb3_mbrl.planners.cem.CEM` in three ways: noise is correlated over time; some elites are tried
+    again, in the next iteration and, shifted by one step, in the next decision; and the population shrinks from iteration to
+    iteration.
 
-    :param action_space: the real environment's
-    :param horizon: steps that are looked ahead
-    :param population: sequences in the first iteration
-    :param elites: how many are kept
-    :param iterations: of drawing and keeping
-    :param alpha: the share of the old mean and variance in the new
-    :param colour: exponent of the noise's power spectrum: 0 is white, 1 pink, 2 red; the paper has 0.25 to 4 by task
-    :param keep: the share of the elites that is used again
-    :param decay: every iteration draws that many times fewer sequences than the one before, at least twice the elites
-    :param kwargs: of :class:`~sb3_mbrl.planners.base.SequencePlanner`
+    Discrete actions are drawn from a table of probabilities, to which the colour of the noise does not apply; the rest is the
+    same as for continuous actions.
+
+    :param action_space: the action space of the environment
+    :param horizon: the number of steps to look ahead
+    :param population: the number of sequences in the first iteration
+    :param elites: the number of elites
+    :param iterations: the number of iterations
+    :param alpha: the share of the old mean and variance in the new ones
+    :param colour: the exponent of the noise's power spectrum: 0 is white, 1 pink, 2 red; the paper has 0.25 to 4, depending on
+        the task
+    :param keep: the share of the elites that are tried again
+    :param decay: the factor by which the population shrinks per iteration; it never falls below twice the elites
+    :param kwargs: further arguments of :class:`~sb3_mbrl.planners.base.SequencePlanner`
     """
 
     def __init__(
@@ -54,65 +58,80 @@ class ICEM(SequencePlanner):
         self.n_kept = math.ceil(number("keep", keep, 0.0, 1.0) * self.n_elites)
         self.decay = number("decay", decay, 1.0, 100.0)
 
-    def _make_search(self) -> Search:
-        return make_search(self.action_space, self.horizon, self.std, repeat_last=True)
+    def _make_distribution(self) -> ActionDistribution:
+        return make_action_distribution(self.action_space, self.horizon, self.std, repeat_last=True)
 
     def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
-        belief = self._belief(task._replace(carry=None if task.carry is None else task.carry["belief"]))
-        kept = self._kept_from_last_time(task, belief)
+        parameters = self._start(task._replace(carry=None if task.carry is None else task.carry["parameters"]))
+        kept = self._elites_of_last_plan(task, parameters)
         for i in range(self.iterations):
+            # Iteration i draws n = max(population / decay^i, 2 n_elites) sequences, but never more than the population.
             n = max(round(self.population * self.decay**-i), min(2 * self.n_elites, self.population))
-            # Within a decision, the best sequence so far is never lost.
-            parts = [self._draw(belief, n, task.generator), kept[:, : max(self.n_kept, min(i, 1))]]
+            # From the second iteration on at least one elite is kept, so the best sequence of a decision is never lost.
+            parts = [self._draw(parameters, n, task.generator), kept[:, : max(self.n_kept, min(i, 1))]]
             if i == self.iterations - 1:
-                parts.append(self.search.mode(belief)[:, None])
-            if task.suggested is not None:
-                parts.append(task.suggested)
+                parts.append(self.distribution.mode(parameters)[:, None])
+            if task.prior_sequences is not None:
+                parts.append(task.prior_sequences)
             actions = th.cat(parts, dim=1)
             returns = task.score(actions).returns
             elites = top(actions, returns, self.n_elites)
-            kept, belief = elites.actions, self._refit(belief, elites, self.alpha)
+            kept, parameters = elites.actions, self._refit(parameters, elites, self.alpha)
         sequence, best = best_of(actions, returns)
-        return sequence, {"belief": belief, "elites": kept}, best
+        return sequence, {"parameters": parameters, "elites": kept}, best
 
-    def _kept_from_last_time(self, task: Task, belief: State) -> th.Tensor:
-        """The last elites one step on, their last step drawn anew; where an episode begins, sequences like any other."""
-        fresh = self._draw(belief, self.n_elites, task.generator)
+    def _elites_of_last_plan(self, task: Task, parameters: State) -> th.Tensor:
+        """
+        Return the last plan's elites, shifted by one step, with new last steps; where an episode begins, new sequences.
+
+        :return: ``(B, n_elites, H, A)``
+        """
+        drawn = self._draw(parameters, self.n_elites, task.generator)
         if task.carry is None:
-            return fresh
-        shifted = th.cat([task.carry["elites"][:, :, 1:], fresh[:, :, -1:]], dim=2)
-        return th.where(task.is_first.to(fresh.device)[:, None, None, None], fresh, shifted)
+            return drawn
+        shifted = th.cat([task.carry["elites"][:, :, 1:], drawn[:, :, -1:]], dim=2)
+        return th.where(task.is_first.to(drawn.device)[:, None, None, None], drawn, shifted)
 
-    def _draw(self, belief: State, n: int, generator: th.Generator | None) -> th.Tensor:
+    def _draw(self, parameters: State, n: int, generator: th.Generator | None) -> th.Tensor:
+        """Draw ``n`` sequences, ``(B, n, H, A)``, with coloured noise where actions are continuous."""
         noise = None
         if isinstance(self.action_space, spaces.Box):
-            mean = belief["mean"]
-            shape = (len(mean), n, self.search.size, self.horizon)
+            mean = parameters["mean"]
+            shape = (len(mean), n, self.distribution.size, self.horizon)
             noise = coloured_noise(shape, self.colour, generator, mean.device).transpose(2, 3)
-        return self.search.sample(belief, n, generator, noise)
+        return self.distribution.sample(parameters, n, generator, noise)
 
 
 def coloured_noise(shape: tuple[int, ...], exponent: float, generator: th.Generator | None, device: th.device) -> th.Tensor:
     """
-    Normal numbers of unit variance, whose power spectrum over the last axis falls as ``f ** -exponent`` (Timmer and Koenig
-    1995).
+    Draw normal numbers of unit variance whose power spectrum over the last axis falls as ``f ** -exponent``.
+
+    The method is that of Timmer and Koenig (1995): draw the Fourier coefficients of every frequency from a normal distribution
+    with the standard deviation ``f ** (-exponent / 2)``, and transform them back::
+
+        X_f = f ** (-exponent / 2) (a + ib),  a, b ~ N(0, 1)        x = irfft(X) / std(irfft(X))
 
     :param shape: ``(..., T)``
-    :param exponent: 0 is white noise
+    :param exponent: the exponent of the spectrum; 0 is white noise
+    :param generator: the source of randomness
+    :param device: the device of the result
     """
     steps = shape[-1]
     generator = on_device(generator, device)
     if exponent == 0 or steps == 1:
         return th.randn(shape, generator=generator, device=device)
+    # The frequency 0 has no finite scale: it gets that of the lowest one, 1 / T.
     frequency = th.fft.rfftfreq(steps, device=device).clamp(min=1 / steps)
     scale = frequency ** (-exponent / 2)
     both = th.randn((2, *shape[:-1], len(frequency)), generator=generator, device=device) * scale
     real, imaginary = both[0], both[1]
-    # What stands for itself in the spectrum of a real signal is real, with twice the variance.
+    # In the spectrum of a real signal the frequency 0, and the highest one of an even number of steps, have no mirror image:
+    # their coefficients are real. Twice the variance makes up for the imaginary part that they lack.
     alone = [0, -1] if steps % 2 == 0 else [0]
     real[..., alone] *= 2**0.5
     imaginary[..., alone] = 0.0
-    # The variance of the sum over the spectrum: ends count once, the others with their mirror images.
+    # irfft sums over all T frequencies and divides by T, so var(x) = (sum_f weight_f) 2 / T^2 with weight_f = scale_f^2 for
+    # the frequencies without a mirror image and 2 scale_f^2 for all others, which occur twice.
     weight = scale.square() * 2
     weight[alone] = scale[alone].square()
     std = (2 * weight.sum()).sqrt() / steps

@@ -6,23 +6,25 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.checks import number, whole
-from sb3_mbrl.planners.action_distributions import Search, make_search
+from sb3_mbrl.planners.action_distributions import ActionDistribution, make_action_distribution
 from sb3_mbrl.planners.base import SequencePlanner, Task
 from sb3_mbrl.trees import State
 
 
 class MPPI(SequencePlanner):
     """
-    Draw sequences around the mean, weight each by the exponential of its return, and take the weighted mean; act by it. As in
-    most practice, without the paper's cost of control (its cross term of action and noise).
+    Model predictive path integral control: draw sequences around the mean, weight each by the exponential of its return, and
+    take the weighted mean; act by it.
 
-    :param action_space: the real environment's
-    :param population: sequences per iteration
-    :param iterations: of drawing and weighting
-    :param sigma: standard deviation of the noise on scaled actions, the same throughout
-    :param temperature: of the weights, in standard deviations of the returns of one decision, so that it does not depend on
-        the units of reward: small values follow the best sequences alone
-    :param kwargs: of :class:`~sb3_mbrl.planners.base.SequencePlanner`
+    As in most implementations, the paper's control cost (its cross term of action and noise) is left out.
+
+    :param action_space: the action space of the environment
+    :param population: the number of sequences per iteration
+    :param iterations: the number of iterations
+    :param sigma: the standard deviation of the noise on scaled actions, which stays the same
+    :param temperature: the temperature of the weights, in standard deviations of the returns of one decision, so that it does
+        not depend on the units of reward; with a small one, the best sequences alone have weight
+    :param kwargs: further arguments of :class:`~sb3_mbrl.planners.base.SequencePlanner`
     """
 
     def __init__(
@@ -40,30 +42,36 @@ class MPPI(SequencePlanner):
         self.iterations = whole("iterations", iterations, 1)
         self.temperature = number("temperature", temperature, 0.0, 1e6, open_low=True)
 
-    def _make_search(self) -> Search:
-        return make_search(self.action_space, self.horizon, self.sigma)
+    def _make_distribution(self) -> ActionDistribution:
+        return make_action_distribution(self.action_space, self.horizon, self.sigma)
 
     def _optimise(self, task: Task) -> tuple[th.Tensor, State, th.Tensor]:
-        belief = self._belief(task)
+        parameters = self._start(task)
         for _ in range(self.iterations):
-            actions = self.search.sample(belief, self.population, task.generator)
-            if task.suggested is not None:
-                actions = th.cat([actions, task.suggested], dim=1)
+            actions = self.distribution.sample(parameters, self.population, task.generator)
+            if task.prior_sequences is not None:
+                actions = th.cat([actions, task.prior_sequences], dim=1)
             returns = task.score(actions).returns
             weights = path_weights(returns, self.temperature)
-            belief = self.search.refit(belief, actions, weights, 0.0, width=False)
-        return self.search.mode(belief), belief, (weights * returns.nan_to_num(neginf=0.0)).sum(1)
+            parameters = self.distribution.refit(parameters, actions, weights, 0.0, width=False)
+        return self.distribution.mode(parameters), parameters, (weights * returns.nan_to_num(neginf=0.0)).sum(1)
 
 
 def path_weights(returns: th.Tensor, temperature: float) -> th.Tensor:
     """
-    ``(B, n)`` weights that sum to 1: exponentials of standardised returns; 0 for what diverged, all alike where all of it did.
-    The standard deviation is taken to be at most the width of the middle half, so that one sequence that ends badly does not
-    make all others look alike.
+    Compute the weights of sequences from their returns ``R_i``, separately for every environment::
 
-    :param returns: ``(B, n)``, minus infinity for what diverged
+        w_i = exp((R_i - mean(R)) / (temperature * s)) / sum_j exp((R_j - mean(R)) / (temperature * s))
+
+    The scale ``s`` is the standard deviation of the returns, but at most their interquartile range, so that one sequence with
+    a very low return does not make all others look alike. Sequences that diverged have the weight 0; if all of them did, all
+    weights are equal.
+
+    :param returns: ``(B, n)``, minus infinity for sequences that diverged
+    :param temperature: the temperature; the smaller, the more the best sequence prevails
+    :return: ``(B, n)``, which sum to 1 per row
     """
-    # Of a model that is about to diverge, squares are beyond single precision.
+    # In double precision: the squares of a model's returns that is about to diverge overflow single precision.
     dtype, returns = returns.dtype, returns.double()
     finite = returns.isfinite()
     count = finite.sum(1, keepdim=True).clamp(min=1)
@@ -71,9 +79,9 @@ def path_weights(returns: th.Tensor, temperature: float) -> th.Tensor:
     mean = filled.sum(1, keepdim=True) / count
     deviation = th.where(finite, returns - mean, 0.0)
     std = (deviation.square().sum(1, keepdim=True) / count).sqrt()
-    quarters = th.nanquantile(returns.masked_fill(~finite, th.nan), returns.new_tensor([0.25, 0.75]), dim=1)
-    middle = (quarters[1] - quarters[0]).nan_to_num(0.0)[:, None]
-    std = th.where(middle > 0, th.minimum(std, middle), std).clamp(min=1e-8)
-    logits = (deviation / (std * temperature)).masked_fill(~finite, -th.inf)
-    none = ~finite.any(1, keepdim=True)
-    return logits.masked_fill(none, 0.0).softmax(1).to(dtype)
+    quartiles = th.nanquantile(returns.masked_fill(~finite, th.nan), returns.new_tensor([0.25, 0.75]), dim=1)
+    interquartile = (quartiles[1] - quartiles[0]).nan_to_num(0.0)[:, None]
+    scale = th.where(interquartile > 0, th.minimum(std, interquartile), std).clamp(min=1e-8)
+    logits = (deviation / (scale * temperature)).masked_fill(~finite, -th.inf)
+    none_finite = ~finite.any(1, keepdim=True)
+    return logits.masked_fill(none_finite, 0.0).softmax(1).to(dtype)

@@ -1,4 +1,4 @@
-"""What a planner may be told from outside: actions by a prior, the worth of last states by a value. SB3's, or functions."""
+"""Prior policies and value functions for planners, from SB3's policies and critics or from functions."""
 
 import inspect
 from collections.abc import Callable
@@ -21,11 +21,16 @@ from sb3_mbrl.trees import State, batch_size, tree_map
 
 def as_prior(prior: BasePolicy | Prior | None, model: WorldModel, deterministic: bool = False) -> Prior | None:
     """
-    A policy of SB3 as a function of the model's states, to scaled actions. It sees observations as the model decodes them: one
-    that was trained behind ``VecNormalize`` has to be given as a function that normalises them.
+    Turn an SB3 policy into a function from the model's states to scaled actions, and check a function.
 
-    :raises TypeError: for what is neither a policy nor a function
-    :raises ValueError: for a policy of other spaces; when it is called, for actions of another shape or kind
+    A policy sees observations as the model decodes them: one that was trained behind ``VecNormalize`` has to be given as a
+    function that normalises them. A function sees the model's states.
+
+    :param prior: the policy or function; ``None`` is returned as it is
+    :param model: the world model
+    :param deterministic: whether an SB3 policy takes its most likely action
+    :raises TypeError: for anything but a policy or a function
+    :raises ValueError: for a policy with other spaces; when it is called, for actions of another shape or kind
     """
     if prior is None:
         return None
@@ -33,14 +38,14 @@ def as_prior(prior: BasePolicy | Prior | None, model: WorldModel, deterministic:
         return _policy_prior(prior, model, deterministic)
     _refuse_agent("prior", prior, "policy")
     if not callable(prior):
-        raise TypeError(f"prior={prior!r}: give a policy of SB3, or a function prior(state, generator) to scaled actions")
+        raise TypeError(f"prior={prior!r}: give a policy of SB3, or a function from (state, generator) to scaled actions")
     size, numbers = ActionCodec(model.action_space).neutral().numel(), isinstance(model.action_space, spaces.Box)
     kind = "floats in [-1, 1]" if numbers else "integers"
 
     _check_arguments(prior)
 
     def act(state: State, generator: th.Generator | None = None) -> th.Tensor:
-        # As a value does, it sees the states of the model itself.
+        # Like a value function, a prior sees states of the model itself: of particles, the first one.
         state = tree_map(lambda leaf: leaf[:, 0], state["particles"]) if isinstance(model, Particles) else state
         action, rows = prior(state, generator), batch_size(state)
         fits = isinstance(action, th.Tensor) and tuple(action.shape) == (rows, size)
@@ -52,27 +57,29 @@ def as_prior(prior: BasePolicy | Prior | None, model: WorldModel, deterministic:
 
 
 def _check_arguments(prior: Callable[..., Any]) -> None:
+    """Refuse a function that cannot be called as ``prior(state, generator)``."""
     try:
         inspect.signature(prior).bind(None, None)
     except TypeError as error:
         raise TypeError(f"prior must take (state, generator), as contract v2 says: {error}") from error
-    except ValueError:  # written in C without a signature
+    except ValueError:  # functions written in C may have no signature
         return
 
 
 def _policy_prior(prior: BasePolicy, model: WorldModel, deterministic: bool) -> Prior:
+    """Turn an SB3 policy into a function of the model's states."""
     space = model.action_space
-    if isinstance(prior, QNetwork) or _q_of(prior) is not None:
+    if isinstance(prior, QNetwork) or _action_values(prior) is not None:
         raise TypeError(f"prior is a {type(prior).__name__}: give the policy that it belongs to, prior=agent.policy")
     _same_spaces("prior", prior, model)
     in_units = isinstance(space, spaces.Box) and not prior.squash_output
     codec = ActionCodec(space)
 
     def act(state: State, generator: th.Generator | None = None) -> th.Tensor:
-        # Policies of SB3 draw from torch's global generators: inside the scope these continue the given stream.
+        # Policies of SB3 draw from torch's global generators; inside the scope these continue the given stream.
         with nullcontext() if generator is None else RandomStream.of(generator).scope(model.device):
             action = prior._predict(model.decode(state), deterministic=deterministic)
-        # Policies that do not squash (PPO's) speak in the environment's units.
+        # Policies that do not squash their actions (PPO's) return them in the environment's units.
         return codec.from_env(action.reshape(len(action), *shape)) if in_units else action.reshape(len(action), -1)
 
     shape: Any = space.shape
@@ -81,12 +88,17 @@ def _policy_prior(prior: BasePolicy, model: WorldModel, deterministic: bool) -> 
 
 def as_value(value: Any, prior: BasePolicy | Prior | None, model: WorldModel) -> StateValue | None:
     """
-    A critic of SB3 or sb3-contrib as a function of the model's states: of several critics the smallest, of quantiles the mean,
-    of the values of all actions the largest. Of particles, the mean over those whose episode goes on.
+    Turn a critic of SB3 or sb3-contrib into a function from the model's states to values, and check a function.
 
-    :raises TypeError: for what is neither a critic nor a function
-    :raises ValueError: for a critic of other spaces, and for one of actions without a prior; when it is called, for values of
-        another shape
+    The value of a state is the smallest of several critics, the mean of quantiles, and the largest of the values of all
+    actions. The value of particles is the mean over those whose episode has not ended.
+
+    :param value: the critic or function; ``None`` is returned as it is
+    :param prior: the policy that chooses the action for a critic of actions
+    :param model: the world model
+    :raises TypeError: for anything but a critic or a function
+    :raises ValueError: for a critic with other spaces, and for a critic of actions without a prior; when it is called, for
+        values of another shape
     """
     if isinstance(model, Particles):
         inner = as_value(value, prior, model.model)
@@ -99,49 +111,52 @@ def as_value(value: Any, prior: BasePolicy | Prior | None, model: WorldModel) ->
     if not callable(value):
         raise TypeError(f"value={value!r}: give a critic of SB3, or a function from states to their values")
 
-    def judge(state: State) -> th.Tensor:
-        worth, rows = value(state), batch_size(state)
-        if not isinstance(worth, th.Tensor) or tuple(worth.shape) != (rows,) or not worth.is_floating_point():
-            raise ValueError(f"value must return floats of the shape ({rows},), one per state; got {_shown(worth)}")
-        return worth
+    def state_value(state: State) -> th.Tensor:
+        values, rows = value(state), batch_size(state)
+        if not isinstance(values, th.Tensor) or tuple(values.shape) != (rows,) or not values.is_floating_point():
+            raise ValueError(f"value must return floats of the shape ({rows},), one per state; got {_shown(values)}")
+        return values
 
-    return judge
+    return state_value
 
 
 def _critic_value(critic: BaseModel, prior: BasePolicy | Prior | None, model: WorldModel) -> StateValue:
+    """Turn a critic into a function of the model's states."""
     _same_spaces("value", critic, model)
-    if (of_all := _q_of(critic)) is not None:
-        return lambda state: of_all(model.decode(state)).max(1).values
+    if (values_of := _action_values(critic)) is not None:
+        return lambda state: values_of(model.decode(state)).max(1).values
     if isinstance(critic, BasePolicy) or len(inspect.signature(critic.forward).parameters) != 2:
-        raise TypeError(f"value is a {type(critic).__name__}, which judges nothing: give a critic, e.g. value=agent.critic")
+        raise TypeError(f"value is a {type(critic).__name__}, which is not a critic: give one, e.g. value=agent.critic")
     act = as_prior(prior, model, deterministic=True)
     if act is None:
-        raise ValueError("A critic judges actions: give the policy that chooses them as prior=, e.g. prior=agent.policy")
+        raise ValueError("The critic is one of actions: give the policy that chooses them as prior=, e.g. prior=agent.policy")
 
-    def judge(state: State) -> th.Tensor:
-        found = critic(model.decode(state), act(state, None))
-        # A column per critic (SAC, TD3, CrossQ), or all quantiles of each, (B, critics, quantiles) (TQC).
-        by_critic = th.cat(found, dim=1) if isinstance(found, tuple) else found.mean(2)
+    def state_value(state: State) -> th.Tensor:
+        values = critic(model.decode(state), act(state, None))
+        # SAC, TD3 and CrossQ return a tuple with a column per critic, TQC all quantiles of each, (B, critics, quantiles).
+        by_critic = th.cat(values, dim=1) if isinstance(values, tuple) else values.mean(2)
         return by_critic.min(1).values
 
-    return judge
+    return state_value
 
 
-def _q_of(module: Any) -> Callable[[Any], th.Tensor] | None:
-    """Values of all actions, ``(B, n)``, of DQN's network or of QRDQN's; ``None`` for anything else."""
+def _action_values(module: Any) -> Callable[[Any], th.Tensor] | None:
+    """Return the function of the values of all actions, ``(B, n)``, of DQN's or QRDQN's network; ``None`` for others."""
     if isinstance(module, QNetwork):
         return module
-    if any(kind.__name__ == "QuantileNetwork" for kind in type(module).__mro__):  # sb3-contrib's need not be there
+    if any(kind.__name__ == "QuantileNetwork" for kind in type(module).__mro__):  # sb3-contrib may not be installed
         return lambda obs: module(obs).mean(1)
     return None
 
 
 def _refuse_agent(name: str, given: Any, part: str) -> None:
+    """Refuse an agent where a part of it is expected."""
     if isinstance(given, BaseAlgorithm):
         raise TypeError(f"{name} is an agent ({type(given).__name__}): give a part of it, {name}=agent.{part}")
 
 
 def _same_spaces(name: str, module: BaseModel, model: WorldModel) -> None:
+    """Refuse a policy or critic whose spaces are not the model's."""
     for which in ("observation_space", "action_space"):
         its, own = getattr(module, which), getattr(model, which)
         if its != own:
@@ -149,4 +164,5 @@ def _same_spaces(name: str, module: BaseModel, model: WorldModel) -> None:
 
 
 def _shown(value: Any) -> str:
+    """Describe a value for a message."""
     return f"{value.dtype} of the shape {tuple(value.shape)}" if isinstance(value, th.Tensor) else type(value).__name__

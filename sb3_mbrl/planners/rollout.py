@@ -1,4 +1,4 @@
-"""What a sequence of actions is worth in a world model, for many sequences at once."""
+"""The expected returns of sequences of actions in a world model, many sequences at once."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,17 +9,19 @@ from sb3_mbrl.contracts import WorldModel
 from sb3_mbrl.trees import State, finite_rows, tree_repeat, tree_where
 
 StateValue = Callable[[State], th.Tensor]
+"""A value function ``value(state)``: from ``n`` states of the model to values ``(n,)``"""
+
 Prior = Callable[[State, th.Generator | None], th.Tensor]
-"""``prior(state, generator)``: scaled actions ``(B, A)``"""
+"""A policy ``prior(state, generator)``: from ``B`` states of the model to scaled actions ``(B, A)``"""
 
 
 class Evaluation(NamedTuple):
-    """What :func:`evaluate` returns."""
+    """The result of :func:`evaluate`."""
 
     returns: th.Tensor
     """``(B, N)``: the expected return; minus infinity where the rollout diverged, so that it can never win"""
     diverged: th.Tensor
-    """``(B, N)`` booleans: something was not finite before the episode had ended for certain"""
+    """``(B, N)`` booleans: whether a value was not finite before the episode had ended for certain"""
 
 
 def evaluate(
@@ -33,17 +35,22 @@ def evaluate(
     generator: th.Generator | None = None,
 ) -> Evaluation:
     """
-    The sum of rewards, each weighted by the probability that the episode has not ended before (times ``gamma`` per step), or
-    by the discounts of a model that predicts them.
+    Roll sequences of actions out in a model, and sum their rewards.
 
-    Differentiable with respect to the actions where the model is.
+    With the reward ``r_t`` and the probability of termination ``d_t`` of step ``t``, the value ``V`` and the horizon ``H``::
+
+        return = sum_t w_t r_t + w_H V(s_H)        w_0 = 1,  w_{t+1} = w_t gamma (1 - d_t)
+
+    The weight ``w_t`` is the discount times the probability that the episode has not ended before step ``t``. A model that
+    predicts discounts ``g_t`` replaces ``gamma (1 - d_t)`` by them. Differentiable with respect to the actions where the model
+    is.
 
     :param model: the world model
-    :param state: where each environment is, ``(B, ...)``
-    :param actions: ``(B, N, H, A)``: ``N`` sequences for each
-    :param gamma: discount per step
-    :param value: of the last states, ``(B * N,)``
-    :param deterministic: follow the model's mean
+    :param state: the states of the environments, ``(B, ...)``
+    :param actions: ``(B, N, H, A)``: ``N`` sequences for each environment
+    :param gamma: the discount of a step
+    :param value: the value function of the last states, ``(B * N,)``
+    :param deterministic: whether to follow the model's mean
     :param generator: the source of the model's randomness
     """
     rows, candidates, horizon, size = actions.shape
@@ -55,29 +62,36 @@ def evaluate(
     for t in range(horizon):
         prediction = model.step(state, flat[:, t], deterministic=deterministic, generator=generator)
         finite = finite_rows((prediction.state, prediction.reward, prediction.terminated, prediction.discount))
+        # A weight of 0 means that the episode has ended for certain: what the model predicts after that has no effect.
         diverged = diverged | (~finite & (weight != 0))
         ok = finite & ~diverged
+        # th.where and not a product: 0 * NaN would be NaN.
         total = total + th.where(ok, weight * prediction.reward, 0.0)
         survives = gamma * (1 - prediction.terminated) if prediction.discount is None else prediction.discount
         weight = th.where(ok, weight * survives, 0.0)
-        state = tree_where(ok, prediction.state, state)
+        state = tree_where(ok, prediction.state, state)  # a diverged rollout keeps its last finite state
     if value is not None:
         last = value(state)
         diverged = diverged | (~last.isfinite() & (weight != 0))
         total = total + th.where(last.isfinite(), weight * last, 0.0)
-    diverged = diverged | ~total.isfinite()  # a sum that is beyond what can be held
+    diverged = diverged | ~total.isfinite()  # finite rewards whose sum overflows single precision
     total = total.masked_fill(diverged, -th.inf)
     return Evaluation(total.view(rows, candidates), diverged.view(rows, candidates))
 
 
 @th.no_grad()
-def follow(
+def rollout_prior(
     model: WorldModel, state: State, prior: Prior, candidates: int, horizon: int, generator: th.Generator | None
 ) -> th.Tensor:
     """
-    What a policy would do: its actions along ``candidates`` rollouts of the model from every state.
+    Roll a policy out in the model, ``candidates`` times from every state, and return its actions.
 
-    :param prior: the policy
+    :param model: the world model
+    :param state: the states to start from, ``(B, ...)``
+    :param prior: the policy; its actions are clipped to [-1, 1] where they are floats
+    :param candidates: the number of rollouts per state
+    :param horizon: the number of steps
+    :param generator: the source of the policy's and the model's randomness
     :return: ``(B, candidates, horizon, A)``
     """
     state = tree_repeat(state, candidates)

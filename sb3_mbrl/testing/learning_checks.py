@@ -126,13 +126,13 @@ def check_held_out(subject: Subject) -> None:
     steps = max(60, 3 * BLOCK * model.context) if model.context > 1 else 60
     trial = Trial(model, subject.data(steps=steps, noise=True).in_replay_buffer(), SMALL_BUDGET)
     trial.fit(rng(0))
-    verdict = trial.judge()
+    verdict = trial.evaluate()
     if verdict is None or not verdict.unseen:
         raise Violation(f" was judged by rows that it has learned from, although there were {steps} steps to divide")
     if verdict.trusted:
         raise Violation(
             f".fit has learned its held-out rows by heart: on pure noise its squared error on them is "
-            f"{verdict.figures['vs_trivial']:.2g} of a trivial predictor's. Train on data.transitions() or data.sequences() "
+            f"{verdict.metrics['vs_trivial']:.2g} of a trivial predictor's. Train on data.transitions() or data.sequences() "
             "alone, and store nothing else; data.held_out() is for early stopping and for choosing among members"
         )
 

@@ -101,6 +101,14 @@ def check_plan_determinism(subject: Subject) -> None:
             raise Violation(
                 ".plan(deterministic=True) depends on the generator: draw from a new generator with a fixed seed at every call"
             )
+        generator, state = rng(1), scene.model.initial(th.zeros(3, 3))
+        before = generator.get_state()
+        first = th.ones(3, dtype=th.bool)
+        scene.planner.plan(scene.model, state, None, is_first=first, deterministic=True, generator=generator)
+        if not th.equal(generator.get_state(), before):
+            raise Violation(
+                ".plan(deterministic=True) advanced the generator that it was given: draw from a new one with a fixed seed"
+            )
 
 
 @contract_check("planner")

@@ -80,8 +80,9 @@ class ToySystem:
             return 2 * th.rand((n, int(np.prod(space.shape))), generator=generator) - 1
         if isinstance(space, spaces.MultiBinary):
             return th.randint(2, (n, int(np.prod(space.shape))), generator=generator)
-        nvec = th.as_tensor([space.n] if isinstance(space, spaces.Discrete) else space.nvec)  # type: ignore[attr-defined]
-        first = th.as_tensor(np.atleast_1d(space.start))  # type: ignore[attr-defined]
+        categories: Any = space  # Discrete or MultiDiscrete
+        nvec = th.as_tensor([categories.n] if isinstance(space, spaces.Discrete) else categories.nvec)
+        first = th.as_tensor(np.atleast_1d(categories.start))
         return (th.rand((n, len(nvec)), generator=generator) * nvec).long() + first
 
     def sample_starts(self, n: int, generator: th.Generator) -> Obs:
@@ -129,11 +130,11 @@ class ToySystem:
         return function("", self.observation_space)
 
 
-def _sizes(space: spaces.Space) -> th.Tensor:
+def _sizes(space: Any) -> th.Tensor:
     """Return the number of values of every category or bit, ``(n,)``."""
     if isinstance(space, spaces.MultiBinary):
         return th.full((int(np.prod(space.shape)),), 2)
-    return th.as_tensor([space.n] if isinstance(space, spaces.Discrete) else space.nvec).flatten()  # type: ignore[attr-defined]
+    return th.as_tensor([space.n] if isinstance(space, spaces.Discrete) else space.nvec).flatten()
 
 
 def _first(space: spaces.Space) -> th.Tensor:

@@ -238,7 +238,7 @@ def test_a_conflicting_plugin():
 
 def test_an_outdated_plugin():
     with pytest.raises(
-        PluginVersionError, match=r"was written for contract v0; this sb3-mbrl speaks v1(.|\n)*'mine' needs a newer"
+        PluginVersionError, match=r"was written for contract v0; this sb3-mbrl speaks v2(.|\n)*'mine' needs a newer"
     ):
         quick(world_model="mine", plugins=[OffersMLP(contract=0)])
 

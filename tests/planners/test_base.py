@@ -38,17 +38,17 @@ def test_the_riccati_solution(planner, tolerance):
     model = LinearQuadratic()
     best, actions = model.riccati(STARTS, HORIZON)
     assert actions.abs().max() < 1  # the bounds are not touched
-    found = plan(planner, model, STARTS).sequence
+    planned = plan(planner, model, STARTS).sequence
 
-    def worth(sequence):
+    def total_reward(sequence):
         state, total = model.initial(STARTS), th.zeros(3)
         for t in range(HORIZON):
             prediction = model.step(state, sequence[:, t])
             state, total = prediction.state, total + prediction.reward
         return total
 
-    assert worth(actions) == pytest.approx(best, rel=1e-5)
-    regret = (best - worth(found)) / (best - worth(th.zeros_like(found)))
+    assert total_reward(actions) == pytest.approx(best, rel=1e-5)
+    regret = (best - total_reward(planned)) / (best - total_reward(th.zeros_like(planned)))
     assert (regret >= -1e-4).all()
     assert regret.max() < tolerance
 
@@ -116,13 +116,13 @@ def test_a_terminal_value_decides(cls):
 
 
 @pytest.mark.parametrize("cls", [CEM, ICEM, MPPI, GradientPlanner, RandomShooting])
-def test_a_prior_suggests_sequences(cls):
-    """With two random sequences nothing is found; what the prior does is better by far."""
+def test_a_prior_adds_sequences(cls):
+    """Two random sequences are poor; the prior's are better by far."""
     planner = (
         cls(ONE, horizon=10, population=2, std=0.01) if cls is not MPPI else cls(ONE, horizon=10, population=2, sigma=0.01)
     )
     alone = plan(planner, Line(), [[0.0]])
-    advised = plan(planner, Line(), [[0.0]], prior=lambda state: th.ones(len(state["obs"]), 1))
+    advised = plan(planner, Line(), [[0.0]], prior=lambda state, generator: th.ones(len(state["obs"]), 1))
     assert float(advised.sequence.mean()) > max(0.5, float(alone.sequence.mean()))
 
 
@@ -234,7 +234,7 @@ def test_where_no_action_changes_anything_there_is_still_one(cls):
 
 
 def test_masks_are_for_discrete_actions():
-    with pytest.raises(MissingCapability, match="action_mask is for Discrete actions"):
+    with pytest.raises(MissingCapability, match="action masks are for Discrete actions"):
         plan(CEM(ONE), Line(), [[0.0]], action_mask=th.ones(1, 2))
     with pytest.raises(ValueError, match=r"shape \(1, 2\): give \(1, 3\), with an allowed action"):
         plan(CEM(spaces.Discrete(3)), Line(spaces.Discrete(3)), [[0.0]], action_mask=th.ones(1, 2))

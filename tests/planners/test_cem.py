@@ -15,7 +15,7 @@ def test_sequences_that_diverged_are_no_elites():
     assert elites.weights.tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     assert elites.value.tolist() == [2.0, -np.inf]
     planner = CEM(spaces.Box(-1, 1, (1,)), horizon=1, population=4)
-    belief = planner.search.initial(2, th.device("cpu"))
-    found = planner._refit(belief, elites._replace(actions=elites.actions / 10), 0.0)
-    assert found["mean"].flatten().tolist() == pytest.approx([0.1, 0.0])
-    assert found["std"][1].item() == belief["std"][1].item(), "where nothing is known, the belief stays"
+    parameters = planner.distribution.initial(2, th.device("cpu"))
+    fitted = planner._refit(parameters, elites._replace(actions=elites.actions / 10), 0.0)
+    assert fitted["mean"].flatten().tolist() == pytest.approx([0.1, 0.0])
+    assert fitted["std"][1].item() == parameters["std"][1].item(), "where everything diverged, the parameters stay"

@@ -36,8 +36,8 @@ def test_sigma_acts():
     spreads = {}
     for sigma in (0.05, 0.5):
         planner = MPPI(ONE, horizon=5, sigma=sigma, iterations=1, temperature=1e6)
-        belief = planner.search.initial(1, th.device("cpu"))
-        spreads[sigma] = float(planner.search.sample(belief, 5000, rng()).std())
+        parameters = planner.distribution.initial(1, th.device("cpu"))
+        spreads[sigma] = float(planner.distribution.sample(parameters, 5000, rng()).std())
     assert spreads[0.05] == pytest.approx(0.05, rel=0.05)
     assert spreads[0.5] == pytest.approx(0.46, rel=0.05)  # 0.5, clipped at 1
 

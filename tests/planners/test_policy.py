@@ -14,7 +14,7 @@ from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners import CEM, ICEM, ILQR, MPPI
 from sb3_mbrl.planners.policy import PlannerPolicy
 from sb3_mbrl.planners.priors import as_prior, as_value
-from sb3_mbrl.planners.rollout import follow
+from sb3_mbrl.planners.rollout import rollout_prior
 from tests.planners.problems import OBS, pendulum
 
 
@@ -39,7 +39,7 @@ def test_policies_that_speak_in_the_environments_units():
     model = PendulumModel(device="cpu")
     act = as_prior(ppo.policy, model, deterministic=True)
     assert act(model.initial(th.rand(2, 3))).flatten().tolist() == pytest.approx([0.5, 0.5])
-    sequences = follow(model, model.initial(th.rand(1, 3)), lambda state: th.full((2, 1), 3.0), 2, 2, None)
+    sequences = rollout_prior(model, model.initial(th.rand(1, 3)), lambda state, generator: th.full((2, 1), 3.0), 2, 2, None)
     assert sequences.max() == 1.0
 
 
@@ -62,11 +62,11 @@ def test_a_critic_under_ilqr():
     assert sac.action_space.contains(policy.predict(np.zeros(3, np.float32))[0])
 
 
-def test_a_critic_judges_all_particles():
+def test_a_critic_evaluates_all_particles():
     sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
     model = Particles(PendulumModel(device="cpu"), 3, "ts1")
-    value = as_value(sac.critic, lambda state: th.zeros(len(state["theta"]), 1), model)
-    alone = as_value(sac.critic, lambda state: th.zeros(len(state["theta"]), 1), model.model)
+    value = as_value(sac.critic, lambda state, generator: th.zeros(len(state["theta"]), 1), model)
+    alone = as_value(sac.critic, lambda state, generator: th.zeros(len(state["theta"]), 1), model.model)
     state = model.initial(th.rand(2, 3))
     state["particles"] = {key: th.rand_like(leaf) for key, leaf in state["particles"].items()}
     inner = {key: leaf.flatten(0, 1) for key, leaf in state["particles"].items()}
@@ -78,14 +78,18 @@ def test_a_prior_under_particles_sees_the_states_of_the_model():
     sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
     model = Particles(PendulumModel(device="cpu"), 3, "ts1")
     planner = CEM(sac.action_space, horizon=3, population=4, iterations=1, n_prior=2)
-    policy = PlannerPolicy(planner, model, prior=lambda state: th.zeros(len(state["theta"]), 1), value=sac.critic, seed=0)
+    policy = PlannerPolicy(
+        planner, model, prior=lambda state, generator: th.zeros(len(state["theta"]), 1), value=sac.critic, seed=0
+    )
     assert sac.action_space.contains(policy.predict(np.zeros(3, np.float32))[0])
 
 
 def test_a_critic_is_the_value_of_the_last_state():
     sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
     model = PendulumModel(device="cpu")
-    policy = PlannerPolicy(CEM(sac.action_space), model, prior=lambda s: th.zeros(len(s["theta"]), 1), value=sac.critic)
+    policy = PlannerPolicy(
+        CEM(sac.action_space), model, prior=lambda s, generator: th.zeros(len(s["theta"]), 1), value=sac.critic
+    )
     obs = th.rand(4, 3)
     state = model.initial(obs)
     decoded = model.decode(state)
@@ -105,11 +109,11 @@ def test_a_q_network_is_prior_and_value():
     assert dqn.action_space.contains(action)
 
 
-def test_memory_of_other_environments_is_refused():
+def test_a_state_of_other_environments_is_refused():
     policy = PlannerPolicy(CEM(PendulumModel.env_spaces[1], horizon=2, population=4), PendulumModel(device="cpu"))
-    _, memory = policy.predict(np.zeros((2, 3), np.float32))
+    _, state = policy.predict(np.zeros((2, 3), np.float32))
     with pytest.raises(ValueError, match="state is of 2 environments, and there are 3 observations"):
-        policy.predict(np.zeros((3, 3), np.float32), memory)
+        policy.predict(np.zeros((3, 3), np.float32), state)
 
 
 def test_an_oracle_cannot_plan_from_an_observation():
@@ -128,14 +132,14 @@ def test_acting_at_random_is_said():
 def test_observations_in_double_precision(cls):
     """MPPI and a warm iLQR used to fail where the model keeps the precision of the observation."""
     policy = pendulum(cls(PendulumModel.env_spaces[1], horizon=3, iterations=2))
-    action, memory = policy.predict(OBS.astype(np.float64))
-    again, _ = policy.predict(OBS.astype(np.float64), memory)
+    action, state = policy.predict(OBS.astype(np.float64))
+    again, _ = policy.predict(OBS.astype(np.float64), state)
     assert np.isfinite([action, again]).all()
 
 
 def test_a_state_that_is_not_this_policys():
     policy, longer = pendulum(), pendulum(CEM(PendulumModel.env_spaces[1], horizon=5, population=8))
-    for foreign in ((1, 2), {}, {"belief": 3}):
+    for foreign in ((1, 2), {}, {"latent": 3}):
         with pytest.raises(TypeError, match="give back what the last predict of this policy returned"):
             policy.predict(OBS, foreign)
     with pytest.raises(ValueError, match=r"comes from another planner, horizon or number of environments.*state=None"):
@@ -157,3 +161,24 @@ def test_known_functions_of_a_twin_are_held_to_their_shape():
         policy = pendulum(model=PendulumModel(device="cpu", reward_fn=wrong))
         with pytest.raises(ValueError, match=rf"reward_fn must return a tensor of shape \(8,\), one value per row; got {got}"):
             policy.predict(OBS)
+
+
+def test_deterministic_predictions_are_the_same_every_time():
+    policy = pendulum()
+    before = policy.generator.get_state()
+    first = policy.predict(OBS, deterministic=True)[0]
+    assert policy.predict(OBS, deterministic=True)[0] == first
+    assert th.equal(policy.generator.get_state(), before)
+    assert policy.predict(OBS)[0] != first
+
+
+def test_action_masks():
+    policy = pendulum(model=CartPoleModel(device="cpu"))
+    for allowed in (0, 1):
+        mask = np.arange(2) == allowed
+        assert policy.predict(np.zeros(4, np.float32), action_masks=mask)[0] == allowed
+        assert (policy.predict(np.zeros((3, 4), np.float32), action_masks=np.tile(mask, (3, 1)))[0] == allowed).all()
+    with pytest.raises(ValueError, match=r"shape \(1, 3\): give \(1, 2\), with an allowed action in every row"):
+        policy.predict(np.zeros(4, np.float32), action_masks=np.ones(3, bool))
+    with pytest.raises(ValueError, match="with an allowed action in every row"):
+        policy.predict(np.zeros(4, np.float32), action_masks=[0, 0])

@@ -21,7 +21,7 @@ def sac(env="Pendulum-v1"):
 
 @pytest.mark.parametrize("n", [None, 3])
 @pytest.mark.parametrize(
-    ("worth", "got"),
+    ("value", "got"),
     [
         (lambda state: state["theta"][:, None], r"the shape \({rows}, 1\)"),
         (lambda state: state["theta"].mean(), r"the shape \(\)"),
@@ -29,16 +29,20 @@ def sac(env="Pendulum-v1"):
         (lambda state: state["theta"] > 0, "torch.bool"),
     ],
 )
-def test_a_value_is_one_number_per_state(worth, got, n):
-    """A single one used to be every plan's, so that all were worth the same; a column failed within torch."""
+def test_a_value_is_one_number_per_state(value, got, n):
+    """A single one used to be every plan's, so that all plans had the same value; a column failed within torch."""
     model = PendulumModel(device="cpu")
     rows = 8 * (n or 1)
     with pytest.raises(ValueError, match=rf"floats of the shape \({rows},\), one per state; got .*{got.format(rows=rows)}"):
-        pendulum(model=Particles(model, n, "ts1") if n else model, value=worth).predict(OBS)
+        pendulum(model=Particles(model, n, "ts1") if n else model, value=value).predict(OBS)
 
 
 @pytest.mark.parametrize(
-    "action", [lambda state: th.zeros(len(state["theta"])), lambda state: th.zeros(len(state["theta"]), 1, dtype=th.int64)]
+    "action",
+    [
+        lambda state, generator: th.zeros(len(state["theta"])),
+        lambda state, generator: th.zeros(len(state["theta"]), 1, dtype=th.int64),
+    ],
 )
 def test_a_prior_is_one_action_per_state(action):
     with pytest.raises(ValueError, match=r"prior must return floats in \[-1, 1\] of the shape \(24, 1\), a row per state"):
@@ -50,7 +54,7 @@ def test_parts_of_agents_that_are_not_meant():
     for wrong, words in (
         ({"prior": agent}, r"prior is an agent \(SAC\): give a part of it, prior=agent.policy"),
         ({"value": agent}, r"value is an agent \(SAC\): give a part of it, value=agent.critic"),
-        ({"prior": agent.policy, "value": agent.policy}, "value is a SACPolicy, which judges nothing"),
+        ({"prior": agent.policy, "value": agent.policy}, "value is a SACPolicy, which is not a critic"),
         ({"prior": 3}, "prior=3: give a policy of SB3, or a function"),
         ({"value": 3}, "value=3: give a critic of SB3, or a function"),
     ):

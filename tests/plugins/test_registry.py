@@ -22,6 +22,7 @@ from sb3_mbrl.plugins import (
     get_registry,
     reset_registry,
 )
+from sb3_mbrl.specs import CHANGED_IN_2
 from sb3_mbrl.version import __version__
 from tests.plugins.plugin_fakes import (
     ACTION,
@@ -217,16 +218,18 @@ def test_two_overrides_of_one_part_are_a_conflict(install):
 
 @pytest.mark.parametrize(
     ("contract", "remedy"),
-    [(2, "a newer sb3-mbrl: pip install --upgrade sb3-mbrl"), (0, "a newer sb3-mbrl-foo")],
+    [(3, "a newer sb3-mbrl: pip install --upgrade sb3-mbrl"), (1, "a newer sb3-mbrl-foo"), (0, "a newer sb3-mbrl-foo")],
 )
 def test_other_contract_version(install, contract, remedy):
     install("sb3-mbrl-foo", good("foo", contract=contract))
     registry = get_registry()
     with pytest.raises(PluginVersionError) as caught:
         registry.resolve("world_model", "foo")
-    assert str(caught.value) == (
-        f"sb3-mbrl-foo 1.0 was written for contract v{contract}; this sb3-mbrl speaks v1.\n  'foo' needs {remedy}"
-    )
+    message = f"sb3-mbrl-foo 1.0 was written for contract v{contract}; this sb3-mbrl speaks v2.\n  'foo' needs {remedy}"
+    changes = f"\n{CHANGED_IN_2}" if contract < 2 else ""
+    assert str(caught.value) == message + changes
+    for name in ("contracts.Loss", "held_out()", "prior(state, generator)", "RolloutImagination", "docs/plugins.md"):
+        assert name in CHANGED_IN_2
 
 
 def test_plugins_of_one_agent_do_not_reach_another(install):

@@ -80,7 +80,7 @@ def test_auto_passes_over_another_contract(install):
 
     choice = get_registry().with_plugins([Old]).auto_world_model(VECTOR, ACTION)
     assert choice.selection.name == "ensemble"
-    assert "Old (given to this agent) was written for contract v0; this sb3-mbrl speaks v1." in choice.reasons["old"]
+    assert "Old (given to this agent) was written for contract v0; this sb3-mbrl speaks v2." in choice.reasons["old"]
 
 
 def test_check_supports_names_those_that_do(install):
@@ -156,7 +156,7 @@ def test_env_functions_in_conflict(install):
 def test_report(install, monkeypatch):
     install("my-gp", good("ensemble"))
     install("sb3-mbrl-foo", BROKEN)
-    install("sb3-mbrl-new", good("new", contract=2))
+    install("sb3-mbrl-new", good("new", contract=3))
     install("sb3-mbrl-quiet", HOOK + "def sb3_mbrl_on_setup(agent):\n    pass")
     install("sb3-mbrl-table", good("tabular", override=True))
     install("sb3-mbrl-zzz", good("zzz"))

@@ -53,6 +53,6 @@ def test_factory_against_the_contract(install):
     registry = get_registry()
     with pytest.raises(PluginContractError) as caught:
         registry.resolve("world_model", lambda observation_space, action_space: 3).build(VECTOR, ACTION, reward_fn=None)
-    assert str(caught.value).endswith("its factory does not take 'reward_fn', which every world model is given. [contract v1]")
-    with pytest.raises(PluginContractError, match=r"its factory returned int, not WorldModel. \[contract v1\]"):
+    assert str(caught.value).endswith("its factory does not take 'reward_fn', which every world model is given. [contract v2]")
+    with pytest.raises(PluginContractError, match=r"its factory returned int, not WorldModel. \[contract v2\]"):
         registry.resolve("world_model", lambda observation_space, action_space: 3).build(VECTOR, ACTION)

@@ -115,7 +115,7 @@ def test_validate_prediction():
     state, action = th.zeros(32, 3), th.zeros(32, 2)
     prediction = model.step(state, action)
     validate_prediction(model, state, action, prediction)
-    message = r"LinearToy\.step returned reward of shape \(32, 1\), expected \(32,\)\. \[contract v1, check_step_shapes\]"
+    message = r"LinearToy\.step returned reward of shape \(32, 1\), expected \(32,\)\. \[contract v2, check_step_shapes\]"
     with pytest.raises(PluginContractError, match=message):
         validate_prediction(model, state, action, prediction._replace(reward=prediction.reward[:, None]))
     with pytest.raises(PluginContractError, match=r"turned a state \(32, 3\) into \(31, 3\)"):

@@ -24,6 +24,7 @@ class Shooting(Planner):
 
     horizon, candidates = 4, 64
     spoil_carry = remember = forget_nothing = ignore_mask = out_of_bounds = False
+    ignore_deterministic = silent_prior = False
 
     def __init__(self, action_space):
         if not isinstance(action_space, (spaces.Box, spaces.Discrete)):
@@ -42,6 +43,10 @@ class Shooting(Planner):
         self, model, state, carry, *, is_first, action_mask=None, prior=None, value=None, deterministic=False, generator=None
     ):
         rows = len(is_first)
+        if deterministic and not self.ignore_deterministic:
+            generator = th.Generator().manual_seed(0)
+        if prior is not None:
+            prior(state, None if self.silent_prior else generator)
         sequences = self._draw(rows, action_mask, generator)
         if carry is not None and action_mask is None:
             keep = th.zeros_like(is_first) if self.forget_nothing else is_first
@@ -73,6 +78,14 @@ class Rowless(Shooting):
 class GlobalNoise(Shooting):
     def plan(self, *args, generator=None, **kwargs):
         return super().plan(*args, generator=None, **kwargs)
+
+
+class Advancing(Shooting):
+    """Draws once from the generator of a deterministic plan too."""
+
+    def plan(self, *args, generator=None, **kwargs):
+        th.rand(1, generator=generator)
+        return super().plan(*args, generator=generator, **kwargs)
 
 
 class Remembering(Shooting):
@@ -111,6 +124,9 @@ BROKEN_PLANNERS = [
     ("check_plan_shapes", variant(out_of_bounds=True), r"action with values up to .* scaled to \[-1, 1\]"),
     ("check_plan_shapes", Rowless, r"action of shape \(2,\), expected \(1, 2\)"),
     ("check_plan_determinism", GlobalNoise, r"\.plan drew from torch's global random stream"),
+    ("check_plan_determinism", variant(ignore_deterministic=True), r"depends on the generator"),
+    ("check_plan_determinism", Advancing, r"advanced the generator that it was given"),
+    ("check_plan_prior", variant(silent_prior=True), r"calls prior without its generator"),
     ("check_plan_carry", variant(spoil_carry=True), r"changed the carry that it was given"),
     ("check_plan_carry", Remembering, r"remembers another call"),
     ("check_plan_is_first", UsesOldPlan, r"uses the carry of the last episode"),

@@ -23,7 +23,7 @@ def test_a_broken_world_model_is_found(name, model, message):
     text = str(caught.value)
     assert re.search(message, text), text
     assert text.startswith(model.__name__)
-    assert text.endswith(f"[contract v1, {name}]")
+    assert text.endswith(f"[contract v2, {name}]")
 
 
 def test_every_world_model_check_can_fail():

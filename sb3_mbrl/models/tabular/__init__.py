@@ -1,4 +1,4 @@
-"""A world model of counted outcomes, for finite spaces."""
+"""A world model that counts outcomes, for finite spaces."""
 
 from sb3_mbrl.models.tabular.model import TabularModel
 

@@ -1,4 +1,4 @@
-"""The counts of a finite world: every outcome of every pair of state and action, with its weight."""
+"""Counts of a finite environment: the outcomes of all pairs of state and action, with their weights."""
 
 from typing import Any, NamedTuple
 
@@ -11,11 +11,12 @@ class Tables(NamedTuple):
     """
     Arrays over ``S`` states, ``A`` actions and ``K`` outcomes; an outcome is a next state (with its termination) of one pair.
 
-    The outcomes of a pair are a linked list, and so are those that lead to a state: both are walked without a search.
+    The outcomes of a pair form a linked list, and so do the outcomes that lead to a state, so that neither has to be searched
+    for.
     """
 
     total: np.ndarray
-    """``(S, A)``: total weight of the outcomes; 0 where the pair was never tried"""
+    """``(S, A)``: the total weight of the outcomes; 0 where the pair was never tried"""
     head: np.ndarray
     """``(S, A)``: the pair's first outcome, or -1"""
     link: np.ndarray
@@ -23,9 +24,9 @@ class Tables(NamedTuple):
     state: np.ndarray
     """``(K,)``: the next state"""
     weight: np.ndarray
-    """``(K,)``: the number of times, where older ones count less if the model forgets"""
+    """``(K,)``: the number of times that the outcome was seen; older ones count less if the model forgets"""
     reward: np.ndarray
-    """``(K,)``: mean reward"""
+    """``(K,)``: the mean reward"""
     terminal: np.ndarray
     """``(K,)``: 1 where the episode ended in a terminal state"""
     source: np.ndarray
@@ -35,11 +36,11 @@ class Tables(NamedTuple):
     back_link: np.ndarray
     """``(K,)``: the next outcome that leads to the same state, or -1"""
     visited: np.ndarray
-    """``(S,)``: the states in which an action was taken, in order; the first ``sizes[1]``"""
+    """``(S,)``: the states in which an action was taken, in order of the first time; the first ``sizes[1]`` entries"""
     tried: np.ndarray
-    """``(S, A)``: the actions that were taken in a state, in order; the first ``n_tried``"""
+    """``(S, A)``: the actions that were taken in a state, in order of the first time; the first ``n_tried`` entries"""
     n_tried: np.ndarray
-    """``(S,)``"""
+    """``(S,)``: the number of different actions that were taken in a state"""
     last: np.ndarray
     """``(S, A)``: the time at which the pair was last tried"""
     sizes: np.ndarray
@@ -50,7 +51,7 @@ GROWING = ("link", "state", "weight", "reward", "terminal", "source", "back_link
 
 
 def new_tables(states: int, actions: int, outcomes: int = 64) -> Tables:
-    """Make tables in which nothing has been counted yet."""
+    """Make empty tables, with room for ``outcomes`` outcomes."""
     return Tables(
         total=np.zeros((states, actions)),
         head=np.full((states, actions), -1),
@@ -71,7 +72,7 @@ def new_tables(states: int, actions: int, outcomes: int = 64) -> Tables:
 
 
 def with_room(tables: Tables) -> Tables:
-    """Return the same tables with room for another outcome."""
+    """Return the tables with room for another outcome; arrays of outcomes double when they are full."""
     if tables.sizes[0] < len(tables.state):
         return tables
     grown: dict[str, Any] = {name: np.concatenate([getattr(tables, name)] * 2) for name in GROWING}
@@ -81,11 +82,16 @@ def with_room(tables: Tables) -> Tables:
 @jit
 def record(tables, state, action, reward, next_state, terminal, now, memory):
     """
-    Take note of one transition. There must be room for another outcome.
+    Count one transition. There must be room for another outcome.
+
+    With the factor ``m`` (``memory``), the weights ``w_k`` of the pair's outcomes, the outcome ``j`` seen now and its mean
+    reward ``r_j``::
+
+        w_k <- m w_k for all k, then w_j <- w_j + 1
+        r_j <- r_j + (reward - r_j) / w_j
 
     :param now: the time, for :attr:`Tables.last`
-    :param memory: the factor of the weights of the pair's older outcomes: 1 counts all alike, 0 keeps the last
-        outcome alone
+    :param memory: the factor of the weights of the pair's older outcomes: 1 counts all alike, 0 keeps only the last outcome
     """
     if tables.n_tried[state] == 0:
         tables.visited[tables.sizes[1]] = state
@@ -121,9 +127,10 @@ def record(tables, state, action, reward, next_state, terminal, now, memory):
 @jit
 def draw(tables, state, action, uniform):
     """
-    Draw one outcome of a pair that was tried, by its weight.
+    Draw one outcome of a pair that was tried, with the probability ``weight / total``.
 
-    :param uniform: a random number in [0, 1)
+    :param uniform: a random number in [0, 1): the drawn outcome is the first whose running sum of weights exceeds
+        ``uniform * total``
     """
     rest = uniform * tables.total[state, action]
     k = tables.head[state, action]
@@ -135,16 +142,16 @@ def draw(tables, state, action, uniform):
             if rest < 0.0:
                 return chosen
         k = tables.link[k]
-    return chosen  # rounding
+    return chosen  # rounding errors: the sum of the weights may be slightly below the total
 
 
 @jit
 def heaviest(tables, state, action):
-    """Return the outcome of the largest weight, the first seen among equals; -1 where the pair was never tried."""
+    """Return the outcome with the largest weight, the first seen among equals; -1 if the pair was never tried."""
     k = tables.head[state, action]
     chosen = k
     while k >= 0:
-        if tables.weight[k] >= tables.weight[chosen]:  # newer ones come first in the list
+        if tables.weight[k] >= tables.weight[chosen]:  # >= and not >: newer outcomes come first in the list
             chosen = k
         k = tables.link[k]
     return chosen
@@ -153,12 +160,12 @@ def heaviest(tables, state, action):
 @jit
 def draw_many(tables, states, actions, uniforms, outcomes):
     """
-    Draw an outcome of each of many pairs.
+    Draw one outcome for each of many pairs.
 
-    :param states: ``(B,)``
-    :param actions: ``(B,)``
-    :param uniforms: ``(B,)`` in [0, 1); negative: the outcome of the largest weight
-    :param outcomes: ``(B,)``: the result, -1 for pairs that were never tried
+    :param states: the states of the pairs, ``(B,)``
+    :param actions: the actions of the pairs, ``(B,)``
+    :param uniforms: ``(B,)``, random numbers in [0, 1); a negative one selects the outcome with the largest weight
+    :param outcomes: ``(B,)``: the array to write the result to; -1 for pairs that were never tried
     """
     for i in range(len(states)):
         if tables.head[states[i], actions[i]] < 0:

@@ -1,4 +1,4 @@
-"""Just-in-time compilation where numba is installed (``pip install "sb3-mbrl[jit]"``); plain Python elsewhere."""
+"""Just-in-time compilation if numba is installed (``pip install "sb3-mbrl[jit]"``), else plain Python."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -14,5 +14,5 @@ else:
 
 
 def jit(function: Function) -> Function:
-    """Compile at the first call; arguments are numbers, arrays and named tuples of arrays."""
+    """Compile a function of numbers, arrays and named tuples of arrays at its first call."""
     return cast(Function, _compile(function)) if COMPILED else function

@@ -1,4 +1,4 @@
-"""``tabular``: every outcome that was seen, counted. For ``Discrete`` observations and actions."""
+"""``tabular``: a model that counts outcomes, for ``Discrete`` observations and actions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,18 +16,20 @@ from sb3_mbrl.trees import State
 
 class TabularModel(WorldModel):
     """
-    A model of maximum likelihood: an outcome (next state, termination) is drawn as often as it was seen, with its mean reward.
+    The maximum likelihood model of a finite environment: an outcome (next state and termination) is drawn with the frequency
+    with which it was seen, ``P(s', d | s, a) = weight(s, a, s', d) / total(s, a)``, and its reward is the mean of those seen.
 
-    A pair of state and action that was never tried leads back to its state, for nothing. The state is the state's number,
-    ``(B, 1)``.
+    A pair of state and action that was never tried leads back to its state, with reward 0. The model's state is the number of
+    the environment's state, counted from 0, ``(B, 1)``.
 
     :param observation_space: ``Discrete``
     :param action_space: ``Discrete``
-    :param memory: the factor of the weights of a pair's older outcomes at every new one: 1 counts all alike; 0
-        believes the last outcome alone, as the book's algorithms for deterministic worlds do, and follows a world that changes
+    :param memory: the factor by which a new outcome of a pair multiplies the weights of its older ones: 1 counts all alike; 0
+        keeps only the last outcome, as the book's algorithms for deterministic environments do, and follows an environment
+        that changes
     :param reward_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
     :param termination_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
-    :param device: the device of what it returns; the tables are on the CPU
+    :param device: the device of states and predictions; the tables are on the CPU
     :raises UnsupportedSpace: for other spaces
     """
 
@@ -58,9 +60,9 @@ class TabularModel(WorldModel):
 
     def record(self, state: int, action: int, reward: float, next_state: int, terminal: bool, now: int = 0) -> None:
         """
-        Take note of one real transition.
+        Count one real transition.
 
-        :param state: the state, counted from 0 whatever the space's ``start`` is, as are ``action`` and ``next_state``
+        :param state: the number of the state. States and actions are counted from 0, whatever the ``start`` of their space is
         :param now: the time at which the pair was tried
         """
         self.tables = with_room(self.tables)
@@ -69,9 +71,9 @@ class TabularModel(WorldModel):
 
     def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
         """
-        Count all transitions anew, oldest first.
+        Count all transitions from the beginning, oldest first.
 
-        :return: ``rows``, ``pairs`` tried and ``outcomes`` seen
+        :return: ``rows``, and the numbers of different ``pairs`` and ``outcomes``
         """
         rows = data.transitions()
         self.tables = self._empty()
@@ -98,7 +100,7 @@ class TabularModel(WorldModel):
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
     ) -> Prediction:
-        """Draw an outcome; with ``deterministic`` the one of the largest weight, and the first seen among equals."""
+        """Draw an outcome; with ``deterministic`` the one with the largest weight, the first seen among equals."""
         assert isinstance(state, th.Tensor)
         states, actions = state[:, 0].cpu().numpy(), self._action_index(action).numpy()
         if deterministic:
@@ -132,9 +134,9 @@ class TabularModel(WorldModel):
 
 def _from_zero(what: str, values: th.Tensor, space: spaces.Discrete) -> th.Tensor:
     """
-    Return rows of the tables, ``(B,)``.
+    Convert members of a space to indices of the tables, ``(B,)``.
 
-    :raises ValueError: for a value that is not in the space: the compiled code does not check where it reads and writes
+    :raises ValueError: for a value that is not in the space; the compiled code does not check indices
     """
     index = values.reshape(-1).long().cpu()
     wrong = outside(space, index)
