@@ -319,7 +319,7 @@ BROKEN_MODELS = [
     ("check_spaces", SilentlyRefusing, r"refused the spaces of case 'discrete' without a message"),
     ("check_spaces", Crashing, r"raised (TypeError|IndexError) for the spaces of case '.*UnsupportedSpace"),
     ("check_attributes", NoContext, r"\.context is 0, expected an integer of at least 1"),
-    ("check_attributes", Unfitted, r"neither fit nor loss, so it is known: say fitted = True"),
+    ("check_attributes", Unfitted, r"neither fit nor loss, so it is known: set fitted = True"),
     ("check_attributes", NeverFitted, r"\.fitted is False after fit"),
     (
         "check_step_shapes",
