@@ -6,15 +6,15 @@ The loop, from the outside in::
       collect_rollouts                              SB3's: steps of the real environment
         _store_transition                           refuses data that is not finite
       train                                         once per collect_rollouts
-        fit the world model        (every fit_freq real steps, or when the data has doubled; then judge it on held-out rows)
+        fit the world model        (every fit_freq real steps, or when the data has doubled; then evaluate it)
         imagine                    (every imagination.freq real steps, unless the model is no better than a trivial predictor)
           start states             real states, uniformly from the replay buffer
           horizon                  steps per start state
         super().train              SB3's gradient steps, on batches of real and imagined rows
 
 **The replay hook.** Every off-policy ``train`` reads data through ``self.replay_buffer.sample``. While ``super().train`` runs,
-the sampler of the imagination (for rollouts a :class:`~sb3_mbrl.buffers.MixedSampler`) stands in for the buffer; afterwards,
-also after an exception, the same buffer is back. No SB3 code is copied, and the user's buffer (Dict, n-step, HER) is never
+the sampler of the imagination (for rollouts a :class:`~sb3_mbrl.buffers.MixedSampler`) stands in for the buffer, which is
+put back afterwards, also after an exception. No SB3 code is copied, and the user's buffer (Dict, n-step, HER) is never
 replaced.
 
 **Randomness.** The world model draws from a private stream (:class:`~sb3_mbrl.rng.RandomStream`), so that an agent whose model
@@ -45,7 +45,7 @@ def augmented_replay(agent: OffPolicyAlgorithm, sampler: ReplaySampler | None) -
     Let a sampler stand in for an agent's replay buffer; usable with any off-policy class.
 
     :param agent: the agent whose ``train`` is about to be called
-    :param sampler: answers ``sample`` instead of the buffer; ``None`` leaves the buffer alone
+    :param sampler: the object whose ``sample`` replaces the buffer's; ``None`` leaves the buffer alone
     """
     real = agent.replay_buffer
     if sampler is not None:
@@ -58,8 +58,8 @@ def augmented_replay(agent: OffPolicyAlgorithm, sampler: ReplaySampler | None) -
 
 class ModelBasedMixin(OffPolicyAgent):
     """
-    The base of agents whose batches mix real and imagined transitions. It goes to the left of an off-policy class of SB3, as
-    in ``class MBPO(ModelBasedMixin, SAC)``. See :class:`~sb3_mbrl.MBPO` for the parameters.
+    The base class of agents whose batches mix real and imagined transitions. It stands to the left of an off-policy class of
+    SB3, as in ``class MBPO(ModelBasedMixin, SAC)``. See :class:`~sb3_mbrl.MBPO` for the parameters.
     """
 
     part_kinds = ("world_model", "imagination")
@@ -175,7 +175,7 @@ class ModelBasedMixin(OffPolicyAgent):
         return self._enough_data() and self.augmenter.due(imagination, self.num_timesteps)
 
     def _imagine(self) -> None:
-        """Imagine for the real steps since the last time."""
+        """Imagine rollouts for the real steps since the last call."""
         imagination = self.imagination
         assert isinstance(imagination, RolloutImagination)  # no other is ever due
         n_starts = self.augmenter.n_starts(imagination, self.num_timesteps, len(self.model_data))
@@ -207,8 +207,8 @@ class ModelBasedMixin(OffPolicyAgent):
         """
         Choose actions for a batch of imagined rows (:func:`~sb3_mbrl.imagination.acting.act_in_imagination`).
 
-        :param obs: raw, ``(B, ...)``
-        :return: scaled, ``(B, A)``
+        :param obs: raw observations, ``(B, ...)``
+        :return: scaled actions, ``(B, A)``
         """
         if self._vec_normalize_env is not None:
             arrays = {key: value.cpu().numpy() for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
@@ -248,21 +248,21 @@ class ModelBasedMixin(OffPolicyAgent):
         ``learn(..., reset_num_timesteps=False)``.
 
         :param agent: an instance of this class's base, such as :class:`~stable_baselines3.SAC` for MBPO
-        :param env: as in the constructor; ``None``: the agent's
+        :param env: the environment, as in the constructor; ``None``: the agent's
         :param replay_buffer: a :class:`~stable_baselines3.common.buffers.ReplayBuffer` or the path of a saved one; ``None``:
-            the agent's, which both agents then share (one for goals relabels by the new environment from then on)
+            the agent's, which both agents then share (a HER buffer then relabels with the new environment)
         :param kwargs: the constructor's arguments for the model (``world_model=...``, ``real_ratio=...``), and SB3's arguments
             that may change in ``load``, such as ``gradient_steps``
         :raises TypeError: for an agent of another class; the message names the class to use
-        :raises ValueError: when environment or replay buffer do not fit
+        :raises ValueError: when the environment or the replay buffer does not fit
         """
         return conversion.from_model_free(cls, agent, env, replay_buffer, kwargs)
 
     def to_model_free(self) -> Any:
         """
-        Make this agent without its model: an instance of the base class, whose ``save`` makes a plain SB3 zip.
+        Convert the agent to an instance of the base class, without a model, whose ``save`` makes a plain SB3 zip.
 
         Networks, optimisers, counters and the replay buffer (shared, not copied) are taken over. No random stream is touched,
-        so that a callback may do this in the middle of training.
+        so that a callback may call this in the middle of training.
         """
         return conversion.to_model_free(self)

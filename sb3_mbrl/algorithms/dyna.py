@@ -18,46 +18,46 @@ class Dyna(ModelBasedMixin, DQN):
     Dyna (Sutton 1991) with neural networks: DQN whose batches mix real transitions with short rollouts of its
     epsilon-greedy policy in a learned world model, branched off real states.
 
-    Every argument of :class:`stable_baselines3.DQN` is there, in its order, with its meaning; two defaults differ:
+    Every argument of :class:`stable_baselines3.DQN` is accepted, in its order, with its meaning; two defaults differ:
     ``learning_starts`` and ``gradient_steps``. ``docs/dyna.md`` has the method, its sources and results. For finite state
     spaces there is the tabular :class:`~sb3_mbrl.DynaQ`.
 
-    :param policy: as DQN's
-    :param env: as DQN's; actions are ``Discrete``
-    :param learning_rate: as DQN's
-    :param buffer_size: as DQN's
-    :param learning_starts: real steps before the first fit and the first update; the world model needs some to start from
-    :param batch_size: real and imagined rows together
-    :param tau: as DQN's
-    :param gamma: as DQN's
-    :param train_freq: as DQN's
-    :param gradient_steps: as DQN's: updates per ``train_freq``, and the only thing that sets their number
-    :param replay_buffer_class: as DQN's
-    :param replay_buffer_kwargs: as DQN's
-    :param optimize_memory_usage: as DQN's
-    :param n_steps: as DQN's; imagined rows are single steps
-    :param target_update_interval: as DQN's, in real steps
-    :param exploration_fraction: as DQN's
-    :param exploration_initial_eps: as DQN's
-    :param exploration_final_eps: as DQN's; imagined rows explore at the current rate, each on its own
-    :param max_grad_norm: as DQN's
-    :param stats_window_size: as DQN's
-    :param tensorboard_log: as DQN's
-    :param policy_kwargs: as DQN's
-    :param verbose: as DQN's
-    :param seed: as DQN's; decides the world model's random stream too
-    :param device: as DQN's; of the world model too
-    :param _init_setup_model: as DQN's
-    :param world_model: as :class:`~sb3_mbrl.MBPO`'s, and so on for those below
-    :param world_model_kwargs: of the world model's constructor
-    :param imagination: how rollouts are made
-    :param imagination_kwargs: of its constructor
-    :param real_ratio: share of real rows in a batch; 1 turns the model off
-    :param fit_freq: real steps between two fits of the world model
-    :param fit_kwargs: of :class:`~sb3_mbrl.contracts.FitBudget`
-    :param reward_fn: known reward instead of a learned one
-    :param termination_fn: known termination, likewise
-    :param plugins: modules or objects whose hooks are for this agent alone
+    :param policy: as in DQN
+    :param env: as in DQN; actions are ``Discrete``
+    :param learning_rate: as in DQN
+    :param buffer_size: as in DQN
+    :param learning_starts: the number of real steps before the first fit and the first update
+    :param batch_size: the number of real and imagined rows together
+    :param tau: as in DQN
+    :param gamma: as in DQN
+    :param train_freq: as in DQN
+    :param gradient_steps: the number of updates per ``train_freq``, as in DQN; no other argument sets it
+    :param replay_buffer_class: as in DQN
+    :param replay_buffer_kwargs: as in DQN
+    :param optimize_memory_usage: as in DQN
+    :param n_steps: as in DQN; imagined rows are single steps
+    :param target_update_interval: as in DQN, in real steps
+    :param exploration_fraction: as in DQN
+    :param exploration_initial_eps: as in DQN
+    :param exploration_final_eps: as in DQN; imagined rows explore at the current rate, independently
+    :param max_grad_norm: as in DQN
+    :param stats_window_size: as in DQN
+    :param tensorboard_log: as in DQN
+    :param policy_kwargs: as in DQN
+    :param verbose: as in DQN
+    :param seed: as in DQN; it seeds the world model's random stream too
+    :param device: as in DQN; it is the world model's device too
+    :param _init_setup_model: as in DQN
+    :param world_model: the world model, as in :class:`~sb3_mbrl.MBPO`, which explains the arguments below too
+    :param world_model_kwargs: keyword arguments for the world model's constructor
+    :param imagination: the rule that makes rollouts
+    :param imagination_kwargs: keyword arguments for the imagination's constructor
+    :param real_ratio: the share of real rows in a batch; 1 turns the model off
+    :param fit_freq: the number of real steps between two fits of the world model
+    :param fit_kwargs: keyword arguments for :class:`~sb3_mbrl.contracts.FitBudget`
+    :param reward_fn: a known reward instead of a learned one
+    :param termination_fn: a known termination, likewise
+    :param plugins: plugins for this agent alone: modules or objects with hooks
     """
 
     policy: DQNPolicy
@@ -150,7 +150,7 @@ class Dyna(ModelBasedMixin, DQN):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> "Dyna":
-        """As DQN's. Only steps of the real environment count."""
+        """Train as in DQN. Only steps of the real environment count."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     model_free_class = DQN

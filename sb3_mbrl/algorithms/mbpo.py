@@ -19,54 +19,54 @@ class MBPO(ModelBasedMixin, SAC):
     Model-Based Policy Optimisation: SAC whose batches mix real transitions with short rollouts of the policy in a learned
     world model, branched off real states.
 
-    Paper: https://arxiv.org/abs/1906.08253. Every argument of :class:`stable_baselines3.SAC` is there, in its order, with
+    Paper: https://arxiv.org/abs/1906.08253. Every argument of :class:`stable_baselines3.SAC` is accepted, in its order, with
     its meaning; two defaults differ: ``learning_starts`` and ``gradient_steps``. The settings of the paper, per environment,
     are ``MBPO.preset(env_id)``. Differences from the authors' code are listed in ``docs/mbpo.md``.
 
-    :param policy: as SAC's
-    :param env: as SAC's
-    :param learning_rate: as SAC's
-    :param buffer_size: as SAC's
-    :param learning_starts: real steps before the first fit and the first update; the world model needs some to start from
-    :param batch_size: real and imagined rows together
-    :param tau: as SAC's
-    :param gamma: as SAC's
-    :param train_freq: as SAC's
-    :param gradient_steps: as SAC's: updates per ``train_freq``; a model makes many worthwhile
-    :param action_noise: as SAC's
-    :param replay_buffer_class: as SAC's
-    :param replay_buffer_kwargs: as SAC's
-    :param optimize_memory_usage: as SAC's
-    :param n_steps: as SAC's; imagined rows are single steps
-    :param ent_coef: as SAC's
-    :param target_update_interval: as SAC's
-    :param target_entropy: as SAC's
-    :param use_sde: as SAC's
-    :param sde_sample_freq: as SAC's
-    :param use_sde_at_warmup: as SAC's
-    :param stats_window_size: as SAC's
-    :param tensorboard_log: as SAC's
-    :param policy_kwargs: as SAC's
-    :param verbose: as SAC's
-    :param seed: as SAC's; decides the world model's random stream too
-    :param device: as SAC's; of the world model too
-    :param _init_setup_model: as SAC's
-    :param world_model: a name (``"ensemble"``, ``"mlp"``, a plugin's), ``"package.module:Class"``, a class, a factory or an
-        instance;
-        ``"auto"``: the best built-in that takes the spaces; ``None``: off, the class then is SAC to the last bit
-    :param world_model_kwargs: of the world model's constructor
-    :param imagination: how rollouts are made, chosen in the same ways
-    :param imagination_kwargs: of its constructor (:class:`~sb3_mbrl.imagination.BranchedRollouts`: ``horizon``,
-        ``starts_per_step``,
-        ``freq``, ``max_age``)
-    :param real_ratio: share of real rows in a batch (``int(batch_size * real_ratio)`` of them); 1 turns the model off
-    :param fit_freq: real steps between two fits of the world model; it is fitted earlier when the data has doubled
-    :param fit_kwargs: of :class:`~sb3_mbrl.contracts.FitBudget` (``max_epochs``, ``max_batches``, ``patience``,
-        ``batch_size``, ...)
-    :param reward_fn: known reward ``(obs, action, next_obs) -> (B,)`` instead of a learned one; ``"auto"``: where it is
-        known for the environment; ``None``: learned
-    :param termination_fn: known termination, likewise; it is held against the real data before every fit
-    :param plugins: modules or objects whose hooks are for this agent alone
+    :param policy: as in SAC
+    :param env: as in SAC
+    :param learning_rate: as in SAC
+    :param buffer_size: as in SAC
+    :param learning_starts: the number of real steps before the first fit and the first update
+    :param batch_size: the number of real and imagined rows together
+    :param tau: as in SAC
+    :param gamma: as in SAC
+    :param train_freq: as in SAC
+    :param gradient_steps: the number of updates per ``train_freq``, as in SAC; with a model, many are worthwhile
+    :param action_noise: as in SAC
+    :param replay_buffer_class: as in SAC
+    :param replay_buffer_kwargs: as in SAC
+    :param optimize_memory_usage: as in SAC
+    :param n_steps: as in SAC; imagined rows are single steps
+    :param ent_coef: as in SAC
+    :param target_update_interval: as in SAC
+    :param target_entropy: as in SAC
+    :param use_sde: as in SAC
+    :param sde_sample_freq: as in SAC
+    :param use_sde_at_warmup: as in SAC
+    :param stats_window_size: as in SAC
+    :param tensorboard_log: as in SAC
+    :param policy_kwargs: as in SAC
+    :param verbose: as in SAC
+    :param seed: as in SAC; it seeds the world model's random stream too
+    :param device: as in SAC; it is the world model's device too
+    :param _init_setup_model: as in SAC
+    :param world_model: the world model: a name (``"ensemble"``, ``"mlp"``, a plugin's), ``"package.module:Class"``, a class, a
+        factory or an instance; ``"auto"``: the best built-in that takes the spaces; ``None``: off, the class then is SAC to
+        the last bit
+    :param world_model_kwargs: keyword arguments for the world model's constructor
+    :param imagination: the rule that makes rollouts, chosen in the same ways
+    :param imagination_kwargs: keyword arguments for the imagination's constructor
+        (:class:`~sb3_mbrl.imagination.BranchedRollouts`: ``horizon``, ``starts_per_step``, ``freq``, ``max_age``)
+    :param real_ratio: the share of real rows in a batch (``int(batch_size * real_ratio)`` of them); 1 turns the model off
+    :param fit_freq: the number of real steps between two fits of the world model; it is fitted earlier when the data has
+        doubled
+    :param fit_kwargs: keyword arguments for :class:`~sb3_mbrl.contracts.FitBudget` (``max_epochs``, ``max_batches``,
+        ``patience``, ``batch_size``, ...)
+    :param reward_fn: a known reward ``(obs, action, next_obs) -> (B,)`` instead of a learned one; ``"auto"``: the known one of
+        the environment, if any; ``None``: learned
+    :param termination_fn: a known termination, likewise; it is checked against the real data before every fit
+    :param plugins: plugins for this agent alone: modules or objects with hooks
     """
 
     policy: SACPolicy
@@ -163,7 +163,7 @@ class MBPO(ModelBasedMixin, SAC):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> "MBPO":
-        """As SAC's. Only steps of the real environment count."""
+        """Train as in SAC. Only steps of the real environment count."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     preset_file: ClassVar[str | None] = "mbpo"

@@ -17,7 +17,7 @@ from sb3_mbrl.algorithms.mbpo import MBPO
 
 _PREFIX = "ModelBased"
 _CLASSES: dict[type, type[Any]] = {SAC: MBPO, DQN: Dyna}
-"""By base class"""
+"""The model-based classes by base class"""
 KNOWN_BASES = {
     "TD3": "stable_baselines3",
     "DDPG": "stable_baselines3",
@@ -25,15 +25,15 @@ KNOWN_BASES = {
     "CrossQ": "sb3_contrib",
     "QRDQN": "sb3_contrib",
 }
-"""The classes without a named subclass of ours, and where they are"""
+"""The packages of the base classes that have no named model-based subclass"""
 
 BY_NAME = {f"mb_{base.lower()}": base for base in KNOWN_BASES}
-"""What they are called on command lines"""
+"""The base classes by the names of their model-based classes on command lines"""
 
 _DOCSTRING = """\
 :class:`{base}` whose batches mix real transitions with rollouts of the policy in a learned world model.
 
-All arguments of {base} are there, with its meaning and its defaults (its docstring follows). After them, by keyword:
+All arguments of {base} are accepted, with its meaning and its defaults (its docstring follows). After them, by keyword:
 ``world_model``, ``world_model_kwargs``, ``imagination``, ``imagination_kwargs``, ``real_ratio``, ``fit_freq``, ``fit_kwargs``,
 ``reward_fn``, ``termination_fn`` and ``plugins``, as :class:`~sb3_mbrl.MBPO` explains them. ``gradient_steps`` alone sets the
 number of updates; a model makes more of them worthwhile than {base}'s default of {gradient_steps}.
@@ -44,10 +44,10 @@ number of updates; a model makes more of them worthwhile than {base}'s default o
 
 def model_based(cls: type[OffPolicyAlgorithm]) -> type[Any]:
     """
-    The model-based version of a class: ``model_based(TQC)("MlpPolicy", env).learn(10_000)``.
+    Make the model-based version of a class: ``model_based(TQC)("MlpPolicy", env).learn(10_000)``.
 
-    The same class every time; ``model_based(SAC) is MBPO``, ``model_based(DQN) is Dyna``. The class is a subclass of ``cls``
-    and takes its arguments and those of :class:`~sb3_mbrl.MBPO` that concern the model. Its instances can be saved and
+    Every call returns the same class; ``model_based(SAC) is MBPO``, ``model_based(DQN) is Dyna``. The class is a subclass of
+    ``cls`` and takes its arguments and those of :class:`~sb3_mbrl.MBPO` that concern the model. Its instances can be saved and
     loaded; the class itself can be pickled.
 
     :param cls: any off-policy class of Stable-Baselines3 or sb3-contrib, or of your own that reads its data through
@@ -83,8 +83,10 @@ def model_based(cls: type[OffPolicyAlgorithm]) -> type[Any]:
 
 def model_based_by_name(name: str) -> type[Any]:
     """
+    Make the model-based class of a name on the command line.
+
     :param name: one of :data:`BY_NAME`
-    :raises ImportError: when the package of its base class is not installed
+    :raises ImportError: when the package of the base class is not installed
     """
     base = BY_NAME[name]
     return model_based(getattr(import_module(KNOWN_BASES[base]), base))
@@ -98,12 +100,13 @@ def _generate(base: type[OffPolicyAlgorithm]) -> type[Any]:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         ModelBasedMixin.__init__(self, *args, **kwargs)
 
-    takes = inspect.signature(base.learn)
-    named = "tb_log_name" in takes.parameters or any(p.kind is p.VAR_KEYWORD for p in takes.parameters.values())
+    learn_signature = inspect.signature(base.learn)
+    parameters = learn_signature.parameters
+    named = "tb_log_name" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def learn(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """As the base class's. Only steps of the real environment count."""
-        given = takes.bind(self, *args, **kwargs).arguments
+        """Train as in the base class. Only steps of the real environment count."""
+        given = learn_signature.bind(self, *args, **kwargs).arguments
         if named and "tb_log_name" not in given:
             kwargs.setdefault("tb_log_name", name)
         return super(cls, self).learn(*args, **kwargs)
@@ -127,16 +130,20 @@ def _generate(base: type[OffPolicyAlgorithm]) -> type[Any]:
     vars(init)["__signature__"] = inspect.Signature(
         [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), *signature.parameters.values()]
     )
-    vars(learn)["__signature__"] = takes.replace(
-        parameters=[p.replace(default=name) if p.name == "tb_log_name" else p for p in takes.parameters.values()]
+    vars(learn)["__signature__"] = learn_signature.replace(
+        parameters=[p.replace(default=name) if p.name == "tb_log_name" else p for p in parameters.values()]
     )
-    # Pickle looks classes up by their name in their module. Of a class that was defined again (a notebook) the last counts.
+    # Pickle looks classes up by name in their module. If a class was defined again (in a notebook), the last one is found.
     globals()[name] = cls
     return cls
 
 
 def _check_names(base: type) -> None:
-    """:raises TypeError: for a class with attributes of names that the model-based classes add"""
+    """
+    Check that the class has no attributes with names that the model-based classes add.
+
+    :raises TypeError: when it has
+    """
     ours = {name for kind in ModelBasedMixin.__mro__ if kind is not object for name in vars(kind)} | set(
         added_attributes(MBPO)
     )
@@ -150,7 +157,7 @@ def _check_names(base: type) -> None:
 
 
 def _free_name(base: type) -> str:
-    """Two classes of the same name, from different modules, must not be taken for each other by pickle."""
+    """Choose a name that pickle cannot confuse with that of an equally named class from another module."""
     name = f"{_PREFIX}{base.__name__}"
     module = KNOWN_BASES.get(base.__name__)
     other = globals().get(name)
@@ -161,7 +168,7 @@ def _free_name(base: type) -> str:
 
 
 def _joint_signature(base: type) -> inspect.Signature:
-    """The base class's arguments, then the keyword-only ones of the mixin."""
+    """Join the base class's arguments and the keyword-only ones of the mixin."""
     given = list(inspect.signature(base).parameters.values())
     variable = [p for p in given if p.kind is p.VAR_KEYWORD]
     first = [p.name for p in given if p.kind is p.POSITIONAL_OR_KEYWORD][:2]
@@ -185,7 +192,7 @@ def _joint_signature(base: type) -> inspect.Signature:
 
 
 def __getattr__(name: str) -> Any:
-    """A generated class by its name, in a process that has not generated it yet (unpickling)."""
+    """Generate a class by its name, in a process that has not generated it yet (unpickling)."""
     base = name.removeprefix(_PREFIX)
     if base == name or name == _PREFIX:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,43 +21,44 @@ from sb3_mbrl.planners.policy import AgentPlannerPolicy
 
 class PETS(OffPolicyAgent, OffPolicyAlgorithm):
     """
-    Learn a world model, and act by planning in it at every step: model-predictive control. There is no policy network.
+    An agent that learns a world model and acts by planning in it at every step (model-predictive control), without a policy
+    network.
 
     ``docs/pets.md`` has every difference from the paper, and results. ``PETS.preset("published")`` are the paper's settings,
     ``PETS.preset("random-shooting")`` is in the manner of Nagabandi et al. (2018).
 
     :param policy: ``"MlpPolicy"`` (or ``"MultiInputPolicy"`` for ``Dict`` observations)
     :param env: as in SB3
-    :param buffer_size: real transitions that are kept
-    :param learning_starts: real steps with random actions before the first fit
-    :param train_freq: as in SB3: how often it is looked whether the world model is to be fitted
+    :param buffer_size: the number of real transitions that are kept
+    :param learning_starts: the number of real steps with random actions before the first fit
+    :param train_freq: the interval, as in SB3, at which to check whether the world model is due for a fit
     :param action_noise: as in SB3, added to planned actions
     :param replay_buffer_class: as in SB3
     :param replay_buffer_kwargs: as in SB3
     :param optimize_memory_usage: as in SB3
     :param stats_window_size: as in SB3
     :param tensorboard_log: as in SB3
-    :param policy_kwargs: nothing so far
+    :param policy_kwargs: no keyword arguments so far
     :param verbose: as in SB3
     :param seed: as in SB3
     :param device: as in SB3
     :param _init_setup_model: as in SB3
-    :param world_model: as :class:`~sb3_mbrl.MBPO`'s; there has to be one
-    :param world_model_kwargs: of its constructor
-    :param planner: ``"icem"``, ``"cem"``, ``"mppi"``, ``"random"``, ``"gradient"``, ``"ilqr"``, or a plug-in's, a class, an
-        instance
-    :param planner_kwargs: of its constructor
-    :param n_particles: with how many particles the model's uncertainty is carried through a plan
-    :param propagation: how (:class:`~sb3_mbrl.models.particles.Particles`); ``"auto"``: ``"tsinf"`` where the model has
-        members; where it has none, ``"ts1"`` if ``aleatoric``, else ``"mean"``
+    :param world_model: the world model, as in :class:`~sb3_mbrl.MBPO`; it is required
+    :param world_model_kwargs: keyword arguments for the world model's constructor
+    :param planner: the planner: ``"icem"``, ``"cem"``, ``"mppi"``, ``"random"``, ``"gradient"``, ``"ilqr"``, the name of a
+        plug-in's, a class or an instance
+    :param planner_kwargs: keyword arguments for the planner's constructor
+    :param n_particles: the number of particles that carry the model's uncertainty through a plan
+    :param propagation: the propagation of the particles (:class:`~sb3_mbrl.models.particles.Particles`); ``"auto"``:
+        ``"tsinf"`` if the model has members, else ``"ts1"`` if ``aleatoric``, else ``"mean"``
     :param aleatoric: whether particles are drawn from a member's distribution, as in the paper, or follow its mean: with few
         particles, noise decides which plan looks best
-    :param penalty: on the members' disagreement, per step of a plan (below 0: optimism)
-    :param fit_freq: real steps between two fits
-    :param fit_kwargs: of :class:`~sb3_mbrl.contracts.FitBudget`
-    :param reward_fn: known reward instead of a learned one; ``"auto"``: where the environment's is known (the paper's are)
-    :param termination_fn: known termination, likewise
-    :param plugins: modules or objects whose hooks are for this agent alone
+    :param penalty: the weight of a penalty on the members' disagreement, per step of a plan (below 0: optimism)
+    :param fit_freq: the number of real steps between two fits
+    :param fit_kwargs: keyword arguments for :class:`~sb3_mbrl.contracts.FitBudget`
+    :param reward_fn: a known reward instead of a learned one; ``"auto"``: that of the environment, if known (the paper's are)
+    :param termination_fn: a known termination, likewise
+    :param plugins: plugins for this agent alone: modules or objects with hooks
     :raises ValueError: when there is no world model to plan with
     """
 
@@ -180,7 +181,7 @@ class PETS(OffPolicyAgent, OffPolicyAlgorithm):
         self.policy.attach(self.planner, particles)
 
     def _propagation(self, model: WorldModel) -> str:
-        """How particles follow the members of a model."""
+        """Return the propagation of particles through a model: the given one, or the choice of ``"auto"``."""
         if self.propagation != "auto":
             return self.propagation
         if type(model).member_step is not WorldModel.member_step:
@@ -205,14 +206,14 @@ class PETS(OffPolicyAgent, OffPolicyAlgorithm):
         return action, state
 
     def _random_until(self, learning_starts: int) -> int:
-        # Until there is a model, whatever the number of steps says (after load without the replay buffer, for example).
+        # Random actions until the model is fitted, at any number of steps (e.g. after a load without the replay buffer).
         return learning_starts if self._model.fitted else self.num_timesteps + 1
 
     # ---- learning
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """
-        Fit the world model where it is due. There is nothing else to train.
+        Fit the world model if it is due. There is nothing else to train.
 
         :param gradient_steps: not used
         :param batch_size: not used
@@ -230,5 +231,5 @@ class PETS(OffPolicyAgent, OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """As SB3's."""
+        """Train as in SB3."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -9,8 +9,8 @@
         check(part)
 
 or ``check_world_model(GPModel)``, which runs all checks and raises one :class:`~sb3_mbrl.plugins.PluginContractError` that
-lists what is wrong, each line a sentence that names the part, the contract's version and the check.
-:mod:`sb3_mbrl.testing.toys` has small world models with known answers, to test planners and imaginations with.
+lists the failures, each in a sentence that names the part, the contract's version and the check.
+:mod:`sb3_mbrl.testing.toys` has small world models with known results, for tests of planners and imaginations.
 """
 
 from sb3_mbrl.plugins.validation import validate_prediction

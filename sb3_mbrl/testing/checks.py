@@ -1,4 +1,4 @@
-"""Run the checks: on one part, or as a parametrised pytest."""
+"""Functions that run the checks: on one part, or as parametrised tests of pytest."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -20,17 +20,17 @@ _CHECKS: dict[str, tuple[Check, ...]] = {
 
 
 def world_model_checks() -> tuple[Check, ...]:
-    """All checks of a world model; each takes an instance, a class, a factory or a ``WorldModelSpec``."""
+    """Return all checks of a world model; each takes an instance, a class, a factory or a ``WorldModelSpec``."""
     return _CHECKS["world_model"]
 
 
 def planner_checks() -> tuple[Check, ...]:
-    """All checks of a planner; each takes an instance, a class, a factory or a ``PlannerSpec``."""
+    """Return all checks of a planner; each takes an instance, a class, a factory or a ``PlannerSpec``."""
     return _CHECKS["planner"]
 
 
 def imagination_checks() -> tuple[Check, ...]:
-    """All checks of an imagination; each takes an instance, a class, a factory or an ``ImaginationSpec``."""
+    """Return all checks of an imagination; each takes an instance, a class, a factory or an ``ImaginationSpec``."""
     return _CHECKS["imagination"]
 
 
@@ -40,9 +40,9 @@ def check_world_model(part: Any, expected_failed_checks: Mapping[str, str] | Non
 
     :param part: an instance (checked with its own spaces), or a class, factory or ``WorldModelSpec`` (checked with many):
         called as ``factory(observation_space, action_space, reward_fn=..., termination_fn=..., device=...)``
-    :param expected_failed_checks: reasons by name of checks that are known to fail
-    :return: what came of every check: ``"passed"``, ``"skipped: ..."`` or ``"expected to fail: ..."``
-    :raises PluginContractError: lists every failure
+    :param expected_failed_checks: the checks that are known to fail, and the reason of each
+    :return: the outcome of every check: ``"passed"``, ``"skipped: ..."`` or ``"expected to fail: ..."``
+    :raises PluginContractError: with a list of all failures
     """
     return _run(part, "world_model", expected_failed_checks)
 
@@ -52,7 +52,7 @@ def check_planner(part: Any, expected_failed_checks: Mapping[str, str] | None = 
     Run all checks of a planner; see :func:`check_world_model`.
 
     :param part: an instance, or a class, factory or ``PlannerSpec``, called as ``factory(action_space)``
-    :param expected_failed_checks: reasons by name of checks that are known to fail
+    :param expected_failed_checks: the checks that are known to fail, and the reason of each
     """
     return _run(part, "planner", expected_failed_checks)
 
@@ -62,7 +62,7 @@ def check_imagination(part: Any, expected_failed_checks: Mapping[str, str] | Non
     Run all checks of an imagination; see :func:`check_world_model`.
 
     :param part: an instance, or a class, factory or ``ImaginationSpec``, called as ``factory()``
-    :param expected_failed_checks: reasons by name of checks that are known to fail
+    :param expected_failed_checks: the checks that are known to fail, and the reason of each
     """
     return _run(part, "imagination", expected_failed_checks)
 
@@ -109,7 +109,7 @@ def parametrize_with_checks(
     parts: Iterable[Any], *, expected_failed_checks: Mapping[str, str] | None = None, kind: str = "world_model"
 ) -> Callable[[Callable[..., Any]], Any]:
     """
-    A pytest decorator: one test for every part and check, with ids such as ``GPModel-check_step_shapes`` that ``-k``
+    Make a decorator for pytest: one test for every part and check, with ids such as ``GPModel-check_step_shapes`` that ``-k``
     understands::
 
         @parametrize_with_checks([GPModel, MyPlanner], expected_failed_checks={"check_cuda": "CPU only"})
@@ -117,9 +117,9 @@ def parametrize_with_checks(
             check(part)
 
     :param parts: instances, classes, factories or records; world models, planners and imaginations may be mixed
-    :param expected_failed_checks: reasons by name of checks that are known to fail; a check that passes after all fails the
-        test, so that the list stays true
-    :param kind: what bare factories make: ``"world_model"``, ``"planner"`` or ``"imagination"``
+    :param expected_failed_checks: the checks that are known to fail, and the reason of each; if such a check passes, the test
+        fails, so that the list stays up to date
+    :param kind: the kind of part that bare factories make: ``"world_model"``, ``"planner"`` or ``"imagination"``
     """
     import pytest
 

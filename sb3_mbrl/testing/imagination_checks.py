@@ -18,7 +18,7 @@ _ROWS, _HORIZON = 16, 6
 
 
 class _Exploding(LinearToy):
-    """Not finite any more once the first number has passed 1."""
+    """A linear system whose predictions are NaN once the first value has exceeded 1."""
 
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
@@ -33,7 +33,7 @@ def _ending(obs: Obs, action: th.Tensor, next_obs: Obs) -> th.Tensor:
 
 
 def _imagine(subject: Subject, model: LinearToy, *, horizon: int = _HORIZON, seed: int = 0) -> tuple[Imagination, Imagined]:
-    """Roll out the best action, which makes every number grow."""
+    """Roll out the best action, which makes every value grow."""
     imagination = subject.factory()
     starts = model.initial(th.rand((_ROWS, 3), generator=rng(0)) - 0.5)
 
@@ -59,7 +59,7 @@ def check_imagination_settings(subject: Subject) -> None:
 
 @contract_check("imagination")
 def check_imagination_shapes(subject: Subject) -> None:
-    """Everything is ``(T, B, ...)``: nothing is cut out where rollouts end."""
+    """All fields are ``(T, B, ...)``: no rows are removed where rollouts end."""
     for horizon in (1, _HORIZON):
         _, imagined = _imagine(subject, LinearToy(*_SPACES, termination_fn=_ending, noise=0.1, device="cpu"), horizon=horizon)
         if not isinstance(imagined, Imagined):
@@ -85,12 +85,12 @@ def check_imagination_shapes(subject: Subject) -> None:
 
 @contract_check("imagination")
 def check_imagination_ends(subject: Subject) -> None:
-    """After a termination nothing is valid; the terminating step itself is."""
+    """The terminating step of a rollout is valid, the rows after it are not."""
     _, imagined = _imagine(subject, LinearToy(*_SPACES, termination_fn=_ending, device="cpu"))
-    ended = (imagined.terminated * imagined.valid).cumsum(0) > 0
-    if not bool(ended.any()):
+    over = (imagined.terminated * imagined.valid).cumsum(0) > 0
+    if not bool(over.any()):
         raise Violation(".imagine returned no valid terminated row for a model in which every rollout ends")
-    if bool((imagined.valid[1:] & ended[:-1]).any()):
+    if bool((imagined.valid[1:] & over[:-1]).any()):
         raise Violation(".imagine returned valid rows after their rollout had terminated")
 
 
@@ -104,7 +104,7 @@ def check_imagination_horizon_is_no_termination(subject: Subject) -> None:
 
 @contract_check("imagination")
 def check_imagination_continuity(subject: Subject) -> None:
-    """A rollout goes on from where it was, and the rewards are the model's."""
+    """Every step of a rollout begins with the observation that the step before has predicted."""
     model = LinearToy(*_SPACES, device="cpu")
     _, imagined = _imagine(subject, model)
     both = imagined.valid[1:] & imagined.valid[:-1]

@@ -1,4 +1,4 @@
-"""The helpers of the checks: parts to be checked, the words of a failure, and comparisons."""
+"""The helpers of the checks: parts under test, messages of failures, and comparisons."""
 
 import copy
 import functools
@@ -33,13 +33,13 @@ from sb3_mbrl.testing.toy_data import CASES, Case, ToyData
 from sb3_mbrl.trees import State, tree_leaves, tree_map
 
 Check = Callable[[Any], None]
-"""Takes a part (instance, class, factory or record); raises ``PluginContractError`` or ``SkipTest``."""
+"""A function of a part (instance, class, factory or record) that raises ``PluginContractError`` or ``SkipTest``"""
 
 SMALL_BUDGET = FitBudget(max_epochs=2, max_batches=20, batch_size=32)
 
 
 class Violation(Exception):
-    """A broken contract. The message continues the part's name: ``".step returned ..."``."""
+    """The error for a broken contract. Its message continues the part's name: ``".step returned ..."``."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Subject:
     @classmethod
     def of(cls, part: Any, kind: str) -> "Subject":
         """
+        Make the subject of a part.
+
         :param part: an instance, class, factory or record
         :param kind: the kind of part that a bare factory makes
         """
@@ -79,19 +81,19 @@ class Subject:
     # ---- world models
 
     def cases(self) -> tuple[Case, ...]:
-        """The spaces to try."""
+        """Return the spaces to try."""
         if isinstance(self.instance, WorldModel):
             return (Case("its own", self.instance.observation_space, self.instance.action_space),)
         return CASES
 
     def world_model(self, case: Case | None = None, *, device: str | None = None, **functions: Any) -> WorldModel:
         """
-        A fresh world model; always the same one, and torch's global stream is left where it was.
+        Build a fresh world model: always the same one, without a change to torch's global stream.
 
-        :param case: its spaces (default: :meth:`home`)
-        :param device: default: the instance's, where one was given, else the CPU
+        :param case: the spaces of the model (default: :meth:`home`)
+        :param device: the device; default: that of the given instance, if any, else the CPU
         :param functions: known functions
-        :raises UnsupportedSpace: when it does not take the case
+        :raises UnsupportedSpace: when the model does not take the case
         """
         case = case or self.home()
         if self.instance is not None:
@@ -108,7 +110,7 @@ class Subject:
             )
 
     def home(self) -> Case:
-        """The first case that the world model takes."""
+        """Return the first case that the world model takes."""
         if not self._home:
             for case in self.cases():
                 try:
@@ -125,14 +127,14 @@ class Subject:
         return self._home[0]
 
     def data(self, case: Case | None = None, **kwargs: Any) -> ToyData:
-        """Make data in the spaces of a case; few rows where they are big."""
+        """Make data in the spaces of a case; fewer rows for images."""
         case = case or self.home()
         big = any(len(shape) == 3 for shape in _shapes(case.observation_space))
         extra = self._extra(case) if self.kind == "world_model" else {}
         return ToyData(case.observation_space, case.action_space, **{"steps": 25 if big else 60, "extra": extra, **kwargs})
 
     def _extra(self, case: Case) -> Mapping[str, tuple[int, ...]]:
-        """The values of the side store that the world model reads."""
+        """Return the values of the side store that the world model reads."""
         known = isinstance(self.factory, type) and issubclass(self.factory, WorldModel)
         return self.factory.extra if known else self.world_model(case).extra  # type: ignore[attr-defined]
 
@@ -184,13 +186,16 @@ def contract_check(kind: str) -> Callable[[Callable[[Subject], None]], Check]:
 
 
 def rng(seed: int) -> th.Generator:
+    """Make a generator with a seed, on the CPU."""
     return th.Generator().manual_seed(seed)
 
 
 @contextmanager
-def untouched_rng(what: str) -> Iterator[None]:
+def untouched_rng(method: str) -> Iterator[None]:
     """
-    :param what: the method that is blamed, as in ``".step"``
+    Check that a method leaves the global random streams alone.
+
+    :param method: the name of the method in the message, as in ``".step"``
     :raises Violation: when a global random stream has moved
     """
     numpy_before = np.random.get_state()
@@ -207,7 +212,7 @@ def untouched_rng(what: str) -> Iterator[None]:
     ]
     if moved:
         raise Violation(
-            f"{what} drew from {' and '.join(moved)} global random stream although it was given a generator; "
+            f"{method} drew from {' and '.join(moved)} global random stream although it was given a generator; "
             "SB3's own randomness would change. Draw from the generator only"
         )
 
@@ -229,15 +234,18 @@ def start_states(model: WorldModel, data: ToyData, n: int, seed: int = 0) -> Sta
 
 
 def some_actions(model: WorldModel, data: ToyData, n: int, seed: int = 0) -> th.Tensor:
+    """Draw random actions, on the model's device."""
     return data.system.sample_actions(n, rng(seed + 1)).to(model.device)
 
 
 def predict(model: WorldModel, state: State, action: th.Tensor, *, deterministic: bool = False, seed: int = 0) -> Prediction:
+    """Predict one step without gradients."""
     with th.no_grad():
         return model.step(state, action, deterministic=deterministic, generator=rng(seed))
 
 
 def to_device(value: State, device: th.device) -> State:
+    """Move nested tensors to a device."""
     return tree_map(lambda leaf: leaf.to(device), value)
 
 
@@ -257,7 +265,7 @@ def same_values(left: Any, right: Any) -> bool:
 
 
 def close_values(left: State, right: State, tolerance: float = 1e-4) -> bool:
-    """Compare up to rounding, relative to the largest number of each leaf; NaN equals NaN."""
+    """Compare up to rounding, relative to the largest value of each leaf; NaN equals NaN."""
 
     def close(a: th.Tensor, b: th.Tensor) -> bool:
         if a.shape != b.shape:
@@ -271,7 +279,7 @@ def close_values(left: State, right: State, tolerance: float = 1e-4) -> bool:
 
 
 def member_fault(space: spaces.Space, obs: Obs, rows: int, name: str = "") -> str | None:
-    """Say why observations ``(rows, ...)`` in SB3's layout are no members of a space; ``None``: they are."""
+    """Explain why observations ``(rows, ...)`` in SB3's layout are no members of a space; ``None`` if they are."""
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, dict) or set(obs) != set(space.spaces):
             return f"expected a dictionary with the keys {sorted(space.spaces)}"

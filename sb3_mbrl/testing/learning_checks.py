@@ -1,4 +1,4 @@
-"""The checks of how a world model learns and is saved."""
+"""The checks of a world model's learning and saving."""
 
 import copy
 import inspect
@@ -47,34 +47,36 @@ def _answers(model: WorldModel, data: ToyData) -> list[Any]:
 
 @contract_check("world_model")
 def check_fit_one_row(subject: Subject) -> None:
-    """The first fit may see one transition: no exception, and what is predicted afterwards is finite."""
+    """A fit on a single transition raises no exception, and predictions are finite afterwards."""
     _fit_little(subject, subject.data(steps=1, n_envs=1), "one row")
 
 
 @contract_check("world_model")
 def check_fit_constant_data(subject: Subject) -> None:
-    """Data in which nothing ever changes: no exception, no division by a deviation of zero."""
+    """A fit on constant data raises no exception and divides by no standard deviation of zero."""
     _fit_little(subject, subject.data(n_envs=1, constant=True), "constant data")
 
 
-def _fit_little(subject: Subject, data: ToyData, what: str) -> None:
+def _fit_little(subject: Subject, data: ToyData, kind: str) -> None:
+    """Check that a fit on minimal data raises nothing and leaves finite predictions; ``kind`` names the data in messages."""
     _skip_known(subject)
     model = subject.world_model()
     try:
         metrics = fit_shortly(model, data)
     except Exception as error:
-        raise Violation(f".fit raised {type(error).__name__} on {what}: {error}") from error
+        raise Violation(f".fit raised {type(error).__name__} on {kind}: {error}") from error
     if fault := metrics_fault(metrics):
         raise Violation(fault)
-    # A model may say that it is not fitted yet; then nobody uses it.
+    # A model may declare that it is not fitted yet; then it is not used.
     if model.fitted and not all(finite_rows(answer).all() for answer in _answers(model, data)):
-        raise Violation(f".step is not finite after a fit on {what}")
+        raise Violation(f".step is not finite after a fit on {kind}")
 
 
 @contract_check("world_model")
 def check_fit_learns(subject: Subject) -> None:
     """
-    On a linear system, unseen: better than copying the state (where it decodes) and than the mean reward, both by half.
+    On unseen data of a linear system, the squared error is less than half of that of copying the observation (if the model
+    decodes), and of that of predicting the mean reward.
     """
     _skip_known(subject)
     model = subject.world_model()
@@ -98,15 +100,15 @@ def check_fit_learns(subject: Subject) -> None:
     error, copied = _distance(predicted, last[1]), _distance(last[0], last[1])
     if not error < 0.5 * copied:
         raise Violation(
-            f".fit did not learn the next observation: squared error {error:.3g}, of copying the last one {copied:.3g}"
+            f".fit did not learn the next observation: squared error {error:.3g}, that of copying the last one {copied:.3g}"
         )
 
 
 def _distance(left: Obs, right: Obs) -> float:
-    """Return the mean squared difference; for categories, how often they differ."""
+    """Return the mean squared difference; for categories, the share of rows that differ."""
 
     def one(a: th.Tensor, b: th.Tensor) -> th.Tensor:
-        # Images are integers too, but they are amounts.
+        # Images are integers too, but not categories.
         categories = not a.is_floating_point() and a.dim() == 2
         return (a.cpu() != b).float().mean() if categories else (a.cpu().float() - b.float()).square().mean()
 
@@ -116,7 +118,8 @@ def _distance(left: Obs, right: Obs) -> float:
 @contract_check("world_model")
 def check_held_out(subject: Subject) -> None:
     """
-    On pure noise the verdict on held-out rows is bad, as it must be: the model has neither stored nor learned from them.
+    On pure noise, the model is no better than a trivial predictor on held-out rows: it has neither stored nor learned from
+    them.
     """
     _skip_known(subject)
     model = subject.world_model()
@@ -136,7 +139,7 @@ def check_held_out(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_fit_determinism(subject: Subject) -> None:
-    """Same weights, same data, same generator: the same model to the last bit."""
+    """The same weights, data and generator give the same model to the last bit."""
     (first, data), (second, _) = subject.fitted(), subject.fitted()
     if not same_values(_answers(first, data), _answers(second, data)):
         raise Violation(
@@ -146,7 +149,7 @@ def check_fit_determinism(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_loss(subject: Subject) -> None:
-    """Where there is a ``loss``: a :class:`~sb3_mbrl.contracts.Loss` of tensors, one value per row, with a gradient."""
+    """A ``loss`` returns a :class:`~sb3_mbrl.contracts.Loss` of tensors, one value per row, with a gradient."""
     model, data = subject.fitted()
     if type(model).loss is WorldModel.loss:
         raise SkipTest(f"{subject.name} has no loss")
@@ -171,7 +174,7 @@ def check_loss(subject: Subject) -> None:
 
 
 def _loss_fault(loss: Any, rows: int) -> str | None:
-    """Say what is wrong with a loss of ``rows`` rows; ``None``: nothing."""
+    """Describe the first fault of a loss of ``rows`` rows; ``None`` if there is none."""
     if not isinstance(loss, Loss):
         return f"{type(loss).__name__}, expected a sb3_mbrl.contracts.Loss: Loss({{name: (B,) tensor, ...}})"
     return _values_fault(loss, rows) or _names_fault(loss) or _states_fault(loss.states, rows)
@@ -188,7 +191,7 @@ def _values_fault(loss: Loss, rows: int) -> str | None:
         if value.shape != ():
             return f"{name!r} of shape {tuple(value.shape)} among scalars, expected one number"
     if any(value.requires_grad for value in loss.figures.values()):
-        return "figures with gradients: detach them"
+        return "metrics with gradients (Loss.figures): detach them"
     return None
 
 
@@ -211,9 +214,9 @@ def _states_fault(states: State | None, rows: int) -> str | None:
 
 @contract_check("world_model")
 def check_optimizer(subject: Subject) -> None:
-    """The optimiser holds the model's own parameters, also in a copy."""
+    """The optimiser holds the model's own parameters, in a deep copy too."""
     model, _ = subject.fitted()
-    for what, candidate in (("", model), (" of a deep copy", copy.deepcopy(model))):
+    for suffix, candidate in (("", model), (" of a deep copy", copy.deepcopy(model))):
         optimizer = candidate.optimizer
         if optimizer is None:
             raise SkipTest(f"{subject.name} has no optimizer")
@@ -221,7 +224,7 @@ def check_optimizer(subject: Subject) -> None:
             raise Violation(f".optimizer is a {type(optimizer).__name__}, expected a torch.optim.Optimizer or None")
         own = {id(parameter) for parameter in candidate.parameters()}
         if not all(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
-            raise Violation(f".optimizer{what} holds parameters that are not the model's: fit would train something else")
+            raise Violation(f".optimizer{suffix} holds parameters that are not the model's: fit would train something else")
 
 
 @contract_check("world_model")
@@ -245,7 +248,7 @@ def check_state_dict(subject: Subject) -> None:
 
 
 def _saved(model: WorldModel) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Send extra state and weights through a file."""
+    """Save extra state and weights in a file, and read them back."""
     file = io.BytesIO()
     th.save((pickle.dumps(model.extra_state()), model.state_dict()), file)
     file.seek(0)
@@ -256,7 +259,7 @@ def _saved(model: WorldModel) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 def _loaded(subject: Subject, model: WorldModel) -> WorldModel:
     extra, weights = _saved(model)
     fresh = subject.world_model()
-    # In this order: the extra state may decide which parameters there are.
+    # The extra state comes first: it may determine which parameters exist.
     fresh.load_extra_state(extra)
     fresh.load_state_dict(dict(weights))
     fresh.eval()
@@ -265,7 +268,7 @@ def _loaded(subject: Subject, model: WorldModel) -> WorldModel:
 
 @contract_check("world_model")
 def check_save_load(subject: Subject) -> None:
-    """``extra_state`` and ``state_dict`` make a fresh model predict the same to the last bit."""
+    """``extra_state`` and ``state_dict`` restore predictions to the last bit in a fresh model."""
     model, data = subject.fitted()
     fresh = _loaded(subject, model)
     if fresh.fitted != model.fitted:
@@ -290,12 +293,12 @@ def check_fit_after_load(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_pickle_and_deepcopy(subject: Subject) -> None:
-    """Both give the same predictions, and fitting the copy leaves the original alone."""
+    """Pickled and deep-copied models give the same predictions, and fitting the copy leaves the original alone."""
     model, data = subject.fitted()
     answers = _answers(model, data)
-    for what, twin in (("pickled", pickle.loads(pickle.dumps(model))), ("deep-copied", copy.deepcopy(model))):
+    for how, twin in (("pickled", pickle.loads(pickle.dumps(model))), ("deep-copied", copy.deepcopy(model))):
         if not same_values(_answers(twin, data), answers):
-            raise Violation(f" predicts something else when {what}")
+            raise Violation(f" predicts something else when {how}")
     fit_shortly(twin, subject.data(seed=1), seed=1)
     if not same_values(_answers(model, data), answers):
         raise Violation(" changed when a copy of it was fitted: they share something")
@@ -303,7 +306,7 @@ def check_pickle_and_deepcopy(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_rollout_learned(subject: Subject) -> None:
-    """After a fit, 20 steps from the data stay finite in nearly all rows."""
+    """After a fit, rollouts of 20 steps from the data stay finite in nearly all rows."""
     model, data = subject.fitted()
     state: State = start_states(model, data, 64)
     alive = th.ones(64, dtype=th.bool, device=model.device)

@@ -18,6 +18,8 @@ _ACTIONS = (spaces.Box(np.float32([-2.0, 0.0]), np.float32([2.0, 3.0])), spaces.
 
 
 class _Scene(NamedTuple):
+    """A planner and a linear system to plan in."""
+
     planner: Planner
     model: LinearToy
 
@@ -31,7 +33,7 @@ class _Scene(NamedTuple):
 
 
 def _scenes(subject: Subject) -> Iterator[_Scene]:
-    """The planner with every kind of action that it takes."""
+    """Build the planner for every kind of action that it takes."""
     taken = False
     for action_space in (subject.instance.action_space,) if subject.instance is not None else _ACTIONS:
         try:
@@ -46,11 +48,11 @@ def _scenes(subject: Subject) -> Iterator[_Scene]:
 
 
 def _action_fault(space: spaces.Space, action: th.Tensor, shape: tuple[int, ...]) -> str | None:
-    """Why actions are not as SB3's replay buffer stores them, or ``None``."""
+    """Explain why actions are not in the layout of SB3's replay buffer; ``None`` if they are."""
     size = int(np.prod(space.shape)) if space.shape else 1
     if not isinstance(action, th.Tensor) or tuple(action.shape) != (*shape, size):
-        found = tuple(action.shape) if isinstance(action, th.Tensor) else type(action).__name__
-        return f"of shape {found}, expected {(*shape, size)}"
+        got = tuple(action.shape) if isinstance(action, th.Tensor) else type(action).__name__
+        return f"of shape {got}, expected {(*shape, size)}"
     if isinstance(space, spaces.Box):
         if not action.is_floating_point() or not action.isfinite().all() or action.abs().max() > 1:
             return f"with values up to {float(action.float().abs().max()):.4g}, expected finite floats scaled to [-1, 1]"
@@ -63,7 +65,7 @@ def _action_fault(space: spaces.Space, action: th.Tensor, shape: tuple[int, ...]
 
 @contract_check("planner")
 def check_plan_shapes(subject: Subject) -> None:
-    """Actions ``(B, A)`` as SB3 stores them, for one environment and for several; optional fields have their shapes."""
+    """Actions are ``(B, A)`` as SB3 stores them, for one environment and several; optional fields have their shapes."""
     for scene in _scenes(subject):
         for rows in (1, 5):
             plan = scene.plan(rows)
@@ -162,11 +164,11 @@ def check_plan_side_effects(subject: Subject) -> None:
 @contract_check("planner")
 def check_plan_action_mask(subject: Subject) -> None:
     """Forbidden actions are never chosen."""
-    asked = False
+    checked = False
     for scene in _scenes(subject):
         if not isinstance(scene.model.action_space, spaces.Discrete):
             continue
-        asked = True
+        checked = True
         allowed = th.arange(6) % 3
         mask = th.nn.functional.one_hot(allowed, 3).bool()
         try:
@@ -175,18 +177,18 @@ def check_plan_action_mask(subject: Subject) -> None:
             raise SkipTest(str(error)) from error
         if not th.equal(action.flatten().cpu(), allowed):
             raise Violation(f".plan chose the actions {action.flatten().tolist()} where only {allowed.tolist()} were allowed")
-    if not asked:
+    if not checked:
         raise SkipTest(f"{subject.name} takes no Discrete actions")
 
 
 @contract_check("planner")
 def check_plan_improves(subject: Subject) -> None:
-    """On the linear system, planning at every step gains at least half of what lies between random and best actions."""
+    """On the linear system, planning at every step closes at least half of the gap between random and best actions."""
     rows, steps = 8, 6
     for scene in _scenes(subject):
         model, start = scene.model, th.zeros(rows, 3)
         draws = _Actions(model.action_space)
-        chance = th.stack(
+        random_return = th.stack(
             [_play(model, start, [draws(rows, seed * steps + t) for t in range(steps)]) for seed in range(50)]
         ).mean()
         state, carry, total = start, None, th.zeros(rows)
@@ -197,15 +199,15 @@ def check_plan_improves(subject: Subject) -> None:
             prediction = model.step(state, plan.action)
             state, carry, total = prediction.state, plan.carry, total + prediction.reward
         best = float(model.best_return(start, steps).mean())
-        if not float(total.mean()) > 0.5 * (float(chance) + best):
+        if not float(total.mean()) > 0.5 * (float(random_return) + best):
             raise Violation(
                 f".plan reaches a return of {float(total.mean()):.3g} on a linear system with {model.action_space}, "
-                f"where random actions reach {float(chance):.3g} and the best ones {best:.3g}"
+                f"where random actions reach {float(random_return):.3g} and the best ones {best:.3g}"
             )
 
 
 class _Actions:
-    """Random actions as SB3's replay buffer stores them."""
+    """A sampler of random actions as SB3's replay buffer stores them."""
 
     def __init__(self, space: spaces.Space) -> None:
         self.space = space
@@ -217,7 +219,7 @@ class _Actions:
 
 
 def _play(model: LinearToy, state: th.Tensor, actions: list[th.Tensor]) -> th.Tensor:
-    """``(B,)``: the return of a sequence of actions."""
+    """Return the return of a sequence of actions, ``(B,)``."""
     total = th.zeros(len(state))
     for action in actions:
         prediction = model.step(state, action)

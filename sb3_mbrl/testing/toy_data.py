@@ -17,7 +17,13 @@ from sb3_mbrl.trees import State, tree_index, tree_map, tree_where
 
 @dataclass(frozen=True)
 class Case:
-    """A pair of spaces that a part is tried with."""
+    """
+    A pair of spaces that a part is tried with.
+
+    :param name: the name in messages
+    :param observation_space: the observation space
+    :param action_space: the action space
+    """
 
     name: str
     observation_space: spaces.Space
@@ -44,16 +50,16 @@ CASES = (
 
 class ToySystem:
     """
-    A system for all spaces, without noise. With ``u = M a``, ``a`` the encoded action and every row of ``|M|`` summing to 1:
+    A noise-free system for all spaces. With ``u = M a``, ``a`` the encoded action and every row of ``|M|`` summing to 1:
 
-    * numbers, mapped to [-1, 1] where they are bounded: ``z' = 0.6 z + 0.4 u``
+    * continuous values, mapped to [-1, 1] if they are bounded: ``z' = 0.6 z + 0.4 u``
     * categories and bits: ``s' = (s + (u > 0)) mod n``
-    * reward: the mean of the next numbers (categories: of ``2 s' / (n - 1) - 1``)
+    * reward: the mean of the next values (categories: of ``2 s' / (n - 1) - 1``)
     * termination: the first of them exceeds 0.25
 
-    :param observation_space: any that SB3 takes
-    :param action_space: any that SB3 takes
-    :param seed: chooses ``M``
+    :param observation_space: any observation space of SB3
+    :param action_space: any action space of SB3
+    :param seed: the seed of ``M``
     """
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, seed: int = 0) -> None:
@@ -92,10 +98,10 @@ class ToySystem:
 
     def step(self, obs: Obs, action: th.Tensor) -> tuple[Obs, th.Tensor, th.Tensor]:
         """
-        Step the system.
+        Make one step.
 
-        :param obs: ``(B, ...)``
-        :param action: ``(B, A)``, scaled
+        :param obs: the observations, ``(B, ...)``
+        :param action: the actions, ``(B, A)``, scaled
         :return: next observations, rewards ``(B,)``, terminations ``(B,)`` as floats
         """
         features = self._codec.encode(action)
@@ -125,7 +131,7 @@ class ToySystem:
 
 
 def _sizes(space: Any) -> th.Tensor:
-    """``(n,)``: the number of values of every category or bit."""
+    """Return the number of values of every category or bit, ``(n,)``."""
     if isinstance(space, spaces.MultiBinary):
         return th.full((int(np.prod(space.shape)),), 2)
     return th.as_tensor([space.n] if isinstance(space, spaces.Discrete) else space.nvec).flatten()
@@ -136,7 +142,7 @@ def _first(space: spaces.Space) -> th.Tensor:
 
 
 def _affine(space: spaces.Box) -> tuple[th.Tensor, th.Tensor]:
-    """Centre and half-width of every number (0 and 1 where there are no bounds)."""
+    """Return centre and half-width of every value's range (0 and 1 without bounds)."""
     bounded = np.isfinite(space.low) & np.isfinite(space.high)
     low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
     centre, half = (low / 2 + high / 2).flatten(), (high / 2 - low / 2).flatten()
@@ -149,7 +155,7 @@ def _numbers(space: spaces.Box, value: th.Tensor) -> th.Tensor:
 
 
 def _render(space: spaces.Space, value: th.Tensor) -> th.Tensor:
-    """Inner values ``(B, n)`` as observations in the layout of SB3's replay buffer."""
+    """Convert inner values ``(B, n)`` to observations in the layout of SB3's replay buffer."""
     assert space.dtype is not None
     dtype = torch_dtype(space.dtype)
     if isinstance(space, spaces.Box):
@@ -168,10 +174,10 @@ class ToyData:
     """
     A set of real data in memory that implements :class:`~sb3_mbrl.contracts.Data`: a :class:`ToySystem` under random actions.
 
-    :param observation_space: any that SB3 takes
-    :param action_space: any that SB3 takes
-    :param steps: per environment
-    :param n_envs: environments side by side, as in an SB3 replay buffer
+    :param observation_space: any observation space of SB3
+    :param action_space: any action space of SB3
+    :param steps: the number of steps per environment
+    :param n_envs: the number of environments side by side, as in a replay buffer of SB3
     :param episode_length: the time limit
     :param seed: the seed of starts and actions (not of the system)
     :param constant: whether every transition is the first one, unchanged
@@ -198,7 +204,7 @@ class ToyData:
         obs = system.sample_starts(n_envs, generator)
         action = system.sample_actions(n_envs, generator)
         age = th.zeros(n_envs, dtype=th.long)
-        columns: list[Sequences] = []
+        rows: list[Sequences] = []
         for _ in range(steps):
             next_obs, reward, terminated = system.step(obs, action)
             if constant:
@@ -207,15 +213,15 @@ class ToyData:
                 next_obs = system.sample_starts(n_envs, generator)
                 reward, terminated = th.randn(n_envs, generator=generator), th.zeros(n_envs)
             is_last = (terminated > 0) | (age + 1 >= episode_length)
-            columns.append(Sequences(obs, action, next_obs, reward, terminated, age == 0, is_last))
+            rows.append(Sequences(obs, action, next_obs, reward, terminated, age == 0, is_last))
             age = th.where(is_last, 0, age + 1)
             if not constant:
                 obs = tree_where(is_last, system.sample_starts(n_envs, generator), next_obs)
                 action = system.sample_actions(n_envs, generator)
-        self._rows: Sequences = tree_map(lambda *leaves: th.stack(leaves), columns[0], *columns[1:])
-        """``(T, n_envs, ...)``"""
+        self._rows: Sequences = tree_map(lambda *leaves: th.stack(leaves), rows[0], *rows[1:])
+        """All steps, ``(T, n_envs, ...)``"""
         self._steps, self._n_envs = steps, n_envs
-        self._beside = {name: th.rand((steps, n_envs, *shape), generator=generator) for name, shape in (extra or {}).items()}
+        self._side = {name: th.rand((steps, n_envs, *shape), generator=generator) for name, shape in (extra or {}).items()}
         index = th.arange(steps)[:, None].expand(steps, n_envs)
         self._episode_start = th.where(self._rows.is_first, index, 0).cummax(0).values
 
@@ -238,7 +244,7 @@ class ToyData:
         buffer = kind(self._steps * self._n_envs, space, self.system.action_space, device="cpu", n_envs=self._n_envs)
         side = SideStore(buffer)
         for t in range(self._steps):
-            for name, values in self._beside.items():
+            for name, values in self._side.items():
                 side.put(name, t, values[t].numpy())
             obs, next_obs = (
                 {key: leaf[t].numpy() for key, leaf in value.items()} if isinstance(value, dict) else value[t].numpy()
@@ -273,5 +279,5 @@ class ToyData:
         window: State = tree_map(lambda leaf: leaf[steps, env[:, None]], self._rows)
         is_first = window.is_first.clone()
         is_first[:, 0] = True
-        beside = {name: self._beside[name][steps, env[:, None]] for name in extra}
-        return window._replace(is_first=is_first, extra=beside, ids=_FIRST_ID + steps * self._n_envs + env[:, None])
+        values = {name: self._side[name][steps, env[:, None]] for name in extra}
+        return window._replace(is_first=is_first, extra=values, ids=_FIRST_ID + steps * self._n_envs + env[:, None])

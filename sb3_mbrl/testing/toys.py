@@ -1,9 +1,9 @@
-"""Small world models with known answers: the kit proves itself on them, planners and imaginations are tested with them.
+"""Small world models with known results, for tests of the kit itself, of planners and of imaginations.
 
 =====================  ==============================================================================================
 :class:`LinearToy`     exact linear-Gaussian system: predictions, returns and the best action in closed form
 :class:`TwoPlayerToy`  exact Nim: signed discounts, a known game value
-:class:`NeighbourToy`  nearest neighbours: what it has learned is data, which no parameter shape tells
+:class:`NeighbourToy`  nearest neighbours: it learns by storing data, which is no parameter
 :class:`RewardToy`     a network without ``decode`` that predicts rewards and terminations, learned by ``loss`` over rows
 :class:`RecurrentToy`  a recurrent network: a context, a nested state, no ``decode``, learned by ``loss`` over sequences
 :class:`WeightedToy`   the same, with the weights of its rows from the side store
@@ -33,7 +33,7 @@ class LinearToy(VectorModel):
 
     :param observation_space: a ``Box`` vector; unbounded, or decoding clips
     :param action_space: ``Box`` or ``Discrete``
-    :param noise: standard deviation of every number at every step
+    :param noise: the standard deviation of every value at every step
     :param decay: the share of the state that stays
     """
 
@@ -80,7 +80,7 @@ class LinearToy(VectorModel):
         """Return equal logits and a value of zero: no opinion."""
         return state.new_zeros(len(state), self.action_codec.dim), state.new_zeros(len(state))
 
-    # ---- the answers
+    # ---- known results
 
     def mean(self, state: th.Tensor, action: th.Tensor, steps: int = 1) -> th.Tensor:
         """Return the expected state after repeating an action, ``(B, D)``."""
@@ -90,7 +90,7 @@ class LinearToy(VectorModel):
         return state
 
     def variance(self, steps: int = 1) -> float:
-        """Return the variance of every number after ``steps`` steps from a known state: ``noise^2 * sum_k decay^(2k)``."""
+        """Return the variance of every value after ``steps`` steps from a known state: ``noise^2 * sum_k decay^(2k)``."""
         return self.noise**2 * sum(self.decay ** (2 * k) for k in range(steps))
 
     def best_action(self, n: int = 1) -> th.Tensor:
@@ -108,16 +108,16 @@ class LinearToy(VectorModel):
 
 class TwoPlayerToy(VectorModel):
     """
-    The game of Nim: players take turns to remove 1 to ``k`` stones; who takes the last one wins. The state is the number of
-    stones, ``(B, 1)``.
+    The game of Nim: players take turns to remove 1 to ``k`` stones; the player who takes the last one wins. The state is the
+    number of stones, ``(B, 1)``.
 
-    The reward is 1 for the player who just won. ``discount`` is ``-gamma`` (the next state is worth to one player what it
-    costs the other) and 0 at the end, so the value of a state to the player to move is ``max_a reward + discount * value'``.
+    The reward is 1 for the player who just won. ``discount`` is ``-gamma`` (the gain of one player is the loss of the
+    other) and 0 at the end, so the value of a state to the player to move is ``max_a reward + discount * value'``.
     Taking more stones than there are takes them all.
 
     :param observation_space: ``Discrete(n + 1)``: up to ``n`` stones
     :param action_space: ``Discrete(k)``: action ``i`` takes ``i + 1`` stones
-    :param gamma: discount of one move
+    :param gamma: the discount of one move
     """
 
     fitted = True
@@ -166,10 +166,10 @@ class NeighbourToy(VectorModel):
     A model that predicts the mean change over the ``k`` nearest stored transitions (or that of one of them, drawn). The state
     is ``{"obs": (B, D)}``.
 
-    What it has learned is the data itself, kept in :meth:`extra_state`.
+    It learns by storing the data, which is kept in :meth:`extra_state`.
 
     :param observation_space: any vector space
-    :param action_space: any
+    :param action_space: any action space of SB3
     :param k: the number of neighbours
     :param capacity: the number of stored transitions, the newest ones
     """
@@ -198,7 +198,7 @@ class NeighbourToy(VectorModel):
     ) -> Prediction:
         obs, action = state["obs"], action.to(self.device)
         query = th.cat([obs, self.action_codec.encode(action)], dim=1)
-        # Not by matrix products: their rounding depends on the batch, and with it which neighbour is nearest.
+        # Not by matrix products: their rounding depends on the batch, and could change the nearest neighbour.
         distances = th.cdist(query, self._inputs, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = distances.topk(min(self.k, len(self._inputs)), largest=False).indices
         if not deterministic:
@@ -221,10 +221,10 @@ class RewardToy(VectorModel):
     """
     A network that predicts reward and termination, and no observations. The state is a latent vector, ``(B, H)``.
 
-    It is learned one step ahead, so what lies further ahead is a guess.
+    It is trained one step ahead, so predictions further ahead are guesses.
 
     :param observation_space: any vector space
-    :param action_space: any
+    :param action_space: any action space of SB3
     :param hidden: ``H``
     :param learning_rate: the step size of Adam
     """
@@ -273,7 +273,7 @@ class RewardToy(VectorModel):
         return Prediction(output[:, :-2].tanh(), output[:, -2], output[:, -1].sigmoid())
 
     def _output(self, state: th.Tensor, action: th.Tensor) -> th.Tensor:
-        """``(B, H + 2)``: the next state before squashing, the reward, the logit of the termination."""
+        """Return the next state before squashing, the reward and the logit of the termination, ``(B, H + 2)``."""
         return self.transition(th.cat([state, self.action_codec.encode(action.to(self.device))], dim=1))
 
 
@@ -296,7 +296,7 @@ class RecurrentToy(VectorModel):
     decode.
 
     :param observation_space: any vector space
-    :param action_space: any
+    :param action_space: any action space of SB3
     :param hidden: ``H``
     :param learning_rate: the step size of Adam
     """
@@ -345,12 +345,12 @@ class RecurrentToy(VectorModel):
         return Loss(rows, states={"belief": (beliefs, obs)})
 
     def _encode_windows(self, obs: Obs) -> th.Tensor:
-        """``(B, T, ...)`` to ``(B, T, D)``."""
+        """Encode windows of observations, ``(B, T, ...)`` to ``(B, T, D)``."""
         n, length = next(iter(obs.values())).shape[:2] if isinstance(obs, dict) else obs.shape[:2]
         return self.codec.encode(tree_map(lambda leaf: leaf.flatten(0, 1), obs)).view(n, length, -1)
 
     def _read(self, obs: th.Tensor, action: th.Tensor, is_first: th.Tensor, belief: th.Tensor | None = None) -> th.Tensor:
-        """``(B, T, H)``: the hidden vector after every observation."""
+        """Return the hidden vector after every observation, ``(B, T, H)``."""
         belief = obs.new_zeros(len(obs), self.hidden) if belief is None else belief
         before = th.zeros_like(action[:, 0])
         beliefs = []
@@ -361,7 +361,7 @@ class RecurrentToy(VectorModel):
         return th.stack(beliefs, dim=1)
 
     def _update(self, belief: th.Tensor, action: th.Tensor, obs: th.Tensor, is_first: th.Tensor) -> th.Tensor:
-        """One observation, and the encoded action that led to it."""
+        """Update the hidden vector with one observation and the encoded action that led to it."""
         fresh = is_first[:, None]
         inputs = th.cat([obs, th.where(fresh, 0.0, action)], dim=1)
         return self.cell(inputs, th.where(fresh, 0.0, belief))
@@ -376,7 +376,7 @@ class RecurrentToy(VectorModel):
     def filter(self, obs: Obs, actions: th.Tensor, is_first: th.Tensor) -> State:
         obs, actions, is_first = self.to_device((obs, actions, is_first))
         flat = self._encode_windows(obs)
-        # The last action is not known yet: any valid one stands in, and is not read.
+        # The last action is not known yet: zeros stand in for it, and are not read.
         encoded = self.action_codec.encode(actions[:, :-1].flatten(0, 1)).view(len(flat), flat.shape[1] - 1, -1)
         encoded = th.cat([encoded, encoded.new_zeros(len(flat), 1, self.action_codec.dim)], dim=1)
         return {"belief": (self._read(flat, encoded, is_first)[:, -1], flat[:, -1])}
@@ -400,7 +400,7 @@ class RecurrentToy(VectorModel):
 
 
 class WeightedToy(RecurrentToy):
-    """A :class:`RecurrentToy` whose rows count as much as the ``weight`` stored with them in the side store."""
+    """A :class:`RecurrentToy` that multiplies the loss of each row by its ``weight`` in the side store."""
 
     extra: ClassVar[Mapping[str, tuple[int, ...]]] = {"weight": ()}
 

@@ -29,7 +29,9 @@ from sb3_mbrl.trees import State, batch_size, describe, finite_rows, tree_cat, t
 
 def _decode(model: WorldModel, state: State) -> Obs:
     """
-    :raises SkipTest: when the model has no observations to show
+    Decode a state without gradients.
+
+    :raises SkipTest: when the model does not decode
     """
     if not model.decodes:
         raise SkipTest(f"{type(model).__name__} does not decode observations")
@@ -53,12 +55,14 @@ def check_spaces(subject: Subject) -> None:
                     f": its record supports the spaces of case {case.name!r}, but its factory refuses them"
                 ) from error
             if not str(error):
-                raise Violation(f" refused the spaces of case {case.name!r} without a word; say what it takes") from error
+                raise Violation(
+                    f" refused the spaces of case {case.name!r} without a message; name the spaces it takes"
+                ) from error
             continue
         except Exception as error:
             raise Violation(
                 f" raised {type(error).__name__} for the spaces of case {case.name!r}: {error}. "
-                "Spaces that it does not take are refused with UnsupportedSpace"
+                "Refuse spaces that the model does not take with UnsupportedSpace"
             ) from error
         if reason is None:
             _check_case(subject, model, case)
@@ -82,7 +86,7 @@ def _check_case(subject: Subject, model: WorldModel, case: Case) -> None:
 
 @contract_check("world_model")
 def check_attributes(subject: Subject) -> None:
-    """Spaces, device, ``context`` and ``fitted`` are what the contract says."""
+    """Spaces, device, ``context``, ``discount`` and ``fitted`` follow the contract."""
     model, case = subject.world_model(), subject.home()
     if model.observation_space != case.observation_space or model.action_space != case.action_space:
         raise Violation(" changed its observation_space or action_space; they stay as given")
@@ -95,10 +99,10 @@ def check_attributes(subject: Subject) -> None:
     if not isinstance(model.fitted, bool):
         raise Violation(f".fitted is {model.fitted!r}, expected True or False")
     if not model.learns and not model.fitted:
-        raise Violation(" has neither fit nor loss, so it is known: say fitted = True, or nobody will use it")
+        raise Violation(" has neither fit nor loss, so it is known: set fitted = True, or it will not be used")
     fit_shortly(model, subject.data())
     if not model.fitted:
-        raise Violation(".fitted is False after fit; set it, or nobody will use the model")
+        raise Violation(".fitted is False after fit; set it, or the model will not be used")
 
 
 @contract_check("world_model")
@@ -117,7 +121,7 @@ def check_step_shapes(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_large_batch(subject: Subject) -> None:
-    """10 000 rows at once (1 000 where observations are images)."""
+    """A step of 10 000 rows at once works (1 000 rows of images)."""
     model, data = subject.fitted()
     rows = 1_000 if any(leaf.numel() > 5_000 for leaf in _leaves_of_one(model, data)) else 10_000
     state, action = start_states(model, data, rows), some_actions(model, data, rows)
@@ -177,7 +181,7 @@ def check_global_randomness(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_no_side_effects(subject: Subject) -> None:
-    """Using the model in evaluation mode changes neither the model nor what it was given."""
+    """Using the model in evaluation mode changes neither the model nor its arguments."""
     model, data = subject.fitted()
     before = tree_map(th.clone, dict(model.state_dict())), model.extra_state()
     state, action = start_states(model, data, 8), some_actions(model, data, 8)
@@ -199,7 +203,7 @@ def check_no_side_effects(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_state_operations(subject: Subject) -> None:
-    """States can be indexed, repeated and joined: a row is a row wherever it stands."""
+    """States can be indexed, repeated and joined: predictions do not depend on a row's position."""
     model, data = subject.fitted()
     state, action = start_states(model, data, 6), some_actions(model, data, 6)
     if (size := batch_size(state)) != 6:
@@ -245,7 +249,7 @@ def check_features(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_far_out_of_distribution(subject: Subject) -> None:
-    """Observations a thousand times too large: no exception, probabilities stay so, finite rows decode to members."""
+    """Observations a thousand times too large raise nothing and give valid probabilities; finite rows decode to members."""
     model, data = subject.fitted()
     context = data.contexts(16, model.context, generator=rng(0))
     far = tree_map(lambda leaf: leaf * 1e3 if leaf.is_floating_point() else leaf, context.obs)
@@ -257,7 +261,7 @@ def check_far_out_of_distribution(subject: Subject) -> None:
         if fault := prediction_fault(model, state, action, prediction):
             raise Violation(f"{fault} (far from the data)")
         finite = finite_rows(prediction)
-        # Rows that are not finite are masked by whoever rolls the model out.
+        # Rollouts mask rows that are not finite.
         state = tree_index(prediction.state, finite)
         if not batch_size(state):
             return
@@ -269,7 +273,7 @@ def check_far_out_of_distribution(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_known_functions(subject: Subject) -> None:
-    """Known reward and termination replace the heads; they see members of the space and actions in the environment's units."""
+    """Known functions replace the heads; their arguments are members of the space and actions in the environment's units."""
     calls: list[tuple[Obs, th.Tensor, Obs]] = []
     codec = ActionCodec(subject.home().action_space)
 
@@ -288,23 +292,22 @@ def check_known_functions(subject: Subject) -> None:
     calls.clear()
     prediction = predict(model, state, action)
     if not calls:
-        raise Violation(".step did not ask the known reward function")
+        raise Violation(".step did not call the known reward function")
     in_units = codec.to_env(action)
     if not th.allclose(prediction.reward, in_units.flatten(1).float().sum(1), atol=1e-5):
         raise Violation(
-            ".step did not return the known reward, which is asked with actions in the environment's units: "
-            "ActionCodec.to_env(action)"
+            ".step did not return the known reward, which takes actions in the environment's units: ActionCodec.to_env(action)"
         )
     if not th.equal(prediction.terminated, (in_units.flatten(1)[:, 0] > 0).to(prediction.terminated.dtype)):
         raise Violation(".step did not return the known termination as 0 or 1")
     for obs in (calls[-1][0], calls[-1][2]):
         if fault := member_fault(model.observation_space, obs, 32):
-            raise Violation(f".step asked the known reward with an observation{fault}")
+            raise Violation(f".step called the known reward with an observation{fault}")
 
 
 @contract_check("world_model")
 def check_filter(subject: Subject) -> None:
-    """What lies before ``is_first`` is not looked at, and neither is the last action."""
+    """Filtering ignores steps before ``is_first``, and the last action."""
     model, data = subject.fitted()
     context = data.contexts(16, model.context, generator=rng(0))
     obs, action, is_first = to_device((context.obs, context.action, context.is_first), model.device)
@@ -321,16 +324,16 @@ def check_filter(subject: Subject) -> None:
         last = th.cat([action[:, :-1], action[:, -1:].roll(1, dims=0)], dim=1)
         third = model.filter(obs, last, is_first)
     if not close_values(other, state, 1e-6):
-        raise Violation(".filter looks at what lies before is_first: another episode leaks into the state")
+        raise Violation(".filter uses steps before is_first: another episode leaks into the state")
     if not close_values(third, state, 1e-6):
-        raise Violation(".filter looks at the last action, which is not known yet when a state is wanted")
+        raise Violation(".filter uses the last action, which is not known yet when the state is needed")
     if batch_size(state) != 16:
         raise Violation(f".filter returned a state of {batch_size(state)} rows for 16 contexts")
 
 
 @contract_check("world_model")
 def check_observe(subject: Subject) -> None:
-    """Observing keeps the state's shapes, and rows with ``is_first`` forget what was before."""
+    """Observing keeps the state's shapes, and rows with ``is_first`` forget the last episode."""
     model, data = subject.fitted()
     state, other = start_states(model, data, 8, seed=0), start_states(model, data, 8, seed=1)
     action = some_actions(model, data, 8, seed=0)
@@ -347,7 +350,7 @@ def check_observe(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_members(subject: Subject) -> None:
-    """Where there are members: ``(E, B, D)`` means and variances (not negative), ``(E, B)`` rewards and probabilities."""
+    """If there are members: ``(E, B, D)`` means and variances (not negative), ``(E, B)`` rewards and probabilities."""
     model, data = subject.fitted()
     state, action = start_states(model, data, 8), some_actions(model, data, 8)
     try:
@@ -368,7 +371,7 @@ def check_members(subject: Subject) -> None:
 
 @contract_check("world_model")
 def check_cuda(subject: Subject) -> None:
-    """The same on an accelerator: predictions lie where the model lies, with a generator of the CPU."""
+    """Predictions lie on the model's device, an accelerator too, with a generator on the CPU."""
     if not th.cuda.is_available():
         raise SkipTest("no CUDA device")
     model, data = subject.fitted(device="cuda")

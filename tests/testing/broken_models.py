@@ -316,10 +316,10 @@ class Sharing(NeighbourToy):
 
 
 BROKEN_MODELS = [
-    ("check_spaces", SilentlyRefusing, r"refused the spaces of case 'discrete' without a word"),
+    ("check_spaces", SilentlyRefusing, r"refused the spaces of case 'discrete' without a message"),
     ("check_spaces", Crashing, r"raised (TypeError|IndexError) for the spaces of case '.*UnsupportedSpace"),
     ("check_attributes", NoContext, r"\.context is 0, expected an integer of at least 1"),
-    ("check_attributes", Unfitted, r"neither fit nor loss, so it is known: say fitted = True"),
+    ("check_attributes", Unfitted, r"neither fit nor loss, so it is known: set fitted = True"),
     ("check_attributes", NeverFitted, r"\.fitted is False after fit"),
     (
         "check_step_shapes",
@@ -389,9 +389,9 @@ BROKEN_MODELS = [
     ("check_features", FlatFeatures, r"\.features returned torch.float32 of shape \(8,\)"),
     ("check_far_out_of_distribution", FragileFar, r"raised OverflowError"),
     ("check_known_functions", ScaledActions, r"ActionCodec.to_env"),
-    ("check_known_functions", IgnoresKnown, r"did not ask the known reward"),
+    ("check_known_functions", IgnoresKnown, r"did not call the known reward"),
     ("check_filter", LeakyFilter, r"another episode leaks"),
-    ("check_filter", ReadsLastAction, r"looks at the last action"),
+    ("check_filter", ReadsLastAction, r"uses the last action"),
     ("check_observe", LeakyObserve, r"remembers the last episode"),
     ("check_members", OneMember, r"mean of shape \(8, 3\), expected \(8, 8, 3\)"),
     ("check_members", NegativeVariance, r"negative variance"),
@@ -415,7 +415,7 @@ BROKEN_MODELS = [
     ("check_loss", losing(lambda loss: loss._replace(scalars={"l2": th.ones(3)})), r"'l2' of shape \(3,\) among scalars"),
     ("check_loss", losing(lambda loss: loss._replace(weights={"reward": 2.0})), r"weight for 'reward', which is none of its"),
     ("check_loss", losing(lambda loss: loss._replace(scalars={"obs_loss": th.ones(())})), r"both as a term of the rows"),
-    ("check_loss", losing(lambda loss: loss._replace(figures={"loss": loss.total()})), r"figures with gradients"),
+    ("check_loss", losing(lambda loss: loss._replace(figures={"loss": loss.total()})), r"metrics with gradients"),
     ("check_loss", losing(lambda loss: loss._replace(states=th.zeros(3, 2))), r"states of 3 rows for a batch of 8"),
     ("check_loss", losing(lambda loss: loss._replace(scalars={"l2": th.ones(()) / 0})), r"with the total inf"),
     ("check_loss", LossOfVersion1, r"cannot be called as loss\(batch, start, generator=generator\)"),

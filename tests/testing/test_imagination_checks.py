@@ -4,9 +4,9 @@ import pytest
 import torch as th
 
 from sb3_mbrl.contracts import (
-    Imagination,
     ImaginationSpec,
     Imagined,
+    RolloutImagination,
 )
 from sb3_mbrl.imagination import BranchedRollouts
 from sb3_mbrl.plugins import PluginContractError
@@ -32,7 +32,7 @@ class FloatHorizon(BranchedRollouts):
         return num_timesteps / 1000
 
 
-class Careless(Imagination):
+class Careless(RolloutImagination):
     """Rolls on whatever happens."""
 
     freq, starts_per_step, max_age = 1, 1.0, 1

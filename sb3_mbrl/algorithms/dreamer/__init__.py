@@ -3,6 +3,6 @@
 from sb3_mbrl.algorithms.dreamer.v3 import DreamerV3
 
 Dreamer = DreamerV3
-"""The newest"""
+"""The newest version of Dreamer"""
 
 __all__ = ["Dreamer", "DreamerV3"]

@@ -1,4 +1,4 @@
-"""The base of all Dreamers: a latent world model, an actor and a critic that learn together. A glossary of the loop::
+"""The base class of all Dreamers: a latent world model, an actor and a critic that learn together. The loop::
 
 learn                                           SB3's
   collect_rollouts                              SB3's: steps of the real environment
@@ -39,7 +39,7 @@ from sb3_mbrl.trees import State, tree_map
 
 class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
     """
-    The loop, the data and the one update of everything. Subclasses define the losses (:meth:`_losses`).
+    The base class of Dreamers: the loop, the data and the joint update. Subclasses define the losses (:meth:`_losses`).
 
     See :class:`~sb3_mbrl.DreamerV3` for the parameters.
     """
@@ -151,13 +151,13 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
                 raise ValueError(
                     f"max_grad_norm={self.max_grad_norm!r}: give two numbers, for the world model, and for actor and critic"
                 )
-            for most in self.max_grad_norm:
-                number("max_grad_norm", most, 0.0, open_low=True)
+            for norm in self.max_grad_norm:
+                number("max_grad_norm", norm, 0.0, open_low=True)
 
     @property
     def latent_model(self) -> LatentModel:
         """The world model, in whose latent states actor and critic learn"""
-        assert isinstance(self.world_model, LatentModel)  # checked when it was built
+        assert isinstance(self.world_model, LatentModel)  # ensured by needs_latent_model
         return self.world_model
 
     @property
@@ -174,17 +174,17 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
             )
         with self.random.scope(self.device):
             self.policy.attach(model)
-        model.optimizer = None  # it is trained here
+        model.optimizer = None  # the joint update trains it
         self.update = self._make_update()
         self.sequences = self._make_sequences()
         self._act_by(self.policy)
 
     def _make_update(self) -> JointUpdate:
-        of_model, of_behaviour = self.max_grad_norm or (None, None)
+        model_norm, behaviour_norm = self.max_grad_norm or (None, None)
         learners = [
-            Learner(self.latent_model, 1.0, of_model),
-            Learner(self.policy.actor, self.behaviour_rate, of_behaviour),
-            Learner(self.policy.critic, self.behaviour_rate, of_behaviour),
+            Learner(self.latent_model, 1.0, model_norm),
+            Learner(self.policy.actor, self.behaviour_rate, behaviour_norm),
+            Learner(self.policy.critic, self.behaviour_rate, behaviour_norm),
         ]
         return JointUpdate(
             learners,
@@ -216,7 +216,7 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
         return sequences
 
     def _follow_buffer(self) -> None:
-        """The user may have given the agent another replay buffer than the one that latent states are stored beside."""
+        """Renew the sequences if the user has given the agent another replay buffer: each buffer has its own latent states."""
         if self.sequences.buffer is not self.replay_buffer:
             self.sequences = self._make_sequences()
 
@@ -228,22 +228,22 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
 
     @classmethod
     def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Self:
-        """As SB3's; ``optimizer_kwargs`` may be others than those that were saved, another ``optimizer_class`` may not."""
+        """Load an agent as in SB3; ``optimizer_kwargs`` may differ from the saved ones, ``optimizer_class`` may not."""
         if "optimizer_class" in kwargs and kwargs["optimizer_class"] != (saved := saved_attributes(path)["optimizer_class"]):
             raise ValueError(
                 f"load(..., optimizer_class={kwargs['optimizer_class']!r}): the saved state of the optimizer is of {saved!r}. "
                 "Leave it out; a new agent can have another."
             )
         if isinstance(given := kwargs.get("world_model_kwargs"), dict):
-            own = saved_attributes(path)["world_model_kwargs"]  # as given, with what the agent has added
+            own = saved_attributes(path)["world_model_kwargs"]  # as given by the user, with the agent's own additions
             kwargs["world_model_kwargs"] = {**{name: own[name] for name in ("size", "gamma") if name in own}, **given}
         agent = super().load(path, env, *args, **kwargs)
-        for group in agent.optimizer.param_groups:  # SB3 has put the saved ones back
+        for group in agent.optimizer.param_groups:  # SB3 has restored the saved ones
             group.update(kwargs.get("optimizer_kwargs") or {})
         return agent
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
-        """As SB3's."""
+        """Set parameters as in SB3; the joint update starts anew with them."""
         super().set_parameters(*args, **kwargs)
         self.update.reset()
 
@@ -253,14 +253,14 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
 
     def take_replay_buffer(self, buffer: Any) -> None:
         """
-        As the base class's. Steps without latent states, or with those of another world model, begin anew where a sequence
-        begins.
+        Take over a replay buffer as in the base class. Sequences of steps without latent states, or with those of another
+        world model, begin with an empty one.
         """
-        before, side, sequences = vars(self).get("replay_buffer"), self.real.side, self.sequences
+        previous, side, sequences = vars(self).get("replay_buffer"), self.real.side, self.sequences
         try:
             super().take_replay_buffer(buffer)
         except ValueError:
-            self.replay_buffer, self.real.side, self.sequences = before, side, sequences
+            self.replay_buffer, self.real.side, self.sequences = previous, side, sequences
             raise
 
     def _restore_side(self, state: Mapping[str, Any]) -> None:
@@ -277,7 +277,7 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
         return new["action"], new
 
     def _random_until(self, learning_starts: int) -> int:
-        return 0  # the untrained actor is as good a source of random actions as any, and its latent states are stored
+        return 0  # the untrained actor's actions are random enough, and its latent states are stored
 
     def _store_transition(
         self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
@@ -300,27 +300,27 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
         self, rows: Timesteps, start: State | None, generator: th.Generator | None
     ) -> tuple[th.Tensor, State, dict[str, th.Tensor]]:
         """
-        The losses of a batch.
+        Compute the losses of a batch.
 
-        :param rows: sequences ``(B, T)``, on the device
-        :param start: the latent states before them, ``(B, ...)``; ``None`` where they begin with nothing
+        :param rows: sequences, ``(B, T, ...)``, on the device
+        :param start: the latent states before the sequences, ``(B, ...)``; ``None``: not known
         :param generator: the source of randomness
-        :return: the loss of everything, the latent states ``(B, T, ...)``, and metrics to log
+        :return: the total loss, the latent states ``(B, T, ...)``, and metrics to log
         """
 
     def _losses_and_states(
         self, rows: Timesteps, start: State | None, generator: th.Generator | None
     ) -> tuple[th.Tensor, State, dict[str, th.Tensor]]:
-        """:meth:`_losses`, with the states packed for the side store."""
+        """Compute :meth:`_losses`, with the states packed for the side store."""
         loss, states, metrics = self._losses(rows, start, generator)
         return loss, self.latent_model.pack(tree_map(th.Tensor.detach, states)), metrics
 
     def _after_update(self) -> None:
-        """Called after every step of the optimiser."""
+        """Update whatever follows the trained networks; called after every step of the optimiser."""
 
     def train(self, gradient_steps: int, batch_size: int = 16) -> None:
         """
-        Improve world model, actor and critic together. Nothing happens while there are too few steps for a sequence.
+        Train world model, actor and critic together. Nothing happens while there are too few steps for a sequence.
 
         :param gradient_steps: the number of updates
         :param batch_size: the number of sequences in a batch
@@ -355,20 +355,20 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
         return metrics
 
     def _memory_settings(self, batch_size: int) -> dict[str, Any]:
-        """The settings that decide how much memory an update takes, for the error where it is not enough."""
+        """Return the settings that determine the memory of an update, for the message when it runs out."""
         return {"batch_size": batch_size, "size": self.size, "batch_length": self.batch_length}
 
     def _record(self, metrics: dict[str, th.Tensor]) -> None:
         values = th.stack([value.float() for value in metrics.values()])
-        if self.device.type != "cpu":  # on a CPU every update has looked
+        if self.device.type != "cpu":  # on a CPU every update checks this itself
             self.update.refuse_not_finite(dict(zip(metrics, values, strict=True)))
         for name, value in zip(metrics, values.tolist(), strict=True):
             self.recorder.record(name, value)
 
     def _enough_for(self, batch_size: int) -> bool:
         """
-        Whether there are enough steps to learn from. After ``load`` without the replay buffer, updates on a few new steps
-        would make an agent forget what it knew; a buffer that was given is learned from as it is.
+        Tell whether there are enough steps to learn from. After ``load`` without the replay buffer, updates on a few new steps
+        would make an agent forget its skills; a buffer from the user is learned from at any size.
         """
         steps = self._buffer.size() * self.n_envs
         wanted = min(self.learning_starts, batch_size * self.batch_length) if self.num_timesteps else 0

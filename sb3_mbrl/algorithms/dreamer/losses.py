@@ -15,22 +15,25 @@ from sb3_mbrl.returns import ReturnScale, lambda_returns
 
 
 class Trajectories(NamedTuple):
-    """``N`` imagined trajectories of ``H`` steps, with their returns."""
+    """
+    A batch of ``N`` imagined trajectories of ``H`` steps, with their returns.
+
+    :param features: the features of the states, ``(N, H + 1, F)``
+    :param action: the actions in all states but the last, ``(N, H, A)``
+    :param returns: the lambda-returns of all states but the last, ``(N, H)``
+    :param advantage: the returns above the critic's value, in units of the returns' scale, ``(N, H)``
+    :param weight: the probability that a state is reached at all, discounts included, ``(N, H)``
+    """
 
     features: th.Tensor
-    """``(N, H + 1, F)``"""
     action: th.Tensor
-    """``(N, H, A)``"""
     returns: th.Tensor
-    """``(N, H)``: lambda-returns"""
     advantage: th.Tensor
-    """``(N, H)``: returns above the critic's value, in units of the returns' scale"""
     weight: th.Tensor
-    """``(N, H)``: the probability that the state is reached at all, discounts included"""
 
 
 def by_step(features: th.Tensor) -> th.Tensor:
-    """``(N, H + 1, F)`` as ``(H + 1, N, F)``: as :meth:`RSSM.imagine` puts them into memory, where slices need no copy."""
+    """View ``(N, H + 1, F)`` as ``(H + 1, N, F)``: the memory layout of :meth:`RSSM.imagine`, where slices need no copy."""
     return features.transpose(0, 1)
 
 
@@ -47,12 +50,12 @@ def evaluate(
     Compute the returns and advantages of imagined trajectories. Gradients flow through them where they flow through rewards
     and values.
 
-    :param features: ``(N, H + 1, F)``
-    :param action: ``(N, H, A)``
-    :param reward: ``(N, H + 1)``: the reward of arriving in each state
-    :param discount: ``(N, H + 1)``: the discount of each state
-    :param value: ``(N, H + 1)``: the critic's own, not its slow copy's (``slowtar: False`` in DreamerV3's code)
-    :param lam: lambda of the lambda-returns
+    :param features: the features of the states, ``(N, H + 1, F)``
+    :param action: the actions in all states but the last, ``(N, H, A)``
+    :param reward: the reward of arriving in each state, ``(N, H + 1)``
+    :param discount: the discount of each state, ``(N, H + 1)``
+    :param value: the critic's values, not its slow copy's (``slowtar: False`` in DreamerV3's code), ``(N, H + 1)``
+    :param lam: the lambda of the lambda-returns
     :param scale: the scale of returns, which is updated with these
     """
     returns = lambda_returns(reward, discount, value, lam)
@@ -70,8 +73,10 @@ def actor_loss(
     :param output: the distribution of the actor's outputs
     :param outs: the actor's outputs for all states but the last, step by step, in chunks of any size: ``(H * N, size)``
         altogether
-    :param pathwise: the advantage's own gradient instead, back through the dynamics to the actions (DreamerV1; V3 in 2023 for
-        continuous actions)
+    :param imagined: the trajectories
+    :param ent_coef: the weight of the entropy
+    :param pathwise: whether to use the advantage's own gradient instead, back through the dynamics to the actions (DreamerV1;
+        V3 in 2023 for continuous actions)
     :return: the loss of every state, and the entropy of its actions, ``(N, H)`` each
     """
     steps_first = imagined.advantage.T.shape
@@ -92,15 +97,15 @@ def critic_loss(
 
     :param output: the distribution of the critic's outputs
     :param outs: the critic's outputs, chunk by chunk (:func:`~sb3_mbrl.networks.layers.chunks`): ``(B, size)`` altogether
-    :param returns: ``(...)``: the targets
-    :param slow_value: ``(...)``: the slow copy's prediction
+    :param returns: the targets, ``(...)``
+    :param slow_value: the slow copy's predictions, ``(...)``
     :param slow_scale: the weight of the second part
     """
-    sizes, found = [len(out) for out in outs], []
+    sizes, losses = [len(out) for out in outs], []
     for out, *targets in zip(outs, returns.flatten().split(sizes), slow_value.flatten().split(sizes), strict=True):
         to_returns, to_slow = output.losses(out, *targets)
-        found.append(to_returns + slow_scale * to_slow)
-    return th.cat(found).view(returns.shape)
+        losses.append(to_returns + slow_scale * to_slow)
+    return th.cat(losses).view(returns.shape)
 
 
 def replayed_returns(
@@ -109,18 +114,20 @@ def replayed_returns(
     """
     Compute lambda-returns of real sequences, bootstrapped with the imagined returns from each state.
 
-    :param reward: ``(B, K)``
-    :param terminated: ``(B, K)``
-    :param is_last: ``(B, K)``
-    :param boot: ``(B, K)``: the first imagined return from each state
-    :return: ``(B, K - 1)``
+    :param reward: the reward of arriving in each state, ``(B, K)``
+    :param terminated: whether the episode terminated in each state, ``(B, K)``
+    :param is_last: whether the episode is over in each state, ``(B, K)``
+    :param boot: the first imagined return from each state, ``(B, K)``
+    :param gamma: the discount of a step
+    :param lam: the lambda of the lambda-returns
+    :return: the returns of all states but the last, ``(B, K - 1)``
     """
     return lambda_returns(reward, (1 - terminated) * gamma, boot, lam, is_last)
 
 
 @contextmanager
 def frozen(*modules: th.nn.Module) -> Iterator[None]:
-    """Let gradients flow through these modules, and none into them."""
+    """Let gradients flow through these modules, but not into their parameters."""
     changed = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     for parameter in changed:
         parameter.requires_grad_(False)

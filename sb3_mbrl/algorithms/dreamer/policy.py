@@ -22,22 +22,27 @@ from sb3_mbrl.trees import State, batch_size
 
 
 class DreamerState(TypedDict):
-    """The policy state from one decision to the next, one row per environment. It belongs to the caller of ``predict``."""
+    """
+    The policy state between two decisions, one row per environment. It belongs to the caller of ``predict``.
+
+    :param latent: the latent state after the last observation, ``(B, ...)``
+    :param action: the action taken after it, ``(B, A)``, scaled
+    """
 
     latent: State
-    """``(B, ...)``: the latent state after the last observation"""
     action: th.Tensor
-    """``(B, A)``: the action taken then, scaled"""
 
 
 class Actor(nn.Module):
     """
-    :param features: columns of the world model's features
-    :param action_space: any of SB3's
-    :param units: of every layer
-    :param layers: how many
-    :param unimix: share of a uniform distribution in categorical actions
-    :param scale: of the last layer's initial weights
+    An actor: a network from the features of latent states to a distribution of actions.
+
+    :param features: the number of columns of the world model's features
+    :param action_space: any action space of SB3
+    :param units: the number of units in every layer
+    :param layers: the number of layers
+    :param unimix: the share of a uniform distribution in categorical actions
+    :param scale: the scale of the last layer's initial weights
     :param style: ``norm`` and ``activation`` of the layers
     """
 
@@ -57,28 +62,31 @@ class Actor(nn.Module):
         self.out = Linear(self.body.outputs, self.output.size, scale=scale)
 
     def forward(self, features: th.Tensor) -> th.Tensor:
-        """The numbers of an action's distribution (:attr:`output`)."""
+        """Compute the parameters of the distribution of actions (:attr:`output`)."""
         return self.out(self.body(features)).float()
 
 
 class DreamerPolicy(StatefulPolicy):
     """
-    Actor and critic on a latent state that sees and remembers.
+    A policy of an actor and a critic on the latent state of a world model.
 
     SB3 builds it before there is a world model; the agent calls :meth:`attach`.
 
-    :param units: of the layers of actor and critic (``None``: those of the world model's size)
-    :param layers: of both
-    :param unimix: share of a uniform distribution in categorical actions
-    :param actor_scale: of the initial weights of the actor's last layer: nearly uniform at 0.01
-    :param value_range: returns lie within ``symexp(±value_range)`` (``None``: as the world model's rewards)
-    :param bins: of the critic's two-hot distribution (``None``: as many as the world model's rewards have)
+    :param observation_space: the observation space
+    :param action_space: the action space
+    :param lr_schedule: not used
+    :param units: the number of units in the layers of actor and critic (``None``: the default of the world model's size)
+    :param layers: the number of layers of actor and critic
+    :param unimix: the share of a uniform distribution in categorical actions
+    :param actor_scale: the scale of the initial weights of the actor's last layer: nearly uniform actions at 0.01
+    :param value_range: the range of returns, ``symexp(±value_range)`` (``None``: that of the world model's rewards)
+    :param bins: the number of bins of the critic's two-hot distribution (``None``: that of the world model's rewards)
     """
 
     actor: Actor
     critic: Head
     slow_critic: Head
-    """Follows the critic slowly; not trained"""
+    """A copy that follows the critic slowly; not trained"""
 
     def __init__(
         self,
@@ -109,12 +117,14 @@ class DreamerPolicy(StatefulPolicy):
 
     def attach(self, world_model: LatentModel) -> None:
         """Build actor and critic on the features of a world model, and act in it from now on."""
-        self._world_model = (world_model,)  # in a tuple: its weights are saved with it
+        self._world_model = (
+            world_model,
+        )  # in a tuple, so that torch does not register it: its weights are saved with the model
         features, style = world_model.n_features, world_model.head_defaults()
         units = self.units or style["units"]
         del style["units"]
-        own = {"reward_range": self.value_range, "bins": self.bins}
-        value = world_model.value_output(**{name: given for name, given in own.items() if given is not None})
+        settings = {"reward_range": self.value_range, "bins": self.bins}
+        value = world_model.value_output(**{name: given for name, given in settings.items() if given is not None})
         self.actor = Actor(features, self.action_space, units, self.layers, self.unimix, self.actor_scale, **style)
         self.critic = Head(features, units, self.layers, value, **style)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
@@ -126,7 +136,7 @@ class DreamerPolicy(StatefulPolicy):
         return self._world_model[0]
 
     def neutral_action(self, rows: int) -> th.Tensor:
-        """``(rows, A)``: the action that is taken for granted before an episode begins."""
+        """Return the action that is assumed before an episode begins, ``(rows, A)``."""
         return self._codec.neutral().to(self.world_model.device).expand(rows, -1)
 
     @th.no_grad()
@@ -142,13 +152,13 @@ class DreamerPolicy(StatefulPolicy):
         """
         Filter the observation, and choose an action.
 
-        :param obs: raw, ``(B, ...)``
-        :param state: the policy state that the last call returned, or ``None``
-        :param is_first: ``(B,)``: which rows begin an episode
-        :param deterministic: the most likely state and action
+        :param obs: raw observations, ``(B, ...)``
+        :param state: the policy state of the last call, or ``None``
+        :param is_first: ``(B,)`` booleans: rows that begin an episode
+        :param deterministic: whether to take the most likely state and action instead of samples
         :param generator: the source of randomness; ``None``: the policy's own
         :return: the new policy state, with the chosen ``action``
-        :raises ValueError: for the state of another number of environments
+        :raises ValueError: when the state is of another number of environments
         """
         model, rows = self.world_model, batch_size(obs)
         generator = on_device(generator or self.generator, model.device)

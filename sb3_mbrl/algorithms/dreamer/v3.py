@@ -31,19 +31,20 @@ from sb3_mbrl.trees import State, tree_map
 
 class DreamerV3(DreamerBase):
     """
-    A recurrent world model, and an actor and a critic that learn in its imagination alone. Everything is trained at once.
+    An agent with a recurrent world model, and an actor and a critic that learn in its imagination alone. Everything is trained
+    at once.
 
-    ``docs/dreamer.md`` has every difference from the paper, and results. The defaults are for small problems on a processor;
-    where the authors' differ, it says so. ``DreamerV3.preset("size12m")`` and so on are the authors' sizes and settings.
+    ``docs/dreamer.md`` has every difference from the paper, and results. The defaults are for small problems on a CPU; the
+    authors' values are given where they differ. ``DreamerV3.preset("size12m")`` and so on are the authors' sizes and settings.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"`` or ``"MultiInputPolicy"``; the observation space decides what is built
     :param env: as in SB3
-    :param learning_rate: of everything; the authors': 4e-5, for all sizes and domains
-    :param buffer_size: real steps that are kept
-    :param learning_starts: real steps before the first update (``None``: a batch of them); the untrained actor, which is
-        nearly uniform, acts meanwhile
-    :param batch_size: sequences in a batch; the authors': 16
-    :param tau: how fast the critic's slow copy follows it
+    :param learning_rate: the learning rate of world model, actor and critic; the authors': 4e-5, for all sizes and domains
+    :param buffer_size: the number of real steps that are kept
+    :param learning_starts: the number of real steps before the first update (``None``: those of one batch); the untrained
+        actor, which is nearly uniform, acts meanwhile
+    :param batch_size: the number of sequences in a batch; the authors': 16
+    :param tau: the share of the critic that its slow copy takes over at each update
     :param gamma: the discount; 1 - 1/333 in the paper
     :param train_freq: as in SB3
     :param gradient_steps: as in SB3. The paper's train ratio is
@@ -54,34 +55,36 @@ class DreamerV3(DreamerBase):
     :param optimize_memory_usage: not possible: it loses the last observations of episodes
     :param stats_window_size: as in SB3
     :param tensorboard_log: as in SB3
-    :param policy_kwargs: of :class:`~sb3_mbrl.algorithms.dreamer.policy.DreamerPolicy`
+    :param policy_kwargs: keyword arguments for :class:`~sb3_mbrl.algorithms.dreamer.policy.DreamerPolicy`
     :param verbose: as in SB3
     :param seed: as in SB3
     :param device: as in SB3
     :param _init_setup_model: as in SB3
-    :param size: ``"tiny"``, or ``"size1m"`` to ``"size400m"``
-    :param batch_length: real steps of a sequence; the authors': 64
-    :param horizon: steps of imagination
-    :param imagine_last: imagination starts from so many of the last states of every sequence (``None``: from all, as the
-        authors')
-    :param gae_lambda: of the lambda-returns
-    :param ent_coef: of the actor's entropy; the authors': 3e-4
-    :param replay_value_scale: of the critic's loss on real sequences, which teaches the model too; the authors': 0.3
-    :param actor_gradient: ``"reinforce"``, or ``"dynamics"``: back through the world model (numbers only; V3 in 2023)
-    :param online: let every new step be part of a batch as soon as possible
-    :param replay_context: let sequences begin with the latent state that the agent had before them, and not with nothing
+    :param size: the size of the networks: ``"tiny"``, or ``"size1m"`` to ``"size400m"``
+    :param batch_length: the number of real steps in a sequence; the authors': 64
+    :param horizon: the number of steps of imagination
+    :param imagine_last: the number of last states of every sequence from which imagination starts (``None``: all, as in the
+        authors' code)
+    :param gae_lambda: the lambda of the lambda-returns
+    :param ent_coef: the weight of the actor's entropy; the authors': 3e-4
+    :param replay_value_scale: the weight of the critic's loss on real sequences, which trains the model too; the authors': 0.3
+    :param actor_gradient: the actor's gradient: ``"reinforce"``, or ``"dynamics"``, back through the world model (``Box``
+        actions only; V3 in 2023)
+    :param online: whether every new step is part of a batch as soon as possible
+    :param replay_context: whether sequences begin with the latent state that the agent had before them, instead of an empty
+        one
     :param world_model: ``"rssm"``, or a subclass of it
-    :param world_model_kwargs: of its constructor (:class:`~sb3_mbrl.models.rssm.Settings`)
-    :param optimizer_class: one optimiser for everything: ``"laprop"``, ``"adam"``, or a class
-    :param optimizer_kwargs: of its constructor, apart from the parameters and ``lr``; ``None``: 200 steps of warm-up for
-        ``"laprop"`` (the authors': 1,000), nothing for others
-    :param behaviour_rate: learning rate of actor and critic, relative to the world model's
-    :param max_grad_norm: of the world model's gradients, and of the actor's and the critic's each (``None``: as they are;
-        :class:`~sb3_mbrl.optim.LaProp` clips by itself)
-    :param compile: ``"auto"``: on a GPU updates are captured as a CUDA graph, on a processor they run as they are
-        (:mod:`~sb3_mbrl.agent.cuda_graph`); ``False``: as they are everywhere
-    :param mixed_precision: matrix products of updates in bfloat16; ``"auto"``: on a GPU that can
-    :param plugins: modules or objects whose hooks are for this agent alone
+    :param world_model_kwargs: keyword arguments for the world model's constructor (:class:`~sb3_mbrl.models.rssm.Settings`)
+    :param optimizer_class: the optimiser of world model, actor and critic: ``"laprop"``, ``"adam"``, or a class
+    :param optimizer_kwargs: keyword arguments for the optimiser's constructor, except the parameters and ``lr``; ``None``: 200
+        steps of warm-up for ``"laprop"`` (the authors': 1,000), none for others
+    :param behaviour_rate: the learning rate of actor and critic, relative to the world model's
+    :param max_grad_norm: the largest norms of the world model's gradients, and of the actor's and the critic's each (``None``:
+        no limit; :class:`~sb3_mbrl.optim.LaProp` clips by itself)
+    :param compile: whether updates are captured as a CUDA graph (:mod:`~sb3_mbrl.agent.cuda_graph`); ``"auto"``: on a GPU, not
+        on a CPU
+    :param mixed_precision: whether updates compute matrix products in bfloat16; ``"auto"``: on a GPU that supports it
+    :param plugins: plugins for this agent alone: modules or objects with hooks
     :raises ValueError: for a replay buffer without single steps, or one that is shorter than a sequence
     """
 
@@ -252,9 +255,9 @@ class DreamerV3(DreamerBase):
                 actor_outs.append(policy.actor(features))
             return draw(actor_outs[-1].detach(), generator)
 
-        # Modules that learn nothing here need no gradients: autocast would keep copies of weights without any.
-        still = (model, policy.critic) if pathwise or once else (model, policy.critic, policy.actor)
-        with th.set_grad_enabled(pathwise), frozen(*still):
+        # Modules that learn nothing here are frozen: autocast would otherwise cache copies of their weights without gradients.
+        fixed = (model, policy.critic) if pathwise or once else (model, policy.critic, policy.actor)
+        with th.set_grad_enabled(pathwise), frozen(*fixed):
             dream = model.imagine(start, act, self.horizon, generator=generator)
             value = policy.critic.mean(dream.features) if pathwise else None
         features = by_step(dream.features).detach()
@@ -272,11 +275,11 @@ class DreamerV3(DreamerBase):
 
     def _critic_loss(self, features: th.Tensor, outs: list[th.Tensor], returns: th.Tensor) -> th.Tensor:
         """
-        The critic's loss towards returns, and towards its slow copy.
+        Compute the critic's loss towards returns, and towards its slow copy.
 
-        :param features: ``(..., F)``
-        :param outs: the critic's outputs for them, chunk by chunk
-        :param returns: ``(...)``
+        :param features: the features of states, ``(..., F)``
+        :param outs: the critic's outputs for these states, chunk by chunk
+        :param returns: the returns, ``(...)``
         """
         with th.no_grad():
             slow_value = self.policy.slow_critic.mean(features)
@@ -284,9 +287,12 @@ class DreamerV3(DreamerBase):
 
     def _replay_value_loss(self, rows: Timesteps, states: State, imagined: Trajectories, last: int) -> th.Tensor:
         """
-        The critic's loss on real rewards, with imagined returns where they end. Its gradients shape the world model too.
+        Compute the critic's loss on real rewards, bootstrapped with imagined returns. Its gradients train the world model too.
 
+        :param rows: the sequences of the batch, ``(B, T, ...)``
         :param states: the latent states of the batch, with gradients
+        :param imagined: the trajectories imagined from the last states
+        :param last: the number of last states
         """
         reward, terminated, is_last = (part[:, -last:] for part in (rows.reward, rows.terminated, rows.is_last))
         boot = imagined.returns[:, 0].view(reward.shape)
@@ -311,5 +317,5 @@ class DreamerV3(DreamerBase):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """As SB3's."""
+        """Train as in SB3."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

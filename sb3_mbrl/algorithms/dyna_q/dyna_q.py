@@ -23,18 +23,18 @@ from sb3_mbrl.spaces import discrete_spaces, outside
 
 class QTablePolicy(BasePolicy):
     """
-    Acts greedily on a table of action values.
+    A policy that acts greedily on a table of action values.
 
     :param observation_space: ``Discrete``
     :param action_space: ``Discrete``
     :param lr_schedule: not used
-    :param initial_value: of every entry
+    :param initial_value: the initial value of every entry
     """
 
     observation_space: spaces.Discrete
     action_space: spaces.Discrete
     q_values: th.Tensor
-    """``(S, A)``"""
+    """The action values, ``(S, A)``"""
 
     def __init__(
         self,
@@ -51,19 +51,23 @@ class QTablePolicy(BasePolicy):
         self.register_buffer("q_values", th.full(shape, self.initial_value, dtype=th.float64))
 
     def table(self) -> np.ndarray:
-        """The values as an array, which shares their memory."""
+        """Return the values as an array, which shares their memory."""
         return self.q_values.numpy()
 
     def checked(self, observation: Any) -> np.ndarray:
-        """:raises ValueError: for an observation that is not in the space, which has no row in the table"""
-        found = np.asarray(observation)
-        whole_numbers = np.issubdtype(found.dtype, np.number) and bool((found == np.floor(found)).all())
-        if not whole_numbers or outside(self.observation_space, found.reshape(-1)).any():
+        """
+        Return observations as an array of integers.
+
+        :raises ValueError: for an observation outside the space, which has no row in the table
+        """
+        states = np.asarray(observation)
+        whole_numbers = np.issubdtype(states.dtype, np.number) and bool((states == np.floor(states)).all())
+        if not whole_numbers or outside(self.observation_space, states.reshape(-1)).any():
             raise ValueError(f"The observation {observation} is not in {self.observation_space}")
-        return found if np.issubdtype(found.dtype, np.integer) else found.astype(np.int64)
+        return states if np.issubdtype(states.dtype, np.integer) else states.astype(np.int64)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """The first of the best actions, or (not deterministic) one of them at random."""
+        """Return the first of the best actions, or (not deterministic) one of them at random."""
         assert isinstance(observation, th.Tensor)
         values = self.q_values[observation.reshape(-1).long() - int(self.observation_space.start)]
         if not deterministic:
@@ -76,38 +80,39 @@ class QTablePolicy(BasePolicy):
 
 class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
     """
-    Tabular Dyna (Sutton and Barto 2018, chapter 8): after every real step one update of Q-learning, one of the model, and
-    ``gradient_steps`` planning updates on the model.
+    An agent of tabular Dyna (Sutton and Barto 2018, chapter 8): after every real step it makes one update of Q-learning, one
+    of the model, and ``gradient_steps`` planning updates on the model.
 
     For ``Discrete`` observations and actions: the book's mazes (:mod:`sb3_mbrl.envs.mazes`), FrozenLake, Taxi, CliffWalking.
     Saves, loads, predicts and evaluates like any class of Stable-Baselines3. The defaults are those of example 8.1.
 
     :param policy: ``"QTablePolicy"``
-    :param env: with ``Discrete`` observations and actions
-    :param learning_rate: step size (the book's alpha); a schedule too
-    :param gamma: discount
-    :param gradient_steps: planning updates after a real step (the book's n); 0: Q-learning. For ``value_iteration``: the
-        most sweeps
-    :param exploration_rate: the probability of a random action (epsilon); a schedule too
-    :param planning: how: ``"dyna_q"`` (section 8.2), ``"dyna_q_plus"`` (8.3), ``"prioritized_sweeping"`` (8.4) or
-        ``"value_iteration"`` (4.4) until nothing changes by more than ``theta``
-    :param kappa: of ``dyna_q_plus``: the bonus is ``kappa * sqrt(real steps since the pair was tried)``
-    :param theta: of ``prioritized_sweeping``: smaller errors are not queued; of ``value_iteration``: smaller changes end it
+    :param env: an environment with ``Discrete`` observations and actions
+    :param learning_rate: the step size (the book's alpha), or a schedule of it
+    :param gamma: the discount
+    :param gradient_steps: the number of planning updates after a real step (the book's n); 0: Q-learning. For
+        ``value_iteration``: the largest number of sweeps
+    :param exploration_rate: the probability of a random action (epsilon), or a schedule of it
+    :param planning: the method of planning: ``"dyna_q"`` (section 8.2), ``"dyna_q_plus"`` (8.3), ``"prioritized_sweeping"``
+        (8.4) or ``"value_iteration"`` (4.4) until nothing changes by more than ``theta``
+    :param kappa: the weight of the bonus of ``dyna_q_plus``, which is ``kappa * sqrt(real steps since the pair was tried)``
+    :param theta: the threshold below which ``prioritized_sweeping`` queues no errors and ``value_iteration`` ends
     :param world_model: ``"tabular"``, or ``None``: Q-learning
-    :param world_model_kwargs: of :class:`~sb3_mbrl.models.tabular.TabularModel`: ``{"memory": 0.0}`` for a world that changes
-    :param buffer_size: real transitions that are kept for others (``save_replay_buffer``); planning does not use them
-    :param learning_starts: real steps with random actions at the beginning, without planning
+    :param world_model_kwargs: keyword arguments for :class:`~sb3_mbrl.models.tabular.TabularModel`: ``{"memory": 0.0}`` for a
+        world that changes
+    :param buffer_size: the number of real transitions that are kept for ``save_replay_buffer``; planning does not use them
+    :param learning_starts: the number of real steps with random actions at the beginning, without planning
     :param train_freq: as in SB3
     :param replay_buffer_class: as in SB3
     :param replay_buffer_kwargs: as in SB3
     :param stats_window_size: as in SB3
     :param tensorboard_log: as in SB3
-    :param policy_kwargs: ``{"initial_value": 1.0}`` for optimistic values
+    :param policy_kwargs: keyword arguments for the policy: ``{"initial_value": 1.0}`` for optimistic values
     :param verbose: as in SB3
     :param seed: as in SB3
-    :param device: tables are on the processor, whatever this says
+    :param device: not used: tables are on the CPU
     :param _init_setup_model: as in SB3
-    :param plugins: modules or objects whose hooks are for this agent alone
+    :param plugins: plugins for this agent alone: modules or objects with hooks
     :raises ValueError: for other spaces or settings out of range
     """
 
@@ -204,11 +209,11 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
     @property
     def tabular_model(self) -> TabularModel | None:
         """The world model"""
-        assert self.world_model is None or isinstance(self.world_model, TabularModel)  # the only one that is let in
+        assert self.world_model is None or isinstance(self.world_model, TabularModel)  # ensured by _check_hyperparameters
         return self.world_model
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """As SB3's; exploration and planning start their stream anew too."""
+        """Set the seed as in SB3; the stream of exploration and planning restarts too."""
         super().set_random_seed(seed)
         if seed is not None and "tabular" in vars(self):
             self.tabular.restart(seed)
@@ -216,7 +221,7 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
     @classmethod
     def load(cls, path: Any, *args: Any, **kwargs: Any) -> Self:
         """
-        As SB3's.
+        Load an agent as in SB3.
 
         :raises ValueError: for another world model than the saved one, or a file of another class
         """
@@ -226,7 +231,7 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
         return super().load(path, *args, **kwargs)
 
     def _checks_real_steps(self) -> bool:
-        return True  # without a model too: a state that is not in the space has no row in the table
+        return True  # without a model too: a state outside the space has no row in the table
 
     # ---- acting
 
@@ -238,7 +243,7 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
         deterministic: bool = False,
         **kwargs: Any,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """As SB3's. Not deterministic: epsilon-greedy, every observation on its own, ties at random."""
+        """Choose actions as in SB3. Not deterministic: epsilon-greedy for each observation, ties broken at random."""
         if deterministic:
             return self.policy.predict(self.policy.checked(observation), state, episode_start, deterministic)
         assert isinstance(self.observation_space, spaces.Discrete)
@@ -273,7 +278,7 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
         self.recorder.record("train/td_error", float(np.mean(errors)))
 
     def _indices(self, state: Any, action: Any, following: Any) -> tuple[int, int, int]:
-        """State, action and next state as rows and columns of the table."""
+        """Convert state, action and next state to rows and columns of the table."""
         assert isinstance(self.observation_space, spaces.Discrete)
         assert isinstance(self.action_space, spaces.Discrete)
         first = int(self.observation_space.start)
@@ -297,9 +302,9 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
 
     def train(self, gradient_steps: int, batch_size: int = 1) -> None:
         """
-        Plan.
+        Plan on the model.
 
-        :param gradient_steps: the number of updates, or for value iteration of sweeps
+        :param gradient_steps: the number of updates, or for value iteration the largest number of sweeps
         :param batch_size: not used
         """
         if self.tabular_model is None:
@@ -323,5 +328,5 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """As SB3's."""
+        """Train as in SB3."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

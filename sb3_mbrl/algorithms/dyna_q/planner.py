@@ -15,7 +15,7 @@ PLANNING = ("dyna_q", "dyna_q_plus", "prioritized_sweeping", "value_iteration")
 
 class TabularPlanner(AgentObject):
     """
-    Improves a Q-table on a tabular model, by one of the book's four ways (Sutton and Barto 2018, chapter 8).
+    A planner that improves a Q-table on a tabular model, by one of the book's four methods (Sutton and Barto 2018, chapter 8).
 
     :param pairs: the number of pairs of state and action
     :param planning: one of :data:`PLANNING`
@@ -26,13 +26,13 @@ class TabularPlanner(AgentObject):
         self.planning = planning
         self.rng = np.random.default_rng(seed)
         self.clock = 0
-        """Real steps so far, whatever ``reset_num_timesteps`` does: it tells how long ago a pair was tried"""
+        """The number of real steps so far, never reset: it measures how long ago a pair was tried"""
         self.n_backups = 0
         """The number of planning updates so far"""
         self.queue: Queue | None = new_queue(pairs) if planning == "prioritized_sweeping" else None
 
     def restart(self, seed: int) -> None:
-        """Begin the random stream anew."""
+        """Restart the random stream."""
         self.rng = np.random.default_rng(seed)
 
     def queue_errors(self, table: np.ndarray, tables: Tables, state: int, action: int, gamma: float, theta: float) -> None:

@@ -14,7 +14,7 @@ from sb3_mbrl.models.tabular.jit import jit
 
 @jit
 def best(q, state):
-    """The largest value of a state."""
+    """Return the largest value of a state."""
     value = q[state, 0]
     for action in range(1, q.shape[1]):
         if q[state, action] > value:
@@ -25,12 +25,16 @@ def best(q, state):
 @jit
 def dyna_q(q, tables, uniforms, alpha, gamma):
     """
-    Section 8.2: a visited state, an action that was taken in it, and one-step Q-learning on an outcome drawn from the model.
+    Make updates of Dyna-Q (section 8.2): draw a visited state, an action that was taken in it and an outcome of the model, and
+    update by one-step Q-learning::
 
-    :param q: ``(S, A)``
-    :param uniforms: ``(n, 3)`` in [0, 1): so many updates
-    :param alpha: step size
-    :param gamma: discount
+        Q(s, a) <- Q(s, a) + alpha [r + gamma max_a' Q(s', a') - Q(s, a)]
+
+    :param q: the action values, ``(S, A)``
+    :param tables: the tables of the model
+    :param uniforms: uniform random numbers in [0, 1), ``(n, 3)`` for ``n`` updates
+    :param alpha: the step size
+    :param gamma: the discount
     """
     states = tables.sizes[1]
     for i in range(uniforms.shape[0]):
@@ -46,11 +50,12 @@ def dyna_q(q, tables, uniforms, alpha, gamma):
 @jit
 def dyna_q_plus(q, tables, uniforms, alpha, gamma, kappa, now):
     """
-    Section 8.3: modelled rewards get a bonus of ``kappa * sqrt(tau)`` for the ``tau`` real steps since the pair was tried.
-    Actions that were never tried are planned with too: as far as the model knows they lead back to the same state for nothing.
+    Make updates of Dyna-Q+ (section 8.3): modelled rewards get a bonus of ``kappa * sqrt(tau)`` for the ``tau`` real steps
+    since the pair was tried. Planning includes actions that were never tried, which are assumed to lead back to the same state
+    with a reward of 0.
 
-    :param kappa: size of the bonus
-    :param now: real steps so far
+    :param kappa: the weight of the bonus
+    :param now: the number of real steps so far
     """
     states, actions = tables.sizes[1], q.shape[1]
     for i in range(uniforms.shape[0]):
@@ -69,7 +74,7 @@ def dyna_q_plus(q, tables, uniforms, alpha, gamma, kappa, now):
 
 @jit
 def expected(q, tables, state, action, gamma):
-    """The expected target of a pair that was tried: the model's mean reward and discounted value of what follows."""
+    """Return the expected target of a tried pair: the model's mean of ``r + gamma max_a' Q(s', a')``."""
     total, k = 0.0, tables.head[state, action]
     while k >= 0:
         if tables.weight[k] > 0.0:
@@ -84,11 +89,11 @@ def expected(q, tables, state, action, gamma):
 @jit
 def value_iteration(q, tables, gamma, tolerance, sweeps):
     """
-    Section 4.4 on the learned model, in place: sweeps over all pairs that were tried, until none changes by more than
-    ``tolerance``.
+    Run value iteration (section 4.4) on the learned model, in place: sweep over all tried pairs until none changes by more
+    than ``tolerance``.
 
-    :param sweeps: at most so many
-    :return: how many updates that took
+    :param sweeps: the largest number of sweeps
+    :return: the number of updates
     """
     updates = 0
     for _ in range(sweeps):
@@ -107,20 +112,23 @@ def value_iteration(q, tables, gamma, tolerance, sweeps):
 
 
 class Queue(NamedTuple):
-    """Pairs by priority: a binary heap with the largest first, every pair in it once at most."""
+    """
+    A priority queue of pairs: a binary heap with the largest priority first, and every pair at most once.
+
+    :param priority: the priority of each pair, ``(S * A,)``; 0 if it is not queued
+    :param heap: the queued pairs, the first ``size[0]`` entries of ``(S * A,)``
+    :param place: the position of each pair in the heap, ``(S * A,)``; -1 if it is not queued
+    :param size: the number of queued pairs, ``(1,)``
+    """
 
     priority: np.ndarray
-    """``(S * A,)`` by pair; 0 where it is not queued"""
     heap: np.ndarray
-    """``(S * A,)`` pairs; the first ``size[0]``"""
     place: np.ndarray
-    """``(S * A,)``: where a pair is in the heap, or -1"""
     size: np.ndarray
-    """``(1,)``"""
 
 
 def new_queue(pairs: int) -> Queue:
-    """An empty one."""
+    """Make an empty queue."""
     return Queue(np.zeros(pairs), np.zeros(pairs, np.int64), np.full(pairs, -1), np.zeros(1, np.int64))
 
 
@@ -152,7 +160,7 @@ def push(queue, pair, priority):
 
 @jit
 def pop(queue):
-    """Take out the pair of the highest priority."""
+    """Remove the pair of the highest priority, and return it."""
     pair = queue.heap[0]
     last = queue.size[0] - 1
     _swap(queue, 0, last)
@@ -173,7 +181,7 @@ def pop(queue):
 
 @jit
 def prioritise(q, tables, queue, state, action, gamma, theta):
-    """Queue a pair whose value is off by more than ``theta``."""
+    """Queue a pair whose value has an error of more than ``theta``: the size of the error is its priority."""
     priority = abs(expected(q, tables, state, action, gamma) - q[state, action])
     if priority > theta:
         push(queue, state * q.shape[1] + action, priority)
@@ -181,7 +189,7 @@ def prioritise(q, tables, queue, state, action, gamma, theta):
 
 @jit
 def prioritise_before(q, tables, queue, state, gamma, theta):
-    """Look at the pairs that lead to a state, whose value has changed."""
+    """Queue the pairs that lead to a state whose value has changed."""
     actions, k = q.shape[1], tables.back_head[state]
     while k >= 0:
         if tables.weight[k] > 0.0 and tables.terminal[k] == 0:
@@ -193,10 +201,11 @@ def prioritise_before(q, tables, queue, state, gamma, theta):
 @jit
 def prioritised_sweeping(q, tables, queue, n, alpha, gamma, theta):
     """
-    Section 8.4: update the pair whose value is most wrong, then look at the pairs that lead to its state.
+    Make updates of prioritised sweeping (section 8.4): update the pair with the largest error, then queue the pairs that lead
+    to its state.
 
-    :param n: at most so many updates; fewer when nothing is off by more than ``theta``
-    :return: how many were made
+    :param n: the largest number of updates; there are fewer when no error exceeds ``theta``
+    :return: the number of updates
     """
     actions = q.shape[1]
     for i in range(n):
@@ -205,7 +214,7 @@ def prioritised_sweeping(q, tables, queue, n, alpha, gamma, theta):
         pair = pop(queue)
         state, action = pair // actions, pair % actions
         q[state, action] += alpha * (expected(q, tables, state, action, gamma) - q[state, action])
-        # A step size below 1 leaves something to do.
+        # A step size below 1 leaves an error, so the pair may be queued again.
         prioritise(q, tables, queue, state, action, gamma, theta)
         prioritise_before(q, tables, queue, state, gamma, theta)
     return n
