@@ -90,7 +90,7 @@ GOOD = """
 """
 
 
-def good(name: str = "gp", contract: int = 1, override: bool = False) -> str:
+def good(name: str = "gp", contract: int = 2, override: bool = False) -> str:
     return GOOD.format(name=name, contract=contract, override=override)
 
 
