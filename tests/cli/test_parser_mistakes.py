@@ -89,7 +89,7 @@ def test_ctrl_c_before_anything_began(monkeypatch):
     def interrupt(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sb3_mbrl.cli.training.train", interrupt)
+    monkeypatch.setattr("sb3_mbrl.cli.train.train", interrupt)
     assert main(["train", "--env", "Pendulum-v1"]) == 130
     assert not os.path.exists("runs")
 

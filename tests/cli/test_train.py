@@ -292,5 +292,5 @@ def test_a_run_is_not_overwritten(here, capsys):
     assert train("--steps", "10", "--output", "run") == 0
     before = (here / "run" / "model.zip").stat().st_mtime_ns
     assert train("--steps", "10", "--output", "run") == 2
-    assert "run holds a run already: go on with it by --resume" in capsys.readouterr().err
+    assert "run holds a run already: continue it with --resume" in capsys.readouterr().err
     assert (here / "run" / "model.zip").stat().st_mtime_ns == before

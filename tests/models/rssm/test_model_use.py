@@ -34,7 +34,7 @@ def test_a_planner_remembers_what_it_saw(planning, tmp_path):
         for value in (first, 0.0):
             _, memory = agent.predict(np.full((1, 3), value, np.float32), memory, start, deterministic=True)
             start = np.array([False])
-        return memory["belief"]["particles"]["deter"]
+        return memory["latent"]["particles"]["deter"]
 
     left, right = belief(planning, 1.0), belief(planning, -1.0)
     assert not th.allclose(left, right)
