@@ -1,1 +1,1 @@
-"""What every agent has: its parts, the trainer of its world model, its recorder, its checkpoints."""
+"""The objects that every agent has: its parts, the trainer of its world model, its recorder, its checkpoints."""

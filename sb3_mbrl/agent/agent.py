@@ -76,7 +76,7 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
     model_free_class: ClassVar[type[BaseAlgorithm]]
     """The algorithm without a world model"""
     when_untrusted: ClassVar[str] = "Imagination waits until it is better; until then training uses real data alone."
-    """What happens while the world model is not trusted, for the warning"""
+    """The consequence of a world model that is not trusted, for the warning"""
 
     parts: Parts
     random: RandomStream

@@ -34,7 +34,7 @@ class ModelTrainer(AgentObject):
     :param observation_space: the environment's
     :param random: the stream of every random choice
     :param recorder: where phases and progress are reported
-    :param when_untrusted: what happens while the model is not trusted, for the warning
+    :param when_untrusted: the consequence of a model that is not trusted, for the warning
     :param needs_decode: whether the learner cannot do without decoded observations
     """
 
