@@ -95,7 +95,8 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
     @property
     def world_model(self) -> WorldModel | None:
         """The world model; ``None``: the class is its base class"""
-        return self.parts.world_model if "parts" in vars(self) else None
+        parts = self.__dict__.get("parts")  # asked for at every step, and before there are parts
+        return None if parts is None else parts.world_model
 
     @property
     def registry(self) -> Registry:

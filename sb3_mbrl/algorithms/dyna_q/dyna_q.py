@@ -268,12 +268,14 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
         before: Any = self._last_obs
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         self.tabular.clock += len(dones)
+        table, alpha, model = self.policy.table(), self.lr_schedule(self._current_progress_remaining), self.tabular_model
+        states, actions, next_states = np.ravel(before), np.ravel(buffer_action), np.ravel(new_obs)
         errors = []
         for i, done in enumerate(dones):
-            following = infos[i]["terminal_observation"] if done else np.ravel(new_obs)[i]
+            following = infos[i]["terminal_observation"] if done else next_states[i]
             terminal = bool(done) and not infos[i].get("TimeLimit.truncated", False)
-            step = self._indices(np.ravel(before)[i], np.ravel(buffer_action)[i], following)
-            errors.append(self._learn_from(*step, float(reward[i]), terminal))
+            step = self._indices(states[i], actions[i], following)
+            errors.append(self._learn_from(table, model, alpha, *step, float(reward[i]), terminal))
         self._n_updates += len(errors)
         self.recorder.record("train/td_error", float(np.mean(errors)))
 
@@ -284,20 +286,32 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
         first = int(self.observation_space.start)
         return int(state) - first, int(action) - int(self.action_space.start), int(following) - first
 
-    def _learn_from(self, state: int, action: int, following: int, reward: float, terminal: bool) -> float:
+    def _learn_from(
+        self,
+        table: np.ndarray,
+        model: TabularModel | None,
+        alpha: float,
+        state: int,
+        action: int,
+        following: int,
+        reward: float,
+        terminal: bool,
+    ) -> float:
         """
         Update the table, and the model, with one real transition.
 
+        :param table: action values, ``(S, A)``; changed in place
+        :param model: the model that counts the transition
+        :param alpha: the step size
         :return: the size of the temporal-difference error
         """
-        table, alpha = self.policy.table(), self.lr_schedule(self._current_progress_remaining)
         # Q(s, a) <- Q(s, a) + alpha [r + gamma max_a' Q(s', a') - Q(s, a)]
         target = reward + (0.0 if terminal else self.gamma * best(table, following))
         error = target - table[state, action]
         table[state, action] += alpha * error
-        if self.tabular_model is not None:
-            self.tabular_model.record(state, action, reward, following, terminal, self.tabular.clock)
-            self.tabular.queue_errors(table, self.tabular_model.tables, state, action, self.gamma, self.theta)
+        if model is not None:
+            model.record(state, action, reward, following, terminal, self.tabular.clock)
+            self.tabular.queue_errors(table, model.tables, state, action, self.gamma, self.theta)
         return abs(error)
 
     def train(self, gradient_steps: int, batch_size: int = 1) -> None:
@@ -307,11 +321,12 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
         :param gradient_steps: the number of updates, or for value iteration the largest number of sweeps
         :param batch_size: not used
         """
-        if self.tabular_model is None:
+        model = self.tabular_model
+        if model is None:
             return
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
         alpha = self.lr_schedule(self._current_progress_remaining)
-        tables = self.tabular_model.tables
+        tables = model.tables
         self.tabular.plan(self.policy.table(), tables, gradient_steps, alpha, self.gamma, self.kappa, self.theta)
         self.recorder.record("train/learning_rate", alpha)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
