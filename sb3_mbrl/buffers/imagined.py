@@ -42,7 +42,10 @@ class ImaginedBuffer:
         :param birth: the number of real environment steps at the time of the rollout
         :return: the number of rows that were stored
         """
-        index = imagined.valid.flatten().nonzero().flatten()
+        valid = imagined.valid
+        if imagined.weight is not None:  # a row that is never drawn takes no place
+            valid = valid & (imagined.weight > 0) & imagined.weight.isfinite()
+        index = valid.flatten().nonzero().flatten()
         fields = {name: getattr(imagined, name) for name in _FIELDS}
         rows = tree_map(lambda leaf: leaf.detach().flatten(0, 1)[index], fields)
         n = len(index)

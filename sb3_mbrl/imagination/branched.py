@@ -106,7 +106,7 @@ class BranchedRollouts(RolloutImagination):
             discount = prediction.discount
             if discount is not None and self.n_steps > 1:
                 # A discount includes the probability of termination. Here the termination has been drawn, so the discount is
-                # divided by 1 - p where the rollout goes on, and 0 where it does not: its expectation stays the same.
+                # divided by 1 - p where the rollout continues, and 0 where it does not: its expectation stays the same.
                 discount = th.where(terminated, 0.0, discount / (1 - prediction.terminated).clamp(min=1e-6))
             steps.append((obs, action, next_obs, reward, terminated.float(), discount, valid))
             running = valid & ~terminated

@@ -244,6 +244,8 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
         **kwargs: Any,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Choose actions as in SB3. Not deterministic: epsilon-greedy for each observation, ties broken at random."""
+        if kwargs:  # OffPolicyAgent's predict hands them to policies that take them; a table takes none
+            raise TypeError(f"DynaQ.predict takes no {', '.join(kwargs)}: leave it out")
         if deterministic:
             return self.policy.predict(self.policy.checked(observation), state, episode_start, deterministic)
         assert isinstance(self.observation_space, spaces.Discrete)

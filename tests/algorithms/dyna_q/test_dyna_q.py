@@ -296,3 +296,10 @@ def test_what_is_no_row_of_the_table(observation, deterministic):
     with pytest.raises(ValueError, match="is not in Discrete"):
         agent.predict(np.array([observation]), deterministic=deterministic)
     assert agent.predict(np.array([1.0]), deterministic=deterministic)[0].shape == (1,)
+
+
+def test_masks_are_refused_and_not_ignored():
+    agent = DynaQ("QTablePolicy", "DynaMaze-v0")
+    for deterministic in (True, False):
+        with pytest.raises(TypeError, match=r"DynaQ.predict takes no action_masks: leave it out"):
+            agent.predict(np.array(0), deterministic=deterministic, action_masks=np.ones((1, 4)))
