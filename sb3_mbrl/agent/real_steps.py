@@ -153,7 +153,7 @@ def nonfinite_fault(
 ) -> tuple[str, int] | None:
     """The first value that is not finite (with its key) and its environment; ``None`` where all is well."""
     for name, value in [*_named("observation", new_obs), ("reward", reward)]:
-        if np.issubdtype(value.dtype, np.floating) and not _finite(value).all():
+        if value.dtype.kind == "f" and not _finite(value).all():
             return name, int(np.argmin(_finite(value.reshape(len(value), -1)).all(1)))
     for env in np.flatnonzero(dones):
         terminal = infos[env].get("terminal_observation")
