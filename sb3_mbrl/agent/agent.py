@@ -7,6 +7,7 @@ each, since the work is done by objects that the agent has:
 ===============  ==========================================================================================================
 ``parts``        the world model, the planner or imagination, the known functions, and how they were chosen
 ``random``       the private random stream of everything that is the model's
+``streams``      the random streams that the agent shares with SB3, for a run that continues after ``load``
 ``recorder``     scalars, wall time per phase, the text of the progress bar
 ``trainer``      when to fit the world model, fitting, judging, trusting; ``None`` where it learns together with the policy
 ``real``         checks of real steps, and the side store of the replay buffer
@@ -43,6 +44,7 @@ from sb3_mbrl.agent.parts import Choices, Parts
 from sb3_mbrl.agent.real_steps import RealSteps, cut_off_episodes
 from sb3_mbrl.agent.recorder import Recorder
 from sb3_mbrl.agent.stateful import StatefulActing
+from sb3_mbrl.agent.streams import SharedStreams
 from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.checks import did_you_mean
 from sb3_mbrl.contracts import Data, FitBudget, WorldModel
@@ -68,7 +70,7 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
     """Whether the world model is fitted apart from the policy, by a :class:`ModelTrainer`"""
     needs_decode: ClassVar[bool] = False
     """Whether the learner cannot do without decoded observations"""
-    object_names: ClassVar[tuple[str, ...]] = ("parts", "random", "recorder", "trainer")
+    object_names: ClassVar[tuple[str, ...]] = ("parts", "random", "streams", "recorder", "trainer")
     """The attributes that hold the objects an agent has; their states are saved, they themselves are not"""
     preset_file: ClassVar[str | None] = None
     """The file of presets in ``sb3_mbrl/hyperparams``, where there is one"""
@@ -79,6 +81,7 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
 
     parts: Parts
     random: RandomStream
+    streams: SharedStreams
     recorder: Recorder
     trainer: ModelTrainer | None
     world_model_class: Any
@@ -141,6 +144,7 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         super()._setup_model()
         self._refuse_taken_names()
         self.random, self.recorder = RandomStream(self.seed), Recorder()
+        self.streams = SharedStreams(self.action_space, self.policy, self.device, self.get_env)
         self._make_objects()
         self._check_hyperparameters()
         self.parts = self._choose_parts(given, saved)
@@ -256,6 +260,11 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        # Without a world model the class is its base class, whose `load` leaves these streams alone.
+        if reset_num_timesteps or self.world_model is None:
+            self.streams.drop()
+        else:
+            self.streams.put_back()
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self.recorder.logger = self._logger
         if reset_num_timesteps:
@@ -329,6 +338,7 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
     real: RealSteps
     acting: StatefulActing | None
     replay_buffer: ReplayBuffer | None
+    _last_obs: Any
 
     # ------------------------------------------------------------------------------------------------ setup
 
@@ -339,7 +349,7 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
     def _act_by(self, policy: StatefulPolicy) -> None:
         """Act with a policy that has a state; actions come from :meth:`_decide`."""
         policy.set_seed(derive_seed(self.seed))
-        self.acting = StatefulActing(self._decide, self.n_envs, type(self).__name__)
+        self.acting = StatefulActing(self._decide, self.n_envs, self.device, type(self).__name__)
 
     def _decide(self, obs: Any, state: Any, is_first: th.Tensor, deterministic: bool) -> tuple[th.Tensor, Any]:
         """
@@ -372,11 +382,23 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        before = self._last_obs
-        if self.world_model is not None and (reset_num_timesteps or self._last_obs is None):
+        before, last = self._last_obs, self._last_original_obs
+        resumed = self.world_model is not None and self.streams.waiting and not reset_num_timesteps
+        if self.world_model is not None and (reset_num_timesteps or before is None):
             # SB3 is about to reset the environment: the next row does not follow from the newest.
             self._cut_off_episodes()
+        self.real.note_statistics(self._vec_normalize_env if resumed else None)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if resumed and before is None and self.verbose >= 1:
+            print(
+                f"The saved run continues after {self.num_timesteps} steps: weights, verdicts and random streams are its own. "
+                "The environments begin new episodes, since their state was not saved (see docs/checkpoints.md)."
+            )
+        if resumed and self._vec_normalize_env is not None:
+            if before is None:
+                self._last_obs = self.real.counted_once(self._vec_normalize_env, last)
+            else:
+                self.real.continue_returns(self._vec_normalize_env)
         if self._checks_real_steps():
             normalising = self._vec_normalize_env
             first = self._last_obs if normalising is None else normalising.get_original_obs()
@@ -418,7 +440,7 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         return result
 
     def _cut_off_episodes(self) -> None:
-        self._last_obs: np.ndarray | dict[str, np.ndarray] | None = None  # SB3 resets the environment then
+        self._last_obs = None  # SB3 resets the environment then
         if self.replay_buffer is not None:
             cut_off_episodes(self.replay_buffer)
 

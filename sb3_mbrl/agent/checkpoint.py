@@ -16,13 +16,14 @@ random streams, and what plug-ins put into the ``extra`` of ``sb3_mbrl_on_save``
 name of its module, so that files of the library can be renamed. The policy's class is stored by its registered name; known
 functions of the library as plain values. Functions and policy classes of users are pickled, as SB3 does.
 
-Not in the zip: the replay buffer and its side store (SB3's rule: ``save_replay_buffer``), plug-in objects (give them again:
-``load(..., plugins=[...])``), a world model, a planner or an imagination given as an instance (give it again), and the
-imagined buffer.
+Not in the zip: the replay buffer, its side store and the imagined rows (SB3's rule: ``save_replay_buffer``), plug-in objects
+(give them again: ``load(..., plugins=[...])``), and a world model, a planner or an imagination given as an instance (give it
+again).
 
-**The imagined buffer's rule:** its rows follow from model, policy and replay buffer, so it is imagined anew, as many rows as
-its age limit would have kept, at the first ``train`` that finds enough real rows (``learning_starts``). Until the replay
-buffer is loaded or refilled, training uses real rows alone. ``save(..., include=["imagined"])`` keeps the very rows.
+**The rule of imagined rows:** ``load_replay_buffer`` brings them back if they are of the step at which the agent was saved.
+Otherwise they follow from model, policy and replay buffer, so they are imagined anew, as many as their age limit would have
+kept, at the first ``train`` that finds enough real rows (``learning_starts``). Until the replay buffer is loaded or refilled,
+training uses real rows alone. ``save(..., include=["imagined"])`` keeps them in the zip too.
 
 **The order of loading:** SB3's ``load`` puts attributes into ``__dict__``, calls ``_setup_model``, then ``set_parameters``.
 ``_setup_model`` rebuilds the structure of the parts from the saved state; :func:`restore` puts counters and verdicts back
