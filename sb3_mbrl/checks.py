@@ -27,6 +27,9 @@ def _is_number(value: Any) -> bool:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Suggest the most similar of the names: ``" Did you mean 'x'?"``, or an empty string if none is similar."""
-    close = difflib.get_close_matches(name, list(names), n=1)
+    """
+    Suggest the most similar of the names: ``" Did you mean 'x'?"``, or an empty string if none is similar. Names that begin
+    with an underscore are private, and not suggested.
+    """
+    close = difflib.get_close_matches(name, [one for one in names if not one.startswith("_")], n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

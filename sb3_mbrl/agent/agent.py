@@ -18,6 +18,7 @@ Hyperparameters are attributes of the agent, as in SB3, so that ``load(..., fit_
 to the objects. An algorithm adds its ``__init__``, ``_build`` and ``train``.
 """
 
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -42,12 +43,12 @@ from sb3_mbrl.agent.model_trainer import ModelTrainer
 from sb3_mbrl.agent.objects import AgentObject
 from sb3_mbrl.agent.parts import Choices, Parts
 from sb3_mbrl.agent.real_steps import RealSteps, cut_off_episodes
-from sb3_mbrl.agent.recorder import Recorder
+from sb3_mbrl.agent.recorder import Recorder, writes
 from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.checks import did_you_mean
 from sb3_mbrl.contracts import Data, FitBudget, WorldModel
-from sb3_mbrl.hyperparams import load_preset
+from sb3_mbrl.hyperparams import load_preset, with_overrides
 from sb3_mbrl.imagination.starts import replay_starts
 from sb3_mbrl.plugins import Registry, get_registry
 from sb3_mbrl.policies import StatefulPolicy
@@ -114,16 +115,28 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         return self.recorder.phase_seconds
 
     @classmethod
-    def preset(cls, name: str) -> dict[str, Any]:
+    def preset(cls, name: str, /, **overrides: Any) -> dict[str, Any]:
         """
-        Settings by name, as keyword arguments: ``MBPO("MlpPolicy", "Hopper-v5", **MBPO.preset("Hopper-v5"))``.
+        Return settings by name, as keyword arguments: ``MBPO("MlpPolicy", "Hopper-v5", **MBPO.preset("Hopper-v5"))``.
 
         :param name: a Gymnasium id, or another name that has settings
+        :param overrides: arguments of the constructor to change, such as ``world_model=None`` for the control. Keyword
+            arguments of a part (``fit_kwargs={"patience": 3}``) are merged with the preset's; where another world model,
+            planner or imagination is chosen, the preset's keyword arguments of that part are left out
         :raises KeyError: when there are none; the message lists the names that have some
+        :raises TypeError: for an override that the constructor does not take
         """
         if cls.preset_file is None:
             raise KeyError(f"There are no presets of {cls.__name__}")
-        return load_preset(cls.preset_file, name).kwargs
+        parameters = inspect.signature(cls).parameters
+        for key in overrides:
+            if key not in parameters or key.startswith("_"):
+                raise TypeError(
+                    f"{cls.__name__}.preset({name!r}, {key}=...): the constructor has no such argument."
+                    f"{did_you_mean(key, parameters)}"
+                )
+        defaults = {key: parameter.default for key, parameter in parameters.items()}
+        return with_overrides(load_preset(cls.preset_file, name).kwargs, overrides, defaults)[0]
 
     # ------------------------------------------------------------------------------------------------ setup
 
@@ -269,6 +282,13 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
             self.trainer.restart_clock()
 
     # ------------------------------------------------------------------------------------------------ save and load
+
+    def __getstate__(self) -> dict[str, Any]:
+        """
+        Pickle the whole agent, as SB3's can be: environment, replay buffer and random streams included. A logger with open
+        files or a terminal stays behind; ``learn`` makes another.
+        """
+        return {name: value for name, value in vars(self).items() if name != "_logger" or not writes(value)}
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *self.object_names]

@@ -20,6 +20,9 @@ class Recorder(AgentObject):
         self.phase_seconds: dict[str, float] = {}
         """The wall time spent in each phase so far"""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "progress_bar": None, "logger": None if writes(self.logger) else self.logger}
+
     def watch(self, callback: BaseCallback) -> None:
         """Find the progress bar among the callbacks of ``learn``."""
         children = callback.callbacks if isinstance(callback, CallbackList) else [callback]
@@ -56,3 +59,8 @@ class Recorder(AgentObject):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.phase_seconds = dict(state["phase_seconds"])
+
+
+def writes(logger: Logger | None) -> bool:
+    """Tell whether a logger writes to a file or a terminal, neither of which can be pickled."""
+    return logger is not None and bool(logger.output_formats)
