@@ -332,7 +332,14 @@ def check_buffer(buffer: Any, agent: Any) -> None:
     for name in ("observation_space", "action_space", "n_envs"):
         theirs, own = getattr(buffer, name), getattr(agent, name)
         if theirs != own:
-            raise ValueError(f"The replay buffer was recorded with {name} {theirs}; this agent has {own}")
+            way = ""
+            if name == "n_envs":
+                way = (
+                    f". Make the agent with as many environments, make_vec_env(..., n_envs={theirs}), or "
+                    f"load(path, env=make_vec_env(..., n_envs={theirs})). To use only the rows, fit the world model to them: "
+                    "fit_world_model(agent.world_model, ReplayData(replay_buffer)) of sb3_mbrl.fitting and sb3_mbrl.buffers"
+                )
+            raise ValueError(f"The replay buffer was recorded with {name} {theirs}; this agent has {own}{way}")
     dictionaries = isinstance(agent.observation_space, spaces.Dict)
     if isinstance(buffer, DictReplayBuffer) != dictionaries:
         wanted = "DictReplayBuffer" if dictionaries else "ReplayBuffer"
