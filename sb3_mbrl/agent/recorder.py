@@ -10,6 +10,9 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_mbrl.agent.objects import AgentObject
 
+LONGEST_NAME = 33
+"""The longest name, after its ``tag/``, that SB3's log shows in full: 36 characters with an indentation of three"""
+
 
 class Recorder(AgentObject):
     """A front of SB3's logger and progress bar, either of which may be missing."""
@@ -19,6 +22,9 @@ class Recorder(AgentObject):
         self.progress_bar: ProgressBarCallback | None = None
         self.phase_seconds: dict[str, float] = {}
         """The wall time spent in each phase so far"""
+        self._short: dict[str, str] = {}
+        """The names in the log of the values recorded so far"""
+        self._taken: set[tuple[str, str]] = set()
 
     def watch(self, callback: BaseCallback) -> None:
         """Find the progress bar among the callbacks of ``learn``."""
@@ -28,7 +34,22 @@ class Recorder(AgentObject):
     def record(self, key: str, value: Any) -> None:
         """Log a scalar, where there is a logger (SB3 makes it in ``learn``)."""
         if self.logger is not None:
-            self.logger.record(key, value)
+            if key not in self._short:
+                self._short[key] = self._unique(key)
+            self.logger.record(self._short[key], value)
+
+    def _unique(self, key: str) -> str:
+        """
+        Shorten a name that is longer than a line of SB3's log, which would cut it off, and end training where two names are
+        then the same: ``model/obs_temperature_of_the_north_wing_loss`` is ``model/obs_temperature_~orth_wing_loss``.
+        """
+        tag, slash, name = key.partition("/") if "/" in key else ("", "", key)
+        short, number, half = name, 1, LONGEST_NAME // 2
+        while len(short) > LONGEST_NAME or (tag, short) in self._taken:
+            middle = "~" if number == 1 else f"~{number}~"
+            short, number = name[: half - len(middle) + 1] + middle + name[-half:], number + 1
+        self._taken.add((tag, short))
+        return f"{tag}{slash}{short}"
 
     def record_all(self, prefix: str, values: Mapping[str, Any]) -> None:
         """Log scalars by name, each as ``prefix/name``."""

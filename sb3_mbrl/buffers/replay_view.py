@@ -14,6 +14,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_mbrl.buffers.side_store import SideStore
 from sb3_mbrl.contracts import Obs, Sequences, Transitions
+from sb3_mbrl.spaces import as_tensor
 
 Arrays = np.ndarray | dict[str, np.ndarray]
 
@@ -382,10 +383,7 @@ def _windows_within(selected: np.ndarray, length: int) -> np.ndarray:
 
 
 def _gather(arrays: Arrays, pick: Callable[[np.ndarray], np.ndarray]) -> Obs:
-    """Pick rows of arrays, and convert them to tensors, floats as float32."""
-
-    def tensor(array: np.ndarray) -> th.Tensor:
-        rows = pick(array)
-        return th.as_tensor(rows.astype(np.float32, copy=False) if np.issubdtype(rows.dtype, np.floating) else rows)
-
-    return {key: tensor(array) for key, array in arrays.items()} if isinstance(arrays, dict) else tensor(arrays)
+    """Pick rows of arrays, and convert them to tensors of the types of :func:`~sb3_mbrl.spaces.torch_dtype`."""
+    if isinstance(arrays, dict):
+        return {key: as_tensor(pick(array)) for key, array in arrays.items()}
+    return as_tensor(pick(arrays))
