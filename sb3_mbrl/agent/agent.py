@@ -551,12 +551,12 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
 
     def _enough_data(self) -> bool:
         """Whether there are ``learning_starts`` rows: not after ``load`` without the replay buffer."""
-        return self._buffer.full or len(self.model_data) >= self.learning_starts
+        return self._buffer.full or self.real.rows(self._buffer) >= self.learning_starts
 
     def _fit_is_due(self) -> bool:
         if self.trainer is None or self.world_model is None:
             return False
-        rows = len(self.model_data)
+        rows = self.real.rows(self._buffer)
         return self.trainer.due(self.world_model, rows, self.num_timesteps, self.fit_freq, self._enough_data())
 
     def fit_world_model(self, budget: FitBudget | None = None) -> dict[str, float]:
@@ -582,6 +582,9 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         model = self.world_model
         self.trainer.warn_of_lost_terminations(model, data.buffer.optimize_memory_usage, self._episode_num)
         self.trainer.warn_of_wrong_bounds(rows)
+        if self._vec_normalize_env is None:
+            self.trainer.warn_of_scales(rows)
+        self.trainer.warn_of_stuck_actions(rows, self.action_space, self.num_timesteps - self.learning_starts)
         self.registry.hook.sb3_mbrl_before_model_fit(agent=self)
         metrics = self.trainer.fit(
             model,

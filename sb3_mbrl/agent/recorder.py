@@ -56,6 +56,11 @@ class Recorder(AgentObject):
         for name, value in values.items():
             self.record(f"{prefix}/{name}", value)
 
+    def say(self, text: str) -> None:
+        """Write a sentence to the log, where there is one that shows text (``verbose=1``, or a logger with a file)."""
+        if self.logger is not None:
+            self.logger.info(text)
+
     def describe(self, activity: str) -> None:
         """Show the present activity in the progress bar (the bar itself moves with real steps only)."""
         bar = getattr(self.progress_bar, "pbar", None)

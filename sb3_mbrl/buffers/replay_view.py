@@ -282,6 +282,46 @@ class ReplayData:
                 )
 
 
+class RowCount:
+    """
+    The number of transitions of a replay buffer, ``len(ReplayData(buffer))``, without a look at all rows at every step.
+
+    :param buffer: the replay buffer, which only grows while it is counted
+    """
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self.buffer = buffer
+        self._count()
+
+    def _count(self) -> None:
+        """Count the ends of episodes among all stored rows."""
+        buffer = self.buffer
+        self._ends = buffer.dones > 0
+        self._ends[buffer.size() :] = False
+        self._total = int(self._ends.sum())
+        self._pos, self._full = buffer.pos, buffer.full
+
+    def __call__(self) -> int:
+        """Return the number of transitions now."""
+        buffer = self.buffer
+        if not buffer.optimize_memory_usage:
+            return buffer.size() * buffer.n_envs
+        steps = (buffer.pos - self._pos) % buffer.buffer_size
+        if (buffer.full and not self._full and buffer.pos >= self._pos) or (self._full and not buffer.full):
+            self._count()  # it was replaced, or filled by more rows than the positions tell
+        else:
+            # The newest row of before once more: it may have been cut off since.
+            rows = (self._pos - 1 + np.arange(steps + 1)) % buffer.buffer_size
+            rows = rows[rows < buffer.size()]
+            ends = buffer.dones[rows] > 0
+            self._total += int(ends.sum()) - int(self._ends[rows].sum())
+            self._ends[rows] = ends
+            self._pos, self._full = buffer.pos, buffer.full
+        # Rows that end an episode do not count (see ReplayData), nor does the oldest row of a full buffer.
+        oldest = int((~self._ends[buffer.pos]).sum()) if buffer.full else 0
+        return buffer.size() * buffer.n_envs - self._total - oldest
+
+
 class SelectedRows(ReplayData):
     """
     A view of some rows of a replay buffer, within which all windows lie. It is made for one fit: it does not follow a buffer

@@ -161,14 +161,26 @@ class AnyEnv(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         super().reset(seed=0)
         self.t = 0
-        return self.observation_space.sample(), {}
+        return self._observe(), {}
+
+    def _observe(self) -> Any:
+        return moderate(self.observation_space, self.observation_space.sample())
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         if not member(self.action_space, action):
             self.foreign.append(action)
         self.t += 1
         ended = self.t % 7 == 0
-        return self.observation_space.sample(), float(self.t % 3), ended and self.t % 2 == 0, ended or self.t % 5 == 0, {}
+        return self._observe(), float(self.t % 3), ended and self.t % 2 == 0, ended or self.t % 5 == 0, {}
+
+
+def moderate(space: spaces.Space, value: Any) -> Any:
+    """Clip floats to 10,000, as far as their bounds allow: a space may be wide, but no network survives values of 1e38."""
+    if isinstance(space, spaces.Dict):
+        return {key: moderate(child, value[key]) for key, child in space.spaces.items()}
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        return value
+    return np.clip(value, np.maximum(space.low, -1e4), np.minimum(space.high, 1e4)).astype(space.dtype)
 
 
 def member(space: spaces.Space, value: Any) -> bool:
@@ -267,7 +279,7 @@ def train(agent: Any, steps: int = 45) -> None:
     assert agent.num_timesteps >= steps
     assert env.foreign == [], "actions of training that are not in the space"
     for deterministic in (True, False):
-        observation = agent.observation_space.sample()
+        observation = moderate(agent.observation_space, agent.observation_space.sample())
         action, _ = agent.predict(observation, deterministic=deterministic)
         assert member(env.action_space, action), "predict returned an action that is not in the space"
     imagined = getattr(agent, "imagined", None)
