@@ -8,17 +8,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.agent.checkpoint import STATE
 from sb3_mbrl.agent.zip_file import saved_attributes, write_beside
 from sb3_mbrl.algorithms.model_based import BY_NAME
+from sb3_mbrl.cli.model_free import NAMES, is_model_free, load_model_free
+from sb3_mbrl.cli.normalize import STATISTICS, find_statistics, save_statistics, with_statistics
 from sb3_mbrl.cli.values import (
     DEFAULT_ALGORITHM,
     UserError,
     algorithm_class,
     check_device,
     load_plugins,
+    make_env,
     parse_pairs,
     plugin_arguments,
 )
@@ -43,6 +47,7 @@ class Run:
     :param plugins: the modules or names given with ``--plugin``
     :param arguments: the arguments of the algorithm's constructor; only for people who read the file
     :param tensorboard: the folder of the TensorBoard logs, if any
+    :param normalize: the choice of ``--normalize``, or the file of ``--vecnormalize``; ``None``: no ``VecNormalize``
     """
 
     algo: str
@@ -54,6 +59,7 @@ class Run:
     plugins: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     tensorboard: str | None = None
+    normalize: str | None = None
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +118,7 @@ def save_agent(agent: OffPolicyAlgorithm, folder: Path) -> None:
     try:
         write_beside(folder / MODEL, agent.save)
         write_beside(folder / REPLAY_BUFFER, agent.save_replay_buffer)
+        save_statistics(agent, folder / STATISTICS)
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -136,7 +143,8 @@ def load_agent(cls: type[OffPolicyAlgorithm], path: Path, **kwargs: Any) -> Any:
 class Saved(NamedTuple):
     """A saved agent, and the environment that it is played in."""
 
-    agent: OffPolicyAlgorithm
+    agent: Any
+    """An agent of ours, or one of SB3's"""
     env_id: str
     """The Gymnasium id of the environment"""
     env_kwargs: dict[str, Any]
@@ -161,14 +169,26 @@ def load_saved(args: argparse.Namespace) -> Saved:
     env_id = args.env or (run.env_id if run else None)
     if env_id is None:
         raise UserError(f"which environment? --env ID (there is no {RECORD} beside {path})")
+    env_kwargs = {**(run.env_kwargs if run and env_id == run.env_id else {}), **parse_pairs("--env-kwargs", args.env_kwargs)}
+    statistics = find_statistics(path, env_id, args.vecnormalize)
+    if run is not None and run.normalize is not None and statistics is None:
+        raise UserError(f"{path.parent} is a run with --normalize, and {STATISTICS} is missing: name one with --vecnormalize")
+    env = None
+    if statistics is not None:
+        print(f"Observations are normalised by {statistics}")
+        env = with_statistics(statistics, make_vec_env(lambda: make_env(env_id, env_kwargs)), training=False)
+    if not args.no_progress:
+        print(f"Loading {path} ...", flush=True)
+    if is_model_free(path) and (args.algo is None or args.algo.lower() in NAMES):
+        agent = load_model_free(path, args.algo, env=env, device=args.device)
+        return Saved(agent, env_id, env_kwargs, path.parent)
     plugins, registry = load_plugins(args.plugin or (run.plugins if run else None))
     algo = args.algo or (run.algo if run else None) or saved_algorithm(registry, path) or DEFAULT_ALGORITHM
-    agent = load_agent(algorithm_class(registry, algo), path, device=args.device, **plugin_arguments(plugins))
-    recorded = run.env_kwargs if run and env_id == run.env_id else {}
-    return Saved(agent, env_id, {**recorded, **parse_pairs("--env-kwargs", args.env_kwargs)}, path.parent)
+    agent = load_agent(algorithm_class(registry, algo), path, env=env, device=args.device, **plugin_arguments(plugins))
+    return Saved(agent, env_id, env_kwargs, path.parent)
 
 
-def check_spaces(agent: OffPolicyAlgorithm, env: Any, env_id: str) -> None:
+def check_spaces(agent: Any, env: Any, env_id: str) -> None:
     """:raises UserError: for an environment whose spaces are not those that the agent was trained in"""
     try:
         check_same_spaces(agent, env, f"{env_id} with these arguments")

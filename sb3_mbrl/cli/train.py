@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import inspect
 import shlex
 import signal
 from collections.abc import Iterator
@@ -10,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger, make_output_format
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_mbrl.agent.progress import TrainingBar
+from sb3_mbrl.cli.announce import EVALUATION_SEED, announce, tensorboard_folder
 from sb3_mbrl.cli.evaluate import play
+from sb3_mbrl.cli.normalize import STATISTICS, frozen, normalised, with_statistics
+from sb3_mbrl.cli.progress import Evaluation, training_progress
 from sb3_mbrl.cli.run_folder import MODEL, RECORD, REPLAY_BUFFER, Run, load_agent, new_folder, newest_folder, save_agent
 from sb3_mbrl.cli.values import (
     DEFAULT_ALGORITHM,
@@ -30,7 +35,7 @@ from sb3_mbrl.cli.values import (
     parse_pairs,
     plugin_arguments,
 )
-from sb3_mbrl.hyperparams import Preset, load_preset, preset_names
+from sb3_mbrl.hyperparams import PARTS, Preset, load_preset, preset_names, with_overrides
 
 _FIXED_BY_RUN = (
     "n_envs",
@@ -40,15 +45,15 @@ _FIXED_BY_RUN = (
     "env_kwargs",
     "world_model",
     "world_model_kwargs",
+    "imagination",
     "imagination_kwargs",
     "planner",
     "planner_kwargs",
+    "normalize",
+    "vecnormalize",
     "load_replay_buffer",
 )
 """The options that were decided when a run began, and that ``--resume`` refuses"""
-
-_EVALUATION_SEED = 10_000
-"""The distance between the run's seed and that of its evaluation environment"""
 
 
 def train(args: argparse.Namespace) -> int:
@@ -70,12 +75,13 @@ def train(args: argparse.Namespace) -> int:
     left = run.steps - agent.num_timesteps
     print(f"Training {run.algo} on {run.env_id}: {left} real steps, seed {run.seed}. Output: {folder}")
     print(f"World model: {_describe_model(agent)}")
+    announce(args, agent, run, folder)
     metrics = _LastMetrics()
     agent.set_logger(_logger(args.verbose, run, folder, agent.num_timesteps, metrics))
     resume = f"sb3-mbrl train --resume --output {shlex.quote(str(folder))}"
     with _terminated_like_interrupted():
         try:
-            _learn(agent, left, _callbacks(args, run, folder))
+            _learn(agent, left, _callbacks(args, agent, run, folder))
         except BaseException as error:
             save_agent(agent, folder)
             how = "Stopped" if isinstance(error, KeyboardInterrupt) else "Failed"
@@ -94,7 +100,9 @@ def train(args: argparse.Namespace) -> int:
         )
     metrics.print()
     if args.eval_episodes:
-        print(play(agent, run.env_id, run.env_kwargs, args.eval_episodes, run.seed + _EVALUATION_SEED))
+        shown = not args.no_progress
+        args.result = play(agent, run.env_id, run.env_kwargs, args.eval_episodes, run.seed + EVALUATION_SEED, progress=shown)
+        print(args.result)
     return 0
 
 
@@ -118,7 +126,9 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
         raise UserError(f"--output {folder}: this is a file; name a folder")
     if (folder / MODEL).exists():
         raise UserError(f"{folder} holds a run already: continue it with --resume, or choose another --output")
-    env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
+    gamma = arguments.get("gamma", getattr(inspect.signature(cls).parameters.get("gamma"), "default", 0.99))
+    env = normalised(_make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed), args.normalize, args.vecnormalize, gamma)
+    run.normalize = args.vecnormalize or args.normalize
     policy = arguments.pop("policy", None) or (preset.policy if preset else _default_policy(cls, env.observation_space))
     try:
         agent = cls(policy, env, seed=run.seed, device=args.device, **arguments, **plugin_arguments(plugins))
@@ -151,7 +161,10 @@ def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
     run.plugins = args.plugin or run.plugins
     plugins, registry = load_plugins(run.plugins)
     env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
+    if run.normalize is not None:
+        env = with_statistics(folder / STATISTICS, env)
     cls = algorithm_class(registry, run.algo)
+    print(f"Loading {folder / MODEL} and {REPLAY_BUFFER} ...", flush=True)
     agent = load_agent(cls, folder / MODEL, env=env, device=args.device, **plugin_arguments(plugins))
     if agent.num_timesteps >= run.steps:
         raise UserError(
@@ -190,16 +203,14 @@ def _preset(algo: str, env_id: str, wanted: bool | str | None) -> Preset | None:
 
 def _arguments(args: argparse.Namespace, preset: Preset | None, cls: type) -> dict[str, Any]:
     """Put the command line's arguments of the constructor on top of the preset's."""
-    arguments: dict[str, Any] = dict(preset.kwargs) if preset else {}
-    if args.world_model is not None:
-        chosen = None if args.world_model.lower() == "none" else args.world_model
-        if chosen not in (None, arguments.get("world_model")) and arguments.pop("world_model_kwargs", None):
-            print("The preset's world_model_kwargs are for another world model: left out")
-        arguments["world_model"] = chosen
-    if args.planner is not None:
-        if args.planner != arguments.get("planner") and arguments.pop("planner_kwargs", None):
-            print("The preset's planner_kwargs are for another planner: left out")
-        arguments["planner"] = args.planner
+    settings: dict[str, Any] = dict(preset.kwargs) if preset else {}
+    chosen = {part: getattr(args, part) for part in PARTS if getattr(args, part) is not None}
+    if "world_model" in chosen and chosen["world_model"].lower() == "none":
+        chosen["world_model"] = None
+    defaults = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+    arguments, left_out = with_overrides(settings, chosen, defaults)
+    for name in left_out:
+        print(f"The preset's {name} are for another {name.removesuffix('_kwargs').replace('_', ' ')}: left out")
     for name in ("world_model_kwargs", "imagination_kwargs", "planner_kwargs"):
         given = parse_pairs(f"--{name.replace('_', '-')}", getattr(args, name))
         if given:
@@ -250,18 +261,14 @@ def _describe_model(agent: Any) -> str:
     return f"{reference['name']} ({type(model).__name__})" if reference else type(model).__name__
 
 
-def _callbacks(args: argparse.Namespace, run: Run, folder: Path) -> list[BaseCallback]:
-    callbacks: list[BaseCallback] = []
-    if not args.no_progress:
-        if all(importlib.util.find_spec(name) for name in ("tqdm", "rich")):
-            callbacks.append(ProgressBarCallback())
-        else:
-            print('No progress bar: run `pip install "sb3-mbrl[rich]"` for one')
+def _callbacks(args: argparse.Namespace, agent: OffPolicyAlgorithm, run: Run, folder: Path) -> list[BaseCallback]:
+    callbacks: list[BaseCallback] = [] if args.no_progress else [training_progress()]
     if args.eval_every:
-        env = _make_vec_env(run.env_id, run.env_kwargs, 1, run.seed + _EVALUATION_SEED)
+        env = _make_vec_env(run.env_id, run.env_kwargs, 1, run.seed + EVALUATION_SEED)
+        statistics = agent.get_vec_normalize_env()
         callbacks.append(
-            EvalCallback(
-                env,
+            Evaluation(
+                env if statistics is None else frozen(env, statistics),
                 n_eval_episodes=args.eval_episodes,
                 eval_freq=max(args.eval_every // run.n_envs, 1),
                 log_path=str(folder),
@@ -277,10 +284,10 @@ def _learn(agent: OffPolicyAlgorithm, steps: int, callbacks: list[BaseCallback])
     finally:
         # Write what was recorded since the end of the last episode.
         agent.dump_logs()
-        # SB3 closes the bar only when training ends without an exception.
+        # A bar is closed at the end of training only when that ends without an exception.
         for callback in callbacks:
-            if isinstance(callback, ProgressBarCallback) and hasattr(callback, "pbar"):
-                callback.pbar.close()
+            if isinstance(callback, TrainingBar):
+                callback.close()
 
 
 @contextmanager
@@ -330,5 +337,5 @@ def _logger(verbose: bool, run: Run, folder: Path, start: int, metrics: KVWriter
     if verbose:
         formats.append(make_output_format("stdout", str(folder)))
     if run.tensorboard:
-        formats.append(make_output_format("tensorboard", str(Path(run.tensorboard) / run.algo / folder.name)))
+        formats.append(make_output_format("tensorboard", str(tensorboard_folder(run, folder))))
     return Logger(str(folder), formats)
