@@ -25,7 +25,7 @@ def announce(args: argparse.Namespace, agent: Any, run: Run, folder: Path) -> No
     if known := known_functions(agent, run, parse_pairs("--set", args.set)):
         print(known)
     if agent.get_vec_normalize_env() is not None:
-        print("VecNormalize: on; its statistics are saved as vecnormalize.pkl, and evaluations use them as they are")
+        print("VecNormalize: on; its statistics are saved as vecnormalize.npz, and evaluations use them as they are")
     if run.tensorboard:
         print(f"TensorBoard: tensorboard --logdir {run.tensorboard}  (this run: {tensorboard_folder(run, folder)})")
     if args.eval_every:

@@ -55,11 +55,10 @@ def play(
     if statistics is not None:
         env = frozen(env, statistics)
     check_spaces(agent, env, env_id)
-    shown = EpisodeProgress(episodes, progress)
-    returns, lengths = _evaluate_policy(agent, env)(
-        agent, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True, callback=shown
-    )
-    shown.close()
+    with EpisodeProgress(episodes, progress) as shown:
+        returns, lengths = _evaluate_policy(agent, env)(
+            agent, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True, callback=shown
+        )
     env.close()
     return (
         f"{env_id}, {episodes} episodes: mean return {np.mean(returns):.2f} ± {np.std(returns):.2f} (standard deviation), "

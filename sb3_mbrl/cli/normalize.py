@@ -1,25 +1,27 @@
-"""``VecNormalize`` on the command line: ``--normalize``, and the statistics in ``vecnormalize.pkl``."""
+"""``VecNormalize`` on the command line: ``--normalize``, and the statistics that belong to a saved agent."""
 
 import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_mbrl.agent.zip_file import write_beside
+from sb3_mbrl.checkpoints.checkpoint_set import NORMALISING
+from sb3_mbrl.checkpoints.normalising import load_statistics
 from sb3_mbrl.cli.values import UserError
 
-STATISTICS = "vecnormalize.pkl"
-"""The file of the statistics, as SB3's ``VecNormalize.save`` writes it"""
+PICKLED = "vecnormalize.pkl"
+"""The statistics as SB3's ``VecNormalize.save`` and rl-zoo3 write them: a pickle"""
 
-BEST_STATISTICS = "best_vecnormalize.pkl"
+BEST_STATISTICS = "best_vecnormalize.npz"
 """The statistics at the time of ``best_model.zip``"""
 
 CHOICES = ("both", "obs", "reward")
 
 
-def normalised(env: VecEnv, normalize: str | None, file: str | None, gamma: float) -> VecEnv:
+def normalised(env: VecEnv, normalize: str | None, file: str | None = None, gamma: float = 0.99) -> VecEnv:
     """
     Wrap an environment as ``--normalize`` and ``--vecnormalize`` ask for.
 
@@ -41,11 +43,19 @@ def normalised(env: VecEnv, normalize: str | None, file: str | None, gamma: floa
         raise UserError(f"--normalize {normalize}: {error}. --normalize reward leaves observations alone.") from error
 
 
+def choice(env: VecEnv) -> str | None:
+    """Tell what an environment normalises: one of :data:`CHOICES`; ``None``: it is no ``VecNormalize``."""
+    if not isinstance(env, VecNormalize):
+        return None
+    return "both" if env.norm_obs and env.norm_reward else "obs" if env.norm_obs else "reward"
+
+
 def with_statistics(path: Path, env: VecEnv, training: bool = True) -> VecNormalize:
     """
     Wrap an environment in saved statistics.
 
-    :param path: the file that ``VecNormalize.save`` wrote. It is a pickle: load only what you trust
+    :param path: the file of a checkpoint (``.npz``), or one that ``VecNormalize.save`` wrote. That is a pickle: load only what
+        you trust
     :param env: the environment
     :param training: whether the statistics go on changing, and rewards are normalised if they were
     :raises UserError: for a file that is missing, or of something else
@@ -53,12 +63,31 @@ def with_statistics(path: Path, env: VecEnv, training: bool = True) -> VecNormal
     if not path.is_file():
         raise UserError(f"there are no statistics {path}")
     try:
-        wrapped = VecNormalize.load(str(path), env)
+        wrapped = _plain(path, env) if path.suffix == ".npz" else VecNormalize.load(str(path), env)
     except Exception as error:  # a damaged or foreign pickle may raise anything
         raise UserError(f"{path} holds no statistics of VecNormalize for {env.observation_space}: {error!r}") from error
     if not training:
         wrapped.training = wrapped.norm_reward = False
     return wrapped
+
+
+def _plain(path: Path, env: VecEnv) -> VecNormalize:
+    """:raises ValueError: for the statistics of other observations"""
+    saved = VecNormalize(env, norm_obs=False)
+    load_statistics(saved, path)
+    keys = list(saved.obs_rms) if saved.norm_obs and isinstance(saved.obs_rms, dict) else None
+    wrapped = VecNormalize(env, norm_obs=saved.norm_obs, norm_obs_keys=keys)
+    if saved.norm_obs and _shapes(saved.obs_rms) != _shapes(wrapped.obs_rms):
+        raise ValueError(f"they are for observations of shape {_shapes(saved.obs_rms)}")
+    load_statistics(wrapped, path)
+    wrapped.returns = np.zeros(env.num_envs)  # those of the episodes of training
+    return wrapped
+
+
+def _shapes(statistics: Any) -> Any:
+    if isinstance(statistics, dict):
+        return {key: np.shape(value.mean) for key, value in statistics.items()}
+    return np.shape(statistics.mean)
 
 
 def frozen(env: VecEnv, statistics: VecNormalize) -> VecNormalize:
@@ -67,13 +96,6 @@ def frozen(env: VecEnv, statistics: VecNormalize) -> VecNormalize:
     twin.set_venv(env)
     twin.training = twin.norm_reward = False
     return twin
-
-
-def save_statistics(agent: Any, path: Path) -> None:
-    """Save the statistics of an agent's environment, where it has some."""
-    statistics = agent.get_vec_normalize_env()
-    if statistics is not None:
-        write_beside(path, lambda beside: statistics.save(str(beside)))
 
 
 def find_statistics(model: Path, env_id: str | None, given: str | None) -> Path | None:
@@ -89,7 +111,7 @@ def find_statistics(model: Path, env_id: str | None, given: str | None) -> Path 
         if not Path(given).is_file():
             raise UserError(f"--vecnormalize {given}: there is no such file")
         return Path(given)
-    names: Sequence[str] = (STATISTICS,) if env_id is None else (STATISTICS, f"{env_id}/{STATISTICS}")
+    names: Sequence[str] = (NORMALISING, PICKLED) if env_id is None else (NORMALISING, PICKLED, f"{env_id}/{PICKLED}")
     if model.stem == "best_model":
         names = (BEST_STATISTICS, *names)
     return next((model.parent / name for name in names if (model.parent / name).is_file()), None)

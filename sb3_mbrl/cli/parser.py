@@ -29,9 +29,10 @@ Train a model-based agent on a Gymnasium environment.
 
 If there is a preset for the environment, its settings are used (--no-preset:
 the algorithm's defaults); options on the command line override them. Agent and
-replay buffer are saved at the end, and also when you press Ctrl-C or the
-environment fails: --resume continues from there. Only steps of the real
-environment are counted.
+replay buffer are saved now and then, at the end, and when you press Ctrl-C,
+the process is asked to end (SIGTERM, SIGHUP, SIGUSR1) or the environment
+fails: --resume continues from there. Only steps of the real environment are
+counted.
 """
 
 _TRAIN_EPILOG = """
@@ -50,22 +51,24 @@ examples:
   sb3-mbrl train --resume --output runs/mbpo/Pendulum-v1_1 --steps 5000
 
 files in the folder of a run:
-  model.zip          the agent: MBPO.load("model.zip")
-  replay_buffer.pkl  its real transitions: agent.load_replay_buffer(...)
+  model.zip          the agent: MBPO.load("model.zip", safe=True)
+  replay_buffer.npz  its real transitions: agent.load_replay_buffer(...)
+  checkpoints        the last two checkpoints, which --resume reads; the files
+                     above are links into the newest one
   progress.csv       everything that was logged; model/vs_trivial below 1 means
                      that the world model beats a trivial predictor
   run.json           environment and arguments, for evaluate and --resume
   best_model.zip, evaluations.npz
                      with --eval-every
-  vecnormalize.pkl   with --normalize: the statistics, which evaluate takes too
+  vecnormalize.npz   with --normalize: the statistics, which evaluate takes too
 """
 
 _EVALUATE = """
 Play episodes with a saved agent and print its returns. Actions are
 deterministic (the policy's mean); rewards are the environment's own. Zips of
 Stable-Baselines3 and sb3-contrib are evaluated too, and statistics of
-VecNormalize beside the agent (vecnormalize.pkl) are used. Both are pickles:
-evaluate only files that you trust.
+VecNormalize beside the agent (vecnormalize.npz or .pkl) are used. SB3's zips and
+vecnormalize.pkl are pickles: evaluate only files that you trust.
 """
 
 _EVALUATE_EPILOG = """
@@ -278,7 +281,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
         choices=CHOICES,
         help="VecNormalize: running means and scales of observations and rewards (default: both), or of one of them",
     )
-    how.add_argument("--vecnormalize", metavar="FILE", help="VecNormalize with saved statistics to start from (a pickle)")
+    how.add_argument("--vecnormalize", metavar="FILE", help="VecNormalize with saved statistics to start from, .npz or .pkl")
     how.add_argument(
         "--variants",
         nargs="+",
@@ -293,6 +296,13 @@ def _train(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/ALGO/ENV_1, _2, ...)")
     where.add_argument(
         "--resume", action="store_true", help="continue the run in --output, or the newest run of --algo and --env"
+    )
+    where.add_argument(
+        "--save-every",
+        type=int,
+        metavar="N",
+        help="save a checkpoint every N real steps, 0: only at the end (default: at evaluations and every 5 minutes, but at "
+        "least 20 times the duration of a save apart)",
     )
     where.add_argument("--eval-every", type=int, metavar="N", help="evaluate every N real steps and save the best agent")
     where.add_argument(
@@ -309,7 +319,9 @@ def _saved_agent(parser: argparse.ArgumentParser) -> None:
         "--algo", help="algorithm of the agent (default: the one that saved it); sac, ppo, ... for zips of SB3 and sb3-contrib"
     )
     parser.add_argument(
-        "--vecnormalize", metavar="FILE", help="statistics of VecNormalize (default: vecnormalize.pkl beside the agent)"
+        "--vecnormalize",
+        metavar="FILE",
+        help="statistics of VecNormalize (default: those beside the agent)",
     )
     parser.add_argument("--no-progress", action="store_true", help="show no progress")
     parser.add_argument("--env", metavar="ID", help="Gymnasium id (default: the run's)")

@@ -1,9 +1,12 @@
-"""The folder of a run: its files, finding it again, and saving so that no file is ever half written."""
+"""The folder of a run: its record and its checkpoints, reserving it, and finding it again."""
 
 import argparse
+import functools
 import json
+import os
 import re
-import signal
+import shutil
+import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +15,15 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.agent.checkpoint import STATE
-from sb3_mbrl.agent.zip_file import saved_attributes, write_beside
+from sb3_mbrl.agent.whole_files import write_beside
+from sb3_mbrl.agent.zip_file import saved_attributes
 from sb3_mbrl.algorithms.model_based import BY_NAME
+from sb3_mbrl.checkpoints import CheckpointFolder, CheckpointSet, FolderInUseError
+from sb3_mbrl.checkpoints.checkpoint_set import MODEL, NORMALISING, PICKLED_BUFFER, PLAIN_BUFFER
+from sb3_mbrl.checkpoints.folder import LATEST
 from sb3_mbrl.cli.model_free import NAMES, is_model_free, load_model_free
-from sb3_mbrl.cli.normalize import STATISTICS, find_statistics, save_statistics, with_statistics
+from sb3_mbrl.cli.normalize import find_statistics, with_statistics
+from sb3_mbrl.cli.progress import waiting
 from sb3_mbrl.cli.values import (
     DEFAULT_ALGORITHM,
     UserError,
@@ -30,7 +38,15 @@ from sb3_mbrl.contracts import AlgorithmSpec
 from sb3_mbrl.diagnostics.dream import check_same_spaces
 from sb3_mbrl.plugins import Registry, get_registry
 
-MODEL, REPLAY_BUFFER, RECORD = "model.zip", "replay_buffer.pkl", "run.json"
+CHECKPOINTS, RECORD = "checkpoints", "run.json"
+
+_LINKED = {
+    MODEL: (MODEL,),
+    PLAIN_BUFFER: (PLAIN_BUFFER,),
+    PICKLED_BUFFER: (PICKLED_BUFFER, PLAIN_BUFFER),  # scripts for earlier versions ask for this name
+    NORMALISING: (NORMALISING,),
+}
+"""The links in the folder of a run, and which file of the newest checkpoint each leads to: the first that there is"""
 
 
 @dataclass
@@ -47,7 +63,7 @@ class Run:
     :param plugins: the modules or names given with ``--plugin``
     :param arguments: the arguments of the algorithm's constructor; only for people who read the file
     :param tensorboard: the folder of the TensorBoard logs, if any
-    :param normalize: the choice of ``--normalize``, or the file of ``--vecnormalize``; ``None``: no ``VecNormalize``
+    :param normalize: what ``VecNormalize`` normalises: ``"both"``, ``"obs"`` or ``"reward"``; ``None``: there is none
     """
 
     algo: str
@@ -82,9 +98,18 @@ class Run:
 
 
 def new_folder(algo: str, env_id: str) -> Path:
-    """Choose the next free ``runs/ALGO/ENV_n``."""
+    """Make the next free ``runs/ALGO/ENV_n``: of several processes, each gets a folder of its own."""
     parent, stem = _series(algo, env_id)
-    return parent / f"{stem}_{max(_numbered(algo, env_id), default=0) + 1}"
+    parent.mkdir(parents=True, exist_ok=True)
+    number = max(_numbered(algo, env_id), default=0) + 1
+    while True:
+        folder = parent / f"{stem}_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
 
 
 def newest_folder(algo: str, env_id: str) -> Path:
@@ -93,7 +118,7 @@ def newest_folder(algo: str, env_id: str) -> Path:
 
     :raises UserError: when there is none
     """
-    saved = {number: path for number, path in _numbered(algo, env_id).items() if (path / MODEL).is_file()}
+    saved = {number: path for number, path in _numbered(algo, env_id).items() if RunFolder(path).is_used()}
     if not saved:
         raise UserError(f"--resume: there is no run of {algo} on {env_id} under runs/; name its folder with --output")
     return saved[max(saved)]
@@ -112,15 +137,90 @@ def _series(algo: str, env_id: str) -> tuple[Path, str]:
 # ---------------------------------------------------------------------------------------------------------- saving, loading
 
 
-def save_agent(agent: OffPolicyAlgorithm, folder: Path) -> None:
-    """Save agent and replay buffer; ignore Ctrl-C until that is done."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        write_beside(folder / MODEL, agent.save)
-        write_beside(folder / REPLAY_BUFFER, agent.save_replay_buffer)
-        save_statistics(agent, folder / STATISTICS)
-    finally:
-        signal.signal(signal.SIGINT, before)
+class RunFolder:
+    """
+    The folder of a run, whose checkpoints are in ``checkpoints/``; the files of the newest one are linked from the folder.
+
+    :param path: the folder
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = CheckpointFolder(path / CHECKPOINTS)
+
+    def acquire(self) -> None:
+        """
+        Reserve the folder for this process.
+
+        :raises UserError: when another run has it, or it cannot be written to
+        """
+        try:
+            if removed := self.checkpoints.acquire():
+                print(f"Removed {len(removed)} unfinished checkpoint(s) of a run that was killed while it saved")
+        except FolderInUseError as error:
+            raise UserError(f"{self.path} is in use by another run: wait for its end, or choose another --output") from error
+        except OSError as error:
+            raise UserError(f"--output {self.path}: it cannot be written to ({error.strerror})") from error
+
+    def is_used(self) -> bool:
+        """Tell whether a run has saved something here."""
+        return bool(self.checkpoints.sets()) or (self.path / MODEL).exists()
+
+    def save(self, agent: OffPolicyAlgorithm) -> CheckpointSet:
+        """
+        Save a checkpoint.
+
+        :raises OSError: when nothing could be saved
+        """
+        saved = self.checkpoints.save(agent)
+        self.link_newest()
+        return saved
+
+    def link_newest(self) -> None:
+        """Link the files of the newest checkpoint from the folder; where there are no links, they are copied."""
+        sets = self.checkpoints.sets()
+        try:
+            if sets:
+                self._link(sets[-1].path)
+        except OSError as error:  # the checkpoint itself is saved
+            print(f"{self.path}: the files of {sets[-1].path} could not be linked: {error}")
+
+    def _link(self, newest: Path) -> None:
+        latest = self.checkpoints.path / LATEST
+        for link, names in _LINKED.items():
+            place, name = self.path / link, next((name for name in names if (newest / name).is_file()), None)
+            if name is None:
+                place.unlink(missing_ok=True)  # of an older checkpoint: it would not fit the other files
+            elif latest.is_symlink():
+                target = os.path.join(CHECKPOINTS, LATEST, name)
+                if not (place.is_symlink() and os.readlink(place) == target):
+                    write_beside_link(place, target)
+            else:
+                write_beside(place, functools.partial(shutil.copyfile, newest / name))
+
+    def newest(self) -> CheckpointSet | None:
+        """Find the newest intact checkpoint, and print what is damaged; ``None``: there are no checkpoints."""
+        found = self.checkpoints.newest()
+        for sentence in found.damaged:
+            print(f"Damaged: {sentence}")
+        if found.chosen is not None:
+            if found.damaged:
+                print(f"Using the newest checkpoint that is intact: {found.chosen.path}")
+            if found.incomplete is not None:
+                print(
+                    f"Using {found.chosen.path}, the newest complete checkpoint; {found.incomplete.path} is newer, but lacks "
+                    "its replay buffer"
+                )
+        elif found.damaged:
+            raise UserError(f"no checkpoint in {self.checkpoints.path} is intact: {found.damaged[0]}")
+        return found.chosen
+
+
+def write_beside_link(place: Path, target: str) -> None:
+    """Make a link that takes the place of a file or link of this name at once."""
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.link")
+    os.symlink(target, temporary)
+    os.replace(temporary, place)
 
 
 def load_agent(cls: type[OffPolicyAlgorithm], path: Path, **kwargs: Any) -> Any:
@@ -150,7 +250,7 @@ class Saved(NamedTuple):
     env_kwargs: dict[str, Any]
     """The arguments of ``gymnasium.make``"""
     folder: Path
-    """The folder that the agent's file is in"""
+    """The folder that was named, or that the agent's file is in"""
 
 
 def load_saved(args: argparse.Namespace) -> Saved:
@@ -160,32 +260,36 @@ def load_saved(args: argparse.Namespace) -> Saved:
     :raises UserError: when there is no such file, or the record lacks what no option gives
     """
     path = Path(args.model)
+    folder = path if path.is_dir() else path.parent
     if path.is_dir():
-        path = path / MODEL
+        newest = RunFolder(path).newest()
+        path = path / MODEL if newest is None else newest.model
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     check_device(args.device)
-    run = Run.read(path.parent)
+    run = Run.read(folder)
     env_id = args.env or (run.env_id if run else None)
     if env_id is None:
         raise UserError(f"which environment? --env ID (there is no {RECORD} beside {path})")
     env_kwargs = {**(run.env_kwargs if run and env_id == run.env_id else {}), **parse_pairs("--env-kwargs", args.env_kwargs)}
     statistics = find_statistics(path, env_id, args.vecnormalize)
     if run is not None and run.normalize is not None and statistics is None:
-        raise UserError(f"{path.parent} is a run with --normalize, and {STATISTICS} is missing: name one with --vecnormalize")
+        raise UserError(f"{folder} is a run with --normalize, and {NORMALISING} is missing: name one with --vecnormalize")
     env = None
     if statistics is not None:
         print(f"Observations are normalised by {statistics}")
         env = with_statistics(statistics, make_vec_env(lambda: make_env(env_id, env_kwargs)), training=False)
-    if not args.no_progress:
-        print(f"Loading {path} ...", flush=True)
+    loading = waiting(f"Loading {path} ...", not args.no_progress)
     if is_model_free(path) and (args.algo is None or args.algo.lower() in NAMES):
-        agent = load_model_free(path, args.algo, env=env, device=args.device)
+        with loading:
+            agent = load_model_free(path, args.algo, env=env, device=args.device)
         return Saved(agent, env_id, env_kwargs, path.parent)
     plugins, registry = load_plugins(args.plugin or (run.plugins if run else None))
     algo = args.algo or (run.algo if run else None) or saved_algorithm(registry, path) or DEFAULT_ALGORITHM
-    agent = load_agent(algorithm_class(registry, algo), path, env=env, device=args.device, **plugin_arguments(plugins))
-    return Saved(agent, env_id, env_kwargs, path.parent)
+    cls = algorithm_class(registry, algo)
+    with loading:
+        agent = load_agent(cls, path, env=env, device=args.device, **plugin_arguments(plugins))
+    return Saved(agent, env_id, env_kwargs, folder)
 
 
 def check_spaces(agent: Any, env: Any, env_id: str) -> None:

@@ -42,6 +42,7 @@ from sb3_mbrl.plugins.selection import (
     advice,
     conflict,
     import_target,
+    imported_attribute,
     path_of,
     patterns,
     reference_to,
@@ -236,12 +237,16 @@ class Registry:
 
     # ---- loading
 
-    def from_reference(self, kind: str, reference: Mapping[str, str]) -> Selection:
+    def from_reference(self, kind: str, reference: Mapping[str, str], trusted: Sequence[str] = ()) -> Selection:
         """
         Find the part that an agent was saved with.
 
+        The reference comes from a file, perhaps a stranger's: only a registered part, a class of this kind that is imported
+        already, or what the user trusts is imported and called.
+
         :param reference: :attr:`Selection.reference`
-        :raises UnknownPartError: when it is no longer available; the message says what to install or to give again
+        :param trusted: modules, and parts as ``"module:name"``, that may be imported
+        :raises UnknownPartError: when it is no longer available, or not trusted; the message says what to install or to give
         """
         label, how, factory = KINDS[kind].label, reference["how"], reference["factory"]
         if how == "name":
@@ -253,12 +258,29 @@ class Registry:
             )
         if "<" in factory:
             raise UnknownPartError(f"the saved agent's {label} was given as {factory}, which cannot be imported. {again}")
+        if not self._may_name(kind, factory, trusted):
+            raise UnknownPartError(
+                f"the saved agent's {label} is {factory}, which is neither registered nor the class of a {label} that is "
+                "imported already: a file must not choose what is run. If you trust it: "
+                f"load(..., trust=[{factory!r}]), or import its module first. {again}"
+            )
         try:
             selection = self.resolve(kind, factory)
         except UnknownPartError as error:
             install = f" Run `pip install {reference['distribution']}`, or:" if reference["distribution"] else ""
             raise UnknownPartError(f"the saved agent's {label} cannot be imported ({error}).{install} {again}") from error
         return replace(selection, reference={**selection.reference, "how": how, "name": reference["name"]})
+
+    def _may_name(self, kind: str, factory: str, trusted: Sequence[str]) -> bool:
+        """Tell whether a file may name a part of this path."""
+        if factory in trusted or factory.partition(":")[0] in trusted:
+            return True
+        for record in self.records(kind):
+            registered = record.spec.factory
+            if factory == (registered if isinstance(registered, str) else path_of(registered)):
+                return True
+        imported = imported_attribute(factory)
+        return inspect.isclass(imported) and issubclass(imported, KINDS[kind].product)
 
     def _by_saved_name(self, kind: str, reference: Mapping[str, str]) -> Selection:
         distribution, version = reference["distribution"], reference["version"]

@@ -33,7 +33,7 @@ def test_logs_start_states_and_costs_are_said_first(here, capsys):
 
 
 def test_several_environments_say_their_pace_once(here, capsys, recwarn):
-    assert main([*SMALL, *[]] and ["train", *SMALL, "--eval-episodes", "0", "--steps", "8", "--n-envs", "4"]) == 0
+    assert main(["train", *SMALL, "--eval-episodes", "0", "--steps", "8", "--n-envs", "4"]) == 0
     out = capsys.readouterr().out
     assert "Updates: gradient_steps=20 with 4 environments: 5 updates per real step" in out
     assert "gradient_steps=80 makes it 20" in out
@@ -44,8 +44,7 @@ def test_costs_are_measured_with_progress(here, capsys):
     command = ["train", "--env", "Pendulum-v1", "--eval-episodes", "1", "--device", "cpu", "--steps", "60", "--output", "x"]
     small = ["--world-model-kwargs", "members=2", "elites=1", "hidden=[16]", "--set", "learning_starts=50", "gradient_steps=1"]
     assert main([*command, *small]) == 0
-    captured = capsys.readouterr()
-    assert "ms each" in captured.out
-    assert "0 of 60 real steps (0%)" in captured.out, "lines where there is no terminal"
-    assert ": fit" in captured.out
-    assert "0 of 1 episodes" in captured.err
+    out = capsys.readouterr().out
+    assert "ms each" in out
+    assert "0 of 60 real steps (0%)" in out, "lines where there is no terminal"
+    assert ": fit" in out

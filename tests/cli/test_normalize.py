@@ -9,6 +9,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl import MBPO
+from sb3_mbrl.checkpoints.normalising import save_statistics
 from sb3_mbrl.cli import main
 from sb3_mbrl.cli.normalize import find_statistics, frozen, normalised, with_statistics
 from sb3_mbrl.cli.values import UserError
@@ -24,31 +25,32 @@ def test_a_normalised_run_is_saved_resumed_and_evaluated(here, capsys):
     out = capsys.readouterr().out
     assert "VecNormalize: on" in out
     assert json.loads((here / "run" / "run.json").read_text())["normalize"] == "both"
-    statistics = VecNormalize.load(str(here / "run" / "vecnormalize.pkl"), pendulum())
+    statistics = with_statistics(here / "run" / "vecnormalize.npz", pendulum())
     assert (statistics.norm_obs, statistics.norm_reward, statistics.gamma) == (True, True, 0.98), "the preset's discount"
     # 70 steps and a reset, on top of the first epsilon observations.
     assert statistics.obs_rms.count == pytest.approx(71, abs=0.1)
-    assert (here / "run" / "best_vecnormalize.pkl").is_file()
+    assert (here / "run" / "best_vecnormalize.npz").is_file()
 
     resume = ["train", "--resume", "--output", "run", "--no-progress", "--eval-episodes", "0"]
     assert main([*resume, "--steps", "80", "--device", "cpu"]) == 0
-    assert VecNormalize.load(str(here / "run" / "vecnormalize.pkl"), pendulum()).obs_rms.count > 80
+    assert with_statistics(here / "run" / "vecnormalize.npz", pendulum()).obs_rms.count > 80
     capsys.readouterr()
     assert main(["evaluate", "run", "--episodes", "2", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    assert "Observations are normalised by run/vecnormalize.pkl" in out
-    (here / "run" / "vecnormalize.pkl").rename(here / "moved.pkl")
-    for command in (["evaluate", "run"], resume):
-        assert main([*command, "--device", "cpu"]) == 2, "never without the statistics that the agent knows"
-        assert "vecnormalize.pkl" in capsys.readouterr().err
-    (here / "moved.pkl").rename(here / "run" / "vecnormalize.pkl")
+    assert "Observations are normalised by run/checkpoints/" in out
     # By hand: the agent behind the same statistics, and the environment's own rewards.
-    env = with_statistics(here / "run" / "vecnormalize.pkl", pendulum(), training=False)
+    env = with_statistics(here / "run" / "vecnormalize.npz", pendulum(), training=False)
     agent = MBPO.load(here / "run" / "model.zip", env=env, device="cpu")
     from stable_baselines3.common.evaluation import evaluate_policy
 
     returns, _ = evaluate_policy(agent, env, n_eval_episodes=2, return_episode_rewards=True)
     assert f"mean return {np.mean(returns):.2f}" in out
+    (here / "lone").mkdir()
+    for name in ("model.zip", "run.json"):
+        (here / "lone" / name).write_bytes((here / "run" / name).read_bytes())
+    assert main(["evaluate", "lone", "--device", "cpu"]) == 2, "never without the statistics that the agent knows"
+    assert "vecnormalize.npz is missing" in capsys.readouterr().err
+    assert main(["evaluate", "lone", "--vecnormalize", "run/vecnormalize.npz", "--device", "cpu"]) == 0
 
 
 def test_statistics_of_another_project_are_taken(here, capsys):
@@ -60,7 +62,7 @@ def test_statistics_of_another_project_are_taken(here, capsys):
     assert main(["evaluate", "sac.zip", "--env", "Pendulum-v1", "--episodes", "1", "--vecnormalize", "stats.pkl"]) == 0
     assert "normalised by stats.pkl" in capsys.readouterr().out
     assert train("--steps", "10", "--vecnormalize", "stats.pkl", "--output", "run", "--eval-episodes", "0") == 0
-    after = VecNormalize.load(str(here / "run" / "vecnormalize.pkl"), pendulum())
+    after = with_statistics(here / "run" / "vecnormalize.npz", pendulum())
     assert after.obs_rms.count == pytest.approx(count + 11, abs=0.1)
     assert train("--steps", "10", "--vecnormalize", "stats.pkl", "--normalize", "--output", "b") == 2
     assert "leave --normalize out" in capsys.readouterr().err
@@ -95,19 +97,26 @@ def test_where_statistics_are_found(tmp_path):
     (tmp_path / "Ant-v5" / "vecnormalize.pkl").write_text("")
     assert find_statistics(model, "Ant-v5", None) == tmp_path / "Ant-v5" / "vecnormalize.pkl", "the zoo's place"
     (tmp_path / "vecnormalize.pkl").write_text("")
-    (tmp_path / "best_vecnormalize.pkl").write_text("")
+    (tmp_path / "best_vecnormalize.npz").write_text("")
     assert find_statistics(model, "Ant-v5", None) == tmp_path / "vecnormalize.pkl"
-    assert find_statistics(tmp_path / "best_model.zip", None, None) == tmp_path / "best_vecnormalize.pkl"
+    assert find_statistics(tmp_path / "best_model.zip", None, None) == tmp_path / "best_vecnormalize.npz"
     with pytest.raises(UserError, match="no such file"):
         find_statistics(model, None, "missing.pkl")
 
 
 def test_files_without_statistics_are_refused(tmp_path):
     (tmp_path / "text.pkl").write_text("hello")
-    for name, message in (("text.pkl", r"text\.pkl holds no statistics"), ("none.pkl", "there are no statistics")):
+    (tmp_path / "text.npz").write_text("hello")
+    for name, message in (
+        ("text.pkl", r"text\.pkl holds no statistics"),
+        ("text.npz", r"text\.npz holds no statistics"),
+        ("none.pkl", "there are no statistics"),
+    ):
         with pytest.raises(UserError, match=message):
             with_statistics(tmp_path / name, pendulum())
     env = VecNormalize(make_vec_env("CartPole-v1"))
     env.save(str(tmp_path / "cart.pkl"))
-    with pytest.raises(UserError, match=r"cart\.pkl holds no statistics of VecNormalize for Box"):
-        with_statistics(tmp_path / "cart.pkl", pendulum())
+    save_statistics(env, tmp_path / "cart.npz")
+    for name in ("cart.pkl", "cart.npz"):
+        with pytest.raises(UserError, match=r"cart\.... holds no statistics of VecNormalize for Box"):
+            with_statistics(tmp_path / name, pendulum())
