@@ -217,14 +217,13 @@ def _resumed(args: argparse.Namespace, stack: ExitStack) -> tuple[OffPolicyAlgor
     cls = algorithm_class(registry, run.algo)
     trust = [*(args.trust or ()), *run.trusted_parts()]
     arguments = {**plugin_arguments(plugins), **trust_arguments(cls, args.safe, trust)}
-    return _newest_agent(cls, run, folder, args.safe, device=args.device, **arguments), run, folder
+    return _newest_agent(cls, run, folder, device=args.device, **arguments), run, folder
 
 
-def _newest_agent(cls: type[OffPolicyAlgorithm], run: Run, folder: RunFolder, safe: bool, **arguments: Any) -> Any:
+def _newest_agent(cls: type[OffPolicyAlgorithm], run: Run, folder: RunFolder, **arguments: Any) -> Any:
     """
     Load the agent of the newest intact checkpoint of a run, with its replay buffer and environment.
 
-    :param safe: whether to refuse pickles
     :param arguments: the other arguments of ``cls.load``
     """
     newest = folder.newest()
@@ -248,7 +247,7 @@ def _newest_agent(cls: type[OffPolicyAlgorithm], run: Run, folder: RunFolder, sa
     if buffer is None:
         print("This checkpoint was saved without its replay buffer (the disk was full): training continues with an empty one")
     else:
-        _load_replay_buffer(agent, buffer, safe)
+        _load_replay_buffer(agent, buffer, safe=arguments.get("safe", False))
     if newest is not None:
         newest.load_statistics(agent)
     return agent
