@@ -18,13 +18,14 @@ random streams, and what plug-ins put into the ``extra`` of ``sb3_mbrl_on_save``
 name of its module, so that files of the library can be renamed. The policy's class is stored by its registered name; known
 functions of the library as plain values. Functions and policy classes of users are pickled, as SB3 does.
 
-Not in the zip: the replay buffer and its side store (SB3's rule: ``save_replay_buffer``), plug-in objects (give them again:
-``load(..., plugins=[...])``), a world model, a planner or an imagination given as an instance (give it again), and the
-imagined buffer.
+Not in the zip: the replay buffer, its side store and the imagined rows (SB3's rule: ``save_replay_buffer``), plug-in objects
+(give them again: ``load(..., plugins=[...])``), and a world model, a planner or an imagination given as an instance (give it
+again).
 
-**The imagined buffer's rule:** its rows follow from model, policy and replay buffer, so it is imagined anew, as many rows as
-its age limit would have kept, at the first ``train`` that finds enough real rows (``learning_starts``). Until the replay
-buffer is loaded or refilled, training uses real rows alone. ``save(..., include=["imagined"])`` keeps the very rows.
+**The rule of imagined rows:** ``load_replay_buffer`` brings them back if they are of the step at which the agent was saved.
+Otherwise they follow from model, policy and replay buffer, so they are imagined anew, as many as their age limit would have
+kept, at the first ``train`` that finds enough real rows (``learning_starts``). Until the replay buffer is loaded or refilled,
+training uses real rows alone. ``save(..., include=["imagined"])`` keeps them in the zip too.
 
 **The order of loading:** SB3's ``load`` puts attributes into ``__dict__``, calls ``_setup_model``, then ``set_parameters``.
 ``_setup_model`` rebuilds the structure of the parts from the saved state; :func:`restore` puts counters and verdicts back
@@ -419,7 +420,14 @@ def check_buffer(buffer: Any, agent: Any) -> None:
     for name in ("observation_space", "action_space", "n_envs"):
         theirs, own = getattr(buffer, name), getattr(agent, name)
         if theirs != own:
-            raise ValueError(f"The replay buffer was recorded with {name} {theirs}; this agent has {own}")
+            way = ""
+            if name == "n_envs":
+                way = (
+                    f". Make the agent with as many environments, make_vec_env(..., n_envs={theirs}), or "
+                    f"load(path, env=make_vec_env(..., n_envs={theirs})). To use only the rows, fit the world model to them: "
+                    "fit_world_model(agent.world_model, ReplayData(replay_buffer)) of sb3_mbrl.fitting and sb3_mbrl.buffers"
+                )
+            raise ValueError(f"The replay buffer was recorded with {name} {theirs}; this agent has {own}{way}")
     dictionaries = isinstance(agent.observation_space, spaces.Dict)
     if isinstance(buffer, DictReplayBuffer) != dictionaries:
         wanted = "DictReplayBuffer" if dictionaries else "ReplayBuffer"

@@ -101,6 +101,15 @@ class Parts(AgentObject):
         """How each part was chosen, in plain strings: enough to build it again."""
         return {kind: dict(selection.reference) for kind, selection in self.selections.items()}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle choices without what a plug-in's record holds: the registry of the other process has its own."""
+        selections = {kind: self.registry.as_pickled(selection) for kind, selection in self.selections.items()}
+        return {**vars(self), "selections": selections}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.selections = {kind: self.registry.as_unpickled(*pickled) for kind, pickled in state["selections"].items()}
+
     # ---- choosing
 
     def choose(self, env: VecEnv | None) -> None:

@@ -6,6 +6,8 @@ import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -22,7 +24,7 @@ from sb3_mbrl.plugins.errors import (
     UnknownPartError,
     error_line,
 )
-from sb3_mbrl.plugins.kinds import KINDS, Layer, Plugin, Record, normalise
+from sb3_mbrl.plugins.kinds import KINDS, Layer, Origin, Plugin, Record, normalise
 from sb3_mbrl.plugins.loader import (
     broken_error,
     complain,
@@ -144,6 +146,13 @@ class Registry:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Registry":
         """Return the registry itself: it is immutable, and modules cannot be copied. Agents that hold it can be copied."""
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """
+        Pickle the plug-ins that were given or asked for by name; the built-in and installed ones are those of the process that
+        unpickles, so that agents can be sent to other processes.
+        """
+        return _of_this_process, ([_as_sent(plugin) for plugin in self.plugins if plugin not in get_registry().plugins],)
 
     # ---- records
 
@@ -311,6 +320,30 @@ class Registry:
             f"{part} needs {distribution} {version}, which is not installed. Run `pip install {distribution}`."
         )
 
+    def as_pickled(self, selection: Selection) -> tuple[Selection, tuple[Origin, str] | None]:
+        """Replace the record of a selection, whose functions need not be picklable, by the record's origin and name."""
+        record = selection.record
+        if record is None:
+            return selection, None
+        return replace(selection, record=None, target=selection.reference["factory"]), (record.origin, record.spec.name)
+
+    def as_unpickled(self, selection: Selection, key: tuple[Origin, str] | None) -> Selection:
+        """
+        Take back what :meth:`as_pickled` gave.
+
+        :raises UnknownPartError: when no plug-in of this process offers the part
+        """
+        if key is None:
+            return selection
+        for record in self.records(selection.kind):
+            if (record.origin, record.spec.name) == key:
+                return replace(selection, record=record, target=record.spec.factory)
+        origin, name = key
+        raise UnknownPartError(
+            f"the pickled agent's {KINDS[selection.kind].label} {name!r} came from {origin.title}, which is not available in "
+            "this process: install it here in the same version"
+        )
+
     # ---- spaces
 
     def auto_world_model(self, observation_space: spaces.Space, action_space: spaces.Space) -> AutoChoice:
@@ -422,6 +455,19 @@ class Registry:
                     )
                 )
         return rows
+
+
+def _as_sent(plugin: Plugin) -> tuple[str, Any]:
+    """Describe a plug-in for another process: an installed one and a module by name, an object as it is."""
+    if plugin.origin.layer is not Layer.GIVEN:
+        return "installed", f"{plugin.origin.distribution}:{plugin.origin.plugin}"
+    given = plugin.implementation
+    return ("module", given.__name__) if isinstance(given, ModuleType) else ("object", given)
+
+
+def _of_this_process(sent: Sequence[tuple[str, Any]]) -> Registry:
+    """Make the registry of a pickled agent: this process's, with the plug-ins that were sent (:func:`_as_sent`)."""
+    return get_registry().with_plugins([import_module(value) if how == "module" else value for how, value in sent])
 
 
 _registry: Registry | None = None

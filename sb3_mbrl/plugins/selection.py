@@ -199,7 +199,7 @@ class Selection:
                     f"{self}: its factory does not take {key!r}, which every {kind.label} is given. "
                     f"[contract v{CONTRACT_VERSION}]"
                 )
-            accepted = [name for name in names if name not in kind.given]
+            accepted = [name for name in names if name not in kind.given and not name.startswith("_")]
             raise PartArgumentError(
                 f"{self} does not take {key!r}.{did_you_mean(key, accepted)}\n"
                 f"  {self.kind}_kwargs: {', '.join(accepted) or 'none'}"
