@@ -4,11 +4,11 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.models.vector_heads import Heads, Targets
+from sb3_mbrl.models.vector_heads import Targets, VectorHeads
 from sb3_mbrl.spaces import SpaceCodec
 
 
-def heads(space=None, **kwargs) -> Heads:
+def heads(space=None, **kwargs) -> VectorHeads:
     options = {
         "members": 2,
         "probabilistic": True,
@@ -18,7 +18,7 @@ def heads(space=None, **kwargs) -> Heads:
         "learn_reward": True,
         "learn_termination": False,
     }
-    return Heads(SpaceCodec(space or spaces.Box(-9, 9, (2,))), **{**options, **kwargs})
+    return VectorHeads(SpaceCodec(space or spaces.Box(-9, 9, (2,))), **{**options, **kwargs})
 
 
 def test_gaussian_loss_against_the_formula():

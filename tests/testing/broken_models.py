@@ -9,6 +9,7 @@ from torch import nn
 
 from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.contracts import (
+    Loss,
     MemberPrediction,
     UnsupportedSpace,
 )
@@ -441,7 +442,8 @@ BROKEN_MODELS = [
     ("check_loss", losing(lambda loss: loss._replace(scalars={"l2": th.ones(3)})), r"'l2' of shape \(3,\) among scalars"),
     ("check_loss", losing(lambda loss: loss._replace(weights={"reward": 2.0})), r"weight for 'reward', which is none of its"),
     ("check_loss", losing(lambda loss: loss._replace(scalars={"obs_loss": th.ones(())})), r"both as a term of the rows"),
-    ("check_loss", losing(lambda loss: loss._replace(figures={"loss": loss.total()})), r"metrics with gradients"),
+    ("check_loss", losing(lambda loss: loss._replace(metrics={"loss": loss.total()})), r"metrics with gradients"),
+    ("check_loss", losing(lambda loss: Loss(loss.rows, figures={})), r"called metrics now, so give Loss\(metrics=\.\.\.\)"),
     ("check_loss", losing(lambda loss: loss._replace(states=th.zeros(3, 2))), r"states of 3 rows for a batch of 8"),
     ("check_loss", losing(lambda loss: loss._replace(scalars={"l2": th.ones(()) / 0})), r"with the total inf"),
     ("check_loss", LossOfVersion1, r"cannot be called as loss\(batch, start, generator=generator\)"),

@@ -235,7 +235,7 @@ def test_the_divergence_is_logged_without_free_nats():
     for free in (0.0, 1e4):
         model = small(free_nats=free)
         loss = model.loss(batch, generator=th.Generator().manual_seed(1))
-        kl = float(loss.figures["kl"])
+        kl = float(loss.metrics["kl"])
         sequence = batch.obs, batch.action, batch.is_first
         states, posterior = model.observe_sequence(*sequence, generator=th.Generator().manual_seed(1))
         th.testing.assert_close(states["deter"], loss.states["deter"])
