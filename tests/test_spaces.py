@@ -28,7 +28,7 @@ any_space = st.one_of(leaves, st.dictionaries(st.sampled_from("abc"), leaves, mi
 
 
 def batch(space: spaces.Space, rows: int) -> th.Tensor | dict[str, th.Tensor]:
-    """Samples as SB3's replay buffer stores them."""
+    """Draw samples as SB3's replay buffer stores them."""
     if isinstance(space, spaces.Dict):
         return {key: batch(child, rows) for key, child in space.spaces.items()}
     return th.as_tensor(np.stack([np.atleast_1d(space.sample()) for _ in range(rows)]))
@@ -108,7 +108,7 @@ def test_actions_scale_to_the_environments_units_and_back():
 
 
 def test_whole_numbers_are_the_nearest_ones():
-    """They used to be cut off, so that 1 became 0, and the highest was hardly ever reached."""
+    """Regression: they were truncated, so that 1 became 0 and the highest was hardly ever reached."""
     codec = ActionCodec(spaces.Box(0, 255, (1,), np.uint8))
     numbers = th.arange(256.0)[:, None]
     np.testing.assert_array_equal(codec.to_numpy(codec.from_env(numbers))[:, 0], np.arange(256))

@@ -1,4 +1,4 @@
-"""What an oracle refuses, and what the contract asks of it."""
+"""Mistakes that an oracle refuses, and the contract that it keeps."""
 
 import gymnasium as gym
 import numpy as np

@@ -130,7 +130,7 @@ def test_without_a_single_termination_in_the_data_none_is_predicted():
 
 
 def test_the_bounds_of_many_columns_do_not_drive_each_other_past():
-    """With a sum in the place of the mean, 46 columns end at one constant variance, 30 times too wide on quiet rows."""
+    """With a sum instead of the mean, 46 columns end at one constant variance, 30 times too wide on quiet rows."""
     generator = th.Generator().manual_seed(0)
     part = heads(spaces.Box(-9, 9, (46,)), members=1, learn_reward=False)
     logit = th.nn.Parameter(th.zeros(2, 46))

@@ -1,4 +1,4 @@
-"""World models that each break one thing, and the sentence that their authors read."""
+"""World models that each break one check, and the messages that their authors read."""
 
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ from sb3_mbrl.testing import (
 
 
 def stepping(change, base=NeighbourToy):
-    """A model whose predictions go through ``change(prediction, state, action, generator)``."""
+    """Make a model whose predictions go through ``change(prediction, state, action, generator)``."""
 
     class Broken(base):
         def step(self, state, action, *, deterministic=False, generator=None):
@@ -193,7 +193,7 @@ class OnlyRewards(NeighbourToy):
 
 
 class Memorising(NeighbourToy):
-    """Stores everything that it can lay its hands on."""
+    """A model that stores all the rows that it can reach."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"k": 1, **kwargs})
@@ -234,7 +234,7 @@ class OneLossForAll(RecurrentToy):
 
 
 def losing(change):
-    """A model whose loss goes through ``change(loss)``."""
+    """Make a model whose loss goes through ``change(loss)``."""
 
     class Broken(OneLossForAll):
         def loss(self, batch, start=None, *, generator=None):
@@ -317,7 +317,7 @@ class Sharing(NeighbourToy):
 
 
 class DataShaped(NeighbourToy):
-    """Its parameters have as many rows as its data."""
+    """A model whose parameters have as many rows as its data."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
