@@ -414,7 +414,8 @@ def test_a_model_that_does_not_decode_is_judged_by_rewards_and_terminations():
         return one_step_quality(model, SpaceCodec(box(2)), rows)
 
     metrics = quality_of_model(rows.reward, rows.terminated)
-    assert metrics == {"reward_error": 0.0, "term_brier": 0.0, "term_recall": 1.0, "vs_trivial": 0.0}
+    votes = {"vs_trivial": 0.0, "vs_trivial_reward": 0.0, "vs_trivial_term": 0.0}
+    assert metrics == {"reward_error": 0.0, "term_brier": 0.0, "term_recall": 1.0, **votes}
     mean = quality_of_model(rows.reward.mean().expand(N), rows.terminated.mean().expand(N))
     assert mean["vs_trivial"] == pytest.approx(1.0)
     # One of two columns is predicted.

@@ -30,7 +30,7 @@ from sb3_mbrl.agent.joint_update import JointUpdate, Learner
 from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.agent.zip_file import saved_attributes
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
-from sb3_mbrl.buffers.sequences import SequenceReplay
+from sb3_mbrl.buffers.sequences import SequenceReplay, compact
 from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import LatentModel, Timesteps, WorldModel
 from sb3_mbrl.rng import on_device
@@ -352,6 +352,21 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
             self._record(metrics)
         self.recorder.record("train/n_updates", self._n_updates)
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+
+    def trial_update(self, batch_size: int) -> None:
+        """Make one update on the copy of a trial."""
+        self.latent_model.train()
+        self.policy.set_training_mode(True)
+        self._update_once(batch_size)
+
+    def side_row_bytes(self) -> int:
+        """The bytes of the latent states of a step."""
+        stored: Any = self._buffer.observations
+        arrays = stored if isinstance(stored, dict) else {"": stored}
+        one = {key: th.as_tensor(value[0, :1], device=self.device) for key, value in arrays.items()}
+        with th.no_grad():
+            state = self.latent_model.initial(one if isinstance(stored, dict) else one[""])
+            return sum(compact(value).nbytes for value in self.latent_model.pack(state).values())
 
     def _update_once(self, batch_size: int) -> dict[str, th.Tensor]:
         batch = self.sequences.sample(batch_size, generator=self.random.generator)

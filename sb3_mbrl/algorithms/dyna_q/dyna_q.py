@@ -337,6 +337,16 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
         self.recorder.record("model/pairs", int(tables.n_tried.sum()))
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
 
+    def trial_update(self, batch_size: int) -> None:
+        """Plan one update on the copy of a trial, whose model knows one transition."""
+        model, table = self.tabular_model, self.policy.table()
+        if model is None:
+            return
+        alpha = self.lr_schedule(1.0)
+        if model.tables.sizes[1] == 0:
+            self._learn_from(table, model, alpha, 0, 0, 0, 1.0, False)
+        self.tabular.plan(table, model.tables, 1, alpha, self.gamma, self.kappa, self.theta)
+
     def learn(
         self,
         total_timesteps: int,
