@@ -336,6 +336,12 @@ def differentiable_spaces(observation_space: spaces.Space, action_space: spaces.
     return continuous_actions(observation_space, action_space)
 
 
+def has_image(space: spaces.Space) -> bool:
+    """Tell whether a space has an image, channels first or last: ``Box(0, 255, ..., uint8)`` of three axes."""
+    children = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    return any(isinstance(child, spaces.Box) and is_image_space(child, check_channels=False) for child in children)
+
+
 def channels_first(space: spaces.Space) -> spaces.Space:
     """Turn an environment's observation space into that of SB3's algorithms: images, also in dictionaries, transposed."""
     if isinstance(space, spaces.Dict):
