@@ -1,5 +1,6 @@
 """The edges of a search tree: all actions of a Discrete space, or actions that were sampled from the policy."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -94,7 +95,8 @@ class SampledActions(Edges):
         uniform = sample_actions(self.space, rows * self.n_uniform, generator, latent.device)
         action = th.cat([drawn, uniform.view(rows, self.n_uniform, -1).to(drawn)], 1)
         log_policy, share = self.output.log_prob(wide, action), self.n_uniform / self.n
-        log_beta = th.logaddexp(log_policy + np.log(1 - share), th.full_like(log_policy, np.log(max(share, 1e-12)) + self.log_uniform))
+        log_share = math.log(max(share, 1e-12)) + self.log_uniform
+        log_beta = th.logaddexp(log_policy + math.log(1 - share), th.full_like(log_policy, log_share))
         return {"latent": latent, "action": action}, log_policy - log_beta
 
     def actions(self, state: State, edge: th.Tensor) -> th.Tensor:

@@ -29,7 +29,7 @@ from sb3_mbrl.agent.agent import OffPolicyAgent
 from sb3_mbrl.agent.cuda_graph import Compile
 from sb3_mbrl.agent.joint_update import JointUpdate, Learner
 from sb3_mbrl.agent.stateful import StatefulActing
-from sb3_mbrl.algorithms.muzero.policy import MuZeroPolicy
+from sb3_mbrl.algorithms.muzero.policy import MuZeroPolicy, root_state, search_metrics
 from sb3_mbrl.algorithms.muzero.replay import EDGES, MASK, POLICY, SIGN, VALUE, VERSION, Drawn, UnrollReplay
 from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import Obs, Sequences
@@ -62,7 +62,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         from half of the training on, and 0.25 from three quarters on
     :param n_sampled_actions: the number of actions that are sampled in a node where actions cannot be listed
     :param unroll_steps: ``K``, the number of steps that the model is unrolled in an update
-    :param n_steps: the number of real rewards in a value target; -1: all until the episode ends (boards)
+    :param td_steps: the number of real rewards in a value target; -1: all until the episode ends (boards)
     :param prioritized: whether windows are drawn by the errors of their values
     :param alpha: how much priorities count
     :param beta: how much of the bias of priorities is taken away
@@ -111,7 +111,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         temperature: float | Schedule | None = None,
         n_sampled_actions: int = 20,
         unroll_steps: int = 5,
-        n_steps: int = 10,
+        td_steps: int = 10,
         prioritized: bool = True,
         alpha: float = 0.6,
         beta: float = 0.4,
@@ -158,7 +158,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         )
         self.num_simulations, self.search_kind, self.search_kwargs = num_simulations, search, dict(search_kwargs or {})
         self.temperature, self.n_sampled_actions = temperature, n_sampled_actions
-        self.unroll_steps, self.n_steps = unroll_steps, n_steps
+        self.unroll_steps, self.td_steps = unroll_steps, td_steps
         self.prioritized, self.alpha, self.beta = prioritized, alpha, beta
         self.reanalyze_ratio, self.value_bootstrap = reanalyze_ratio, value_bootstrap
         self.target_update_interval, self.max_grad_norm = target_update_interval, max_grad_norm
@@ -181,8 +181,8 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         for name in ("batch_size", "unroll_steps", "target_update_interval"):
             setattr(self, name, whole(name, getattr(self, name), 1))
         whole("n_sampled_actions", self.n_sampled_actions, 2)
-        if self.n_steps != -1:
-            whole("n_steps", self.n_steps, 1)
+        if self.td_steps != -1:
+            whole("td_steps", self.td_steps, 1)
         for name in ("alpha", "beta", "reanalyze_ratio"):
             number(name, getattr(self, name), 0.0, 1.0)
         if self.value_bootstrap not in ("target", "search"):
@@ -217,9 +217,9 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         """The search of the last decision in training"""
 
     def _make_replay(self) -> UnrollReplay:
-        n_steps = None if self.n_steps == -1 else self.n_steps
+        td_steps = None if self.td_steps == -1 else self.td_steps
         side, alpha = self.real.side_of(self._buffer), self.alpha if self.prioritized else 0.0
-        return UnrollReplay(self._buffer, side, self.gamma, self.unroll_steps, n_steps, alpha, self.beta)
+        return UnrollReplay(self._buffer, side, self.gamma, self.unroll_steps, td_steps, alpha, self.beta)
 
     @property
     def latent_model(self) -> MuZeroModel:
@@ -287,9 +287,12 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         """
         raw = self.acting.raw(observation, self._vec_normalize_env)
         obs, vectorised = self.policy.obs_to_tensor(raw)
-        mask = None if action_masks is None else th.as_tensor(np.asarray(action_masks)).reshape(1 if not vectorised else -1, -1)
-        options = {"num_simulations": num_simulations or self._simulations(), "deterministic": deterministic}
-        return self.policy.search(obs, action_mask=mask, **options)
+        mask = None
+        if action_masks is not None:
+            mask = th.as_tensor(np.asarray(action_masks))
+            mask = mask if vectorised or mask.dim() > 1 else mask[None]
+        n = self._simulations() if num_simulations is None else num_simulations
+        return self.policy.search(obs, action_mask=mask, num_simulations=n, deterministic=deterministic)
 
     def _simulations(self, progress_remaining: float | None = None) -> int:
         progress = self._current_progress_remaining if progress_remaining is None else progress_remaining
@@ -314,8 +317,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
                 temperature=self._temperature(),
                 generator=self.random.generator,
             )
-        for name, value in result.metrics().items():
-            self.recorder.record(f"search/{name}", value)
+        self.recorder.record_all("search", search_metrics(result))
         return self.policy.scaled_actions(result), None
 
     def _env_masks(self) -> th.Tensor | None:
@@ -337,7 +339,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         self.real.keep(POLICY, result.policy.astype(np.float32))
         self.real.keep(VALUE, result.value.astype(np.float32))
         self.real.keep(VERSION, np.full(self.n_envs, self._n_updates, np.int64))
-        if (edges := self.policy.edges.stored(result.tree.root_state)) is not None:
+        if (edges := self.policy.edges.stored(root_state(result))) is not None:
             self.real.keep(EDGES, edges)
         if self.players == 2:
             self.real.keep(SIGN, np.full(self.n_envs, -1, np.int8))
@@ -399,8 +401,8 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         """Compute the loss of a batch of windows, the predicted values of their first states, and metrics."""
         loss = self.latent_model.loss(rows, generator=generator)
         terms = {f"train/{name}_loss": value.detach().mean() for name, value in loss.rows.items()}
-        figures = {f"model/{name}": value for name, value in loss.figures.items()}
-        return loss.total(weights), loss.states, {**terms, **figures}
+        metrics = {f"model/{name}": value for name, value in loss.metrics.items()}
+        return loss.total(weights), loss.states, {**terms, **metrics}
 
     @th.no_grad()
     def _target_value(self, obs: Obs) -> np.ndarray:
@@ -429,7 +431,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         side.put_rows(POLICY, rows, owners, result.policy.astype(np.float32))
         side.put_rows(VALUE, rows, owners, result.value.astype(np.float32))
         side.put_rows(VERSION, rows, owners, np.full(len(rows), self._n_updates, np.int64))
-        if (edges := self.policy.edges.stored(result.tree.root_state)) is not None:
+        if (edges := self.policy.edges.stored(root_state(result))) is not None:
             side.put_rows(EDGES, rows, owners, edges)
 
     def learn(

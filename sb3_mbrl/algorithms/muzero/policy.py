@@ -13,9 +13,8 @@ from sb3_mbrl.models.muzero.model import MuZeroModel
 from sb3_mbrl.planners.base import FIXED_SEED, check_action_mask
 from sb3_mbrl.planners.tree_search import Leaf, SearchResult, TreeSearch
 from sb3_mbrl.policies import StatefulPolicy
-
 from sb3_mbrl.spaces import ActionCodec
-from sb3_mbrl.trees import State, batch_size
+from sb3_mbrl.trees import State, batch_size, tree_map
 
 
 class LearnedGame:
@@ -130,7 +129,7 @@ class MuZeroPolicy(StatefulPolicy):
     def scaled_actions(self, result: SearchResult, action: np.ndarray | None = None) -> th.Tensor:
         """Return the scaled actions ``(B, A)`` that a search has chosen."""
         edge = th.as_tensor(result.action if action is None else action)
-        return self.edges.actions(result.tree.root_state, edge).cpu()
+        return self.edges.actions(root_state(result), edge.to(self.world_model.device)).cpu()
 
     def decide(
         self,
@@ -144,3 +143,27 @@ class MuZeroPolicy(StatefulPolicy):
     ) -> tuple[th.Tensor, Any]:
         result = self.search(obs, deterministic=deterministic, action_mask=action_mask, num_simulations=num_simulations)
         return self.scaled_actions(result), None
+
+
+def root_state(result: SearchResult) -> State:
+    """Return the states of the roots of a search, ``(B, ...)``."""
+    return tree_map(lambda leaf: leaf[0], result.tree.states)
+
+
+def search_metrics(result: SearchResult) -> dict[str, float]:
+    """
+    Return the metrics of a search, means over its trees: ``depth``, the longest walk; ``root_value`` and ``network_value``,
+    after and before the search; ``improvement``, the divergence of the improved policy from the prior one, in nats; and
+    ``network_share``, the share of wall time that the networks took.
+    """
+    tree, policy = result.tree, result.policy
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gains = np.where(policy > 0, policy * (np.log(policy) - np.log(tree.prior[:, 0])), 0.0)
+    seconds = result.seconds
+    return {
+        "depth": float(tree.depth.mean()),
+        "root_value": float(result.value.mean()),
+        "network_value": float(tree.raw_value[:, 0].mean()),
+        "improvement": float(gains.sum(1).mean()),
+        "network_share": seconds["network"] / max(seconds["network"] + seconds["tree"], 1e-9),
+    }

@@ -122,7 +122,9 @@ class UnrollReplay:
         value = targets.value_targets(steps, last, self._bootstrap(drawn, last, value_of, stored_values))
         positions, envs = drawn.places(states)
         rows = self.data.transitions_at(positions[:, :unroll].ravel(), envs[:, :unroll].ravel())
-        obs, action, next_obs, reward, terminated = tree_map(lambda leaf: leaf.unflatten(0, (len(positions), unroll)), tuple(rows))
+        obs, action, next_obs, reward, terminated = tree_map(
+            lambda leaf: leaf.unflatten(0, (len(positions), unroll)), tuple(rows)
+        )
         ended = th.as_tensor(gone[:, :unroll])
         extra = {
             "known": th.as_tensor(living[:, :unroll] | gone[:, :unroll]),
@@ -136,7 +138,9 @@ class UnrollReplay:
             extra["edges"] = th.as_tensor(self.side.arrays[EDGES][positions, envs])
         none = th.zeros_like(ended)
         # Behind a termination: no reward, whatever is done (the actions are those of the next episode).
-        return Sequences(obs, action, next_obs, reward.masked_fill(ended, 0.0), terminated.masked_fill(ended, 1.0), none, none, extra)
+        return Sequences(
+            obs, action, next_obs, reward.masked_fill(ended, 0.0), terminated.masked_fill(ended, 1.0), none, none, extra
+        )
 
     def _bootstrap(
         self, drawn: Drawn, last: np.ndarray, value_of: Callable[[Obs], np.ndarray], stored_values: bool

@@ -234,18 +234,18 @@ class MuZeroModel(LatentModel):
         """
         if not isinstance(batch, Sequences):
             raise TypeError(f"MuZeroModel.loss takes Sequences, not {type(batch).__name__}: draw windows of steps")
-        batch = tree_map(lambda leaf: leaf.to(self.device), batch)
-        extra, steps = batch.extra, batch.reward.shape[1]
-        known = extra["known"].float() if "known" in extra else _first_episode(batch.is_last)
+        rows = Sequences(*(tree_map(lambda leaf: leaf.to(self.device), part) for part in batch))
+        extra, steps = rows.extra, rows.reward.shape[1]
+        known = extra["known"].float() if "known" in extra else _first_episode(rows.is_last)
         real = extra["real"].float() if "real" in extra else known
         scale = th.full((steps + 1,), 1.0 / steps, device=self.device)
         scale[0] = 1.0
-        latents, rewards, endings = self._unroll(batch)
+        latents, rewards, endings = self._unroll(rows)
         policies, values = self.predictions(latents)
         terms = {
-            "reward": (self.output.loss(rewards, batch.reward) * known * scale[1:]).sum(1),
+            "reward": (self.output.loss(rewards, rows.reward) * known * scale[1:]).sum(1),
             "termination": (
-                F.binary_cross_entropy_with_logits(endings, batch.terminated.float(), reduction="none") * known * scale[1:]
+                F.binary_cross_entropy_with_logits(endings, rows.terminated.float(), reduction="none") * known * scale[1:]
             ).sum(1),
         }
         if "value" in extra:
@@ -255,7 +255,7 @@ class MuZeroModel(LatentModel):
             losses = self.policy_loss(policies, extra["policy"], extra.get("edges"))
             terms["policy"] = (losses * extra["policy_weight"] * scale).sum(1)
         if self.projection is not None:
-            flat: Any = tree_map(lambda leaf: leaf.flatten(0, 1), batch.next_obs)
+            flat: Any = tree_map(lambda leaf: leaf.flatten(0, 1), rows.next_obs)
             with th.no_grad():
                 true = self.representation(flat).view(*known.shape, -1)
             terms["consistency"] = (self.projection.distance(latents[:, 1:], true) * real * scale[1:]).sum(1)
@@ -264,8 +264,8 @@ class MuZeroModel(LatentModel):
             rows=terms,
             weights={name: weight for name, weight in weights.items() if name in terms},
             states={"value": self.output.mean(values[:, 0]).detach()},
-            figures={
-                f"reward_error_{k + 1}": _mean_error(self.output.mean(rewards[:, k]), batch.reward[:, k], known[:, k])
+            metrics={
+                f"reward_error_{k + 1}": _mean_error(self.output.mean(rewards[:, k]), rows.reward[:, k], known[:, k])
                 for k in sorted({0, steps - 1})
             },
         )

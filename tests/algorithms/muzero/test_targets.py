@@ -13,7 +13,11 @@ def by_recursion(rewards, discounts, cuts, values, k, n):
     """``z = r + d z'`` until ``n`` rewards are summed, the episode ends or nothing more is known; then the value."""
     if n == 0:
         return values[k - 1]  # of the observation after the last step
-    z = by_recursion(rewards, discounts, cuts, values, k + 1, n - 1) if discounts[k] and not cuts[k] and k + 1 < len(rewards) else None
+    z = (
+        by_recursion(rewards, discounts, cuts, values, k + 1, n - 1)
+        if discounts[k] and not cuts[k] and k + 1 < len(rewards)
+        else None
+    )
     if z is None:
         z = values[k] if discounts[k] else 0.0
     return rewards[k] + discounts[k] * z
