@@ -12,7 +12,8 @@ learn                                   SB3's
     replay.update                       new priorities: the errors of the values
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -29,10 +30,12 @@ from sb3_mbrl.agent.agent import OffPolicyAgent
 from sb3_mbrl.agent.cuda_graph import Compile
 from sb3_mbrl.agent.joint_update import JointUpdate, Learner
 from sb3_mbrl.agent.stateful import StatefulActing
+from sb3_mbrl.algorithms.muzero.edges import SampledActions
 from sb3_mbrl.algorithms.muzero.policy import MuZeroPolicy, root_state, search_metrics
 from sb3_mbrl.algorithms.muzero.replay import EDGES, MASK, POLICY, SIGN, VALUE, VERSION, Drawn, UnrollReplay
 from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import Obs, Sequences
+from sb3_mbrl.diagnostics.tree_page import tree_page, write_tree_page
 from sb3_mbrl.models.muzero.model import MuZeroModel
 from sb3_mbrl.planners.tree_search import SearchResult, TreeSearch
 from sb3_mbrl.trees import State, tree_map
@@ -293,6 +296,33 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             mask = mask if vectorised or mask.dim() > 1 else mask[None]
         n = self._simulations() if num_simulations is None else num_simulations
         return self.policy.search(obs, action_mask=mask, num_simulations=n, deterministic=deterministic)
+
+    def explain(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        path: str | Path = "tree.html",
+        *,
+        labels: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        """
+        Search from an observation, and write the tree as a page of HTML that opens in any browser.
+
+        :param observation: one observation
+        :param path: the file
+        :param labels: the names of the actions; ``None``: their numbers
+        :param kwargs: as in :meth:`search`: ``action_masks``, ``num_simulations``, ``deterministic``
+        :return: the path of the file
+        """
+        result = self.search(observation, **kwargs)
+        if len(result.action) != 1:
+            raise ValueError(f"explain() was given {len(result.action)} observations: give one")
+        label: Any = labels
+        if label is None and isinstance(self.policy.edges, SampledActions):
+            actions = result.tree.states["action"][:, 0].cpu().numpy()
+            label = lambda node, edge: np.array2string(actions[node, edge], precision=2)  # noqa: E731
+        title = f"{type(self).__name__} after {self.num_timesteps} real steps"
+        return write_tree_page(path, tree_page(result, label=label, title=title, observation=observation))
 
     def _simulations(self, progress_remaining: float | None = None) -> int:
         progress = self._current_progress_remaining if progress_remaining is None else progress_remaining

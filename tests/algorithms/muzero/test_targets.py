@@ -53,7 +53,7 @@ def test_targets_are_those_of_the_recursion(case):
 
 
 def test_a_game_that_the_first_player_wins_on_the_fifth_move():
-    """Rewards are those of who moves: +1 for the winning move, so -1 for the move before. (LightZero's signs are wrong here.)"""
+    """Rewards are those of who moves: +1 for the winning move, so -1 for the move before. (LightZero has wrong signs here.)"""
     steps = Steps(np.array([[0.0, 0, 0, 0, 1]]), np.array([[-1.0, -1, -1, -1, 0]]), np.zeros((1, 5), bool))
     last = targets.last_steps(steps, 5, 9)
     assert targets.value_targets(steps, last, np.full((1, 5), 7.0)).tolist() == [[1, -1, 1, -1, 1]]
