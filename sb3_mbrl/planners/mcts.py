@@ -163,7 +163,7 @@ class _Expansion:
 
     def root(self, state: State) -> Leaf:
         """Make the roots."""
-        logits, value = (part.float().cpu().numpy() for part in self.judge(state))
+        logits, value = map(_numbers, self.judge(state))
         value = np.where(np.isfinite(value), value, 0.0).astype(np.float32)
         return Leaf(state, logits, value, np.zeros_like(value), np.ones_like(value))
 
@@ -177,11 +177,8 @@ class _Expansion:
         logits, values = self.judge(following)
         ended = discount == 0
         sound = finite & (values.isfinite() | ended) & ~logits.isnan().any(1)
-        parts = (
-            th.where(sound[:, None], logits, 0.0),
-            *(th.where(sound, x, 0.0) for x in (values, prediction.reward, discount)),
-        )
-        logits, value, reward, gamma = (part.float().cpu().numpy() for part in parts)
+        prior = _numbers(th.where(sound[:, None], logits, 0.0))
+        value, reward, gamma = (_numbers(th.where(sound, x, 0.0)) for x in (values, prediction.reward, discount))
         value = np.where(gamma == 0.0, np.float32(0.0), value)
         ok = sound.cpu().numpy()
         returns = np.where(ok, reward + gamma * value, np.inf)
@@ -189,10 +186,14 @@ class _Expansion:
         if not ok.all():
             self.diverged += int((~ok).sum())
             reward = np.where(ok, reward, np.where(np.isfinite(self.worst), self.worst, 0.0)).astype(np.float32)
-        return Leaf(following, logits, value, reward, gamma)
+        return Leaf(following, prior, value, reward, gamma)
 
 
 def _own_policy_value(model: WorldModel) -> Judge | None:
     """Return the model's own policy and value; ``None`` if it has none."""
     inner = model.model if isinstance(model, Particles) else model
     return None if type(inner).policy_value is WorldModel.policy_value else model.policy_value
+
+
+def _numbers(values: th.Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()
