@@ -10,22 +10,23 @@ import torch as th
 
 from sb3_mbrl import jit
 from sb3_mbrl.checks import number, user_stacklevel, whole
-from sb3_mbrl.planners.tree_search import gumbel, puct
-from sb3_mbrl.planners.tree_search.simulation import GUMBEL, PUCT, Rule, advance, begin, root_values
+from sb3_mbrl.planners.tree_search import kernels
+from sb3_mbrl.planners.tree_search.kernels import Rule, advance, root_values
+from sb3_mbrl.planners.tree_search.root import add_noise, considered_visits, root_logits, softmax
 from sb3_mbrl.planners.tree_search.tree import Leaf, States, Tree, new_arrays
 from sb3_mbrl.trees import State
 
 Expand = Callable[[State, np.ndarray], Leaf]
 """A function from states ``(B, ...)`` and the indices of edges, ``(B,)`` integers, to the nodes at their ends"""
 
-KINDS = {"gumbel": GUMBEL, "puct": PUCT}
-NORMS = {"siblings": gumbel.SIBLINGS, "tree": gumbel.WHOLE_TREE, "none": gumbel.AS_THEY_ARE}
-UNVISITED = {"lowest": puct.LOWEST, "parent": puct.PARENT}
+KINDS = {"gumbel": kernels.GUMBEL, "puct": kernels.PUCT}
+NORMS = {"siblings": kernels.SIBLINGS, "tree": kernels.WHOLE_TREE, "none": kernels.AS_THEY_ARE}
+UNVISITED = {"zero": kernels.LOWEST, "parent": kernels.PARENT}
 
-_OWN = {
+_OWN: dict[str, dict[str, Any]] = {
     "gumbel": {"max_considered_actions": 16, "c_visit": 50.0, "c_scale": 0.1, "gumbel_scale": 1.0},
     "puct": {
-        "pb_c_init": 1.25, "pb_c_base": 19652.0, "dirichlet_alpha": "auto", "exploration_fraction": 0.25, "fpu": "lowest",
+        "pb_c_init": 1.25, "pb_c_base": 19652.0, "dirichlet_alpha": "auto", "exploration_fraction": 0.25, "fpu": "zero",
     },
 }  # fmt: skip
 """The settings of each kind alone, with their defaults"""
@@ -36,8 +37,8 @@ class SearchResult(NamedTuple):
     The result of a search from ``B`` roots.
 
     :param action: the chosen edges, ``(B,)`` integers, never masked ones
-    :param policy: the improved policies, the training targets, ``(B, A)``: ``softmax(logits + sigma(completed Q))`` (Gumbel), or
-        the shares of visits (PUCT); 0 at masked edges
+    :param policy: the improved policies, the training targets, ``(B, A)``: ``softmax(logits + sigma(completed Q))`` (Gumbel),
+        or the shares of visits (PUCT); 0 at masked edges
     :param value: the search's values of the roots, ``(B,)``: the means of all returns
     :param visits: the visits of the roots' edges, ``(B, A)`` integers
     :param q: the Q-values of the roots' edges, ``(B, A)``: ``r + d v`` where visited, elsewhere the mixed value
@@ -56,14 +57,14 @@ class SearchResult(NamedTuple):
 
 class TreeSearch:
     """
-    Monte Carlo tree search with learned (or true) dynamics, for a batch of roots. It holds settings only, and knows no network.
+    Monte Carlo tree search with learned (or true) dynamics, for a batch of roots. It holds settings only, and no network.
 
-    Each simulation walks from the root to an edge that is new (:func:`~.simulation.select`), asks ``expand`` for the node at its
+    Each simulation walks from the root to an edge that is new (:func:`~.kernels.select`), asks ``expand`` for the node at its
     end, for all trees in one call, and adds the value found there to all nodes on the way back
-    (:func:`~.simulation.backup`). An edge of discount 0 has ended the episode: nothing is expanded behind it.
+    (:func:`~.kernels.backup`). An edge of discount 0 has ended the episode: nothing is expanded behind it.
 
-    ``kind="gumbel"`` (the default) is :mod:`Gumbel MuZero <.gumbel>`, good with few simulations; ``kind="puct"`` is
-    :mod:`MuZero's and AlphaZero's <.puct>` search.
+    ``kind="gumbel"`` (the default) is Gumbel MuZero, good with few simulations; ``kind="puct"`` is
+    MuZero's and AlphaZero's search.
 
     :param kind: ``"gumbel"`` or ``"puct"``
     :param num_simulations: the number of simulations of a search, at least 1
@@ -72,14 +73,15 @@ class TreeSearch:
     :param c_scale: Gumbel: the scale of normalised Q-values against logits
     :param gumbel_scale: Gumbel: the scale of the noise
     :param q_norm: the normalisation of Q-values: ``"siblings"``: by the lowest and highest of a node's own edges, as in mctx;
-        ``"tree"``: by those of the whole tree, as in MuZero; ``"none"``. ``"auto"``: ``"siblings"`` (Gumbel), ``"tree"`` (PUCT)
+        ``"tree"``: by those of the whole tree, as in MuZero; ``"none"``. ``"auto"``: ``"siblings"`` for Gumbel, ``"tree"`` for
+        PUCT
     :param min_q_range: the smallest difference between highest and lowest that is stretched to 1; smaller ones stay small
     :param pb_c_init: PUCT: the weight of the prior
     :param pb_c_base: PUCT: the number of visits from which on the weight of the prior grows
     :param dirichlet_alpha: PUCT: the parameter of the noise at the root; ``"auto"``: 10 over the number of legal actions
     :param exploration_fraction: PUCT: the share of the noise in the root's prior
-    :param fpu: PUCT: the normalised value of edges that were never visited: ``"lowest"``: 0, as in MuZero; ``"parent"``: that of
-        their node
+    :param fpu: PUCT: the normalised value of edges that were never visited: ``"zero"``: 0, as in MuZero; ``"parent"``: that
+        of their node
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class TreeSearch:
         pb_c_base: float = 19652.0,
         dirichlet_alpha: float | str = "auto",
         exploration_fraction: float = 0.25,
-        fpu: str = "lowest",
+        fpu: str = "zero",
     ) -> None:
         self.kind = _one_of("kind", kind, KINDS)
         given = locals()
@@ -143,8 +145,8 @@ class TreeSearch:
         Search from ``B`` roots.
 
         :param root: the roots
-        :param expand: the function that makes the nodes at the ends of edges; called once per simulation, always with ``B`` rows,
-            in the order of the trees. Rows whose walk ends where an episode has ended are expanded again, and not used
+        :param expand: the function that makes the nodes at the ends of edges; called once per simulation, always with ``B``
+            rows, in the order of the trees. Rows whose walk ends where an episode has ended are expanded again, and not used
         :param mask: ``(B, A)`` booleans, true where an action is legal at the root
         :param num_simulations: the number of simulations; ``None``: that of the constructor. It may be below
             ``max_considered_actions``: then only that many actions are visited
@@ -158,7 +160,7 @@ class TreeSearch:
         simulations = self.num_simulations if num_simulations is None else whole("num_simulations", num_simulations, 1)
         temperature = number("temperature", temperature, 0.0)
         rng = rng if rng is not None else np.random.default_rng()
-        logits, legal = _root_logits(root, mask)
+        logits, legal = root_logits(root, mask)
         rows, edges = logits.shape
         arrays = new_arrays(rows, simulations, edges)
         states = States(root.state, simulations + 1)
@@ -168,28 +170,28 @@ class TreeSearch:
             noise = 0.0 if deterministic else self.gumbel_scale * temperature
             score = logits - logits.max(1, keepdims=True) + (noise * rng.gumbel(size=logits.shape) if noise else 0.0)
             numbers = np.minimum(legal.sum(1), self.max_considered_actions)
-            considered = np.ascontiguousarray(gumbel.considered_visits(self.max_considered_actions, simulations)[numbers].T)
+            considered = np.ascontiguousarray(considered_visits(self.max_considered_actions, simulations)[numbers].T)
         elif not deterministic and self.exploration_fraction:
-            noisy = _softmax(logits)
-            puct.add_noise(noisy, legal, self.dirichlet_alpha, self.exploration_fraction, rng)
+            noisy = softmax(logits)
+            add_noise(noisy, legal, self.dirichlet_alpha, self.exploration_fraction, rng)
             with np.errstate(divide="ignore"):
                 logits = np.log(noisy)
-        where, chosen = np.empty(rows, np.int64), np.empty(rows, np.int64)
+        where, chosen = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
         places, never = th.from_numpy(where), np.zeros(rows, np.bool_)
-        bad = begin(logits, _array(root.value), score, considered[0], settings, where, chosen, *arrays)
+        zeros, ones = np.zeros(rows, np.float32), np.ones(rows, np.float32)  # no edge leads to a root
+        roots = (_array(logits), _array(root.value), zeros, ones, never)
+        bad = advance(0, True, *roots, score, considered[0], settings, where, chosen, *arrays)
         if bad >= 0:
-            raise ValueError(
-                f"The value of root {bad} is {root.value[bad]}, and its logits are {root.logits[bad]}: give numbers"
-            )
+            raise ValueError(f"Root {bad} has the value {root.value[bad]} and the logits {root.logits[bad]}: give numbers")
         for i in range(1, simulations + 1):
             before = time.perf_counter()
             leaf = expand(states.get(places), chosen.copy())
             network += time.perf_counter() - before
             states.put(i, leaf.state)
             new = (_array(leaf.logits), _array(leaf.value), _array(leaf.reward), _array(leaf.discount))
-            if i == 1:
-                _check_shapes(new, rows, edges)
-            chance, more = never if leaf.chance is None else leaf.chance, i < simulations
+            chance = never if leaf.chance is None else np.ascontiguousarray(leaf.chance, np.bool_)
+            _check_shapes(new, chance, rows, edges)
+            more = i < simulations
             following = considered[i if more else 0]
             bad = advance(i, more, *new, chance, score, following, settings, where, chosen, *arrays)
             if bad >= 0:
@@ -220,14 +222,14 @@ class TreeSearch:
         if self.kind == "gumbel":
             # The best of the most visited: the last edges that sequential halving has left.
             action = np.where(most, np.maximum(score + sigma, -1e9), -np.inf).argmax(1)
-            policy = _softmax(np.where(legal, logits + sigma, -np.inf))
+            policy = softmax(np.where(legal, logits + sigma, -np.inf))
         else:
             policy = np.maximum(visits, 0) / np.maximum(visits, 0).sum(1, keepdims=True)
             if deterministic or temperature == 0.0:
                 action = np.where(most, q, -np.inf).argmax(1)
             else:
                 with np.errstate(divide="ignore"):
-                    powers = _softmax(np.log(policy) / temperature)
+                    powers = softmax(np.log(policy) / temperature)
                 # Inverse transform sampling. Not above the sum, which rounding may leave below 1: edges after the last of
                 # positive probability are never drawn.
                 sums = powers.cumsum(1)
@@ -235,44 +237,20 @@ class TreeSearch:
         return action.astype(np.int64), policy.astype(np.float32), q.astype(np.float32)
 
 
-def _root_logits(root: Leaf, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logits of the roots, minus infinity at masked edges, and which edges are legal, ``(B, A)`` each."""
-    logits = np.array(root.logits, np.float64)
-    if logits.ndim != 2 or np.shape(root.value) != logits.shape[:1] or not logits.size:
-        raise ValueError(
-            f"The root has logits of the shape {logits.shape} and values of {np.shape(root.value)}: give (B, A) and (B,)"
-        )
-    if mask is not None:
-        mask = np.asarray(mask)
-        if mask.shape != logits.shape:
-            raise ValueError(f"The mask has the shape {mask.shape}: give {logits.shape}, true where an action is legal")
-        logits = np.where(mask.astype(bool), logits, -np.inf)
-    legal = logits > -np.inf
-    if not legal.any(1).all():
-        row = int((~legal.any(1)).argmax())
-        raise ValueError(
-            f"No action is legal at root {row}: an episode that is over has nothing to search for; leave its row out, or allow "
-            "an action whose result is not used"
-        )
-    return logits, legal
-
-
-def _check_shapes(new: tuple[np.ndarray, ...], rows: int, edges: int) -> None:
+def _check_shapes(new: tuple[np.ndarray, ...], chance: np.ndarray, rows: int, edges: int) -> None:
     """Refuse nodes of other shapes than the roots: compiled code does not check indices."""
-    for name, array, shape in zip(
-        ("logits", "value", "reward", "discount"), new, ((rows, edges), *[(rows,)] * 3), strict=True
-    ):
-        if array.shape != shape:
-            raise ValueError(f"expand returned {name} of the shape {array.shape}: give {shape}")
+    logits, value, reward, discount = new
+    if logits.shape == (rows, edges) and value.shape == reward.shape == discount.shape == chance.shape == (rows,):
+        return
+    shapes = ", ".join(f"{array.shape}" for array in (*new, chance))
+    raise ValueError(
+        f"expand returned logits, values, rewards, discounts and chance nodes of the shapes {shapes}: give {(rows, edges)}, "
+        f"and {(rows,)} for the others"
+    )
 
 
 def _array(values: Any) -> np.ndarray:
     return np.ascontiguousarray(values, np.float32)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    return weights / weights.sum(1, keepdims=True)
 
 
 def _one_of(name: str, value: str, choices: dict[str, int]) -> str:

@@ -50,7 +50,7 @@ class Arrays(NamedTuple):
     """``(B, N + 1)``: the node before each node; -1 for the root and for nodes that do not exist"""
     edge: np.ndarray
     """``(B, N + 1)``: the parent's edge that leads to each node"""
-    count: np.ndarray
+    total: np.ndarray
     """``(B, N + 1)``: one more than the visits of all edges of each node; 0 for nodes that do not exist"""
     value: np.ndarray
     """``(B, N + 1)``: the search's value ``V`` of each node: the mean of all returns from it, its own raw value being one"""
@@ -101,7 +101,7 @@ def new_arrays(rows: int, simulations: int, edges: int) -> Arrays:
         q=np.zeros((rows, nodes, edges)),
         parent=np.full((rows, nodes), -1, np.int32),
         edge=np.zeros((rows, nodes), np.int32),
-        count=np.zeros((rows, nodes), np.int32),
+        total=np.zeros((rows, nodes), np.int32),
         value=np.zeros((rows, nodes)),
         raw_value=np.zeros((rows, nodes)),
         reward=np.zeros((rows, nodes)),
