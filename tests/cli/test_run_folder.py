@@ -66,7 +66,8 @@ def child(work):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_a_killed_run_loses_at_most_one_interval(here):
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_killed_run_loses_at_most_one_interval(here, kills):
     """Nothing was saved before the end."""
     generator, before, arguments = random.Random(0), -1, ["--steps", "1000000", "--save-every", "20"]
     stored = mmap.mmap(-1, 8)  # shared with the processes that are killed
@@ -76,7 +77,7 @@ def test_a_killed_run_loses_at_most_one_interval(here):
         learn(agent, *args, **kwargs)
         stored[:] = agent.num_timesteps.to_bytes(8, "big")
 
-    for _ in range(15):
+    for _ in range(kills):
         began, delay = bool(CheckpointFolder("run/checkpoints").sets()), generator.uniform(0.02, 0.6)
 
         def work(delay=delay, began=began):
