@@ -1,4 +1,4 @@
-"""Dreams as pictures in TensorBoard."""
+"""Dreams as images in TensorBoard."""
 
 import gymnasium as gym
 import pytest
@@ -34,8 +34,8 @@ def test_pictures_for_tensorboard(monkeypatch):
         assert expected in seen
 
 
-def test_pictures_go_on_in_the_next_learn():
-    """There were none after the first learn(), until it had gone on for longer."""
+def test_images_continue_in_the_next_learn():
+    """Regression: after a first learn() there were no images until a second one had been longer."""
 
     class Counting(DreamCallback):
         shown = 0
@@ -51,7 +51,7 @@ def test_pictures_go_on_in_the_next_learn():
 
 
 def test_a_callback_that_cannot_work():
-    """Training used to end at the first picture."""
+    """Regression: training ended with an error at the first image."""
     with pytest.raises(TypeError, match=r"one Gymnasium environment of its own, e.g. gym.make\(...\), not .CartPole-v1."):
         DreamCallback("CartPole-v1")
     with pytest.raises(ValueError, match="every=0: give a whole number from 1"):

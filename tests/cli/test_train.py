@@ -298,3 +298,22 @@ def test_a_run_is_not_overwritten(here, capsys):
     assert train("--steps", "10", "--output", "run") == 2
     assert "run holds a run already: continue it with --resume" in capsys.readouterr().err
     assert (here / "run" / "model.zip").stat().st_mtime_ns == before
+
+
+def test_another_imagination_leaves_the_presets_settings_out(here, capsys):
+    source = """
+        from sb3_mbrl.imagination import BranchedRollouts
+
+        class Mine(BranchedRollouts):
+            pass
+        """
+    module(here, "my_rollouts", source)
+    args = ["train", "--env", "Pendulum-v1", "--no-progress", "--eval-episodes", "0", "--steps", "10", "--device", "cpu"]
+    assert main([*args, "--imagination", "my_rollouts:Mine", "--imagination-kwargs", "horizon=2", "--output", "run"]) == 0
+    assert "The preset's imagination_kwargs are for another imagination: left out" in capsys.readouterr().out
+    agent = MBPO.load(here / "run" / "model.zip", device="cpu")
+    assert (type(agent.imagination).__name__, agent.imagination_kwargs) == ("Mine", {"horizon": 2})
+    assert main([*args, "--imagination", "branched", "--output", "same"]) == 0
+    assert MBPO.load(here / "same" / "model.zip", device="cpu").imagination_kwargs["horizon"] == 10
+    assert main([*args, "--imagination", "braned", "--output", "wrong"]) == 2
+    assert "Did you mean 'branched'?" in capsys.readouterr().err
