@@ -157,6 +157,10 @@ def _float32_bounds(space: spaces.Box) -> tuple[th.Tensor, th.Tensor]:
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
     high = np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
+    if whole_numbers(space):
+        # numpy compares 64-bit integers as floats, which round 2^63 - 1 to 2^63.
+        dtype: Any = space.dtype
+        high = np.minimum(high, np.nextafter(np.float32(float(np.iinfo(dtype).max) + 1.0), np.float32(0)))
     return th.as_tensor(low), th.as_tensor(high)
 
 
