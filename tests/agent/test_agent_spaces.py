@@ -65,6 +65,14 @@ def test_integer_actions_without_a_model_are_those_of_sb3_with_one_warning():
     assert np.array_equal(*(agent.predict(np.zeros(2, np.float32), deterministic=True)[0] for agent in (ours, theirs)))
 
 
+def test_actions_of_half_precision_are_members():
+    space = spaces.Box(-0.1, 0.7, (2,), np.float16)
+    agent = agent_of("MBPO", BOX, space).learn(30)
+    action, _ = agent.predict(BOX.sample())
+    assert space.contains(action)
+    assert agent.replay_buffer.actions.dtype == np.float32
+
+
 def test_an_agent_with_whole_actions_becomes_model_free():
     agent = agent_of("MBPO").learn(30)
     plain = agent.to_model_free()
