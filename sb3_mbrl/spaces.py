@@ -181,9 +181,10 @@ def outside(space: spaces.Space, values: np.ndarray | th.Tensor) -> np.ndarray:
     rows = np.asarray(values.cpu() if isinstance(values, th.Tensor) else values)
     if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         return np.zeros(len(rows), dtype=bool)
-    count = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec).reshape(1, -1)
-    index = rows.reshape(len(rows), -1) - np.asarray(space.start).reshape(1, -1)
-    return ((index < 0) | (index >= count)).any(1)
+    index: np.ndarray = rows.reshape(len(rows), -1)
+    low: Any = int(space.start) if isinstance(space, spaces.Discrete) else space.start.reshape(1, -1)
+    count: Any = int(space.n) if isinstance(space, spaces.Discrete) else space.nvec.reshape(1, -1)
+    return np.any((index < low) | (index >= low + count), axis=1)
 
 
 def torch_dtype(dtype: np.dtype) -> th.dtype:
@@ -337,6 +338,12 @@ def differentiable_spaces(observation_space: spaces.Space, action_space: spaces.
     if wrong is not None:
         return f"observation space: derivatives need Box observations, not {wrong}"
     return continuous_actions(observation_space, action_space)
+
+
+def has_image(space: spaces.Space) -> bool:
+    """Tell whether a space has an image, channels first or last: ``Box(0, 255, ..., uint8)`` of three axes."""
+    children = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    return any(isinstance(child, spaces.Box) and is_image_space(child, check_channels=False) for child in children)
 
 
 def channels_first(space: spaces.Space) -> spaces.Space:

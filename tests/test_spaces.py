@@ -13,6 +13,7 @@ from sb3_mbrl.spaces import (
     ActionCodec,
     SpaceCodec,
     as_tensor,
+    has_image,
     sample_actions,
     torch_dtype,
     unknown_to_sb3,
@@ -41,7 +42,7 @@ any_space = st.one_of(leaves, st.dictionaries(st.sampled_from("abc"), leaves, mi
 
 
 def batch(space: spaces.Space, rows: int) -> th.Tensor | dict[str, th.Tensor]:
-    """Samples as SB3's replay buffer stores them."""
+    """Draw samples as SB3's replay buffer stores them."""
     if isinstance(space, spaces.Dict):
         return {key: batch(child, rows) for key, child in space.spaces.items()}
     return th.as_tensor(np.stack([np.atleast_1d(space.sample()) for _ in range(rows)]))
@@ -121,7 +122,7 @@ def test_actions_scale_to_the_environments_units_and_back():
 
 
 def test_whole_numbers_are_the_nearest_ones():
-    """They used to be cut off, so that 1 became 0, and the highest was hardly ever reached."""
+    """Regression: they were truncated, so that 1 became 0 and the highest was hardly ever reached."""
     codec = ActionCodec(spaces.Box(0, 255, (1,), np.uint8))
     numbers = th.arange(256.0)[:, None]
     np.testing.assert_array_equal(codec.to_numpy(codec.from_env(numbers))[:, 0], np.arange(256))
@@ -248,3 +249,23 @@ def test_spaces_that_sb3_does_not_know_are_named_with_their_key():
     assert unknown_to_sb3(spaces.Dict(name=spaces.Text(3), x=BOX)).startswith("key 'name': Text(1, 3")
     assert "nested spaces are not supported" in unknown_to_sb3(spaces.Dict(inner=spaces.Dict(x=BOX)))
     assert unknown_to_sb3(spaces.Dict(x=BOX, n=spaces.Discrete(2))) is None
+
+
+IMAGE = spaces.Box(0, 255, (3, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("space", "image"),
+    [
+        (IMAGE, True),
+        (spaces.Box(0, 255, (8, 8, 3), np.uint8), True),
+        (spaces.Box(0, 255, (8, 8, 5), np.uint8), True),  # any number of channels
+        (spaces.Dict(speed=spaces.Box(-1, 1, (2,)), camera=IMAGE), True),
+        (spaces.Dict(speed=spaces.Box(-1, 1, (2,))), False),
+        (spaces.Box(0, 1, (3, 8, 8)), False),
+        (spaces.Box(0, 255, (64,), np.uint8), False),
+        (spaces.Discrete(3), False),
+    ],
+)
+def test_an_image_is_bytes_on_three_axes(space, image):
+    assert has_image(space) is image

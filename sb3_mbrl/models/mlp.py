@@ -21,7 +21,7 @@ from sb3_mbrl.contracts import (
 )
 from sb3_mbrl.fitting import BestWeights, index_transitions, split_rows, train_epochs
 from sb3_mbrl.models.vector import VectorModel
-from sb3_mbrl.models.vector_heads import Heads, Outcome, Target, Targets
+from sb3_mbrl.models.vector_heads import Outcome, Target, Targets, VectorHeads
 from sb3_mbrl.networks.ensemble import EnsembleMLP, Standardiser, keep_freed_memory, take
 from sb3_mbrl.trees import State
 
@@ -72,7 +72,7 @@ class MLPModel(VectorModel):
     :param normalize_targets: whether to standardise every target on its own, so that neither rewards nor single columns
         dominate the loss (arXiv 2510.01457); the MBPO paper does not
     :param nll_beta: the weight of errors where the predicted variance is large
-        (:meth:`~sb3_mbrl.models.vector_heads.Heads.terms`); 0, the likelihood, as in PETS and MBPO, learns deterministic
+        (:meth:`~sb3_mbrl.models.vector_heads.VectorHeads.terms`); 0, the likelihood, as in PETS and MBPO, learns deterministic
         dynamics and rare rewards badly
     :param learning_rate: the learning rate of Adam
     :param weight_decay: the L2 penalty of the weights, not of the biases (:func:`layer_weight_decay`)
@@ -107,7 +107,7 @@ class MLPModel(VectorModel):
         self.n_members = _members
         inputs = self.codec.dim + self.action_codec.dim
         self.standardiser = Standardiser(inputs)
-        self.heads = Heads(
+        self.heads = VectorHeads(
             self.codec,
             members=_members,
             probabilistic=probabilistic,
@@ -144,7 +144,7 @@ class MLPModel(VectorModel):
     def loss(
         self, batch: Transitions | Sequences, start: State | None = None, *, generator: th.Generator | None = None
     ) -> Loss:
-        """Compute the loss of a batch, summed over members, which all see the same rows (see :meth:`Heads.terms`)."""
+        """Compute the loss of a batch, summed over members, which all see the same rows (see :meth:`VectorHeads.terms`)."""
         if not isinstance(batch, Transitions):
             raise TypeError(f"{type(self).__name__} learns from single steps: data.transitions(n), not {type(batch).__name__}")
         inputs, targets = self.encode_rows(batch)
