@@ -241,6 +241,14 @@ def _command(
     return parser
 
 
+def _trust(parser: Any) -> None:
+    """Add the options by which a user trusts a file of somebody else, or does not."""
+    parser.add_argument("--safe", action="store_true", help="refuse files in which anything is pickled")
+    parser.add_argument(
+        "--trust", nargs="+", action="extend", metavar="NAME", help="modules, or module:Class, that a saved agent may name"
+    )
+
+
 def _train(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to train")
     # Only built-in names: looking for plug-ins would load them at every command.
@@ -308,6 +316,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--eval-episodes", type=int, default=10, metavar="N", help="episodes per evaluation (default: 10; 0: none at the end)"
     )
+    _trust(where)
     where.add_argument("--tensorboard", metavar="DIR", help="also log for TensorBoard, in this folder")
     where.add_argument("--verbose", action="store_true", help="also print the log")
     where.add_argument("--no-progress", action="store_true", help="show no progress, and time nothing before the run")
@@ -327,6 +336,7 @@ def _saved_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", metavar="ID", help="Gymnasium id (default: the run's)")
     parser.add_argument("--env-kwargs", **_PAIRS, help="arguments of gymnasium.make, overriding the run's")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    _trust(parser)
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:

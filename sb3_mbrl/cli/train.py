@@ -1,6 +1,7 @@
 """``sb3-mbrl train``: a new run, or one that is resumed."""
 
 import argparse
+import errno
 import importlib.util
 import inspect
 import shlex
@@ -23,7 +24,7 @@ from sb3_mbrl.cli.announce import EVALUATION_SEED, announce, tensorboard_folder
 from sb3_mbrl.cli.evaluate import play
 from sb3_mbrl.cli.normalize import choice, frozen, normalised
 from sb3_mbrl.cli.progress import Evaluation, training_progress
-from sb3_mbrl.cli.run_folder import RECORD, Run, RunFolder, load_agent, new_folder, newest_folder
+from sb3_mbrl.cli.run_folder import RECORD, Run, RunFolder, load_agent, new_folder, newest_folder, trust_arguments
 from sb3_mbrl.cli.stopping import StopSignals
 from sb3_mbrl.cli.values import (
     DEFAULT_ALGORITHM,
@@ -55,6 +56,9 @@ _FIXED_BY_RUN = (
     "load_replay_buffer",
 )
 """The options that were decided when a run began, and that ``--resume`` refuses"""
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The errors of a full disk, a used-up quota, and a file that may not grow"""
 
 _SECONDS_BETWEEN_SAVES = 300.0
 """The wall time between two checkpoints without ``--save-every``, if saving takes less than a twentieth of it"""
@@ -105,11 +109,14 @@ def _train(args: argparse.Namespace, stack: ExitStack) -> int:
         interrupted = isinstance(failure, KeyboardInterrupt)
         steps = f"{'Stopped' if interrupted else 'Failed'} after {agent.num_timesteps} real steps"
         print(f"\n{steps}; {problem or 'all of them are saved'}. To continue:\n  {resume}")
+        if isinstance(failure, OSError) and failure.errno in _DISK_FULL:
+            raise UserError(f"{folder.path}: {failure.strerror}: free some space") from failure
         if not interrupted:
             raise failure
         return 2 if problem else 130
     if problem:
-        raise UserError(f"trained for {agent.num_timesteps} real steps, but {problem}. To continue: {resume}")
+        again = f". To continue: {resume}" if folder.is_used() else ""
+        raise UserError(f"trained for {agent.num_timesteps} real steps, but {problem}{again}")
     print(f"Saved {folder.path / MODEL} after {agent.num_timesteps} real steps. To continue: {resume} --steps N")
     if 0 < agent.num_timesteps <= agent.learning_starts:
         print(
@@ -170,7 +177,7 @@ def _new(args: argparse.Namespace, stack: ExitStack) -> tuple[OffPolicyAlgorithm
             raise
         raise UserError(". ".join([str(error) or repr(error), *getattr(error, "__notes__", ())])) from error
     if args.load_replay_buffer:
-        _load_replay_buffer(agent, Path(args.load_replay_buffer))
+        _load_replay_buffer(agent, Path(args.load_replay_buffer), safe=args.safe)
     # Reserved as late as possible: a mistake in the arguments leaves no folder behind.
     folder = _reserved(Path(args.output) if args.output else new_folder(algo, args.env), stack)
     _check_unused(folder)  # again: another run may have begun in the meantime
@@ -209,33 +216,53 @@ def _resumed(args: argparse.Namespace, stack: ExitStack) -> tuple[OffPolicyAlgor
     for option, given, saved in (("--algo", args.algo, run.algo), ("--env", args.env, run.env_id)):
         if given not in (None, saved):
             raise UserError(f"--resume: {option} {given}, but the run in {path} is one of {saved}")
+    run.check_trusted(path, args.algo, args.env, args.plugin or [])
+    if run.tensorboard and not run.own and not args.tensorboard:
+        print(f"{path / RECORD} was not written by you: no log for TensorBoard without --tensorboard")
+        run.tensorboard = None
     run.steps = args.steps or run.steps
     run.plugins = args.plugin or run.plugins
     plugins, registry = load_plugins(run.plugins)
     folder = _reserved(path, stack)
-    newest = folder.newest()
-    if newest is None and not (path / MODEL).is_file():
-        raise UserError(f"--resume: nothing was saved yet in {path}; start the run again, without --resume")
-    if newest is not None and newest.manifest["n_envs"] != run.n_envs:
-        raise UserError(f"{path / RECORD}: n_envs is {run.n_envs}, but {newest.manifest['n_envs']} in {newest.path}")
     cls = algorithm_class(registry, run.algo)
+    trust = [*(args.trust or ()), *run.trusted_parts()]
+    arguments = {**plugin_arguments(plugins), **trust_arguments(cls, args.safe, trust)}
+    return _newest_agent(cls, run, folder, device=args.device, **arguments), run, folder
+
+
+def _newest_agent(cls: type[OffPolicyAlgorithm], run: Run, folder: RunFolder, **arguments: Any) -> Any:
+    """
+    Load the agent of the newest intact checkpoint of a run, with its replay buffer and environment.
+
+    :param arguments: the other arguments of ``cls.load``
+    """
+    newest = folder.newest()
+    # A run of an earlier version has no checkpoints, but two files.
+    model: Path = folder.path / MODEL
+    buffer: Path | None = folder.path / PICKLED_BUFFER
+    if newest is not None:
+        model, buffer = newest.model, newest.replay_buffer
+        if newest.manifest["n_envs"] != run.n_envs:
+            raise UserError(
+                f"{folder.path / RECORD}: n_envs is {run.n_envs}, but {newest.manifest['n_envs']} in {newest.path}"
+            )
+    elif not model.is_file():
+        raise UserError(f"--resume: nothing was saved yet in {folder.path}; start the run again, without --resume")
     # The statistics are put into the environment with the rest of the checkpoint.
     env = normalised(_make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed), run.normalize)
-    model = path / MODEL if newest is None else newest.model
     print(f"Loading {model} ...", flush=True)
-    agent = load_agent(cls, model, env=env, device=args.device, **plugin_arguments(plugins))
+    agent = load_agent(cls, model, env=env, **arguments)
     if agent.num_timesteps >= run.steps:
         raise UserError(
-            f"--resume: the run in {path} has its {agent.num_timesteps} real steps already; give more with --steps"
+            f"--resume: the run in {folder.path} has its {agent.num_timesteps} real steps already; give more with --steps"
         )
-    buffer = path / PICKLED_BUFFER if newest is None else newest.replay_buffer
     if buffer is None:
         print("This checkpoint was saved without its replay buffer (the disk was full): training continues with an empty one")
     else:
-        _load_replay_buffer(agent, buffer)
+        _load_replay_buffer(agent, buffer, safe=arguments.get("safe", False))
     if newest is not None:
         newest.load_statistics(agent)
-    return agent, run, folder
+    return agent
 
 
 def _preset(algo: str, env_id: str, wanted: bool | str | None) -> Preset | None:
@@ -300,11 +327,12 @@ def _make_vec_env(env_id: str, env_kwargs: dict[str, Any], n_envs: int, seed: in
     return make_vec_env(lambda: make_env(env_id, env_kwargs), n_envs=n_envs, seed=seed)
 
 
-def _load_replay_buffer(agent: OffPolicyAlgorithm, path: Path) -> None:
+def _load_replay_buffer(agent: OffPolicyAlgorithm, path: Path, safe: bool) -> None:
     if not path.is_file():
         raise UserError(f"there is no replay buffer {path}")
+    safely: dict[str, Any] = {"safe": True} if safe else {}
     try:
-        agent.load_replay_buffer(path)
+        agent.load_replay_buffer(path, **safely)
     except ValueError as error:
         raise UserError(f"{path} does not fit this run: {error}") from error
     except Exception as error:  # a damaged or foreign pickle may raise anything

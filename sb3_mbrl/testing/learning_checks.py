@@ -181,17 +181,17 @@ def _loss_fault(loss: Any, rows: int) -> str | None:
 
 
 def _values_fault(loss: Loss, rows: int) -> str | None:
-    for name, value in (*loss.rows.items(), *loss.scalars.items(), *loss.figures.items()):
+    for name, value in (*loss.rows.items(), *loss.scalars.items(), *loss.metrics.items()):
         if not isinstance(value, th.Tensor):
             return f"{name!r} as {type(value).__name__}, expected a tensor (a float would wait for the accelerator)"
     for name, value in loss.rows.items():
         if value.dim() not in (1, 2) or len(value) != rows:
             return f"the term {name!r} of shape {tuple(value.shape)}, expected one value per row: ({rows},) or ({rows}, T)"
-    for name, value in (*loss.scalars.items(), *loss.figures.items()):
+    for name, value in (*loss.scalars.items(), *loss.metrics.items()):
         if value.shape != ():
             return f"{name!r} of shape {tuple(value.shape)} among scalars, expected one number"
-    if any(value.requires_grad for value in loss.figures.values()):
-        return "metrics with gradients (Loss.figures): detach them"
+    if any(value.requires_grad for value in loss.metrics.values()):
+        return "metrics with gradients (Loss.metrics): detach them"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What is typed on a command line."""
+"""Values that are typed on a command line."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The kit finds what is wrong with a rollout rule: for every check one that breaks it."""
+"""The kit's checks of rollout rules: for each a rule that breaks it."""
 
 import pytest
 import torch as th
@@ -33,7 +33,7 @@ class FloatHorizon(BranchedRollouts):
 
 
 class Careless(RolloutImagination):
-    """Rolls on whatever happens."""
+    """A rule that continues rollouts after terminations and NaN."""
 
     freq, starts_per_step, max_age = 1, 1.0, 1
 

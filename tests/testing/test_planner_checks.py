@@ -1,4 +1,4 @@
-"""The kit finds what is wrong with a planner: for every check one that breaks it."""
+"""The kit's checks of planners: for each a planner that breaks it."""
 
 import pytest
 import torch as th
@@ -20,7 +20,7 @@ CHECKS = {check.__name__: check for check in planner_checks()}
 
 
 class Shooting(Planner):
-    """Random sequences, the best one's first action; the last plan is one of the candidates."""
+    """A planner by random shooting, whose last plan is one of the candidates."""
 
     horizon, candidates = 4, 64
     spoil_carry = remember = forget_nothing = ignore_mask = out_of_bounds = False
@@ -81,7 +81,7 @@ class GlobalNoise(Shooting):
 
 
 class Advancing(Shooting):
-    """Draws once from the generator of a deterministic plan too."""
+    """A planner that draws from its generator for deterministic plans too."""
 
     def plan(self, *args, generator=None, **kwargs):
         th.rand(1, generator=generator)
@@ -113,7 +113,7 @@ class Random(Shooting):
 
 
 class UsesOldPlan(Shooting):
-    """Repeats its last plan, also into a new episode."""
+    """A planner that repeats its last plan in a new episode."""
 
     def plan(self, model, state, carry, **kwargs):
         plan = super().plan(model, state, carry, **kwargs)
