@@ -1,9 +1,8 @@
 """The base classes of all agents: every method of SB3 that a model-based agent overrides, in the order of a run.
 
 :class:`ModelBasedAgent` overrides what any algorithm of SB3 has, :class:`OffPolicyAgent` what off-policy algorithms add. Both
-    go
-to the left of an algorithm of SB3, as in ``class PETS(OffPolicyAgent, OffPolicyAlgorithm)``. The methods are a few lines each,
-since the work is done by objects that the agent has:
+go to the left of an algorithm of SB3, as in ``class PETS(OffPolicyAgent, OffPolicyAlgorithm)``. The methods are a few lines
+each, since the work is done by objects that the agent has:
 
 ===============  ==========================================================================================================
 ``parts``        the world model, the planner or imagination, the known functions, and how they were chosen
