@@ -105,7 +105,8 @@ class Pushing(Shooting):
 
 
 class Random(Shooting):
-    def plan(self, model, state, carry, *, is_first, generator=None, action_mask=None, **kwargs):
+    def plan(self, model, state, carry, *, is_first, generator=None, action_mask=None, deterministic=False, **kwargs):
+        generator = th.Generator().manual_seed(0) if deterministic else generator
         sequence = self._draw(len(is_first), action_mask, generator).view(len(is_first), self.candidates, self.horizon, -1)[
             :, 0
         ]
