@@ -1,6 +1,7 @@
 """Checks of numbers and names from users."""
 
 import difflib
+import inspect
 import math
 from collections.abc import Iterable
 from numbers import Real
@@ -27,6 +28,20 @@ def _is_number(value: Any) -> bool:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Suggest the most similar of the names: ``" Did you mean 'x'?"``, or an empty string if none is similar."""
-    close = difflib.get_close_matches(name, list(names), n=1)
+    """
+    Suggest the most similar of the names: ``" Did you mean 'x'?"``, or an empty string if none is similar. Names that begin
+    with an underscore are private, and not suggested.
+    """
+    close = difflib.get_close_matches(name, [one for one in names if not one.startswith("_")], n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+_LIBRARIES = ("sb3_mbrl", "stable_baselines3", "sb3_contrib")
+
+
+def user_stacklevel() -> int:
+    """Count the frames from the caller to the first outside the libraries, for ``warnings.warn(..., stacklevel=...)``."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in _LIBRARIES:
+        frame, level = frame.f_back, level + 1
+    return max(level, 1)

@@ -100,9 +100,10 @@ def outside(space: spaces.Space, values: np.ndarray | th.Tensor) -> np.ndarray:
     rows = np.asarray(values.cpu() if isinstance(values, th.Tensor) else values)
     if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         return np.zeros(len(rows), dtype=bool)
-    count = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec).reshape(1, -1)
-    index = rows.reshape(len(rows), -1) - np.asarray(space.start).reshape(1, -1)
-    return ((index < 0) | (index >= count)).any(1)
+    index: np.ndarray = rows.reshape(len(rows), -1)
+    low: Any = int(space.start) if isinstance(space, spaces.Discrete) else space.start.reshape(1, -1)
+    count: Any = int(space.n) if isinstance(space, spaces.Discrete) else space.nvec.reshape(1, -1)
+    return np.any((index < low) | (index >= low + count), axis=1)
 
 
 def torch_dtype(dtype: np.dtype) -> th.dtype:

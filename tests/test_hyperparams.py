@@ -7,11 +7,12 @@ import gymnasium as gym
 import pytest
 import yaml
 
-from sb3_mbrl import MBPO
+from sb3_mbrl import MBPO, PETS
 from sb3_mbrl.contracts import FitBudget
-from sb3_mbrl.hyperparams import load_preset, preset_names
+from sb3_mbrl.hyperparams import load_preset, preset_algorithms, preset_names
 from sb3_mbrl.imagination import BranchedRollouts
 from sb3_mbrl.models.ensemble import EnsembleModel
+from sb3_mbrl.models.mlp import MLPModel
 
 
 @dataclass(frozen=True)
@@ -140,3 +141,49 @@ def test_the_file_is_in_rl_zoo3s_format():
     table = yaml.safe_load(text)
     assert all(isinstance(entry, dict) for entry in table.values())
     assert all({"n_timesteps", "policy"} <= set(entry) for key, entry in table.items() if not key.startswith("_"))
+
+
+def test_overrides_come_on_top_of_a_preset():
+    before = MBPO.preset("Pendulum-v1")
+    changed = MBPO.preset("Pendulum-v1", gradient_steps=5, fit_kwargs={"patience": 2}, policy_kwargs={"n_critics": 3})
+    assert changed["gradient_steps"] == 5
+    assert changed["fit_kwargs"] == {"max_batches": 2000, "patience": 2}
+    assert changed["policy_kwargs"] == {"net_arch": [64, 64], "n_critics": 3}
+    assert {**before, **{key: changed[key] for key in ("gradient_steps", "fit_kwargs", "policy_kwargs")}} == changed
+    assert MBPO.preset("Pendulum-v1") == before
+
+
+@pytest.mark.parametrize("choice", [None, "mlp", "sb3_mbrl.models.mlp:MLPModel", MLPModel])
+def test_a_preset_with_another_world_model_or_none(choice):
+    """It was a TypeError about the ensemble's ``members``, which suggested the private name ``_members``."""
+    settings = MBPO.preset("Pendulum-v1", world_model=choice, seed=0, device="cpu")
+    assert "world_model_kwargs" not in settings
+    assert settings["gradient_steps"] == 20, "the control makes the same updates"
+    agent = MBPO("MlpPolicy", "Pendulum-v1", **settings)
+    assert (agent.world_model is None) == (choice is None)
+    own = MBPO.preset("Pendulum-v1", world_model=choice, world_model_kwargs={"hidden": [8]})
+    assert own["world_model_kwargs"] == {"hidden": [8]}
+
+
+def test_naming_the_same_part_keeps_its_settings():
+    assert MBPO.preset("Hopper-v5", imagination="branched") == {**MBPO.preset("Hopper-v5"), "imagination": "branched"}
+    assert MBPO.preset("Hopper-v5", world_model="ensemble") == MBPO.preset("Hopper-v5")
+    assert PETS.preset("CartPoleSwingUp-v0", planner="icem")["planner_kwargs"] == {"horizon": 30}
+    assert "planner_kwargs" not in PETS.preset("CartPoleSwingUp-v0", planner="cem")
+    assert PETS.preset("Pendulum-v1", world_model="ensemble") == PETS.preset("Pendulum-v1")
+
+
+@pytest.mark.parametrize("wrong", ["graident_steps", "_init_setup_model", "env_kwargs"])
+def test_overrides_that_no_constructor_takes_are_refused(wrong):
+    with pytest.raises(TypeError, match=f"{wrong}=.*no such argument"):
+        MBPO.preset("Pendulum-v1", **{wrong: 1})
+
+
+def test_private_names_are_never_suggested():
+    with pytest.raises(TypeError, match=r"does not take 'members'\.\n  world_model_kwargs: hidden") as caught:
+        MBPO("MlpPolicy", "Pendulum-v1", world_model="mlp", world_model_kwargs={"members": 3})
+    assert "_members" not in str(caught.value)
+
+
+def test_algorithms_with_presets_are_listed():
+    assert {"mbpo", "pets", "dreamer_v3"} <= set(preset_algorithms())

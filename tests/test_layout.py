@@ -28,7 +28,9 @@ LAYERS: list[set[str]] = [
     {"diagnostics"},
     {"holdout"},
     {"testing"},
-    {"agent", "callbacks"},
+    {"agent"},
+    {"checkpoints"},
+    {"callbacks"},
     {"algorithms"},
     {"builtin"},
     {"cli", "zoo"},
@@ -43,7 +45,45 @@ CYCLIC: dict[tuple[str, str], str] = {}
 """Imports, put off until they are needed, without which there would be no cycle; with the reason"""
 
 
+WITHOUT_TESTS: dict[str, str] = {
+    "cli/run_folder.py": "tested by the commands that write and read folders of runs (test_train.py, test_evaluate.py)",
+}
+"""Sources that have no test module named after them, with the reason"""
+
+
 # ---- tests are found by name
+
+
+def sources() -> Iterator[Path]:
+    """All modules of ``sb3_mbrl``, without the ``__init__`` of packages that only import."""
+    for path in sorted(SOURCES.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        defines = any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in tree.body)
+        if path.name != "__init__.py" or (defines and path.parent != SOURCES):
+            yield path.relative_to(SOURCES)
+
+
+def is_twin(test: str, source: Path) -> bool:
+    """
+    Tell whether a test module is about a source: ``test_model.py`` and ``test_model_refusals.py`` are about ``model.py``.
+    Of several sources that fit, it is about the one with the longest name.
+    """
+    name = test.removeprefix("test_")
+    fitting = [
+        path.stem for path in (SOURCES / source.parent).glob("*.py") if name == path.stem or name.startswith(f"{path.stem}_")
+    ]
+    return max(fitting, key=len, default="") == source.stem
+
+
+def test_every_source_has_a_test_module_named_after_it():
+    """The twin of a package's ``__init__.py`` lies beside the package: ``test_cli.py`` is about ``cli/__init__.py``."""
+    lonely = []
+    for path in sources():
+        source = path.parent.with_suffix(".py") if path.name == "__init__.py" else path
+        tests = [test.stem for test in (TESTS / source.parent).glob("test_*.py")]
+        if not any(is_twin(test, source) or test == f"test_{source.stem}" for test in tests):
+            lonely.append(path.as_posix())
+    assert lonely == sorted(WITHOUT_TESTS), "sources without tests of their name; or WITHOUT_TESTS names one that has some"
 
 
 def has_twin(path: Path) -> bool:

@@ -1,12 +1,13 @@
 """The base classes of all agents: every method of SB3 that a model-based agent overrides, in the order of a run.
 
 :class:`ModelBasedAgent` overrides what any algorithm of SB3 has, :class:`OffPolicyAgent` what off-policy algorithms add. Both
-go to the left of an algorithm of SB3, as in ``class PETS(OffPolicyAgent, OffPolicyAlgorithm)``. The methods are a few lines
+stand to the left of an algorithm of SB3, as in ``class PETS(OffPolicyAgent, OffPolicyAlgorithm)``. The methods are a few lines
 each, since the work is done by objects that the agent has:
 
 ===============  ==========================================================================================================
 ``parts``        the world model, the planner or imagination, the known functions, and how they were chosen
 ``random``       the private random stream of everything that is the model's
+``streams``      the random streams that the agent shares with SB3, for a run that continues after ``load``
 ``recorder``     scalars, wall time per phase, the text of the progress bar
 ``trainer``      when to fit the world model, fitting, judging, trusting; ``None`` where it learns together with the policy
 ``real``         checks of real steps, and the side store of the replay buffer
@@ -17,36 +18,42 @@ Hyperparameters are attributes of the agent, as in SB3, so that ``load(..., fit_
 to the objects. An algorithm adds its ``__init__``, ``_build`` and ``train``.
 """
 
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import partial
 from numbers import Integral, Real
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch as th
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from sb3_mbrl.agent import checkpoint
+from sb3_mbrl.agent import buffer_files, checkpoint
+from sb3_mbrl.agent.estimate import Estimate, describe_pace, estimate, measure
 from sb3_mbrl.agent.known_functions import FUNCTIONS, disagreements, restored_function
 from sb3_mbrl.agent.model_trainer import ModelTrainer
 from sb3_mbrl.agent.objects import AgentObject
 from sb3_mbrl.agent.parts import Choices, Parts
+from sb3_mbrl.agent.progress import ProgressLines, TimeLeft, TrainingBar
 from sb3_mbrl.agent.real_steps import RealSteps, cut_off_episodes
-from sb3_mbrl.agent.recorder import Recorder
+from sb3_mbrl.agent.recorder import Recorder, leaves, writes
 from sb3_mbrl.agent.stateful import StatefulActing
+from sb3_mbrl.agent.streams import SharedStreams
 from sb3_mbrl.buffers import ReplayData
-from sb3_mbrl.checks import did_you_mean
+from sb3_mbrl.checks import did_you_mean, user_stacklevel
 from sb3_mbrl.contracts import Data, FitBudget, WorldModel
-from sb3_mbrl.hyperparams import load_preset
+from sb3_mbrl.hyperparams import load_preset, with_overrides
 from sb3_mbrl.imagination.starts import replay_starts
 from sb3_mbrl.plugins import Registry, get_registry
 from sb3_mbrl.policies import StatefulPolicy
@@ -68,7 +75,7 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
     """Whether the world model is fitted apart from the policy, by a :class:`ModelTrainer`"""
     needs_decode: ClassVar[bool] = False
     """Whether the learner cannot do without decoded observations"""
-    object_names: ClassVar[tuple[str, ...]] = ("parts", "random", "recorder", "trainer")
+    object_names: ClassVar[tuple[str, ...]] = ("parts", "random", "streams", "recorder", "trainer")
     """The attributes that hold the objects an agent has; their states are saved, they themselves are not"""
     preset_file: ClassVar[str | None] = None
     """The file of presets in ``sb3_mbrl/hyperparams``, where there is one"""
@@ -79,6 +86,7 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
 
     parts: Parts
     random: RandomStream
+    streams: SharedStreams
     recorder: Recorder
     trainer: ModelTrainer | None
     world_model_class: Any
@@ -113,16 +121,28 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         return self.recorder.phase_seconds
 
     @classmethod
-    def preset(cls, name: str) -> dict[str, Any]:
+    def preset(cls, name: str, /, **overrides: Any) -> dict[str, Any]:
         """
-        Settings by name, as keyword arguments: ``MBPO("MlpPolicy", "Hopper-v5", **MBPO.preset("Hopper-v5"))``.
+        Return settings by name, as keyword arguments: ``MBPO("MlpPolicy", "Hopper-v5", **MBPO.preset("Hopper-v5"))``.
 
         :param name: a Gymnasium id, or another name that has settings
+        :param overrides: arguments of the constructor to change, such as ``world_model=None`` for the control. Keyword
+            arguments of a part (``fit_kwargs={"patience": 3}``) are merged with the preset's; where another world model,
+            planner or imagination is chosen, the preset's keyword arguments of that part are left out
         :raises KeyError: when there are none; the message lists the names that have some
+        :raises TypeError: for an override that the constructor does not take
         """
         if cls.preset_file is None:
             raise KeyError(f"There are no presets of {cls.__name__}")
-        return load_preset(cls.preset_file, name).kwargs
+        parameters = inspect.signature(cls).parameters
+        for key in overrides:
+            if key not in parameters or key.startswith("_"):
+                raise TypeError(
+                    f"{cls.__name__}.preset({name!r}, {key}=...): the constructor has no such argument."
+                    f"{did_you_mean(key, parameters)}"
+                )
+        defaults = {key: parameter.default for key, parameter in parameters.items()}
+        return with_overrides(load_preset(cls.preset_file, name).kwargs, overrides, defaults)[0]
 
     # ------------------------------------------------------------------------------------------------ setup
 
@@ -141,6 +161,7 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         super()._setup_model()
         self._refuse_taken_names()
         self.random, self.recorder = RandomStream(self.seed), Recorder()
+        self.streams = SharedStreams(self.action_space, self.policy, self.device, self.get_env)
         self._make_objects()
         self._check_hyperparameters()
         self.parts = self._choose_parts(given, saved)
@@ -148,6 +169,8 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         self._build()
         if saved is not None:
             self.parts.restore_structure(saved["parts"])
+        if saved is None and self.world_model is not None:
+            self._say_pace()
         self.registry.hook.sb3_mbrl_on_setup(agent=self)
 
     def _make_objects(self) -> None:
@@ -156,6 +179,9 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         if self.fits_model:
             shared = self.random, self.recorder, self.when_untrusted, self.needs_decode
             self.trainer = ModelTrainer(self.observation_space, *shared)
+
+    def _say_pace(self) -> None:
+        """Say how many updates per real step several environments make; algorithms with updates do."""
 
     def _check_hyperparameters(self) -> None:
         """
@@ -201,7 +227,8 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         if saved is None:
             parts.choose(self.env)
             return parts
-        parts.choose_saved(saved["parts"], self.__dict__.pop("known_functions", {}))
+        trusted = self.__dict__.pop(checkpoint.TRUSTED, ())
+        parts.choose_saved(saved["parts"], self.__dict__.pop("known_functions", {}), trusted)
         for kind, part in given.items():
             if part is not None:
                 setattr(self, f"{kind}_class", part)
@@ -244,7 +271,16 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         self.recorder.logger = logger
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        result = super()._init_callback(callback, progress_bar)
+        shows = TrainingBar() if progress_bar else ProgressLines() if self.verbose >= 1 else None
+        if shows is None or self.world_model is None:
+            result = super()._init_callback(callback, progress_bar)
+        else:
+            if isinstance(callback, list):
+                callback = CallbackList(callback)
+            if not isinstance(callback, BaseCallback):
+                callback = ConvertCallback(callback)
+            bars = any(isinstance(one, (ProgressBarCallback, ProgressLines)) for one in leaves(callback))
+            result = super()._init_callback(callback if bars else CallbackList([callback, shows]))
         self.recorder.watch(result)
         return result
 
@@ -256,6 +292,11 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        # Without a world model the class is its base class, whose `load` leaves these streams alone.
+        if reset_num_timesteps or self.world_model is None:
+            self.streams.drop()
+        else:
+            self.streams.put_back()
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self.recorder.logger = self._logger
         if reset_num_timesteps:
@@ -269,6 +310,13 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
 
     # ------------------------------------------------------------------------------------------------ save and load
 
+    def __getstate__(self) -> dict[str, Any]:
+        """
+        Pickle the whole agent, as SB3's can be: environment, replay buffer and random streams included. A logger with open
+        files or a terminal stays behind; ``learn`` makes another.
+        """
+        return {name: value for name, value in vars(self).items() if name != "_logger" or not writes(value)}
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *self.object_names]
 
@@ -280,14 +328,17 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
                 state_dicts.append("world_model.optimizer")
         return state_dicts, variables
 
-    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+    def save(self, path: Any, exclude: Any = None, include: Any = None, safe: bool = False) -> None:
         """
         As SB3's; see :mod:`sb3_mbrl.agent.checkpoint` for what is saved. A file of this name stays whole until the new one is.
 
+        :param safe: whether to save spaces, schedules and the like as JSON, not as pickles: ``load(..., safe=True)`` reads
+            such files
         :raises ValueError: when ``exclude`` names something that ``load`` needs
-        :raises TypeError: when the state of a part is no plain value; the message names it
+        :raises TypeError: when the state of a part is no plain value, or with ``safe`` anything can only be pickled; the
+            message names it
         """
-        checkpoint.save(self, super().save, path, exclude, include)
+        checkpoint.save(self, super().save, path, exclude, include, safe)
 
     @classmethod
     def load(
@@ -298,21 +349,28 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
         force_reset: bool = True,
+        *,
+        safe: bool = False,
+        trust: Iterable[Any] = (),
         **kwargs: Any,
     ) -> Self:
         """
-        As SB3's.
+        As SB3's. Unless ``safe`` is true, loading a file can run any code that its author put in: that is SB3's format.
 
         :param path: the path of the zip, or an open file
+        :param safe: whether to refuse a file in which anything is pickled
+        :param trust: modules, ``"module:name"`` texts, classes and functions that the file may name as its parts, although
+            they are neither registered nor imported yet
         :param kwargs: attributes to change; ``plugins=[...]`` for plug-ins that are not installed, ``world_model=...``,
             ``planner=...`` and ``imagination=...`` for parts that were given as instances, ``reward_fn=...`` and
             ``termination_fn=...`` for known functions that cannot be unpickled here
-        :raises ValueError: for a checkpoint of a model-free class, of another world model, or of an older version
-        :raises UnknownPartError: when a plug-in is missing; the message says which to install
+        :raises ValueError: for a checkpoint of a model-free class, of another world model, or of an older version; for a
+            damaged one; with ``safe`` for one that holds pickles
+        :raises UnknownPartError: when a plug-in is missing, or a part is not trusted; the message says what to do
         """
         saved = checkpoint.check(cls, path, kwargs)
         load = partial(super().load, path, env, device, print_system_info=print_system_info, force_reset=force_reset)
-        return checkpoint.load(cls, load, path, saved, custom_objects, kwargs)
+        return checkpoint.load(cls, load, path, saved, custom_objects, kwargs, safe, trust)
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
         """As SB3's. The world model is judged anew before the next imagination, since its weights may be others now."""
@@ -321,14 +379,22 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
             self.trainer.judge_again = True
 
 
+class UpdateRatioWarning(UserWarning):
+    """The line that says how many updates per real step several environments make."""
+
+
 class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else object):  # type: ignore[misc]
     """Overrides of the methods that off-policy algorithms of SB3 add."""
 
     object_names = (*ModelBasedAgent.object_names, "real", "acting")
 
+    makes_updates: ClassVar[bool] = True
+    """Whether ``train`` makes ``gradient_steps`` updates of the policy"""
+
     real: RealSteps
     acting: StatefulActing | None
     replay_buffer: ReplayBuffer | None
+    _last_obs: Any
 
     # ------------------------------------------------------------------------------------------------ setup
 
@@ -339,7 +405,7 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
     def _act_by(self, policy: StatefulPolicy) -> None:
         """Act with a policy that has a state; actions come from :meth:`_decide`."""
         policy.set_seed(derive_seed(self.seed))
-        self.acting = StatefulActing(self._decide, self.n_envs, type(self).__name__)
+        self.acting = StatefulActing(self._decide, self.n_envs, self.device, type(self).__name__)
 
     def _decide(self, obs: Any, state: Any, is_first: th.Tensor, deterministic: bool) -> tuple[th.Tensor, Any]:
         """
@@ -372,11 +438,25 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        before = self._last_obs
-        if self.world_model is not None and (reset_num_timesteps or self._last_obs is None):
+        before, last = self._last_obs, self._last_original_obs
+        resumed = self.world_model is not None and self.streams.waiting and not reset_num_timesteps
+        if self.world_model is not None and (reset_num_timesteps or before is None):
             # SB3 is about to reset the environment: the next row does not follow from the newest.
             self._cut_off_episodes()
+        self.real.note_statistics(self._vec_normalize_env if resumed else None)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if resumed and before is None and self.verbose >= 1:
+            print(
+                f"The saved run continues after {self.num_timesteps} steps: weights, verdicts and random streams are its own. "
+                "The environments begin new episodes, since their state was not saved (see docs/checkpoints.md)."
+            )
+        if resumed and self._vec_normalize_env is not None:
+            if before is None:
+                self._last_obs = self.real.counted_once(self._vec_normalize_env, last)
+            else:
+                self.real.continue_returns(self._vec_normalize_env)
+        if self.world_model is not None:
+            self._announce(result[0])
         if self._checks_real_steps():
             normalising = self._vec_normalize_env
             first = self._last_obs if normalising is None else normalising.get_original_obs()
@@ -389,6 +469,56 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
             if self._last_obs is not before:  # the environments were reset
                 self.acting.forget(self.n_envs)
         return result
+
+    def _announce(self, total_timesteps: int) -> None:
+        """Say before the first real step, and before a first fit, what the run will cost, and begin to show progress."""
+        self._say_pace()
+        progress = self.recorder.progress
+        known = None
+        if self.verbose >= 1 or isinstance(progress, (TrainingBar, ProgressLines)):
+            first = self.recorder.costs is None
+            if self.verbose >= 1 and first:
+                print("Measuring how long updates take here ...", flush=True)
+            known = self.estimate(total_timesteps)
+            if self.verbose >= 1 and first:
+                print("\n  ".join([f"Estimate of {type(self).__name__}:", *known.lines()]), flush=True)
+        if isinstance(progress, (TrainingBar, ProgressLines)):
+            timing = self.learning_starts, known, partial(self.recorder.seconds, "fit")
+            progress.begin(TimeLeft(total_timesteps, self.num_timesteps, *timing))
+
+    def _say_pace(self) -> None:
+        """Say once how many updates per real step several environments make."""
+        pace = describe_pace(self)
+        if pace is not None and pace not in self.recorder.said:
+            self.recorder.said.add(pace)
+            warnings.warn(pace, UpdateRatioWarning, stacklevel=user_stacklevel())
+
+    def estimate(self, total_timesteps: int) -> Estimate:
+        """
+        Estimate what ``learn(total_timesteps)`` costs: updates, seconds of each in a trial, memory of the buffers.
+
+        The trial is on a copy that learns from random rows, once per agent: it takes no step of the environment, and leaves
+        the agent and all random streams as they are. ``print("\\n".join(agent.estimate(10_000).lines()))`` shows the result;
+        ``learn`` does with ``verbose=1``.
+
+        :param total_timesteps: the number of real steps at the end of the run
+        """
+        if self.recorder.costs is None:
+            self.recorder.costs = measure(self)
+        return estimate(self, total_timesteps, self.recorder.costs)
+
+    def trial_update(self, batch_size: int) -> None:
+        """Make one update of the policy on real rows, without hooks, on the copy of a trial; algorithms may override it."""
+        self.model_free_class.train(self, gradient_steps=1, batch_size=batch_size)  # type: ignore[attr-defined]
+
+    def side_row_bytes(self) -> int:
+        """The bytes that the side store keeps for a step of one environment."""
+        return 0
+
+    def forget_side_store(self) -> None:
+        """Begin with an empty side store of the present replay buffer."""
+        self.real.side = None
+        self._restore_side({})
 
     def _first_fit(self) -> None:
         """Fit at the start of ``learn`` where the replay buffer holds data that a new model has not seen."""
@@ -418,7 +548,7 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         return result
 
     def _cut_off_episodes(self) -> None:
-        self._last_obs: np.ndarray | dict[str, np.ndarray] | None = None  # SB3 resets the environment then
+        self._last_obs = None  # SB3 resets the environment then
         if self.replay_buffer is not None:
             cut_off_episodes(self.replay_buffer)
 
@@ -559,29 +689,43 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
     # ------------------------------------------------------------------------------------------------ the replay buffer
 
     def save_replay_buffer(self, path: Any) -> None:
-        """As SB3's; the side store goes with it. SB3's own classes can read the file."""
+        """As SB3's; the side store and a checksum go with it. SB3's own classes can read the file, which is written whole."""
         with checkpoint.side_store_attached(self.replay_buffer, self._side_state()):
-            super().save_replay_buffer(path)
+            buffer_files.save_pickled(super().save_replay_buffer, path)
+
+    def save_plain_replay_buffer(self, path: Any) -> None:
+        """
+        Save the replay buffer and the side store as plain arrays (``.npz``), as far as the buffer is filled. Nothing is
+        pickled; SB3's own classes cannot read the file.
+
+        :param path: the path of the file
+        :raises TypeError: for a buffer that can only be pickled, such as one of a user's class; the message says why
+        """
+        buffer_files.save_plain(self._buffer, self._side_state(), Path(path))
 
     def _side_state(self) -> dict[str, Any]:
         """The side store as plain arrays; algorithms add to it."""
         side = self.real.side
         return {} if side is None or side.buffer is not self.replay_buffer else {"arrays": side.state()}
 
-    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True, *, safe: bool = False) -> None:
         """
-        As SB3's. A buffer that does not fit leaves the present one in place.
+        As SB3's; files of plain arrays are read too. A buffer that does not fit leaves the present one in place.
 
-        :raises ValueError: for a file that holds no replay buffer, or one of other spaces or another number of environments
+        :param safe: whether to refuse pickles, which can run any code when they are loaded
+        :raises ValueError: for a file that is damaged or holds no replay buffer, or one of other spaces or another number of
+            environments
         """
         before = vars(self).get("replay_buffer")  # a user may have deleted it, to make room
         try:
-            with checkpoint.reading_buffer(path):
-                super().load_replay_buffer(path, truncate_last_traj)
-            loaded = self.replay_buffer
+            read = partial(super().load_replay_buffer, truncate_last_traj=truncate_last_traj)
+            plain = buffer_files.load(read, path, safe)
+            loaded = self.replay_buffer if plain is None else plain
         finally:
             self.replay_buffer = before
         self.take_replay_buffer(loaded)
+        if plain is not None and truncate_last_traj and isinstance(plain, HerReplayBuffer):
+            plain.truncate_last_trajectory()
 
     def take_replay_buffer(self, buffer: Any) -> None:
         """

@@ -31,7 +31,7 @@ class ReplayAugmenter(AgentObject):
         self.imagined: ImaginedBuffer | None = None
         """The imagined transitions; ``None`` before the first"""
         self.imagined_at = -1
-        """Real steps at the last imagination; -1 before the first, and after ``load``, which does not bring the rows back"""
+        """Real steps at the last imagination; -1 before the first"""
 
     def due(self, imagination: RolloutImagination, num_timesteps: int) -> bool:
         """Whether another ``imagination.freq`` real steps have passed (counted by crossings) since the last rollouts."""
@@ -134,6 +134,19 @@ class ReplayAugmenter(AgentObject):
         self.forget()
 
     # ---- saving
+
+    def rows_state(self) -> dict[str, Any]:
+        """Return the imagined rows, to save them with the replay buffer; empty if there are none."""
+        return {} if self.imagined is None else {"imagined": {**self.imagined.to_state(), "imagined_at": self.imagined_at}}
+
+    def restore_rows(self, state: Mapping[str, Any]) -> None:
+        """
+        Take back what :meth:`rows_state` gave, if this agent has no rows and it is the agent, at the step, that the rows were
+        saved with. Otherwise they are imagined anew when the next are due.
+        """
+        saved = state.get("imagined")
+        if self.imagined is None and saved is not None and saved["imagined_at"] == self.imagined_at:
+            self.imagined = ImaginedBuffer.from_state(saved, self.device)
 
     def state_dict(self) -> dict[str, Any]:
         return {"imagined_at": self.imagined_at}

@@ -8,6 +8,8 @@ world model's weights,     ``world_model`` (the input and target normalisers are
 normalisers
 its optimiser              ``world_model.optimizer``
 everything else of ours    ``model_based``: ``{object: state}``, JSON values, with arrays and tensors as their bytes
+SB3's attributes           JSON where they are JSON values; the others as pickles, or with ``save(..., safe=True)`` as the
+                           JSON of :mod:`~sb3_mbrl.agent.plain_values`, under the key :data:`PLAIN`
 =========================  =====================================================================================
 
 ``model_based`` has the state of every object of an agent (:attr:`~sb3_mbrl.agent.agent.ModelBasedAgent.object_names`): how
@@ -16,13 +18,14 @@ random streams, and what plug-ins put into the ``extra`` of ``sb3_mbrl_on_save``
 name of its module, so that files of the library can be renamed. The policy's class is stored by its registered name; known
 functions of the library as plain values. Functions and policy classes of users are pickled, as SB3 does.
 
-Not in the zip: the replay buffer and its side store (SB3's rule: ``save_replay_buffer``), plug-in objects (give them again:
-``load(..., plugins=[...])``), a world model, a planner or an imagination given as an instance (give it again), and the
-imagined buffer.
+Not in the zip: the replay buffer, its side store and the imagined rows (SB3's rule: ``save_replay_buffer``), plug-in objects
+(give them again: ``load(..., plugins=[...])``), and a world model, a planner or an imagination given as an instance (give it
+again).
 
-**The imagined buffer's rule:** its rows follow from model, policy and replay buffer, so it is imagined anew, as many rows as
-its age limit would have kept, at the first ``train`` that finds enough real rows (``learning_starts``). Until the replay
-buffer is loaded or refilled, training uses real rows alone. ``save(..., include=["imagined"])`` keeps the very rows.
+**The rule of imagined rows:** ``load_replay_buffer`` brings them back if they are of the step at which the agent was saved.
+Otherwise they follow from model, policy and replay buffer, so they are imagined anew, as many as their age limit would have
+kept, at the first ``train`` that finds enough real rows (``learning_starts``). Until the replay buffer is loaded or refilled,
+training uses real rows alone. ``save(..., include=["imagined"])`` keeps them in the zip too.
 
 **The order of loading:** SB3's ``load`` puts attributes into ``__dict__``, calls ``_setup_model``, then ``set_parameters``.
 ``_setup_model`` rebuilds the structure of the parts from the saved state; :func:`restore` puts counters and verdicts back
@@ -31,20 +34,23 @@ after ``set_parameters``.
 
 import json
 import pathlib
-import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import ModuleType
 from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.save_util import json_to_data
+from stable_baselines3.common.save_util import is_json_serializable, json_to_data
 
 from sb3_mbrl.agent.known_functions import FUNCTIONS, plain_function
+from sb3_mbrl.agent.manifest import verify_file
 from sb3_mbrl.agent.objects import from_plain, to_plain
+from sb3_mbrl.agent.plain_values import decode, encode
+from sb3_mbrl.agent.whole_files import write_beside
 from sb3_mbrl.agent.zip_file import (
     check_names,
     name_what_cannot_be_pickled,
@@ -52,8 +58,8 @@ from sb3_mbrl.agent.zip_file import (
     refuse_model_free,
     same_json,
     saved_attributes,
-    write_beside,
 )
+from sb3_mbrl.plugins.selection import path_of
 
 STATE = "model_based"
 """The key of the zip that holds the state of all objects"""
@@ -64,6 +70,12 @@ CUSTOM_POLICY = "custom_policy_class"
 KNOWN_FUNCTIONS = "known_functions"
 """The key of known functions that are no plain values"""
 
+PLAIN = "__sb3_mbrl_plain__"
+"""The only key of an attribute that is saved as JSON where SB3 would pickle it"""
+
+TRUSTED = "trusted_names"
+"""The attribute by which ``load`` tells ``_setup_model`` what the file may name"""
+
 SAVED_ONLY = (STATE, CUSTOM_POLICY, KNOWN_FUNCTIONS)
 """In the zip, not on the agent"""
 
@@ -71,7 +83,7 @@ SAVED_ONLY = (STATE, CUSTOM_POLICY, KNOWN_FUNCTIONS)
 # ---- saving
 
 
-def save(agent: Any, write: Callable[..., None], path: Any, exclude: Any, include: Any) -> None:
+def save(agent: Any, write: Callable[..., None], path: Any, exclude: Any, include: Any, safe: bool = False) -> None:
     """
     Save an agent.
 
@@ -80,8 +92,9 @@ def save(agent: Any, write: Callable[..., None], path: Any, exclude: Any, includ
     :param path: as in SB3
     :param exclude: as in SB3
     :param include: as in SB3; ``"imagined"`` keeps the imagined transitions
+    :param safe: whether to save as JSON what SB3 would pickle
     :raises ValueError: when ``exclude`` names something that ``load`` needs
-    :raises TypeError: when a state is no plain value; the message names it
+    :raises TypeError: when a state is no plain value, or with ``safe`` a value can only be pickled; the message names it
     """
     excluded, included = set(exclude or ()), set(include or ())
     for name in (*SAVED_ONLY, "world_model_kwargs", "policy_class"):
@@ -90,6 +103,8 @@ def save(agent: Any, write: Callable[..., None], path: Any, exclude: Any, includ
     extra: dict[str, Any] = {}
     agent.registry.hook.sb3_mbrl_on_save(agent=agent, extra=extra)
     saved = _saved_values(agent, extra, included)
+    if safe:
+        saved |= _plain_attributes(agent, saved, excluded, included)
     before = {name: vars(agent)[name] for name in saved if name in vars(agent)}
     try:
         agent.__dict__.update(saved)
@@ -151,6 +166,20 @@ def _saved_values(agent: Any, extra: Mapping[str, Any], include: set[str]) -> di
     return values
 
 
+def _plain_attributes(agent: Any, saved: Mapping[str, Any], exclude: set[str], include: set[str]) -> dict[str, Any]:
+    """
+    Describe by JSON what SB3 would pickle.
+
+    :param saved: the attributes that take the place of the agent's own
+    :raises NotPlainError: for a value that can only be pickled; the message names it
+    """
+    state_dicts, variables = agent._get_torch_save_params()
+    elsewhere = {name.split(".")[0] for name in (*state_dicts, *variables)}
+    left_out = ((exclude | set(agent._excluded_save_params())) - include) | elsewhere
+    attributes = {name: value for name, value in {**vars(agent), **saved}.items() if name not in left_out}
+    return {name: {PLAIN: encode(value, where=name)} for name, value in attributes.items() if not is_json_serializable(value)}
+
+
 def _algorithm(kind: Any) -> str | None:
     """The algorithm of a class without a model-free counterpart; classes of users are of the algorithm that they extend."""
     if kind.model_free_class is not OffPolicyAlgorithm:
@@ -175,9 +204,11 @@ def check(cls: Any, path: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     :param cls: the class that is to load it
     :param kwargs: the attributes to change
     :return: the saved attributes: JSON values, and dictionaries that describe what is pickled
+    :raises DamagedError: for a file that is not as the manifest beside it says
     :raises ValueError: when it cannot; the message says which class can, or what to leave out
     :raises TypeError: for a name that is no attribute
     """
+    verify_file(path, "zip")
     saved = saved_attributes(path)
     if STATE not in saved:
         if "part_references" in saved or {"planning", "kappa"} <= set(saved):
@@ -186,6 +217,7 @@ def check(cls: Any, path: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
                 "more: train the agent again (an SB3 zip of its policy can be made with that version's to_model_free())"
             )
         refuse_model_free(cls, path, saved)
+    _check_state(saved[STATE], path)
     saved_by = saved[STATE]["saved_by"]
     right, own = saved_by["class"], qualified_name(cls.model_free_class)
     if saved_by["base"] != own:
@@ -213,6 +245,23 @@ def check(cls: Any, path: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return saved
 
 
+def _check_state(state: Any, path: Any) -> None:
+    """:raises ValueError: for a state that no agent of this library has saved"""
+    expected = {"saved_by": dict, "parts": dict, "plugins": dict}
+    present = isinstance(state, dict) and all(isinstance(state.get(name), kind) for name, kind in expected.items())
+    if present and all(isinstance(state["saved_by"].get(name), str) for name in ("class", "base")):
+        references = state["parts"].get("references")
+        texts = isinstance(references, dict) and all(_is_reference(reference) for reference in references.values())
+        if texts and "policy" in state and "algorithm" in state["saved_by"]:
+            return
+    raise ValueError(f"{path} is damaged: what it holds under {STATE!r} is not what sb3-mbrl saves")
+
+
+def _is_reference(reference: Any) -> bool:
+    names = ("how", "name", "factory", "distribution", "version")
+    return isinstance(reference, dict) and all(isinstance(reference.get(name), str) for name in names)
+
+
 def load(
     cls: Any,
     load_by_sb3: Callable[..., Any],
@@ -220,6 +269,8 @@ def load(
     saved: Mapping[str, Any],
     custom_objects: Mapping[str, Any] | None,
     kwargs: Mapping[str, Any],
+    safe: bool = False,
+    trust: Iterable[Any] = (),
 ) -> Any:
     """
     Load an agent whose file has been checked.
@@ -229,16 +280,22 @@ def load(
     :param saved: the saved attributes
     :param custom_objects: as in SB3
     :param kwargs: the attributes to change
+    :param safe: whether to refuse pickles
+    :param trust: what the file may name as its parts, although it is neither registered nor imported yet
+    :raises ValueError: for pickles where ``safe`` is true; the message names them
     """
-    state = from_plain(saved[STATE])
-    custom = {"policy_class": _policy_class(cls, saved), **(custom_objects or {})}
+    custom = {**_decoded(path, saved), **(custom_objects or {})}
     # Where all of them are given again, the saved functions are not even unpickled: their module may be missing.
     functions = {name: kwargs[name] for name in FUNCTIONS if callable(kwargs.get(name))}
+    state = from_plain(saved[STATE])
     pickled = {name for name, value in state["parts"]["known"].items() if value == "pickled"}
     if functions and pickled <= set(functions):
         custom = {KNOWN_FUNCTIONS: {}, **functions, **custom}
+    if safe:
+        _refuse_pickles(path, {name: value for name, value in saved.items() if name not in custom})
+    custom = {"policy_class": _policy_class(cls, saved), **custom}
     try:
-        agent = load_by_sb3(custom_objects=custom, **kwargs)
+        agent = load_by_sb3(custom_objects=custom, **kwargs, **{TRUSTED: trusted_names(trust)})
     except ImportError as error:
         error.add_note(
             f"{path} pickles an object of this module. Make it importable; if it is a known reward or termination "
@@ -248,6 +305,49 @@ def load(
     restore(agent, state)
     agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=state["plugins"])
     return agent
+
+
+def _decoded(path: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Decode the attributes that are saved as JSON instead of pickles.
+
+    :raises ValueError: for one that cannot be decoded; the message names it
+    """
+    values = {}
+    for name, value in saved.items():
+        if isinstance(value, dict) and set(value) == {PLAIN}:
+            try:
+                values[name] = decode(value[PLAIN])
+            except ValueError as error:
+                raise ValueError(f"{path}: {name} cannot be read: {error}") from error
+    return values
+
+
+def _refuse_pickles(path: Any, saved: Mapping[str, Any]) -> None:
+    """:raises ValueError: when any of the attributes is pickled"""
+    pickled = [name for name, value in saved.items() if isinstance(value, dict) and ":serialized:" in value]
+    if pickled:
+        raise ValueError(
+            f"{path} holds pickles ({', '.join(pickled)}), which can run any code when they are loaded: safe=True refuses "
+            "them. Load it without safe=True if you trust whoever wrote it; save(..., safe=True) writes files without pickles"
+        )
+
+
+def trusted_names(trust: Iterable[Any]) -> tuple[str, ...]:
+    """
+    Name what a user trusts.
+
+    :param trust: modules and ``"module:name"`` texts, classes and functions
+    :raises TypeError: for anything else
+    """
+    if isinstance(trust, (str, ModuleType)) or not isinstance(trust, Iterable):
+        raise TypeError(f"trust={trust!r}: give a list: trust=[...]")
+    names = []
+    for one in trust:
+        if not (isinstance(one, (str, ModuleType)) or callable(one)):
+            raise TypeError(f"trust=[{one!r}]: give modules, 'module:name' texts, classes or functions")
+        names.append(one if isinstance(one, str) else one.__name__ if isinstance(one, ModuleType) else path_of(one))
+    return tuple(names)
 
 
 def restore(agent: Any, state: Mapping[str, Any]) -> None:
@@ -315,23 +415,19 @@ def side_store_attached(buffer: Any, state: dict[str, Any]) -> Iterator[None]:
         del buffer.side_store
 
 
-@contextmanager
-def reading_buffer(path: Any) -> Iterator[None]:
-    """:raises ValueError: for a file that holds no replay buffer"""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no replay buffer {path}") from error
-    except (AssertionError, pickle.UnpicklingError, EOFError) as error:  # the first is SB3's, for any other object
-        raise ValueError(f"{path} is not a replay buffer that was saved with save_replay_buffer(): {error!r}") from error
-
-
 def check_buffer(buffer: Any, agent: Any) -> None:
     """:raises ValueError: when a replay buffer does not fit an agent"""
     for name in ("observation_space", "action_space", "n_envs"):
         theirs, own = getattr(buffer, name), getattr(agent, name)
         if theirs != own:
-            raise ValueError(f"The replay buffer was recorded with {name} {theirs}; this agent has {own}")
+            way = ""
+            if name == "n_envs":
+                way = (
+                    f". Make the agent with as many environments, make_vec_env(..., n_envs={theirs}), or "
+                    f"load(path, env=make_vec_env(..., n_envs={theirs})). To use only the rows, fit the world model to them: "
+                    "fit_world_model(agent.world_model, ReplayData(replay_buffer)) of sb3_mbrl.fitting and sb3_mbrl.buffers"
+                )
+            raise ValueError(f"The replay buffer was recorded with {name} {theirs}; this agent has {own}{way}")
     dictionaries = isinstance(agent.observation_space, spaces.Dict)
     if isinstance(buffer, DictReplayBuffer) != dictionaries:
         wanted = "DictReplayBuffer" if dictionaries else "ReplayBuffer"

@@ -90,6 +90,10 @@ class JointUpdate(AgentObject):
         self._run: Update | None = None
         """The update as it is run: :meth:`update`, or its captured graph"""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave a captured graph behind, which belongs to the memory of one process."""
+        return {**vars(self), "_run": None} if self.device.type == "cuda" else dict(vars(self))
+
     def set_learning_rate(self, rate: float) -> None:
         """Set the step sizes of all groups."""
         for group, learner in zip(self.optimizer.param_groups, self.learners, strict=True):

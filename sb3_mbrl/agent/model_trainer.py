@@ -23,6 +23,9 @@ from sb3_mbrl.trees import State, describe, tree_leaves, tree_map
 WARN_AFTER_ROWS = 500
 """A model that is worse than trivial on fewer real rows is only young."""
 
+_SAVED = ("fit_at", "fit_rows", "trusted", "judge_again", "validated", "model_is_new")
+"""The attributes of a trainer that are saved"""
+
 Starts = Callable[[int, th.Generator], State]
 """``starts(n, generator)``: ``n`` states of the world model to start from"""
 
@@ -261,11 +264,10 @@ class ModelTrainer(AgentObject):
     # ---- saving
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("fit_at", "fit_rows", "trusted", "judge_again")
-        return {**{name: getattr(self, name) for name in names}, "warned": sorted(self._warned)}
+        return {**{name: getattr(self, name) for name in _SAVED}, "warned": sorted(self._warned)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name in ("fit_at", "fit_rows", "trusted", "judge_again"):
+        for name in _SAVED:
             setattr(self, name, state[name])
         self._warned = set(state["warned"])
 

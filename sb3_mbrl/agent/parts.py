@@ -1,7 +1,7 @@
 """The parts of an agent: from a user's choice (``world_model="gp"``) to the built parts, also when the agent is loaded."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -101,6 +101,15 @@ class Parts(AgentObject):
         """How each part was chosen, in plain strings: enough to build it again."""
         return {kind: dict(selection.reference) for kind, selection in self.selections.items()}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle choices without what a plug-in's record holds: the registry of the other process has its own."""
+        selections = {kind: self.registry.as_pickled(selection) for kind, selection in self.selections.items()}
+        return {**vars(self), "selections": selections}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.selections = {kind: self.registry.as_unpickled(*pickled) for kind, pickled in state["selections"].items()}
+
     # ---- choosing
 
     def choose(self, env: VecEnv | None) -> None:
@@ -119,23 +128,26 @@ class Parts(AgentObject):
         spaces_ = self.observation_space, self.action_space
         self.known = find_functions(self.choices.functions, self.registry, env, *spaces_, self.verbose)
 
-    def choose_saved(self, state: Mapping[str, Any], pickled: Mapping[str, Any]) -> None:
+    def choose_saved(self, state: Mapping[str, Any], pickled: Mapping[str, Any], trusted: Sequence[str] = ()) -> None:
         """
         Look up the parts that an agent was saved with.
 
         :param state: :meth:`state_dict` of the saved agent
         :param pickled: known functions that are no plain values, by name, as far as they could be unpickled
+        :param trusted: the modules, and the parts as ``"module:name"``, that may be imported for this agent
         :raises UnknownPartError: when a part is not available any more
         :raises ValueError: when ``load`` was given a part that does not fit the saved one
         """
         saved = state["references"]
-        selection = self._saved_world_model(saved.get("world_model"))
+        selection = self._saved_world_model(saved.get("world_model"), trusted)
         if selection is not None:
             self.selections["world_model"] = selection
         for kind in self._others():
             given = self.choices.given.get(kind)
             self.selections[kind] = (
-                self.registry.from_reference(kind, saved[kind]) if given is None else self.registry.resolve(kind, given)
+                self.registry.from_reference(kind, saved[kind], trusted)
+                if given is None
+                else self.registry.resolve(kind, given)
             )
         if selection is None:
             return
@@ -166,7 +178,7 @@ class Parts(AgentObject):
         self.registry.check_supports(selection, self.observation_space, self.action_space)
         return selection
 
-    def _saved_world_model(self, saved: Mapping[str, str] | None) -> Selection | None:
+    def _saved_world_model(self, saved: Mapping[str, str] | None, trusted: Sequence[str]) -> Selection | None:
         given = self.choices.given
         if saved is None:
             if given.get("world_model") is not None:
@@ -176,7 +188,7 @@ class Parts(AgentObject):
                 )
             return None
         if "world_model" not in given:
-            return self.registry.from_reference("world_model", saved)
+            return self.registry.from_reference("world_model", saved, trusted)
         choice = given["world_model"]
         if choice is None:
             raise ValueError(

@@ -31,6 +31,8 @@ class RealSteps(AgentObject):
         """By name, the values that belong to the next row"""
         self._statistics: dict[str, Any] | None = None
         """The statistics of ``VecNormalize`` after the last good step"""
+        self._saved_returns: np.ndarray | None = None
+        """The discounted returns of the saved run's episodes so far, ``(n_envs,)``"""
 
     # ---- refusing
 
@@ -77,6 +79,28 @@ class RealSteps(AgentObject):
             kept = {name: copy.deepcopy(vars(normalising)[name]) for name in names if name in vars(normalising)}
             self._statistics = kept
 
+    def counted_once(self, normalising: VecNormalize, last: Any) -> Any:
+        """
+        After the reset at the beginning of a resumed run: where it gave the observations with which the saved run would have
+        continued, these are in the saved statistics already, and the statistics of before the reset are put back.
+
+        :param last: the raw observations that the saved run would have continued with
+        :return: the first observations, normalised
+        """
+        first = normalising.get_original_obs()
+        if self._statistics is not None and last is not None and _same(first, last):
+            normalising.obs_rms = self._statistics["obs_rms"]
+            self.note_statistics(normalising)
+        return normalising.normalize_obs(first)
+
+    def continue_returns(self, normalising: VecNormalize) -> None:
+        """
+        Where a resumed run continues the saved episodes: put back their discounted returns, by which rewards are scaled
+        (``VecNormalize`` does not save them).
+        """
+        if self._saved_returns is not None and len(self._saved_returns) == normalising.num_envs:
+            normalising.returns = self._saved_returns
+
     # ---- storing beside the replay buffer
 
     def side_of(self, buffer: ReplayBuffer) -> SideStore:
@@ -105,6 +129,14 @@ class RealSteps(AgentObject):
             self.side_of(buffer)
             oracle: Any = model
             self.keep("snapshot", oracle.capture_vec(env).numpy())
+
+    # ---- saving
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"returns": None if self._statistics is None else self._statistics["returns"]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._saved_returns = state["returns"]
 
 
 def cut_off_episodes(buffer: ReplayBuffer) -> None:
@@ -153,7 +185,7 @@ def nonfinite_fault(
 ) -> tuple[str, int] | None:
     """The first value that is not finite (with its key) and its environment; ``None`` where all is well."""
     for name, value in [*_named("observation", new_obs), ("reward", reward)]:
-        if np.issubdtype(value.dtype, np.floating) and not _finite(value).all():
+        if value.dtype.kind == "f" and not _finite(value).all():
             return name, int(np.argmin(_finite(value.reshape(len(value), -1)).all(1)))
     for env in np.flatnonzero(dones):
         terminal = infos[env].get("terminal_observation")
@@ -189,6 +221,12 @@ def _finite(value: np.ndarray) -> np.ndarray:
     """Whether values are finite as the networks will see them, in float32."""
     with np.errstate(over="ignore"):
         return np.isfinite(value.astype(np.float32))
+
+
+def _same(obs: Any, other: Any) -> bool:
+    if isinstance(obs, Mapping):
+        return isinstance(other, Mapping) and all(np.array_equal(value, other[key]) for key, value in obs.items())
+    return np.array_equal(obs, other)
 
 
 def _named(name: str, obs: Any) -> list[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Logging: scalars, wall time per phase, and the text of the progress bar."""
+"""Logging: scalars, wall time per phase, and the activity that progress shows."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,12 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
 from stable_baselines3.common.logger import Logger
 
+from sb3_mbrl.agent.estimate import Costs
 from sb3_mbrl.agent.objects import AgentObject
+from sb3_mbrl.agent.progress import ProgressLines, TrainingBar
+
+SHOWN = ("fit", "imagine", "plan", "update")
+"""The phases that progress shows"""
 
 
 class Recorder(AgentObject):
@@ -16,14 +21,28 @@ class Recorder(AgentObject):
 
     def __init__(self) -> None:
         self.logger: Logger | None = None
-        self.progress_bar: ProgressBarCallback | None = None
+        self.progress: ProgressBarCallback | ProgressLines | None = None
+        """Where the present activity is shown"""
+        self.costs: Costs | None = None
+        """The result of the trial before the first run, where there was one"""
+        self.said: set[str] = set()
+        """The lines that are said once"""
+        self._shown = ""
+        self._running: dict[str, float] = {}  # when each phase that is running began
         self.phase_seconds: dict[str, float] = {}
         """The wall time spent in each phase so far"""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "progress": None, "logger": None if writes(self.logger) else self.logger}
+
     def watch(self, callback: BaseCallback) -> None:
-        """Find the progress bar among the callbacks of ``learn``."""
-        children = callback.callbacks if isinstance(callback, CallbackList) else [callback]
-        self.progress_bar = next((child for child in children if isinstance(child, ProgressBarCallback)), None)
+        """Find the one that shows progress among the callbacks of ``learn``."""
+        self.progress = next((one for one in leaves(callback) if isinstance(one, (ProgressBarCallback, ProgressLines))), None)
+
+    def seconds(self, name: str) -> tuple[float, float]:
+        """Return the seconds of a phase so far, and those of it that is running now."""
+        running = time.perf_counter() - self._running[name] if name in self._running else 0.0
+        return self.phase_seconds.get(name, 0.0), running
 
     def record(self, key: str, value: Any) -> None:
         """Log a scalar, where there is a logger (SB3 makes it in ``learn``)."""
@@ -36,18 +55,23 @@ class Recorder(AgentObject):
             self.record(f"{prefix}/{name}", value)
 
     def describe(self, activity: str) -> None:
-        """Show the present activity in the progress bar (the bar itself moves with real steps only)."""
-        bar = getattr(self.progress_bar, "pbar", None)
-        if bar is not None:
+        """Show the present activity (a bar itself moves with real steps only)."""
+        if isinstance(self.progress, (TrainingBar, ProgressLines)):
+            self.progress.describe(activity)
+        elif (bar := getattr(self.progress, "pbar", None)) is not None:  # SB3's own
             bar.set_description(activity)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the wall time of a block to its phase, and log the sum as ``time/<name>_s``."""
-        start = time.perf_counter()
+        start = self._running[name] = time.perf_counter()
+        if self.progress is not None and name in SHOWN and name != self._shown:
+            self._shown = name
+            self.describe(name)
         try:
             yield
         finally:
+            self._running.pop(name, None)
             self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + time.perf_counter() - start
             self.record(f"time/{name}_s", self.phase_seconds[name])
 
@@ -56,3 +80,17 @@ class Recorder(AgentObject):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.phase_seconds = dict(state["phase_seconds"])
+
+
+def leaves(callback: BaseCallback) -> Iterator[BaseCallback]:
+    """Yield a callback, or those in a list of callbacks."""
+    if isinstance(callback, CallbackList):
+        for child in callback.callbacks:
+            yield from leaves(child)
+    else:
+        yield callback
+
+
+def writes(logger: Logger | None) -> bool:
+    """Tell whether a logger writes to a file or a terminal, neither of which can be pickled."""
+    return logger is not None and bool(logger.output_formats)

@@ -1,7 +1,7 @@
 """Acting in training with a policy that has a state: planners with a warm start, actors on filtered latent states."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl.agent.objects import AgentObject
+from sb3_mbrl.trees import tree_map
 
 Decide = Callable[[Any, Any, th.Tensor, bool], tuple[th.Tensor, Any]]
 """``decide(obs, state, is_first, deterministic)``: scaled actions ``(n_envs, A)`` and the new policy state"""
@@ -21,11 +22,12 @@ class StatefulActing(AgentObject):
 
     :param decide: chooses actions for raw observations
     :param n_envs: the number of environments
+    :param device: the device of policy states
     :param owner: the name of the agent's class, for warnings
     """
 
-    def __init__(self, decide: Decide, n_envs: int, owner: str) -> None:
-        self.decide, self.owner = decide, owner
+    def __init__(self, decide: Decide, n_envs: int, device: th.device, owner: str) -> None:
+        self.decide, self.device, self.owner = decide, device, owner
         self.collecting = False
         """Whether real steps are being collected: then ``predict`` continues the state of training"""
         self.normalised = False
@@ -88,8 +90,17 @@ class StatefulActing(AgentObject):
             )
         return observation
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"normalised": self.normalised}
+    # ---- saving
 
-    def load_state_dict(self, state: Any) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        return {"normalised": self.normalised, "state": self.state, "is_first": self.is_first}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Take back what :meth:`state_dict` gave. Where the environments are kept too (``load(..., force_reset=False)``), their
+        episodes continue from the saved policy state; where they are reset, ``learn`` forgets it.
+        """
         self.normalised = state["normalised"]
+        if len(state["is_first"]) == len(self.is_first):
+            self.is_first = state["is_first"]
+            self.state = tree_map(lambda leaf: leaf.to(self.device), state["state"])

@@ -1,14 +1,12 @@
-"""SB3's zip files: reading attributes without unpickling, refusing files of other classes, writing whole files or none."""
+"""SB3's zip files: reading attributes without unpickling, refusing files of other classes."""
 
 import inspect
 import io
 import itertools
 import json
-import os
 import pathlib
-import uuid
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import cloudpickle
@@ -40,7 +38,8 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, 
         if not isinstance(attributes, dict):
             raise ValueError(f"its 'data' is a JSON {type(attributes).__name__}, not an object")
         return attributes
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:  # JSON's and Unicode's errors are ValueErrors
+    except (zipfile.BadZipFile, KeyError, ValueError, RecursionError, NotImplementedError, EOFError, OSError) as error:
+        # JSON's and Unicode's errors are ValueErrors; the last four are those of zips with damaged headers
         raise ValueError(f"{path} is not an agent that was saved with save(): {error}") from error
     finally:
         if isinstance(path, (str, pathlib.Path)):
@@ -52,23 +51,6 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, 
 def qualified_name(cls: type) -> str:
     """The name of a class with its module: two classes may share their names."""
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def write_beside(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
-    """
-    Write a file beside the old one, then rename it: the old file stays whole until the new one is.
-
-    :param path: the path of the file; a link stays a link
-    :param write: writes the file whose path it is given
-    """
-    path = pathlib.Path(os.path.realpath(path))
-    beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.new{path.suffix}")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def name_what_cannot_be_pickled(error: Exception, extras: dict[str, Any]) -> None:

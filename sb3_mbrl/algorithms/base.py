@@ -21,7 +21,7 @@ replaced.
 is off is bit-identical to its base class.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any, Self
@@ -231,6 +231,13 @@ class ModelBasedMixin(OffPolicyAgent):
 
     def _on_new_model(self) -> None:
         self.augmenter.forget()
+
+    def _side_state(self) -> dict[str, Any]:
+        return {**super()._side_state(), **self.augmenter.rows_state()}
+
+    def _restore_side(self, state: Mapping[str, Any]) -> None:
+        super()._restore_side(state)
+        self.augmenter.restore_rows(state)
 
     def _restart_clock(self) -> None:
         super()._restart_clock()

@@ -68,6 +68,7 @@ class PETS(OffPolicyAgent, OffPolicyAlgorithm):
         "MultiInputPolicy": AgentPlannerPolicy,
     }
     part_kinds = ("world_model", "planner")
+    makes_updates = False  # there is nothing to train but the model
     preset_file = "pets"
     model_free_class = OffPolicyAlgorithm
     policy: AgentPlannerPolicy

@@ -103,16 +103,26 @@ class ImaginedBuffer:
         self._drop(self._size)
 
     def to_state(self) -> dict[str, Any]:
-        """Return all rows as plain values, for a checkpoint."""
-        return {"capacity": self.capacity, "rows": self._rows, "head": self._head, "size": self._size, "births": self._batches}
+        """Return all rows as plain values and arrays, for a checkpoint: oldest first, without the free places."""
+        index = (self._head - self._size + th.arange(self._size)) % self.capacity
+        rows = None if self._rows is None else _arrays(tree_map(lambda leaf: leaf[index.to(leaf.device)], self._rows))
+        return {"capacity": self.capacity, "rows": rows, "births": self._batches}
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: th.device | str = "cpu") -> "ImaginedBuffer":
         """Make a buffer from the result of :meth:`to_state`."""
         new = cls(state["capacity"])
-        new._rows = tree_map(lambda leaf: leaf.to(device), state["rows"])
-        new._head, new._size = state["head"], state["size"]
         new._batches = [tuple(batch) for batch in state["births"]]
+        new._size = sum(rows for _, rows in new._batches)
+        new._head = new._size % new.capacity
+        if state["rows"] is not None:
+
+            def placed(leaf: th.Tensor) -> th.Tensor:
+                ring = leaf.new_zeros((new.capacity, *leaf.shape[1:]))
+                ring[: new._size] = leaf
+                return ring
+
+            new._rows = tree_map(placed, _tensors(state["rows"], device))
         return new
 
     def draw(self, n: int, generator: th.Generator | None = None) -> dict[str, Any]:
@@ -167,3 +177,17 @@ def normalised_obs(obs: Any, real: ReplayBuffer, env: VecNormalize) -> Any:
     if isinstance(normalised, dict):
         return {key: th.as_tensor(value) for key, value in normalised.items()}
     return th.as_tensor(normalised)
+
+
+def _arrays(rows: State) -> Any:
+    """Convert nested tensors to arrays."""
+    if isinstance(rows, dict):
+        return {name: _arrays(value) for name, value in rows.items()}
+    return None if rows is None else rows.detach().cpu().numpy()
+
+
+def _tensors(rows: Any, device: th.device | str) -> State:
+    """Convert the result of :func:`_arrays` back."""
+    if isinstance(rows, dict):
+        return {name: _tensors(value, device) for name, value in rows.items()}
+    return None if rows is None else th.as_tensor(rows).to(device)

@@ -27,9 +27,10 @@ Train a model-based agent on a Gymnasium environment.
 
 If there is a preset for the environment, its settings are used (--no-preset:
 the algorithm's defaults); options on the command line override them. Agent and
-replay buffer are saved at the end, and also when you press Ctrl-C or the
-environment fails: --resume continues from there. Only steps of the real
-environment are counted.
+replay buffer are saved now and then, at the end, and when you press Ctrl-C,
+the process is asked to end (SIGTERM, SIGHUP, SIGUSR1) or the environment
+fails: --resume continues from there. Only steps of the real environment are
+counted.
 """
 
 _TRAIN_EPILOG = """
@@ -46,8 +47,10 @@ examples:
   sb3-mbrl train --resume --output runs/mbpo/Pendulum-v1_1 --steps 5000
 
 files in the folder of a run:
-  model.zip          the agent: MBPO.load("model.zip")
-  replay_buffer.pkl  its real transitions: agent.load_replay_buffer(...)
+  model.zip          the agent: MBPO.load("model.zip", safe=True)
+  replay_buffer.npz  its real transitions: agent.load_replay_buffer(...)
+  checkpoints        the last two checkpoints, which --resume reads; the files
+                     above are links into the newest one
   progress.csv       everything that was logged; model/vs_trivial below 1 means
                      that the world model beats a trivial predictor
   run.json           environment and arguments, for evaluate and --resume
@@ -216,6 +219,14 @@ def _command(
     return parser
 
 
+def _trust(parser: Any) -> None:
+    """Add the options by which a user trusts a file of somebody else, or does not."""
+    parser.add_argument("--safe", action="store_true", help="refuse files in which anything is pickled")
+    parser.add_argument(
+        "--trust", nargs="+", action="extend", metavar="NAME", help="modules, or module:Class, that a saved agent may name"
+    )
+
+
 def _train(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to train")
     # Only built-in names: looking for plug-ins would load them at every command.
@@ -257,10 +268,18 @@ def _train(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--resume", action="store_true", help="continue the run in --output, or the newest run of --algo and --env"
     )
+    where.add_argument(
+        "--save-every",
+        type=int,
+        metavar="N",
+        help="save a checkpoint every N real steps, 0: only at the end (default: at evaluations and every 5 minutes, but at "
+        "least 20 times the duration of a save apart)",
+    )
     where.add_argument("--eval-every", type=int, metavar="N", help="evaluate every N real steps and save the best agent")
     where.add_argument(
         "--eval-episodes", type=int, default=10, metavar="N", help="episodes per evaluation (default: 10; 0: none at the end)"
     )
+    _trust(where)
     where.add_argument("--tensorboard", metavar="DIR", help="also log for TensorBoard, in this folder")
     where.add_argument("--verbose", action="store_true", help="also print the log")
     where.add_argument("--no-progress", action="store_true", help="show no progress bar")
@@ -272,6 +291,7 @@ def _saved_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", metavar="ID", help="Gymnasium id (default: the run's)")
     parser.add_argument("--env-kwargs", **_PAIRS, help="arguments of gymnasium.make, overriding the run's")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    _trust(parser)
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:

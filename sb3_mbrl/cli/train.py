@@ -1,11 +1,10 @@
 """``sb3-mbrl train``: a new run, or one that is resumed."""
 
 import argparse
+import errno
 import importlib.util
 import shlex
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,11 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_mbrl.callbacks import ExactCheckpointCallback
+from sb3_mbrl.checkpoints.checkpoint_set import MODEL, PICKLED_BUFFER
 from sb3_mbrl.cli.evaluate import play
-from sb3_mbrl.cli.run_folder import MODEL, RECORD, REPLAY_BUFFER, Run, load_agent, new_folder, newest_folder, save_agent
+from sb3_mbrl.cli.run_folder import RECORD, Run, RunFolder, load_agent, new_folder, newest_folder, trust_arguments
+from sb3_mbrl.cli.stopping import StopSignals
 from sb3_mbrl.cli.values import (
     DEFAULT_ALGORITHM,
     UserError,
@@ -47,6 +49,12 @@ _FIXED_BY_RUN = (
 )
 """The options that were decided when a run began, and that ``--resume`` refuses"""
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The errors of a full disk, a used-up quota, and a file that may not grow"""
+
+_SECONDS_BETWEEN_SAVES = 300.0
+"""The wall time between two checkpoints without ``--save-every``, if saving takes less than a twentieth of it"""
+
 _EVALUATION_SEED = 10_000
 """The distance between the run's seed and that of its evaluation environment"""
 
@@ -58,35 +66,52 @@ def train(args: argparse.Namespace) -> int:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give at least 1")
     if args.eval_episodes < (1 if args.eval_every else 0):
         raise UserError(f"--eval-episodes {args.eval_episodes}: give at least 1 (0 without --eval-every: no evaluation)")
+    if args.save_every is not None and args.save_every < 0:
+        raise UserError(f"--save-every {args.save_every}: give a number of real steps, or 0 (only at the end)")
     check_device(args.device)
-    agent, run, folder = _resumed(args) if args.resume else _new(args)
+    with ExitStack() as stack:
+        return _train(args, stack)
+
+
+def _train(args: argparse.Namespace, stack: ExitStack) -> int:
+    agent, run, folder = _resumed(args, stack) if args.resume else _new(args, stack)
     run.tensorboard = args.tensorboard or run.tensorboard
     if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard: TensorBoard is not installed. Run `pip install tensorboard`.")
     try:
-        run.write(folder)
+        run.write(folder.path)
     except OSError as error:
-        raise UserError(f"--output {folder}: it cannot be written to ({error.strerror})") from error
+        raise UserError(f"--output {folder.path}: it cannot be written to ({error.strerror})") from error
     left = run.steps - agent.num_timesteps
-    print(f"Training {run.algo} on {run.env_id}: {left} real steps, seed {run.seed}. Output: {folder}")
+    print(f"Training {run.algo} on {run.env_id}: {left} real steps, seed {run.seed}. Output: {folder.path}")
     print(f"World model: {_describe_model(agent)}")
     metrics = _LastMetrics()
-    agent.set_logger(_logger(args.verbose, run, folder, agent.num_timesteps, metrics))
-    resume = f"sb3-mbrl train --resume --output {shlex.quote(str(folder))}"
-    with _terminated_like_interrupted():
+    agent.set_logger(_logger(args.verbose, run, folder.path, agent.num_timesteps, metrics))
+    resume = f"sb3-mbrl train --resume --output {shlex.quote(str(folder.path))}"
+    callbacks = _callbacks(args, run, folder)
+    failure: BaseException | None = None
+    with StopSignals() as signals:
         try:
-            _learn(agent, left, _callbacks(args, run, folder))
+            try:
+                _learn(agent, left, callbacks)
+            finally:
+                signals.ignore()
         except BaseException as error:
-            save_agent(agent, folder)
-            how = "Stopped" if isinstance(error, KeyboardInterrupt) else "Failed"
-            print(f"\n{how} after {agent.num_timesteps} real steps; all of them are saved. To continue:\n  {resume}")
-            if not isinstance(error, KeyboardInterrupt):
-                raise
-            return 130
-    save_agent(agent, folder)
-    print(
-        f"Saved {folder / MODEL} and {REPLAY_BUFFER} after {agent.num_timesteps} real steps. To continue: {resume} --steps N"
-    )
+            failure = error
+        problem = _save_at_the_end(agent, folder)
+    if failure is not None:
+        interrupted = isinstance(failure, KeyboardInterrupt)
+        steps = f"{'Stopped' if interrupted else 'Failed'} after {agent.num_timesteps} real steps"
+        print(f"\n{steps}; {problem or 'all of them are saved'}. To continue:\n  {resume}")
+        if isinstance(failure, OSError) and failure.errno in _DISK_FULL:
+            raise UserError(f"{folder.path}: {failure.strerror}: free some space") from failure
+        if not interrupted:
+            raise failure
+        return 2 if problem else 130
+    if problem:
+        again = f". To continue: {resume}" if folder.is_used() else ""
+        raise UserError(f"trained for {agent.num_timesteps} real steps, but {problem}{again}")
+    print(f"Saved {folder.path / MODEL} after {agent.num_timesteps} real steps. To continue: {resume} --steps N")
     if 0 < agent.num_timesteps <= agent.learning_starts:
         print(
             f"Nothing was learned yet: the first {agent.learning_starts} steps are random ones. Give more --steps, or start "
@@ -98,7 +123,25 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
+def _save_at_the_end(agent: OffPolicyAlgorithm, folder: RunFolder) -> str | None:
+    """
+    Save the last checkpoint.
+
+    :return: what could not be saved, in words; ``None``: everything is saved
+    """
+    try:
+        saved = folder.save(agent)
+    except OSError as error:
+        sets = folder.checkpoints.sets()
+        last = f"the last good checkpoint is {sets[-1].path}" if sets else "there is no checkpoint"
+        return f"the agent could not be saved ({error.strerror or error}): free some space. Untouched: {last}"
+    if saved.lacks:
+        reasons = ", ".join(saved.lacks.values())
+        return f"the agent was saved without its replay buffer ({reasons}), in {saved.path}: free some space"
+    return None
+
+
+def _new(args: argparse.Namespace, stack: ExitStack) -> tuple[OffPolicyAlgorithm, Run, RunFolder]:
     """Build the agent of a new run."""
     if args.env is None:
         raise UserError("which environment? --env ID, e.g. --env Pendulum-v1")
@@ -113,11 +156,8 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
         make_env(args.env, env_kwargs).close()  # raises for an unknown id, which is then the mistake to report
         raise UserError(f"how long? --steps N (there is no preset for {args.env})")
     run = Run(algo, args.env, steps, args.seed or 0, args.n_envs or 1, env_kwargs, args.plugin or [], arguments)
-    folder = Path(args.output) if args.output else new_folder(algo, args.env)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder}: this is a file; name a folder")
-    if (folder / MODEL).exists():
-        raise UserError(f"{folder} holds a run already: continue it with --resume, or choose another --output")
+    if args.output:
+        _check_unused(RunFolder(Path(args.output)))
     env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
     policy = arguments.pop("policy", None) or (preset.policy if preset else _default_policy(cls, env.observation_space))
     try:
@@ -127,11 +167,30 @@ def _new(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
             raise
         raise UserError(". ".join([str(error) or repr(error), *getattr(error, "__notes__", ())])) from error
     if args.load_replay_buffer:
-        _load_replay_buffer(agent, Path(args.load_replay_buffer))
+        _load_replay_buffer(agent, Path(args.load_replay_buffer), safe=args.safe)
+    # Reserved as late as possible: a mistake in the arguments leaves no folder behind.
+    folder = _reserved(Path(args.output) if args.output else new_folder(algo, args.env), stack)
+    _check_unused(folder)  # again: another run may have begun in the meantime
     return agent, run, folder
 
 
-def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
+def _check_unused(folder: RunFolder) -> None:
+    """:raises UserError: for a folder that holds a run, or a file of this name"""
+    if folder.path.exists() and not folder.path.is_dir():
+        raise UserError(f"--output {folder.path}: this is a file; name a folder")
+    if folder.is_used():
+        raise UserError(f"{folder.path} holds a run already: continue it with --resume, or choose another --output")
+
+
+def _reserved(path: Path, stack: ExitStack) -> RunFolder:
+    """Reserve the folder of a run for this process, until the command ends."""
+    folder = RunFolder(path)
+    folder.acquire()
+    stack.callback(folder.checkpoints.release)
+    return folder
+
+
+def _resumed(args: argparse.Namespace, stack: ExitStack) -> tuple[OffPolicyAlgorithm, Run, RunFolder]:
     """Load the agent of a saved run."""
     for name in _FIXED_BY_RUN:
         if getattr(args, name) is not None:
@@ -140,25 +199,59 @@ def _resumed(args: argparse.Namespace) -> tuple[OffPolicyAlgorithm, Run, Path]:
             )
     if args.output is None and args.env is None:
         raise UserError("--resume: which run? Name its folder with --output, or its environment with --env")
-    folder = Path(args.output) if args.output else newest_folder(args.algo or DEFAULT_ALGORITHM, args.env)
-    run = Run.read(folder)
+    path = Path(args.output) if args.output else newest_folder(args.algo or DEFAULT_ALGORITHM, args.env)
+    run = Run.read(path)
     if run is None:
-        raise UserError(f"--resume: {folder} is not the folder of a run (it has no {RECORD})")
+        raise UserError(f"--resume: {path} is not the folder of a run (it has no {RECORD})")
     for option, given, saved in (("--algo", args.algo, run.algo), ("--env", args.env, run.env_id)):
         if given not in (None, saved):
-            raise UserError(f"--resume: {option} {given}, but the run in {folder} is one of {saved}")
+            raise UserError(f"--resume: {option} {given}, but the run in {path} is one of {saved}")
+    run.check_trusted(path, args.algo, args.env, args.plugin or [])
+    if run.tensorboard and not run.own and not args.tensorboard:
+        print(f"{path / RECORD} was not written by you: no log for TensorBoard without --tensorboard")
+        run.tensorboard = None
     run.steps = args.steps or run.steps
     run.plugins = args.plugin or run.plugins
     plugins, registry = load_plugins(run.plugins)
-    env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
+    folder = _reserved(path, stack)
     cls = algorithm_class(registry, run.algo)
-    agent = load_agent(cls, folder / MODEL, env=env, device=args.device, **plugin_arguments(plugins))
+    trust = [*(args.trust or ()), *run.trusted_parts()]
+    arguments = {**plugin_arguments(plugins), **trust_arguments(cls, args.safe, trust)}
+    return _newest_agent(cls, run, folder, args.safe, device=args.device, **arguments), run, folder
+
+
+def _newest_agent(cls: type[OffPolicyAlgorithm], run: Run, folder: RunFolder, safe: bool, **arguments: Any) -> Any:
+    """
+    Load the agent of the newest intact checkpoint of a run, with its replay buffer and environment.
+
+    :param safe: whether to refuse pickles
+    :param arguments: the other arguments of ``cls.load``
+    """
+    newest = folder.newest()
+    # A run of an earlier version has no checkpoints, but two files.
+    model: Path = folder.path / MODEL
+    buffer: Path | None = folder.path / PICKLED_BUFFER
+    if newest is not None:
+        model, buffer = newest.model, newest.replay_buffer
+        if newest.manifest["n_envs"] != run.n_envs:
+            raise UserError(
+                f"{folder.path / RECORD}: n_envs is {run.n_envs}, but {newest.manifest['n_envs']} in {newest.path}"
+            )
+    elif not model.is_file():
+        raise UserError(f"--resume: nothing was saved yet in {folder.path}; start the run again, without --resume")
+    env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
+    agent = load_agent(cls, model, env=env, **arguments)
     if agent.num_timesteps >= run.steps:
         raise UserError(
-            f"--resume: the run in {folder} has its {agent.num_timesteps} real steps already; give more with --steps"
+            f"--resume: the run in {folder.path} has its {agent.num_timesteps} real steps already; give more with --steps"
         )
-    _load_replay_buffer(agent, folder / REPLAY_BUFFER)
-    return agent, run, folder
+    if buffer is None:
+        print("This checkpoint was saved without its replay buffer (the disk was full): training continues with an empty one")
+    else:
+        _load_replay_buffer(agent, buffer, safe)
+    if newest is not None:
+        newest.load_statistics(agent)
+    return agent
 
 
 def _preset(algo: str, env_id: str, wanted: bool | str | None) -> Preset | None:
@@ -225,11 +318,12 @@ def _make_vec_env(env_id: str, env_kwargs: dict[str, Any], n_envs: int, seed: in
     return make_vec_env(lambda: make_env(env_id, env_kwargs), n_envs=n_envs, seed=seed)
 
 
-def _load_replay_buffer(agent: OffPolicyAlgorithm, path: Path) -> None:
+def _load_replay_buffer(agent: OffPolicyAlgorithm, path: Path, safe: bool) -> None:
     if not path.is_file():
         raise UserError(f"there is no replay buffer {path}")
+    safely: dict[str, Any] = {"safe": True} if safe else {}
     try:
-        agent.load_replay_buffer(path)
+        agent.load_replay_buffer(path, **safely)
     except ValueError as error:
         raise UserError(f"{path} does not fit this run: {error}") from error
     except Exception as error:  # a damaged or foreign pickle may raise anything
@@ -250,8 +344,9 @@ def _describe_model(agent: Any) -> str:
     return f"{reference['name']} ({type(model).__name__})" if reference else type(model).__name__
 
 
-def _callbacks(args: argparse.Namespace, run: Run, folder: Path) -> list[BaseCallback]:
+def _callbacks(args: argparse.Namespace, run: Run, folder: RunFolder) -> list[BaseCallback]:
     callbacks: list[BaseCallback] = []
+    evaluations: EvalCallback | None = None
     if not args.no_progress:
         if all(importlib.util.find_spec(name) for name in ("tqdm", "rich")):
             callbacks.append(ProgressBarCallback())
@@ -259,16 +354,36 @@ def _callbacks(args: argparse.Namespace, run: Run, folder: Path) -> list[BaseCal
             print('No progress bar: run `pip install "sb3-mbrl[rich]"` for one')
     if args.eval_every:
         env = _make_vec_env(run.env_id, run.env_kwargs, 1, run.seed + _EVALUATION_SEED)
-        callbacks.append(
-            EvalCallback(
-                env,
-                n_eval_episodes=args.eval_episodes,
-                eval_freq=max(args.eval_every // run.n_envs, 1),
-                log_path=str(folder),
-                best_model_save_path=str(folder),
-            )
+        evaluations = EvalCallback(
+            env,
+            n_eval_episodes=args.eval_episodes,
+            eval_freq=max(args.eval_every // run.n_envs, 1),
+            log_path=str(folder.path),
+            best_model_save_path=str(folder.path),
         )
+        callbacks.append(evaluations)
+    if args.save_every is None:
+        callbacks.append(_Checkpoints(folder, seconds=_SECONDS_BETWEEN_SAVES, evaluations=evaluations))
+    else:
+        callbacks.append(_Checkpoints(folder, every=args.save_every or None))
     return callbacks
+
+
+class _Checkpoints(ExactCheckpointCallback):
+    """
+    Checkpoints whose files are linked from the folder of a run. The last one is saved by the command itself.
+
+    :param run_folder: the folder of the run
+    :param when: when to save, as for :class:`~sb3_mbrl.callbacks.ExactCheckpointCallback`
+    """
+
+    def __init__(self, run_folder: RunFolder, **when: Any) -> None:
+        super().__init__(run_folder.checkpoints, at_end=False, report=print, **when)
+        self.run_folder = run_folder
+
+    def _save(self) -> None:
+        super()._save()
+        self.run_folder.link_newest()
 
 
 def _learn(agent: OffPolicyAlgorithm, steps: int, callbacks: list[BaseCallback]) -> None:
@@ -281,20 +396,6 @@ def _learn(agent: OffPolicyAlgorithm, steps: int, callbacks: list[BaseCallback])
         for callback in callbacks:
             if isinstance(callback, ProgressBarCallback) and hasattr(callback, "pbar"):
                 callback.pbar.close()
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Treat SIGTERM, with which job schedulers end a process, as Ctrl-C, which saves."""
-
-    def interrupt(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _LastMetrics(KVWriter):

@@ -10,7 +10,7 @@
 Nothing here counts as a step of the real environment.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
@@ -32,6 +32,9 @@ from sb3_mbrl.trees import State, batch_size, finite_rows, tree_cat, tree_index,
 
 Starts = ReplayBuffer | Data | StartStates | np.ndarray | th.Tensor | Mapping[str, np.ndarray | th.Tensor]
 """The types of ``starts``"""
+
+ActionMasks = Callable[[VecEnvObs], np.ndarray]
+"""``action_masks(observations)``: which actions are allowed, ``(n_envs, n_actions)`` booleans"""
 
 
 class ModelVecEnv(VecEnv):
@@ -64,6 +67,10 @@ class ModelVecEnv(VecEnv):
         ``Box(F,)``
     :param deterministic: whether to use the model's mean (or mode) instead of samples; an episode then terminates when the
         probability of termination is above one half
+    :param action_masks: the actions that are allowed, as a function of the observations ``(n_envs, ...)`` that are shown to
+        the learner: booleans ``(n_envs, n_actions)``, true where an action is allowed. With it, MaskablePPO of sb3-contrib can
+        train here. Columns are as it has them: ``n`` for ``Discrete``, ``sum(nvec)`` for ``MultiDiscrete``, two (off, on) for
+        each bit of ``MultiBinary``
     :param seed: the seed of the private random stream (``None``: from the operating system)
     :raises ValueError: for a model that is not fitted, impossible numbers, or starts that do not fit the model
     :raises MissingCapability: for a model that cannot decode with ``observation="decoded"``
@@ -84,6 +91,7 @@ class ModelVecEnv(VecEnv):
         *,
         deterministic: bool = False,
         seed: int | None = None,
+        action_masks: ActionMasks | None = None,
     ) -> None:
         n_envs, horizon = whole("n_envs", n_envs, 1), whole("horizon", horizon, 1)
         if not isinstance(world_model, WorldModel):
@@ -101,6 +109,10 @@ class ModelVecEnv(VecEnv):
         self.horizon = horizon
         self.observation = observation
         self.deterministic = deterministic
+        self._action_masks = action_masks
+        self._mask_sizes = () if action_masks is None else _mask_sizes(world_model.action_space)
+        if action_masks is not None and not callable(action_masks):
+            raise TypeError(f"ModelVecEnv(action_masks={action_masks!r}): give a function from observations to masks")
         self.nonfinite = 0
         """The number of predictions so far that were not finite"""
         self._starts = _as_start_states(world_model, starts)
@@ -202,7 +214,14 @@ class ModelVecEnv(VecEnv):
 
     # The environments are rows of one batch and share every attribute.
 
+    def has_attr(self, attr_name: str) -> bool:
+        # MaskablePPO asks in this way whether there are masks.
+        return hasattr(self, attr_name) and (attr_name != "action_masks" or self._action_masks is not None)
+
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        if not self.has_attr(attr_name):
+            hint = ": give action_masks=..., a function of the observations" if attr_name == "action_masks" else ""
+            raise AttributeError(f"ModelVecEnv has no {attr_name!r}{hint}")
         value = getattr(self, attr_name)
         return [value for _ in self._get_indices(indices)]
 
@@ -214,12 +233,40 @@ class ModelVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of this object once, and return its result for every environment."""
+        """Call a method of this object once, and return its result for every environment; of masks, each its own row."""
+        if method_name == "action_masks":
+            return list(self.action_masks(*method_args, **method_kwargs)[list(self._get_indices(indices))])
         result = getattr(self, method_name)(*method_args, **method_kwargs)
         return [result for _ in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         return [False for _ in self._get_indices(indices)]
+
+    def action_masks(self) -> np.ndarray:
+        """
+        Compute which actions are allowed in the present observations.
+
+        :return: ``(n_envs, n_actions)`` booleans
+        :raises ValueError: without ``action_masks``, before ``reset``, or for masks of another shape or without a choice
+        """
+        if self._action_masks is None:
+            raise ValueError("ModelVecEnv has no action masks: give action_masks=..., a function of the observations")
+        if not self._started:
+            raise RuntimeError("ModelVecEnv: call reset() before action_masks()")
+        masks = np.asarray(self._action_masks(_members(self.observation_space, self._obs)))
+        expected = (self.num_envs, sum(self._mask_sizes))
+        if masks.shape != expected or not (masks.dtype == bool or np.isin(masks, (0, 1)).all()):
+            raise ValueError(
+                f"ModelVecEnv: action_masks returned {masks.dtype} of shape {masks.shape}, expected booleans of shape "
+                f"{expected}"
+            )
+        masks = masks.astype(bool)
+        # One choice per component: each needs an action that is allowed.
+        for part in np.split(masks, np.cumsum(self._mask_sizes)[:-1], axis=1):
+            if not part.any(1).all():
+                row = int(np.flatnonzero(~part.any(1))[0])
+                raise ValueError(f"ModelVecEnv: action_masks allows no action in environment {row}, {masks[row].astype(int)}")
+        return masks
 
     # ---- parts
 
@@ -281,6 +328,21 @@ def _as_start_states(world_model: WorldModel, starts: Starts) -> StartStates:
     if callable(starts):
         return starts
     raise TypeError(f"ModelVecEnv(starts=...): a replay buffer, observations or a function, not {type(starts).__name__}")
+
+
+def _mask_sizes(space: spaces.Space) -> tuple[int, ...]:
+    """
+    Return the number of columns of an action mask for each component of an action, in MaskablePPO's layout.
+
+    :raises ValueError: for actions that are not discrete
+    """
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(int(n) for n in space.nvec.flatten())
+    if isinstance(space, spaces.MultiBinary):
+        return (2,) * int(np.prod(space.shape))
+    raise ValueError(f"ModelVecEnv(action_masks=...): the actions {space} cannot be masked; only discrete ones can")
 
 
 @contextmanager

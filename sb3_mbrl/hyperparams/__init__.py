@@ -1,5 +1,6 @@
 """Presets: settings by name or environment, from ``hyperparams/*.yml`` (rl-zoo3's format)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import yaml
 
 from sb3_mbrl.checks import did_you_mean
+
+PARTS = ("world_model", "planner", "imagination")
+"""The arguments that choose a part; the keyword arguments of each are ``<part>_kwargs``"""
 
 _NOT_ARGUMENTS = {"policy", "n_timesteps", "n_envs", "env_kwargs", "source"}
 
@@ -61,6 +65,42 @@ def load_preset(algo: str, env_id: str) -> Preset:
         None if n_timesteps is None else int(n_timesteps),
         entry.get("env_kwargs", {}),
     )
+
+
+def preset_algorithms() -> list[str]:
+    """List the names of the algorithms that have presets."""
+    files = (resources.files("sb3_mbrl") / "hyperparams").iterdir()
+    return sorted(file.name.removesuffix(".yml") for file in files if file.name.endswith(".yml"))
+
+
+def with_overrides(
+    settings: Mapping[str, Any], overrides: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """
+    Put overrides on top of a preset's settings.
+
+    Dictionaries of keyword arguments (``fit_kwargs``, ``world_model_kwargs``, ...) are merged key by key, anything else is
+    replaced. The preset's keyword arguments of a part are left out where the overrides choose another part, or none.
+
+    :param settings: the preset's settings
+    :param overrides: the settings to change
+    :param defaults: the defaults of the constructor, for parts that the preset does not choose
+    :return: the settings, and the names of what was left out
+    """
+    result, left_out = dict(settings), []
+    for part in PARTS:
+        other = part in overrides and not _same(overrides[part], settings.get(part, defaults.get(part)))
+        if other and result.pop(f"{part}_kwargs", None):
+            left_out.append(f"{part}_kwargs")
+    for name, value in overrides.items():
+        merges = name.endswith("_kwargs") and isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+        result[name] = {**result[name], **value} if merges else value
+    return result, left_out
+
+
+def _same(choice: Any, other: Any) -> bool:
+    # By identity unless both are names: a world model given as an instance may define == in its own way.
+    return choice is other or (isinstance(choice, str) and isinstance(other, str) and choice == other)
 
 
 def _read(algo: str) -> dict[str, dict[str, Any]]:

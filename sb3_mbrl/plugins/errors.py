@@ -38,5 +38,5 @@ class PluginWarning(UserWarning):
 
 def error_line(error: BaseException) -> str:
     """Put an error into one line: its type and the first line of its message."""
-    message = str(error).strip().split("\n", 1)[0]
+    message = str(error).strip().split("\n", 1)[0].rstrip()
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

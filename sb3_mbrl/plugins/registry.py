@@ -6,6 +6,8 @@ import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -22,7 +24,7 @@ from sb3_mbrl.plugins.errors import (
     UnknownPartError,
     error_line,
 )
-from sb3_mbrl.plugins.kinds import KINDS, Layer, Plugin, Record, normalise
+from sb3_mbrl.plugins.kinds import KINDS, Layer, Origin, Plugin, Record, normalise
 from sb3_mbrl.plugins.loader import (
     broken_error,
     complain,
@@ -40,6 +42,7 @@ from sb3_mbrl.plugins.selection import (
     advice,
     conflict,
     import_target,
+    imported_attribute,
     path_of,
     patterns,
     reference_to,
@@ -144,6 +147,13 @@ class Registry:
         """Return the registry itself: it is immutable, and modules cannot be copied. Agents that hold it can be copied."""
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """
+        Pickle the plug-ins that were given or asked for by name; the built-in and installed ones are those of the process that
+        unpickles, so that agents can be sent to other processes.
+        """
+        return _of_this_process, ([_as_sent(plugin) for plugin in self.plugins if plugin not in get_registry().plugins],)
+
     # ---- records
 
     def records(self, kind: str) -> list[Record]:
@@ -227,12 +237,16 @@ class Registry:
 
     # ---- loading
 
-    def from_reference(self, kind: str, reference: Mapping[str, str]) -> Selection:
+    def from_reference(self, kind: str, reference: Mapping[str, str], trusted: Sequence[str] = ()) -> Selection:
         """
         Find the part that an agent was saved with.
 
+        The reference comes from a file, perhaps a stranger's: only a registered part, a class of this kind that is imported
+        already, or what the user trusts is imported and called.
+
         :param reference: :attr:`Selection.reference`
-        :raises UnknownPartError: when it is no longer available; the message says what to install or to give again
+        :param trusted: modules, and parts as ``"module:name"``, that may be imported
+        :raises UnknownPartError: when it is no longer available, or not trusted; the message says what to install or to give
         """
         label, how, factory = KINDS[kind].label, reference["how"], reference["factory"]
         if how == "name":
@@ -244,12 +258,29 @@ class Registry:
             )
         if "<" in factory:
             raise UnknownPartError(f"the saved agent's {label} was given as {factory}, which cannot be imported. {again}")
+        if not self._may_name(kind, factory, trusted):
+            raise UnknownPartError(
+                f"the saved agent's {label} is {factory}, which is neither registered nor the class of a {label} that is "
+                "imported already: a file must not choose what is run. If you trust it: "
+                f"load(..., trust=[{factory!r}]), or import its module first. {again}"
+            )
         try:
             selection = self.resolve(kind, factory)
         except UnknownPartError as error:
             install = f" Run `pip install {reference['distribution']}`, or:" if reference["distribution"] else ""
             raise UnknownPartError(f"the saved agent's {label} cannot be imported ({error}).{install} {again}") from error
         return replace(selection, reference={**selection.reference, "how": how, "name": reference["name"]})
+
+    def _may_name(self, kind: str, factory: str, trusted: Sequence[str]) -> bool:
+        """Tell whether a file may name a part of this path."""
+        if factory in trusted or factory.partition(":")[0] in trusted:
+            return True
+        for record in self.records(kind):
+            registered = record.spec.factory
+            if factory == (registered if isinstance(registered, str) else path_of(registered)):
+                return True
+        imported = imported_attribute(factory)
+        return inspect.isclass(imported) and issubclass(imported, KINDS[kind].product)
 
     def _by_saved_name(self, kind: str, reference: Mapping[str, str]) -> Selection:
         distribution, version = reference["distribution"], reference["version"]
@@ -287,6 +318,30 @@ class Registry:
             )
         raise UnknownPartError(
             f"{part} needs {distribution} {version}, which is not installed. Run `pip install {distribution}`."
+        )
+
+    def as_pickled(self, selection: Selection) -> tuple[Selection, tuple[Origin, str] | None]:
+        """Replace the record of a selection, whose functions need not be picklable, by the record's origin and name."""
+        record = selection.record
+        if record is None:
+            return selection, None
+        return replace(selection, record=None, target=selection.reference["factory"]), (record.origin, record.spec.name)
+
+    def as_unpickled(self, selection: Selection, key: tuple[Origin, str] | None) -> Selection:
+        """
+        Take back what :meth:`as_pickled` gave.
+
+        :raises UnknownPartError: when no plug-in of this process offers the part
+        """
+        if key is None:
+            return selection
+        for record in self.records(selection.kind):
+            if (record.origin, record.spec.name) == key:
+                return replace(selection, record=record, target=record.spec.factory)
+        origin, name = key
+        raise UnknownPartError(
+            f"the pickled agent's {KINDS[selection.kind].label} {name!r} came from {origin.title}, which is not available in "
+            "this process: install it here in the same version"
         )
 
     # ---- spaces
@@ -400,6 +455,19 @@ class Registry:
                     )
                 )
         return rows
+
+
+def _as_sent(plugin: Plugin) -> tuple[str, Any]:
+    """Describe a plug-in for another process: an installed one and a module by name, an object as it is."""
+    if plugin.origin.layer is not Layer.GIVEN:
+        return "installed", f"{plugin.origin.distribution}:{plugin.origin.plugin}"
+    given = plugin.implementation
+    return ("module", given.__name__) if isinstance(given, ModuleType) else ("object", given)
+
+
+def _of_this_process(sent: Sequence[tuple[str, Any]]) -> Registry:
+    """Make the registry of a pickled agent: this process's, with the plug-ins that were sent (:func:`_as_sent`)."""
+    return get_registry().with_plugins([import_module(value) if how == "module" else value for how, value in sent])
 
 
 _registry: Registry | None = None

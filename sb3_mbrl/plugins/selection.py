@@ -4,6 +4,7 @@ import importlib
 import inspect
 import operator
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,19 @@ def import_target(target: str, wanted_for: str) -> Any:
         raise UnknownPartError(
             f"{wanted_for}: module {module_name!r} has no {path!r}.{did_you_mean(path, vars(module))}"
         ) from error
+
+
+def imported_attribute(path: str) -> Any:
+    """
+    Look up ``"module:attribute"`` among the modules that are imported already; ``None`` where it is not there.
+
+    Nothing is imported or run: not a module's ``__getattr__`` either.
+    """
+    module, _, names = path.partition(":")
+    found: Any = sys.modules.get(module)
+    for name in names.split("."):
+        found = inspect.getattr_static(found, name, None)
+    return found
 
 
 def path_of(factory: Callable[..., Any]) -> str:
@@ -185,7 +199,7 @@ class Selection:
                     f"{self}: its factory does not take {key!r}, which every {kind.label} is given. "
                     f"[contract v{CONTRACT_VERSION}]"
                 )
-            accepted = [name for name in names if name not in kind.given]
+            accepted = [name for name in names if name not in kind.given and not name.startswith("_")]
             raise PartArgumentError(
                 f"{self} does not take {key!r}.{did_you_mean(key, accepted)}\n"
                 f"  {self.kind}_kwargs: {', '.join(accepted) or 'none'}"

@@ -35,7 +35,8 @@ def _box(low: float | list[float], high: float | list[float], shape: tuple[int, 
 
 
 CASES = (
-    # Actions on no symmetric interval, so that a model that mixes up scaled actions and the environment's units fails.
+    # The actions' bounds are neither -1 and 1 nor all symmetric, so that a model that mixes up scaled actions and the
+    # environment's units fails.
     Case("box", _box(-5.0, 5.0, (3,)), _box([-2.0, 0.0], [2.0, 3.0], (2,))),
     Case("discrete-actions", _box(-np.inf, np.inf, (4,)), spaces.Discrete(3)),
     Case("discrete", spaces.Discrete(6), spaces.Discrete(3)),

@@ -325,3 +325,10 @@ def test_mbpo_load_of_a_sac_file(tmp_path):
     SAC("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "sac")
     with pytest.raises(ValueError, match=r"looks like a plain SAC file. Load it with the class it was saved with"):
         MBPO.load(tmp_path / "sac")
+
+
+def test_a_buffer_of_other_environments_is_refused_with_the_way_out():
+    agent, other = learned(), learned(make_vec_env("Pendulum-v1", n_envs=3))
+    with pytest.raises(ValueError, match=r"n_envs 3; this agent has 1\. Make the agent .*n_envs=3.*fit_world_model\("):
+        agent.take_replay_buffer(other.replay_buffer)
+    assert agent.replay_buffer.n_envs == 1

@@ -146,11 +146,6 @@ def test_ways_to_choose_an_imagination():
     assert agent.imagination.horizon(0) == 7
 
 
-def test_features_are_no_observations_of_the_policy():
-    with pytest.raises(ValueError, match=r"MBPO's policy acts on observations, so imagined rows must be decoded ones"):
-        tiny(imagination_kwargs={"observation": "features"})
-
-
 # ---- copies
 
 

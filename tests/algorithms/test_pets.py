@@ -9,7 +9,6 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl import PETS
@@ -190,13 +189,6 @@ def test_every_planner_plans_in_pets(planner):
     settings = {**settings, "iterations": 1} if planner != "random" else {"horizon": 3, "population": 8}
     trained = agent(planner=planner, planner_kwargs=settings).learn(64)
     assert trained.action_space.contains(trained.predict(np.zeros(3, np.float32))[0])
-
-
-def test_what_was_done_is_remembered_with_its_noise():
-    noise = NormalActionNoise(np.zeros(1), np.ones(1))
-    trained = agent(action_noise=noise).learn(70)
-    newest = (trained.replay_buffer.pos - 1) % trained.replay_buffer.buffer_size
-    np.testing.assert_allclose(trained.acting.state["action"], trained.replay_buffer.actions[newest], atol=1e-6)
 
 
 def test_training_and_evaluation_draw_different_numbers():

@@ -1,8 +1,5 @@
 """One clear line for every mistake."""
 
-import os
-
-import gymnasium as gym
 import pytest
 from stable_baselines3 import SAC
 
@@ -74,24 +71,10 @@ def test_wrong_files_are_named(here, capsys):
     assert "text.pkl is not a replay buffer" in capsys.readouterr().err
 
 
-def test_traceback_on_request():
-    with pytest.raises(gym.error.NameNotFound):
-        main(["train", "--env", "Pendulm-v1", "--steps", "10", "--traceback"])
-
-
 @pytest.mark.parametrize("pair", ["gradient_steps=abc", "tau=small"])
 def test_a_word_where_a_number_belongs(pair, capsys):
     assert main(["train", "--env", "Pendulum-v1", "--set", pair]) == 2
     assert f"--set {pair}: give a number (the default is " in capsys.readouterr().err
-
-
-def test_ctrl_c_before_anything_began(monkeypatch):
-    def interrupt(args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("sb3_mbrl.cli.train.train", interrupt)
-    assert main(["train", "--env", "Pendulum-v1"]) == 130
-    assert not os.path.exists("runs")
 
 
 def test_paths_and_devices_that_do_not_exist(here, capsys):

@@ -14,6 +14,7 @@ from sb3_mbrl.contracts import Prediction
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.imagination.starts import buffer_starts, observation_starts
 from sb3_mbrl.models.analytic import PendulumModel
+from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.testing import CASES, LinearToy, NeighbourToy, RecurrentToy, TwoPlayerToy
 from tests.envs.models import OBS, UNIT, ZERO, fitted, linear
 
@@ -330,3 +331,64 @@ def test_the_pendulum_twin_inside_shows_what_pendulum_shows():
         np.testing.assert_allclose(imagined[0], obs, atol=1e-4)
         assert imagined_reward[0] == pytest.approx(reward, abs=1e-3)
         assert not done[0]
+
+
+# ------------------------------------------------------------------------------------------------------------------- masks
+
+
+def masked(space, masks, n_envs=2):
+    model = MLPModel(OBS, space, hidden=[8], device="cpu")
+    model.fitted = True  # any dynamics will do
+    return ModelVecEnv(model, np.full((1, 3), 1.0, np.float32), n_envs=n_envs, action_masks=masks, seed=0)
+
+
+def test_masks_are_a_function_of_the_observations_shown():
+    env = masked(spaces.Discrete(3), lambda obs: np.stack([obs[:, 0] > 0.9, obs[:, 0] <= 0.9, obs[:, 0] < 9], axis=1))
+    env.reset()
+    assert env.action_masks().tolist() == [[True, False, True]] * 2
+    obs = env.step(np.array([0, 2]))[0]
+    expected = [[x > 0.9, x <= 0.9, True] for x in obs[:, 0]]
+    assert env.env_method("action_masks") == [pytest.approx(row) for row in expected]
+    assert env.env_method("action_masks", indices=[1])[0].tolist() == expected[1]
+
+
+def test_maskable_ppo_never_takes_a_masked_action():
+    contrib = pytest.importorskip("sb3_contrib")
+    env = masked(spaces.MultiDiscrete([2, 3]), lambda obs: np.tile([True, False, False, True, True], (len(obs), 1)), 3)
+    assert not ModelVecEnv(linear(spaces.Discrete(3)), ZERO).has_attr("action_masks")
+    taken = []
+    step = env.step_async
+    env.step_async = lambda actions: (taken.append(actions), step(actions))
+    contrib.MaskablePPO("MlpPolicy", VecMonitor(env), n_steps=8, batch_size=8, n_epochs=1, seed=0, device="cpu").learn(48)
+    actions = np.concatenate(taken)
+    assert len(actions) >= 48
+    assert set(actions[:, 0]) == {0}
+    assert set(actions[:, 1]) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("space", "masks", "message"),
+    [
+        (spaces.Discrete(3), lambda obs: np.ones((len(obs), 2), bool), r"shape \(2, 2\), expected booleans of shape \(2, 3\)"),
+        (spaces.Discrete(3), lambda obs: np.full((len(obs), 3), 0.5), "float64 of shape"),
+        (spaces.Discrete(3), lambda obs: np.zeros((len(obs), 3), bool), "allows no action in environment 0"),
+        (spaces.MultiDiscrete([2, 2]), lambda obs: np.tile([1, 0, 0, 0], (len(obs), 1)), "allows no action in environment 0"),
+    ],
+)
+def test_wrong_masks_are_refused(space, masks, message):
+    env = masked(space, masks)
+    env.reset()
+    with pytest.raises(ValueError, match=message):
+        env.action_masks()
+
+
+def test_masks_that_cannot_be_are_refused_at_construction():
+    with pytest.raises(ValueError, match="only discrete ones"):
+        masked(ACT, lambda obs: obs)
+    with pytest.raises(TypeError, match="give a function"):
+        masked(spaces.Discrete(3), np.ones((2, 3)))
+    env = ModelVecEnv(linear(spaces.Discrete(3)), ZERO)
+    with pytest.raises(AttributeError, match="give action_masks="):
+        env.get_attr("action_masks")
+    with pytest.raises(ValueError, match="give action_masks="):
+        env.action_masks()

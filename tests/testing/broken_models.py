@@ -307,6 +307,32 @@ class Sharing(NeighbourToy):
         return super().step(state, action, deterministic=deterministic, generator=generator)
 
 
+class DataShaped(NeighbourToy):
+    """Its parameters have as many rows as its data."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._resize(0)
+
+    def _resize(self, rows):
+        self.bias = nn.Parameter(th.zeros(rows))
+
+    def fit(self, data, budget=None, *, generator=None):
+        metrics = super().fit(data, budget, generator=generator)
+        self._resize(len(self._outputs))
+        with th.no_grad():
+            self.bias.fill_(0.25)
+        return metrics
+
+    def step(self, state, action, *, deterministic=False, generator=None):
+        prediction = super().step(state, action, deterministic=deterministic, generator=generator)
+        return prediction._replace(reward=prediction.reward + self.bias.mean())
+
+    def load_extra_state(self, extra):
+        super().load_extra_state(extra)
+        self._resize(len(self._outputs))
+
+
 BROKEN_MODELS = [
     ("check_spaces", SilentlyRefusing, r"refused the spaces of case 'discrete' without a message"),
     ("check_spaces", Crashing, r"raised (TypeError|IndexError).* for the spaces of case '(.|\n)*UnsupportedSpace"),

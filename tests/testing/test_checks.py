@@ -1,10 +1,8 @@
 """Reports, expected failures, and what may be checked."""
 
 import re
-from unittest import SkipTest
 
 import pytest
-import torch as th
 
 from sb3_mbrl.contracts import (
     UnsupportedSpace,
@@ -19,11 +17,9 @@ from sb3_mbrl.testing import (
     check_world_model,
     imagination_checks,
     parametrize_with_checks,
-    validate_prediction,
     world_model_checks,
 )
 from sb3_mbrl.testing.learning_checks import check_spaces
-from sb3_mbrl.testing.world_model_checks import check_loss
 from tests.testing.broken_models import FlatFeatures, NegativeVariance, NoContext
 
 
@@ -113,24 +109,3 @@ def test_parametrize_gives_readable_ids_and_strict_expected_failures():
     assert xfail.kwargs["reason"] == "CPU only"
     assert xfail.kwargs["strict"] is True
     assert parameters["LinearToy-check_decode"].marks == []
-
-
-def test_validate_prediction():
-    model = LinearToy(CASES[0].observation_space, CASES[0].action_space, device="cpu")
-    state, action = th.zeros(32, 3), th.zeros(32, 2)
-    prediction = model.step(state, action)
-    validate_prediction(model, state, action, prediction)
-    message = (
-        r"LinearToy\.step returned reward of shape \(32, 1\), expected \(32,\)\.\n(.|\n)*\[contract v2, check_step_shapes\]"
-    )
-    with pytest.raises(PluginContractError, match=message):
-        validate_prediction(model, state, action, prediction._replace(reward=prediction.reward[:, None]))
-    with pytest.raises(PluginContractError, match=r"turned a state \(32, 3\) into \(31, 3\)"):
-        validate_prediction(model, state, action, prediction._replace(state=prediction.state[1:]))
-    # What is not finite is masked by whoever rolls out, row by row.
-    validate_prediction(model, state, action, prediction._replace(terminated=prediction.terminated * float("nan")))
-
-
-def test_skips_are_skips_and_not_failures():
-    with pytest.raises(SkipTest, match="has no loss"):
-        check_loss(LinearToy)

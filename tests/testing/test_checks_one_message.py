@@ -31,9 +31,9 @@ from sb3_mbrl.testing import (
     world_model_checks,
 )
 from sb3_mbrl.testing.kit import Subject
+from tests.testing.broken_imaginations import BROKEN_IMAGINATIONS, HorizonEnds
 from tests.testing.broken_models import BROKEN_MODELS, FlatFeatures, NegativeVariance
-from tests.testing.test_imagination_checks import BROKEN_IMAGINATIONS, HorizonEnds
-from tests.testing.test_planner_checks import BROKEN_PLANNERS, Shooting
+from tests.testing.broken_planners import BROKEN_PLANNERS, Shooting
 
 HERE = Path(__file__)
 

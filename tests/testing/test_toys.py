@@ -21,7 +21,6 @@ from sb3_mbrl.testing import (
     RecurrentToy,
     RewardToy,
     ToyData,
-    ToySystem,
     TwoPlayerToy,
     WeightedToy,
     parametrize_with_checks,
@@ -259,53 +258,3 @@ def test_toys_survive_a_file(cls):
     )
     assert th.equal(first.reward, second.reward)
     assert th.equal(model.features(first.state), twin.features(second.state))
-
-
-# ------------------------------------------------------------------------------------------------------------- ToyData
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_toy_system_stays_in_its_space(case):
-    system, generator = ToySystem(case.observation_space, case.action_space), rng()
-    obs = system.sample_starts(6, generator)
-
-    def contains(obs):
-        def row(space, value, i):
-            return value[i].numpy().reshape(space.shape).astype(space.dtype)
-
-        if isinstance(case.observation_space, spaces.Dict):
-            named = case.observation_space.spaces.items()
-            return all(case.observation_space.contains({k: row(s, obs[k], i) for k, s in named}) for i in range(6))
-        return all(case.observation_space.contains(row(case.observation_space, obs, i)) for i in range(6))
-
-    for _ in range(5):
-        assert contains(obs)
-        obs, reward, terminated = system.step(obs, system.sample_actions(6, generator))
-        assert reward.shape == terminated.shape == (6,)
-    assert contains(obs)
-
-
-def test_toy_data_agrees_with_replay_data_on_the_same_rows():
-    """The kit's data and the library's view on SB3's buffer mean the same by windows, contexts and terminations."""
-    case, steps = BOX, 30
-    toy = ToyData(case.observation_space, case.action_space, steps=steps, n_envs=2, episode_length=7)
-    rows, real = toy._rows, toy.in_replay_buffer()
-    assert len(real) == len(toy)
-    for ours, theirs in zip(toy.transitions(), real.transitions(), strict=True):
-        np.testing.assert_allclose(ours, theirs)
-    index = {tuple(obs.tolist()): i for i, obs in enumerate(rows.obs.flatten(0, 1))}
-
-    def described(context):
-        """Which rows, and what is said of them, by the row that a window ends in."""
-        where = [[index[tuple(obs.tolist())] for obs in window] for window in context.obs]
-        return {
-            w[-1]: (w, first.tolist(), last.tolist())
-            for w, first, last in zip(where, context.is_first, context.is_last, strict=True)
-        }
-
-    ours, theirs = (described(data.contexts(600, 4, generator=rng())) for data in (toy, real))
-    assert len(ours) == len(toy)
-    assert ours == theirs
-    ours, theirs = (described(data.sequences(600, 5, generator=rng())) for data in (toy, real))
-    assert len(ours) == (steps - 4) * 2
-    assert ours == theirs

@@ -3,7 +3,7 @@
 learn                                           SB3's
   collect_rollouts                              SB3's: steps of the real environment
     predict                                     filters the observation with the policy state, and acts
-    _store_transition                           stores the latent state beside the step
+    _store_transition                           stores the latent state beside the step; every eighth step is first predicted
   train                                         once per collect_rollouts, gradient_steps times:
     sequences.sample                            sequences of real steps, with the latent state before each
     update                                      the losses of world model, actor and critic; one step of one optimiser
@@ -25,11 +25,12 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_mbrl.agent.agent import OffPolicyAgent
 from sb3_mbrl.agent.cuda_graph import Compile
+from sb3_mbrl.agent.fresh_steps import FreshSteps
 from sb3_mbrl.agent.joint_update import JointUpdate, Learner
 from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.agent.zip_file import saved_attributes
 from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
-from sb3_mbrl.buffers.sequences import SequenceReplay
+from sb3_mbrl.buffers.sequences import SequenceReplay, compact
 from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import LatentModel, Timesteps, WorldModel
 from sb3_mbrl.models.rssm.observations import has_image
@@ -49,12 +50,13 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
     )
     needs_latent_model = True
     fits_model = False
-    object_names = (*OffPolicyAgent.object_names, "update", "sequences")
+    object_names = (*OffPolicyAgent.object_names, "update", "sequences", "fresh")
     model_free_class = OffPolicyAlgorithm
     policy: DreamerPolicy
     acting: StatefulActing
     update: JointUpdate
     sequences: SequenceReplay
+    fresh: FreshSteps
 
     def __init__(
         self,
@@ -177,6 +179,7 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
         model.optimizer = None  # the joint update trains it
         self.update = self._make_update()
         self.sequences = self._make_sequences()
+        self.fresh = FreshSteps(self.observation_space, self.recorder)
         self._act_by(self.policy)
 
     def _make_update(self) -> JointUpdate:
@@ -282,11 +285,15 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
     def _store_transition(
         self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
     ) -> None:
-        for name, value in self.sequences.packed(self.acting.state["latent"]).items():
+        latent = self.acting.state["latent"]
+        for name, value in self.sequences.packed(latent).items():
             self.real.keep(name, value)
         position = replay_buffer.pos
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         self.sequences.added(position)
+        if self.latent_model.fitted and self.fresh.due():
+            rows = self.model_data.transitions_at(np.full(self.n_envs, position), np.arange(self.n_envs))
+            self.fresh.evaluate(self.latent_model, latent, rows)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._setup_learn(*args, **kwargs)
@@ -345,6 +352,21 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
             self._record(metrics)
         self.recorder.record("train/n_updates", self._n_updates)
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+
+    def trial_update(self, batch_size: int) -> None:
+        """Make one update on the copy of a trial."""
+        self.latent_model.train()
+        self.policy.set_training_mode(True)
+        self._update_once(batch_size)
+
+    def side_row_bytes(self) -> int:
+        """The bytes of the latent states of a step."""
+        stored: Any = self._buffer.observations
+        arrays = stored if isinstance(stored, dict) else {"": stored}
+        one = {key: th.as_tensor(value[0, :1], device=self.device) for key, value in arrays.items()}
+        with th.no_grad():
+            state = self.latent_model.initial(one if isinstance(stored, dict) else one[""])
+            return sum(compact(value).nbytes for value in self.latent_model.pack(state).values())
 
     def _update_once(self, batch_size: int) -> dict[str, th.Tensor]:
         batch = self.sequences.sample(batch_size, generator=self.random.generator)

@@ -61,10 +61,11 @@ class QTablePolicy(BasePolicy):
         :raises ValueError: for an observation outside the space, which has no row in the table
         """
         states = np.asarray(observation)
-        whole_numbers = np.issubdtype(states.dtype, np.number) and bool((states == np.floor(states)).all())
+        kind = states.dtype.kind
+        whole_numbers = kind in "iu" or (kind == "f" and bool((states == np.floor(states)).all()))
         if not whole_numbers or outside(self.observation_space, states.reshape(-1)).any():
             raise ValueError(f"The observation {observation} is not in {self.observation_space}")
-        return states if np.issubdtype(states.dtype, np.integer) else states.astype(np.int64)
+        return states if kind in "iu" else states.astype(np.int64)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Return the first of the best actions, or (not deterministic) one of them at random."""
@@ -279,7 +280,7 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
             step = self._indices(states[i], actions[i], following)
             errors.append(self._learn_from(table, model, alpha, *step, float(reward[i]), terminal))
         self._n_updates += len(errors)
-        self.recorder.record("train/td_error", float(np.mean(errors)))
+        self.recorder.record("train/td_error", sum(errors) / len(errors))
 
     def _indices(self, state: Any, action: Any, following: Any) -> tuple[int, int, int]:
         """Convert state, action and next state to rows and columns of the table."""
@@ -335,6 +336,16 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
         self.recorder.record("imagination/updates", self.tabular.n_backups)
         self.recorder.record("model/pairs", int(tables.n_tried.sum()))
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+
+    def trial_update(self, batch_size: int) -> None:
+        """Plan one update on the copy of a trial, whose model knows one transition."""
+        model, table = self.tabular_model, self.policy.table()
+        if model is None:
+            return
+        alpha = self.lr_schedule(1.0)
+        if model.tables.sizes[1] == 0:
+            self._learn_from(table, model, alpha, 0, 0, 0, 1.0, False)
+        self.tabular.plan(table, model.tables, 1, alpha, self.gamma, self.kappa, self.theta)
 
     def learn(
         self,

@@ -65,9 +65,12 @@ class TabularModel(WorldModel):
         :param state: the number of the state. States and actions are counted from 0, whatever the ``start`` of their space is
         :param now: the time at which the pair was tried
         """
-        self.tables = with_room(self.tables)
-        record(self.tables, state, action, float(reward), next_state, int(terminal), now, self.memory)
-        self.fitted = True
+        tables = with_room(self.tables)
+        record(tables, state, action, float(reward), next_state, int(terminal), now, self.memory)
+        if tables is not self.tables:  # setting an attribute of a torch module costs as much as counting
+            self.tables = tables
+        if not self.fitted:
+            self.fitted = True
 
     def fit(self, data: Data, budget: FitBudget | None = None, *, generator: th.Generator | None = None) -> dict[str, float]:
         """

@@ -83,25 +83,6 @@ def test_too_few_steps_for_a_sequence_are_waited_for():
 # ---- as a class of SB3
 
 
-def test_predict_is_recurrent(trained):
-    """Two histories that end in the same observation; and every environment has its own."""
-
-    def act(first):
-        _, memory = trained.predict(np.full((1, 4), first, np.float32), None, np.array([True]), deterministic=True)
-        return trained.predict(np.zeros((1, 4), np.float32), memory, np.array([False]), deterministic=True)[1]["latent"][
-            "deter"
-        ]
-
-    assert not th.allclose(act(1.0), act(-1.0))
-    _, both = trained.predict(np.array([[1.0] * 4, [-1.0] * 4], np.float32), None, np.ones(2, bool), deterministic=True)
-    _, both = trained.predict(np.zeros((2, 4), np.float32), both, np.array([False, True]), deterministic=True)
-    th.testing.assert_close(both["latent"]["deter"][:1], act(1.0))
-    _, alone = trained.predict(np.zeros(4, np.float32), deterministic=True)
-    th.testing.assert_close(both["latent"]["deter"][1:], alone["latent"]["deter"])
-    with pytest.raises(ValueError, match="state is of 2 environments, and there are 1 observations"):
-        trained.predict(np.zeros((1, 4), np.float32), both)
-
-
 def test_saved_and_loaded_it_acts_and_learns_the_same(trained, tmp_path):
     trained.save(tmp_path / "agent")
     trained.save_replay_buffer(tmp_path / "buffer")
