@@ -1,4 +1,4 @@
-"""The newcomer's side: what README, docs, Makefile, constraints and wheel promise is so."""
+"""The promises of README, docs, Makefile, constraints and wheel, as a newcomer would try them."""
 
 import ast
 import importlib.metadata
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ACCELERATOR = ("nvidia-", "cuda-", "triton")
-"""What PyTorch brings along on a machine with a GPU; not part of the pinned set"""
+"""The prefixes of packages that PyTorch installs on a machine with a GPU; they are not part of the pinned set"""
 
 
 # ---------------------------------------------------------------------------------------------------------------- code blocks
@@ -42,7 +42,7 @@ def python_blocks(page: Path) -> list[str]:
 
 
 def few_steps(code: str) -> str:
-    """The same with 205 steps, just over the 200 that go before the first update, and without a progress bar."""
+    """Shorten training to 205 steps, just over the 200 that go before the first update, and without a progress bar."""
     return re.sub(r"\.learn\([\d_]+", ".learn(205", code).replace(", progress_bar=True", "")
 
 
@@ -163,7 +163,7 @@ class Keys(KVWriter):
 
 
 def test_every_logged_key_is_explained():
-    """In both directions: no key without words, no words about a key that is not there."""
+    """In both directions: every logged key is explained, and every explained key is logged."""
     keys = Keys()
     agent = MBPO(
         "MlpPolicy",
@@ -379,7 +379,7 @@ def test_constraints_cover_everything_that_the_dev_extra_installs():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> set[str]:
-    """The names in the wheel, built from a copy so that nothing is left in the source tree."""
+    """Build the wheel from a copy, so that nothing is left in the source tree, and return its names."""
     folder = tmp_path_factory.mktemp("source")
     shutil.copytree(ROOT / "sb3_mbrl", folder / "sb3_mbrl", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -409,7 +409,7 @@ def test_the_command_is_installed():
 
 
 def test_the_demo_draws_both_agents(tmp_path, monkeypatch):
-    """Its parts without its processes: the real one takes minutes."""
+    """Run its parts without its processes, since the whole demo takes minutes."""
     demo = module_of(ROOT / "examples" / "demo.py")
     said = []
 

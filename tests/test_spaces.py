@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_mbrl.contracts import UnsupportedSpace
-from sb3_mbrl.spaces import ActionCodec, SpaceCodec, vector_spaces
+from sb3_mbrl.spaces import ActionCodec, SpaceCodec, has_image, vector_spaces
 
 finite = st.floats(-1e3, 1e3, width=32)
 
@@ -28,7 +28,7 @@ any_space = st.one_of(leaves, st.dictionaries(st.sampled_from("abc"), leaves, mi
 
 
 def batch(space: spaces.Space, rows: int) -> th.Tensor | dict[str, th.Tensor]:
-    """Samples as SB3's replay buffer stores them."""
+    """Draw samples as SB3's replay buffer stores them."""
     if isinstance(space, spaces.Dict):
         return {key: batch(child, rows) for key, child in space.spaces.items()}
     return th.as_tensor(np.stack([np.atleast_1d(space.sample()) for _ in range(rows)]))
@@ -108,7 +108,7 @@ def test_actions_scale_to_the_environments_units_and_back():
 
 
 def test_whole_numbers_are_the_nearest_ones():
-    """They used to be cut off, so that 1 became 0, and the highest was hardly ever reached."""
+    """Regression: they were truncated, so that 1 became 0 and the highest was hardly ever reached."""
     codec = ActionCodec(spaces.Box(0, 255, (1,), np.uint8))
     numbers = th.arange(256.0)[:, None]
     np.testing.assert_array_equal(codec.to_numpy(codec.from_env(numbers))[:, 0], np.arange(256))
@@ -120,3 +120,23 @@ def test_discrete_actions_are_one_hot_for_networks_and_unchanged_for_the_environ
     assert codec.encode(action).tolist() == [[0, 0, 1], [1, 0, 0]]
     assert th.equal(codec.to_env(action), action)
     assert codec.dim == 3
+
+
+IMAGE = spaces.Box(0, 255, (3, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("space", "image"),
+    [
+        (IMAGE, True),
+        (spaces.Box(0, 255, (8, 8, 3), np.uint8), True),
+        (spaces.Box(0, 255, (8, 8, 5), np.uint8), True),  # any number of channels
+        (spaces.Dict(speed=spaces.Box(-1, 1, (2,)), camera=IMAGE), True),
+        (spaces.Dict(speed=spaces.Box(-1, 1, (2,))), False),
+        (spaces.Box(0, 1, (3, 8, 8)), False),
+        (spaces.Box(0, 255, (64,), np.uint8), False),
+        (spaces.Discrete(3), False),
+    ],
+)
+def test_an_image_is_bytes_on_three_axes(space, image):
+    assert has_image(space) is image

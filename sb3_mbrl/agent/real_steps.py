@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_mbrl.agent.objects import AgentObject
-from sb3_mbrl.buffers import SideStore
+from sb3_mbrl.buffers import RowCount, SideStore
 from sb3_mbrl.contracts import WorldModel
 from sb3_mbrl.spaces import outside
 
@@ -27,6 +27,7 @@ class RealSteps(AgentObject):
         self.observation_space = observation_space
         self.side: SideStore | None = None
         """Data stored beside the rows of the replay buffer: an oracle's snapshots, replay latents"""
+        self._count: RowCount | None = None
         self._next: dict[str, np.ndarray] = {}
         """By name, the values that belong to the next row"""
         self._statistics: dict[str, Any] | None = None
@@ -100,6 +101,14 @@ class RealSteps(AgentObject):
         """
         if self._saved_returns is not None and len(self._saved_returns) == normalising.num_envs:
             normalising.returns = self._saved_returns
+
+    # ---- counting
+
+    def rows(self, buffer: ReplayBuffer) -> int:
+        """Return the number of transitions that a world model can learn from, as asked for after every step."""
+        if self._count is None or self._count.buffer is not buffer:
+            self._count = RowCount(buffer)
+        return self._count()
 
     # ---- storing beside the replay buffer
 

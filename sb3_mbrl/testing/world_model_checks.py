@@ -118,7 +118,7 @@ def _loss_fault(loss: Any, rows: int) -> Fault | None:
 
 
 def _values_fault(loss: Loss, rows: int) -> Fault | None:
-    for name, value in (*loss.rows.items(), *loss.scalars.items(), *loss.figures.items()):
+    for name, value in (*loss.rows.items(), *loss.scalars.items(), *loss.metrics.items()):
         if not isinstance(value, th.Tensor):
             return Fault(
                 f".loss returned {name!r} as {type(value).__name__}, expected a tensor",
@@ -131,15 +131,15 @@ def _values_fault(loss: Loss, rows: int) -> Fault | None:
                 f"({rows}, T)",
                 f"take the mean of {name!r} over its columns, not over its rows: value.mean(1)",
             )
-    for name, value in (*loss.scalars.items(), *loss.figures.items()):
+    for name, value in (*loss.scalars.items(), *loss.metrics.items()):
         if value.shape != ():
             return Fault(
                 f".loss returned {name!r} of shape {tuple(value.shape)} among scalars, expected one number",
                 f"give its mean, or put {name!r} among the rows if it has one value per row",
             )
-    for name, value in loss.figures.items():
+    for name, value in loss.metrics.items():
         if value.requires_grad:
-            return Fault(f".loss returned metrics with gradients: figures[{name!r}]", f"detach it: {name}.detach()")
+            return Fault(f".loss returned metrics with gradients: metrics[{name!r}]", f"detach it: {name}.detach()")
     return None
 
 

@@ -30,7 +30,7 @@ def test_a_replay_buffer_that_is_not_finite():
 
 
 class Wrong(LinearToy):
-    """Breaks the contract as it is told."""
+    """A model that breaks the contract in one way."""
 
     def __init__(self, *args, change=None, decoded=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -84,26 +84,26 @@ def test_a_world_model_without_decode():
 
 
 class Talkative(NeighbourToy):
-    """Returns something else than metrics from ``fit``."""
+    """A model whose ``fit`` returns something else than metrics."""
 
-    def __init__(self, *args, told=None, **kwargs):
+    def __init__(self, *args, result=None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.told = told
+        self.result = result
 
     def fit(self, data, budget=None, *, generator=None):
         super().fit(data, budget, generator=generator)
-        return self.told
+        return self.result
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("result", "words"),
     [
         (0.3, r"Talkative.fit returned float, expected a dictionary of metrics by name"),
         ({"loss": th.zeros(1)}, r"Talkative.fit returned metrics that are no plain numbers: {'loss'"),
     ],
 )
-def test_a_fit_that_returns_no_figures(told, words):
-    agent = quick(world_model=Talkative, world_model_kwargs={"told": told})
+def test_a_fit_that_returns_no_metrics(result, words):
+    agent = quick(world_model=Talkative, world_model_kwargs={"result": result})
     with pytest.raises(PluginContractError, match=words):
         agent.learn(30)
     assert agent.world_model.fitted
@@ -175,7 +175,7 @@ def test_ctrl_c_during_a_model_fit(tmp_path, monkeypatch):
     assert loaded.num_timesteps == 46
 
 
-# ---- when a model is trusted, and what is said of the data
+# ---- when a model is trusted, and warnings about the data
 
 
 def test_imagination_waits_while_the_model_is_worse_than_trivial():
@@ -210,13 +210,13 @@ def test_few_rows_do_no_harm():
     assert agent.world_model.n_fits == 4
 
 
-def test_ends_of_episodes_that_memory_optimisation_loses_are_told():
+def test_terminations_that_memory_optimisation_loses_are_warned_of():
     options = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
     with pytest.warns(ModelQualityWarning, match="keeps no last observations of episodes"):
         learned(NoiseEnv(), fit_kwargs={"max_epochs": 1}, learning_starts=100, **options).learn(150)
 
 
-def test_an_environment_that_leaves_its_space_is_told():
+def test_an_environment_that_leaves_its_space_is_warned_of():
     class Wide(NoiseEnv):
         observation_space = spaces.Box(-1, 1, (3,))
 
@@ -225,7 +225,7 @@ def test_an_environment_that_leaves_its_space_is_told():
 
 
 def test_a_model_is_not_trusted_for_its_luck_with_a_few_rows():
-    """Regression: QRDQN on random observations: of the first verdicts, on one to twenty rows, some were good by chance."""
+    """Regression: with QRDQN on random observations, some of the first verdicts, on 1 to 20 rows, were good by chance."""
     assert trusted_below(3) == 0.0
     assert trusted_below(100) == pytest.approx(0.9)
     assert trusted_below(3, learned=False) == 1.0

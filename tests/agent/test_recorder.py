@@ -1,4 +1,4 @@
-"""What an agent logs about itself."""
+"""The log of an agent."""
 
 from tests.helpers.agents import learned
 

@@ -1,4 +1,4 @@
-"""``MLPModel``: what it learns, and options that do not fit."""
+"""``MLPModel``: learning, and options that do not fit together."""
 
 import numpy as np
 import pytest

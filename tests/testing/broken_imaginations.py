@@ -20,7 +20,7 @@ class FloatHorizon(BranchedRollouts):
 
 
 class Careless(RolloutImagination):
-    """Rolls on whatever happens."""
+    """A rule that continues rollouts after terminations and NaN."""
 
     freq, starts_per_step, max_age = 1, 1.0, 1
 

@@ -1,4 +1,4 @@
-"""World models that each break one thing, and the sentence that their authors read."""
+"""World models that each break one check, and the messages that their authors read."""
 
 from typing import ClassVar
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.contracts import (
+    Loss,
     MemberPrediction,
     UnsupportedSpace,
 )
@@ -21,7 +22,7 @@ from sb3_mbrl.testing import (
 
 
 def stepping(change, base=NeighbourToy):
-    """A model whose predictions go through ``change(prediction, state, action, generator)``."""
+    """Make a model whose predictions go through ``change(prediction, state, action, generator)``."""
 
     class Broken(base):
         def step(self, state, action, *, deterministic=False, generator=None):
@@ -192,7 +193,7 @@ class OnlyRewards(NeighbourToy):
 
 
 class Memorising(NeighbourToy):
-    """Stores everything that it can lay its hands on."""
+    """A model that stores all the rows that it can reach."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"k": 1, **kwargs})
@@ -229,7 +230,7 @@ class OneLossForAll(RecurrentToy):
 
 
 def losing(change):
-    """A model whose loss goes through ``change(loss)``."""
+    """Make a model whose loss goes through ``change(loss)``."""
 
     class Broken(OneLossForAll):
         def loss(self, batch, start=None, *, generator=None):
@@ -308,7 +309,7 @@ class Sharing(NeighbourToy):
 
 
 class DataShaped(NeighbourToy):
-    """Its parameters have as many rows as its data."""
+    """A model whose parameters have as many rows as its data."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -433,7 +434,8 @@ BROKEN_MODELS = [
     ("check_loss", losing(lambda loss: loss._replace(scalars={"l2": th.ones(3)})), r"'l2' of shape \(3,\) among scalars"),
     ("check_loss", losing(lambda loss: loss._replace(weights={"reward": 2.0})), r"weight for 'reward', which is none of its"),
     ("check_loss", losing(lambda loss: loss._replace(scalars={"obs_loss": th.ones(())})), r"both as a term of the rows"),
-    ("check_loss", losing(lambda loss: loss._replace(figures={"loss": loss.total()})), r"metrics with gradients"),
+    ("check_loss", losing(lambda loss: loss._replace(metrics={"loss": loss.total()})), r"metrics with gradients"),
+    ("check_loss", losing(lambda loss: Loss(loss.rows, figures={})), r"called metrics now, so give Loss\(metrics=\.\.\.\)"),
     ("check_loss", losing(lambda loss: loss._replace(states=th.zeros(3, 2))), r"states of 3 rows for a batch of 8"),
     ("check_loss", losing(lambda loss: loss._replace(scalars={"l2": th.ones(()) / 0})), r"with the total inf"),
     ("check_signatures", LossOfVersion1, r"cannot be called as loss\(batch, start, generator=generator\)"),

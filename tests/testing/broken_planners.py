@@ -7,7 +7,7 @@ from sb3_mbrl.contracts import Plan, Planner, UnsupportedSpace
 
 
 class Shooting(Planner):
-    """Random sequences, the best one's first action; the last plan is one of the candidates."""
+    """A planner by random shooting, whose last plan is one of the candidates."""
 
     horizon, candidates = 4, 64
     spoil_carry = remember = forget_nothing = ignore_mask = out_of_bounds = False
@@ -68,7 +68,7 @@ class GlobalNoise(Shooting):
 
 
 class Advancing(Shooting):
-    """Draws once from the generator of a deterministic plan too."""
+    """A planner that draws from its generator for deterministic plans too."""
 
     def plan(self, *args, generator=None, **kwargs):
         th.rand(1, generator=generator)
@@ -101,7 +101,7 @@ class Random(Shooting):
 
 
 class UsesOldPlan(Shooting):
-    """Repeats its last plan, also into a new episode."""
+    """A planner that repeats its last plan in a new episode."""
 
     def plan(self, model, state, carry, **kwargs):
         plan = super().plan(model, state, carry, **kwargs)

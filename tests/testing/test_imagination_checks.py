@@ -1,4 +1,4 @@
-"""The kit finds what is wrong with a rollout rule: for every check one that breaks it."""
+"""The kit's checks of rollout rules: for each a rule that breaks it."""
 
 import pytest
 

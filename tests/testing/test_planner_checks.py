@@ -1,4 +1,4 @@
-"""The kit finds what is wrong with a planner: for every check one that breaks it."""
+"""The kit's checks of planners: for each a planner that breaks it."""
 
 import pytest
 from gymnasium import spaces

@@ -212,7 +212,7 @@ class DreamerV3(DreamerBase):
                 f"model/{name}_loss": value.detach().mean()
                 for name, value in {**model_loss.rows, **model_loss.scalars}.items()
             },
-            **{f"model/{name}": value for name, value in model_loss.figures.items()},
+            **{f"model/{name}": value for name, value in model_loss.metrics.items()},
             "train/actor_loss": actor.detach().mean(),
             "train/critic_loss": critic.detach().mean(),
             "train/entropy": entropy.detach().mean(),
