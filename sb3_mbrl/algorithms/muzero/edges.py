@@ -93,7 +93,7 @@ class SampledActions(Edges):
         if isinstance(self.space, spaces.Box):
             drawn = drawn.clamp(-1.0, 1.0)
         uniform = sample_actions(self.space, rows * self.n_uniform, generator, latent.device)
-        action = th.cat([drawn, uniform.view(rows, self.n_uniform, -1).to(drawn)], 1)
+        action = th.cat([drawn, uniform.view(rows, self.n_uniform, drawn.shape[-1]).to(drawn)], 1)
         log_policy, share = self.output.log_prob(wide, action), self.n_uniform / self.n
         log_share = math.log(max(share, 1e-12)) + self.log_uniform
         log_beta = th.logaddexp(log_policy + math.log(1 - share), th.full_like(log_policy, log_share))

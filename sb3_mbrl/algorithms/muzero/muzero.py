@@ -32,7 +32,7 @@ from sb3_mbrl.agent.joint_update import JointUpdate, Learner
 from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.algorithms.muzero.edges import SampledActions
 from sb3_mbrl.algorithms.muzero.policy import MuZeroPolicy, root_state, search_metrics
-from sb3_mbrl.algorithms.muzero.replay import EDGES, MASK, POLICY, SIGN, VALUE, VERSION, Drawn, UnrollReplay
+from sb3_mbrl.algorithms.muzero.replay import EDGES, EXPLORED, MASK, POLICY, SIGN, VALUE, VERSION, Drawn, UnrollReplay
 from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import Obs, Sequences
 from sb3_mbrl.diagnostics.tree_page import tree_page, write_tree_page
@@ -63,6 +63,8 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
     :param search_kwargs: further arguments of :class:`~sb3_mbrl.planners.tree_search.TreeSearch`
     :param temperature: for ``"puct"``: the temperature of the choice by visit counts, or a schedule of it; by default 1, 0.5
         from half of the training on, and 0.25 from three quarters on
+    :param exploration: the probability of a random legal action in training, on top of the noise of the search. Games visit
+        more positions; value targets stop before a random action (:mod:`~sb3_mbrl.algorithms.muzero.targets`)
     :param n_sampled_actions: the number of actions that are sampled in a node where actions cannot be listed
     :param unroll_steps: ``K``, the number of steps that the model is unrolled in an update
     :param td_steps: the number of real rewards in a value target; -1: all until the episode ends (boards)
@@ -112,6 +114,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         search: Literal["gumbel", "puct"] = "gumbel",
         search_kwargs: dict[str, Any] | None = None,
         temperature: float | Schedule | None = None,
+        exploration: float = 0.0,
         n_sampled_actions: int = 20,
         unroll_steps: int = 5,
         td_steps: int = 10,
@@ -160,7 +163,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         self.num_simulations, self.search_kind, self.search_kwargs = num_simulations, search, dict(search_kwargs or {})
-        self.temperature, self.n_sampled_actions = temperature, n_sampled_actions
+        self.temperature, self.exploration, self.n_sampled_actions = temperature, exploration, n_sampled_actions
         self.unroll_steps, self.td_steps = unroll_steps, td_steps
         self.prioritized, self.alpha, self.beta = prioritized, alpha, beta
         self.reanalyze_ratio, self.value_bootstrap = reanalyze_ratio, value_bootstrap
@@ -186,7 +189,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         whole("n_sampled_actions", self.n_sampled_actions, 2)
         if self.td_steps != -1:
             whole("td_steps", self.td_steps, 1)
-        for name in ("alpha", "beta", "reanalyze_ratio"):
+        for name in ("alpha", "beta", "reanalyze_ratio", "exploration"):
             number(name, getattr(self, name), 0.0, 1.0)
         if self.value_bootstrap not in ("target", "search"):
             raise ValueError(f"value_bootstrap={self.value_bootstrap!r}: choose 'target' or 'search'")
@@ -348,7 +351,17 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
                 generator=self.random.generator,
             )
         self.recorder.record_all("search", search_metrics(result))
-        return self.policy.scaled_actions(result), None
+        edge = self._explore(result) if self.exploration else result.action
+        return self.policy.scaled_actions(result, edge), None
+
+    def _explore(self, result: SearchResult) -> np.ndarray:
+        """Replace some of the chosen edges by random legal ones, and note where, ``(n_envs,)``."""
+        legal = th.as_tensor(result.tree.prior[:, 0] > 0).double()
+        drawn = th.multinomial(legal, 1, generator=self.random.generator)[:, 0].numpy()
+        chosen = th.rand(len(drawn), generator=self.random.generator).numpy() < self.exploration
+        edge = np.where(chosen, drawn, result.action)
+        self.real.keep(EXPLORED, (edge != result.action).astype(np.int8))
+        return edge
 
     def _env_masks(self) -> th.Tensor | None:
         """Ask the environments for their masks, where they have any (``action_masks()``, as for MaskablePPO)."""

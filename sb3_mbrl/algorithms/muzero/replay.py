@@ -17,8 +17,8 @@ from sb3_mbrl.trees import State, tree_map
 
 POLICY, VALUE, EDGES, MASK = "search.policy", "search.value", "search.edges", "search.mask"
 """The names in the side store of what belongs to a row's search: its policy, root value, sampled actions, allowed actions"""
-SIGN, VERSION = "search.sign", "search.version"
-"""-1 where the other player moves next; the number of updates of the network that searched"""
+SIGN, VERSION, EXPLORED = "search.sign", "search.version", "search.explored"
+"""-1 where the other player moves next; the number of updates of the network that searched; 1 where the action was random"""
 
 
 class Drawn(NamedTuple):
@@ -87,7 +87,9 @@ class UnrollReplay:
         done, timeout = self.buffer.dones[slots, wide] > 0, self.buffer.timeouts[slots, wide] > 0
         discount = self.gamma * self._signs(slots, wide) * ~(done & ~timeout)
         cut = (done & timeout) | (places == newest) & ~(done & ~timeout) | (places > newest)
-        return Drawn(slots, envs, weights, Steps(self.buffer.rewards[slots, wide].astype(np.float64), discount, cut))
+        explored = self.side.arrays.get(EXPLORED)
+        random = np.zeros(slots.shape, bool) if explored is None else explored[slots, wide] > 0
+        return Drawn(slots, envs, weights, Steps(self.buffer.rewards[slots, wide].astype(np.float64), discount, cut, random))
 
     def _longest_episode(self) -> int:
         """Return the length of the longest stored episode, which a target without a limit sums."""
@@ -147,13 +149,17 @@ class UnrollReplay:
     ) -> np.ndarray:
         """Return the values of the observations after the last steps of the targets, ``(B, S)``."""
         rows, envs = np.arange(len(last))[:, None], np.broadcast_to(drawn.envs[:, None], last.shape)
-        at = drawn.positions[rows, last]
-        needed = drawn.steps.discount[rows, last] != 0
-        values, following = np.zeros(last.shape), np.minimum(last + 1, drawn.positions.shape[1] - 1)
-        if stored_values:
-            stored = needed & ~drawn.steps.cut[rows, last] & (following > last)
-            values[stored] = self.side.arrays[VALUE][drawn.positions[rows, following], envs][stored]
-            needed = needed & ~stored
+        own, steps = last < np.arange(last.shape[1]), drawn.steps  # own: the state itself, nothing is summed
+        at = np.maximum(last, 0)
+        needed = own | (steps.discount[rows, at] != 0)
+        following = np.minimum(last + 1, drawn.positions.shape[1] - 1)
+        inside = (following > last) & (own | ~steps.cut[rows, at])  # the next state is one of the episode, with a search
+        # Before a random action: from the search that was made there, which knows better actions.
+        stored = needed & inside & (stored_values | steps.explored[rows, following])
+        values = np.zeros(last.shape)
+        values[stored] = self.side.arrays[VALUE][drawn.positions[rows, following], envs][stored]
+        needed &= ~stored
+        at = drawn.positions[rows, at]
         if needed.any():
             values[needed] = value_of(self.data.transitions_at(at[needed], envs[needed]).next_obs)
         return values

@@ -16,6 +16,11 @@ class Steps(NamedTuple):
     """
     cut: np.ndarray
     """Booleans: what follows the step is not known: a time limit, a cut-off episode, the newest step"""
+    explored: np.ndarray
+    """
+    Booleans: the action was drawn at random, and is not the choice of the search. What it led to says nothing of the value of
+    the state before it
+    """
 
 
 def ends(steps: Steps) -> np.ndarray:
@@ -45,17 +50,18 @@ def absorbed(steps: Steps, states: int) -> np.ndarray:
 def last_steps(steps: Steps, states: int, n: int) -> np.ndarray:
     """
     Return the last step whose reward the target of each state sums, ``(B, S)``: ``n`` steps from the state on, or fewer at
-    the end of what is known. The target bootstraps from the observation after that step.
+    the end of what is known, and before a random action. The target bootstraps from the state after that step, which is the
+    state itself where its own action was random (then the result is one less than its index).
 
     :param n: the number of steps
     """
     width = steps.reward.shape[1]
     end = ends(steps)
-    # next_end[k]: the first end from step k on.
+    # next_end[k]: the last step to sum from step k on, whatever n is.
     next_end = np.full(end.shape, width - 1)
     following = np.full(len(end), width - 1)
     for k in range(width - 1, -1, -1):
-        following = np.where(end[:, k], k, following)
+        following = np.where(steps.explored[:, k], k - 1, np.where(end[:, k], k, following))
         next_end[:, k] = following
     own = np.arange(states)
     return np.minimum(np.minimum(own + n - 1, width - 1), next_end[:, :states])
@@ -70,14 +76,14 @@ def value_targets(steps: Steps, last: np.ndarray, bootstrap: np.ndarray) -> np.n
     with the signed discounts ``d``, so that two players need no other formula. States behind a termination have 0.
 
     :param last: ``l``, the result of :func:`last_steps`, ``(B, S)``
-    :param bootstrap: ``v_l``, the value of the observation after step ``l`` for who moves there, ``(B, S)``
+    :param bootstrap: ``v_l``, the value of the state after step ``l`` for who moves there, ``(B, S)``
     :return: ``(B, S)``
     """
     states = last.shape[1]
     target, weight = np.zeros(last.shape), np.ones(last.shape)
     rows, own = np.arange(len(last))[:, None], np.arange(states)
     for ahead in range(int((last - own).max()) + 1):
-        step = np.minimum(own + ahead, last)
+        step = np.maximum(np.minimum(own + ahead, last), 0)
         summed = own + ahead <= last
         target += np.where(summed, weight * steps.reward[rows, step], 0.0)
         weight = np.where(summed, weight * steps.discount[rows, step], weight)
