@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.agent.agent import OffPolicyAgent
@@ -25,6 +26,9 @@ from sb3_mbrl.algorithms.model_based import BY_NAME
 from sb3_mbrl.checkpoints import CheckpointFolder, CheckpointSet, FolderInUseError
 from sb3_mbrl.checkpoints.checkpoint_set import MODEL, NORMALISING, PICKLED_BUFFER, PLAIN_BUFFER
 from sb3_mbrl.checkpoints.folder import LATEST
+from sb3_mbrl.cli.model_free import NAMES, is_model_free, load_model_free
+from sb3_mbrl.cli.normalize import find_statistics, with_statistics
+from sb3_mbrl.cli.progress import waiting
 from sb3_mbrl.cli.seal import is_sealed, seal
 from sb3_mbrl.cli.values import (
     DEFAULT_ALGORITHM,
@@ -32,6 +36,7 @@ from sb3_mbrl.cli.values import (
     algorithm_class,
     check_device,
     load_plugins,
+    make_env,
     parse_pairs,
     plugin_arguments,
 )
@@ -64,6 +69,7 @@ class Run:
     :param plugins: the modules or names given with ``--plugin``
     :param arguments: the arguments of the algorithm's constructor; only for people who read the file
     :param tensorboard: the folder of the TensorBoard logs, if any
+    :param normalize: what ``VecNormalize`` normalises: ``"both"``, ``"obs"`` or ``"reward"``; ``None``: there is none
     """
 
     algo: str
@@ -75,6 +81,7 @@ class Run:
     plugins: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     tensorboard: str | None = None
+    normalize: str | None = None
     own: bool = field(default=True, compare=False)
     """Whether this user has written the record"""
 
@@ -340,7 +347,8 @@ def trust_arguments(cls: type[OffPolicyAlgorithm], safe: bool, trust: Sequence[s
 class Saved(NamedTuple):
     """A saved agent, and the environment that it is played in."""
 
-    agent: OffPolicyAlgorithm
+    agent: Any
+    """An agent of ours, or one of SB3's"""
     env_id: str
     """The Gymnasium id of the environment"""
     env_kwargs: dict[str, Any]
@@ -371,15 +379,29 @@ def load_saved(args: argparse.Namespace) -> Saved:
     env_id = args.env or (run.env_id if run else None)
     if env_id is None:
         raise UserError(f"which environment? --env ID (there is no {RECORD} beside {path})")
+    env_kwargs = {**(run.env_kwargs if run and env_id == run.env_id else {}), **parse_pairs("--env-kwargs", args.env_kwargs)}
+    statistics = find_statistics(path, env_id, args.vecnormalize)
+    if run is not None and run.normalize is not None and statistics is None:
+        raise UserError(f"{folder} is a run with --normalize, and {NORMALISING} is missing: name one with --vecnormalize")
+    env = None
+    if statistics is not None:
+        print(f"Observations are normalised by {statistics}")
+        env = with_statistics(statistics, make_vec_env(lambda: make_env(env_id, env_kwargs)), training=False)
+    loading = waiting(f"Loading {path} ...", not args.no_progress)
+    if is_model_free(path) and (args.algo is None or args.algo.lower() in NAMES):
+        with loading:
+            agent = load_model_free(path, args.algo, env=env, device=args.device)
+        return Saved(agent, env_id, env_kwargs, path.parent)
     plugins, registry = load_plugins(args.plugin or (run.plugins if run else None))
     algo = args.algo or (run.algo if run else None) or saved_algorithm(registry, path) or DEFAULT_ALGORITHM
     cls, trust = algorithm_class(registry, algo), [*(args.trust or ()), *(run.trusted_parts() if run else ())]
-    agent = load_agent(cls, path, device=args.device, **plugin_arguments(plugins), **trust_arguments(cls, args.safe, trust))
-    recorded = run.env_kwargs if run and env_id == run.env_id else {}
-    return Saved(agent, env_id, {**recorded, **parse_pairs("--env-kwargs", args.env_kwargs)}, folder)
+    arguments = {**plugin_arguments(plugins), **trust_arguments(cls, args.safe, trust)}
+    with loading:
+        agent = load_agent(cls, path, env=env, device=args.device, **arguments)
+    return Saved(agent, env_id, env_kwargs, folder)
 
 
-def check_spaces(agent: OffPolicyAlgorithm, env: Any, env_id: str) -> None:
+def check_spaces(agent: Any, env: Any, env_id: str) -> None:
     """:raises UserError: for an environment whose spaces are not those that the agent was trained in"""
     try:
         check_same_spaces(agent, env, f"{env_id} with these arguments")

@@ -218,10 +218,12 @@ def vanishing(tmp_path, **kwargs) -> types.ModuleType:
 
 def test_a_class_whose_module_is_gone(tmp_path):
     module = vanishing(tmp_path, world_model="Model")
+    with pytest.raises(UnknownPartError, match=r"is gone_tomorrow:Model, which .*trust=\['gone_tomorrow:Model'\]"):
+        MBPO.load(tmp_path / "x")
     with pytest.raises(
         UnknownPartError, match=r"there is no module 'gone_tomorrow'\)\. Give it again: load\(..., world_model=...\)"
     ):
-        MBPO.load(tmp_path / "x")
+        MBPO.load(tmp_path / "x", trust=["gone_tomorrow"])
     assert type(MBPO.load(tmp_path / "x", world_model=module.Model).world_model) is module.Model
 
 

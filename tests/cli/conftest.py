@@ -14,6 +14,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     for variable in ("PLUGINS", "BLOCK", "TRACE", "STRICT"):
         monkeypatch.delenv(f"SB3_MBRL_{variable}", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path.with_name(f"{tmp_path.name}_home")))  # the key of own runs
     reset_registry()
     before = set(sys.modules)
     yield tmp_path
