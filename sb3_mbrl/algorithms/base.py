@@ -234,7 +234,7 @@ class ModelBasedMixin(OffPolicyAgent):
         # SB3's policies draw from torch's global generators. Callers have entered the scope of the world model's random
         # stream, in which these continue that stream (RandomStream.scope); SB3's own numbers are not disturbed.
         action = act_in_imagination(self, obs, None)
-        return ActionCodec(self.action_space).nearest(action) if self._whole_actions else action
+        return ActionCodec(self.action_space).nearest(action) if self._converts_actions else action
 
     # ---- hooks of the base class
 
