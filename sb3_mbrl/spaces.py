@@ -157,6 +157,10 @@ def _float32_bounds(space: spaces.Box) -> tuple[th.Tensor, th.Tensor]:
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
     high = np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
+    if whole_numbers(space):
+        # numpy compares 64-bit integers as floats, which round 2^63 - 1 to 2^63.
+        dtype: Any = space.dtype
+        high = np.minimum(high, np.nextafter(np.float32(float(np.iinfo(dtype).max) + 1.0), np.float32(0)))
     return th.as_tensor(low), th.as_tensor(high)
 
 
@@ -356,6 +360,14 @@ def whole_numbers(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer)
 
 
+def left_behind_by_sb3(space: spaces.Space) -> bool:
+    """
+    Tell whether SB3's conversion of scaled actions misses a ``Box``: whole numbers, to which it gives fractions, and half
+    precision, which it replaces by single precision beyond the bounds.
+    """
+    return whole_numbers(space) or (isinstance(space, spaces.Box) and space.dtype == np.float16)
+
+
 def unusable_actions(space: spaces.Space) -> str | None:
     """Explain why a space leaves nothing to choose, or cannot be scaled as Stable-Baselines3 scales actions; else ``None``."""
     if not isinstance(space, SB3_SPACES):
@@ -433,17 +445,17 @@ class ActionCodec:
 
     def unscaled(self, scaled: np.ndarray) -> np.ndarray:
         """
-        Convert scaled actions to whole numbers of the space (where :attr:`whole`).
+        Convert scaled actions of a ``Box`` to members of the space: whole numbers are rounded.
 
         :param scaled: ``(..., *shape)``, from -1 to 1; values beyond are clipped
         :return: ``(..., *shape)`` of the space's dtype
         """
         low, high = self._exact_bounds()
         units = low + 0.5 * (np.clip(scaled, -1.0, 1.0).astype(np.float64) + 1.0) * (high - low)
-        return np.clip(np.rint(units), low, high).astype(self.space.dtype)
+        return np.clip(np.rint(units) if self.whole else units, low, high).astype(self.space.dtype)
 
     def scaled(self, action: np.ndarray) -> np.ndarray:
-        """Convert whole numbers of the space (where :attr:`whole`), ``(..., *shape)``, to float32 from -1 to 1."""
+        """Convert actions of a ``Box``, ``(..., *shape)``, to float32 from -1 to 1 without an overflow of the space's type."""
         low, high = self._exact_bounds()
         return (2.0 * (np.asarray(action).astype(np.float64) - low) / (high - low) - 1.0).astype(np.float32)
 
@@ -455,9 +467,11 @@ class ActionCodec:
         return th.as_tensor(rounded, dtype=action.dtype, device=action.device).reshape(action.shape)
 
     def _exact_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the bounds of whole numbers in double precision; those that it does not hold are rounded inwards."""
+        """Return the bounds of a ``Box`` in double precision; those of integers that it does not hold are rounded inwards."""
         assert isinstance(self.space, spaces.Box)
         low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
+        if not self.whole:
+            return low, high
         # Only 2^63 - 1 and 2^64 - 1 and their neighbours are rounded; a power of two does not fit the integer any more.
         top = np.nextafter(float(np.iinfo(self.space.dtype).max) + 1.0, 0.0)
         return low, np.minimum(high, top)
