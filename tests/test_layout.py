@@ -17,7 +17,7 @@ OF_THE_PROJECT = {"test_layout", "test_project"}
 """Test modules beside the rooms that are not about one source each"""
 
 LAYERS: list[set[str]] = [
-    {"checks", "optim", "rng", "specs", "trees", "version"},
+    {"checks", "jit", "optim", "rng", "specs", "trees", "version"},
     {"contracts"},
     {"fitting", "hookspecs", "returns", "spaces", "timesteps"},
     {"buffers", "hyperparams", "networks", "plugins", "policies"},
