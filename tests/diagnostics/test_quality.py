@@ -446,12 +446,12 @@ def test_what_follows_a_termination_has_no_vote():
     model = Says(box(2), lambda x: x - 0.5, terminated=ended)
     shown = truth.clone()
     shown[ended > 0] = 1e6
-    figures = judge(model, rows(shown, obs, terminated=ended))
+    figures = quality_of(model, rows(shown, obs, terminated=ended))
     going = ended == 0
-    assert figures["copy_error"] == judge(Says(box(2), lambda x: x), rows(truth[going], obs[going]))["error"]
+    assert figures["copy_error"] == quality_of(Says(box(2), lambda x: x), rows(truth[going], obs[going]))["error"]
     # Of the steps that did not terminate, none varies: the termination alone has a vote, and is known exactly.
     assert figures["vs_trivial"] == figures["vs_trivial_term"] == 0.0
-    only_ends = judge(Says(box(2), lambda x: x, terminated=th.ones(N)), rows(shown, obs, terminated=th.ones(N)))
+    only_ends = quality_of(Says(box(2), lambda x: x, terminated=th.ones(N)), rows(shown, obs, terminated=th.ones(N)))
     assert only_ends == {"vs_trivial": 0.0, "reward_error": 0.0, "term_brier": 0.0, "term_recall": 1.0}
 
 
@@ -461,18 +461,18 @@ def test_what_follows_a_termination_has_no_vote():
 def test_a_learned_reward_votes_as_one_capped_column(reward, vote):
     truth = alternating()[:, None]
     exact = Says(box(1), lambda x: x - 1, reward=reward)
-    figures = judge(exact, rows(truth, truth + 1, reward=alternating()))
+    figures = quality_of(exact, rows(truth, truth + 1, reward=alternating()))
     assert figures["vs_trivial_obs"] == 0.0
     assert figures["vs_trivial_reward"] == pytest.approx(vote)
     assert figures["vs_trivial"] == pytest.approx(vote / 2)
     exact.reward_fn = lambda obs, action, next_obs: next_obs[:, 0]
-    assert judge(exact, rows(truth, truth + 1, reward=alternating()))["vs_trivial"] == 0.0
+    assert quality_of(exact, rows(truth, truth + 1, reward=alternating()))["vs_trivial"] == 0.0
 
 
 def test_constant_observations_with_a_reward_that_is_not_learned():
     """Nothing varied but the reward, which had no vote: such a model was trusted whatever it predicted."""
     still = th.full((N, 2), 3.0)
-    figures = judge(Says(box(2), lambda x: x, reward=0.0), rows(still, still, reward=alternating()))
+    figures = quality_of(Says(box(2), lambda x: x, reward=0.0), rows(still, still, reward=alternating()))
     assert figures["vs_trivial"] == figures["vs_trivial_reward"] == pytest.approx(1.0)
     assert not evaluate(Says(box(2), lambda x: x, reward=0.0), rows(still, still, reward=alternating())).trusted
 
@@ -482,9 +482,9 @@ def test_the_verdict_does_not_depend_on_the_size_of_the_parts_that_are_judged(mo
     truth = th.randn(N, 3, generator=g)
     data = rows(truth, truth + 1, reward=truth[:, 0], terminated=(truth[:, 1] > 1).float())
     model = Says(box(3), lambda x: x - 0.7, reward=0.3, terminated=0.2)
-    whole = judge(model, data)
+    whole = quality_of(model, data)
     monkeypatch.setattr(quality, "CHUNK", 30)
-    assert judge(model, data) == pytest.approx(whole, rel=1e-9)
+    assert quality_of(model, data) == pytest.approx(whole, rel=1e-9)
     th.testing.assert_close(quality.variance_of(SpaceCodec(box(3)), truth).float(), truth.var(0, correction=0))
 
 
