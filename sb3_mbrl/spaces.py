@@ -331,6 +331,12 @@ def continuous_actions(observation_space: spaces.Space, action_space: spaces.Spa
     return None if isinstance(action_space, spaces.Box) else f"action space: a gradient needs Box actions, not {action_space}"
 
 
+def discrete_actions(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
+    """``supports`` of planners that search a tree of actions: the reason why they do not take the spaces, or ``None``."""
+    fits = isinstance(action_space, spaces.Discrete)
+    return None if fits else f"action space: a tree search needs Discrete actions, not {action_space}"
+
+
 def differentiable_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
     """``supports`` of planners that also differentiate by the observation: the reason why not, or ``None``."""
     children = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]

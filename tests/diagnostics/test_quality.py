@@ -446,11 +446,11 @@ def test_what_follows_a_termination_has_no_vote():
     model = Says(box(2), lambda x: x - 0.5, terminated=ended)
     shown = truth.clone()
     shown[ended > 0] = 1e6
-    figures = quality_of(model, rows(shown, obs, terminated=ended))
+    metrics = quality_of(model, rows(shown, obs, terminated=ended))
     going = ended == 0
-    assert figures["copy_error"] == quality_of(Says(box(2), lambda x: x), rows(truth[going], obs[going]))["error"]
+    assert metrics["copy_error"] == quality_of(Says(box(2), lambda x: x), rows(truth[going], obs[going]))["error"]
     # Of the steps that did not terminate, none varies: the termination alone has a vote, and is known exactly.
-    assert figures["vs_trivial"] == figures["vs_trivial_term"] == 0.0
+    assert metrics["vs_trivial"] == metrics["vs_trivial_term"] == 0.0
     only_ends = quality_of(Says(box(2), lambda x: x, terminated=th.ones(N)), rows(shown, obs, terminated=th.ones(N)))
     assert only_ends == {"vs_trivial": 0.0, "reward_error": 0.0, "term_brier": 0.0, "term_recall": 1.0}
 
@@ -461,10 +461,10 @@ def test_what_follows_a_termination_has_no_vote():
 def test_a_learned_reward_votes_as_one_capped_column(reward, vote):
     truth = alternating()[:, None]
     exact = Says(box(1), lambda x: x - 1, reward=reward)
-    figures = quality_of(exact, rows(truth, truth + 1, reward=alternating()))
-    assert figures["vs_trivial_obs"] == 0.0
-    assert figures["vs_trivial_reward"] == pytest.approx(vote)
-    assert figures["vs_trivial"] == pytest.approx(vote / 2)
+    metrics = quality_of(exact, rows(truth, truth + 1, reward=alternating()))
+    assert metrics["vs_trivial_obs"] == 0.0
+    assert metrics["vs_trivial_reward"] == pytest.approx(vote)
+    assert metrics["vs_trivial"] == pytest.approx(vote / 2)
     exact.reward_fn = lambda obs, action, next_obs: next_obs[:, 0]
     assert quality_of(exact, rows(truth, truth + 1, reward=alternating()))["vs_trivial"] == 0.0
 
@@ -472,8 +472,8 @@ def test_a_learned_reward_votes_as_one_capped_column(reward, vote):
 def test_constant_observations_with_a_reward_that_is_not_learned():
     """Nothing varied but the reward, which had no vote: such a model was trusted whatever it predicted."""
     still = th.full((N, 2), 3.0)
-    figures = quality_of(Says(box(2), lambda x: x, reward=0.0), rows(still, still, reward=alternating()))
-    assert figures["vs_trivial"] == figures["vs_trivial_reward"] == pytest.approx(1.0)
+    metrics = quality_of(Says(box(2), lambda x: x, reward=0.0), rows(still, still, reward=alternating()))
+    assert metrics["vs_trivial"] == metrics["vs_trivial_reward"] == pytest.approx(1.0)
     assert not evaluate(Says(box(2), lambda x: x, reward=0.0), rows(still, still, reward=alternating())).trusted
 
 
