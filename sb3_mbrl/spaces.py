@@ -157,6 +157,10 @@ def _float32_bounds(space: spaces.Box) -> tuple[th.Tensor, th.Tensor]:
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
     high = np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
+    if whole_numbers(space):
+        # numpy compares 64-bit integers as floats, which round 2^63 - 1 to 2^63.
+        dtype: Any = space.dtype
+        high = np.minimum(high, np.nextafter(np.float32(float(np.iinfo(dtype).max) + 1.0), np.float32(0)))
     return th.as_tensor(low), th.as_tensor(high)
 
 
@@ -327,6 +331,12 @@ def continuous_actions(observation_space: spaces.Space, action_space: spaces.Spa
     return None if isinstance(action_space, spaces.Box) else f"action space: a gradient needs Box actions, not {action_space}"
 
 
+def discrete_actions(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
+    """``supports`` of planners that search a tree of actions: the reason why they do not take the spaces, or ``None``."""
+    fits = isinstance(action_space, spaces.Discrete)
+    return None if fits else f"action space: a tree search needs Discrete actions, not {action_space}"
+
+
 def differentiable_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> str | None:
     """``supports`` of planners that also differentiate by the observation: the reason why not, or ``None``."""
     children = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
@@ -354,6 +364,14 @@ def channels_first(space: spaces.Space) -> spaces.Space:
 def whole_numbers(space: spaces.Space) -> bool:
     """Tell whether actions are whole numbers of a ``Box``."""
     return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer)
+
+
+def left_behind_by_sb3(space: spaces.Space) -> bool:
+    """
+    Tell whether SB3's conversion of scaled actions misses a ``Box``: whole numbers, to which it gives fractions, and half
+    precision, which it replaces by single precision beyond the bounds.
+    """
+    return whole_numbers(space) or (isinstance(space, spaces.Box) and space.dtype == np.float16)
 
 
 def unusable_actions(space: spaces.Space) -> str | None:
@@ -433,17 +451,17 @@ class ActionCodec:
 
     def unscaled(self, scaled: np.ndarray) -> np.ndarray:
         """
-        Convert scaled actions to whole numbers of the space (where :attr:`whole`).
+        Convert scaled actions of a ``Box`` to members of the space: whole numbers are rounded.
 
         :param scaled: ``(..., *shape)``, from -1 to 1; values beyond are clipped
         :return: ``(..., *shape)`` of the space's dtype
         """
         low, high = self._exact_bounds()
         units = low + 0.5 * (np.clip(scaled, -1.0, 1.0).astype(np.float64) + 1.0) * (high - low)
-        return np.clip(np.rint(units), low, high).astype(self.space.dtype)
+        return np.clip(np.rint(units) if self.whole else units, low, high).astype(self.space.dtype)
 
     def scaled(self, action: np.ndarray) -> np.ndarray:
-        """Convert whole numbers of the space (where :attr:`whole`), ``(..., *shape)``, to float32 from -1 to 1."""
+        """Convert actions of a ``Box``, ``(..., *shape)``, to float32 from -1 to 1 without an overflow of the space's type."""
         low, high = self._exact_bounds()
         return (2.0 * (np.asarray(action).astype(np.float64) - low) / (high - low) - 1.0).astype(np.float32)
 
@@ -455,9 +473,11 @@ class ActionCodec:
         return th.as_tensor(rounded, dtype=action.dtype, device=action.device).reshape(action.shape)
 
     def _exact_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the bounds of whole numbers in double precision; those that it does not hold are rounded inwards."""
+        """Return the bounds of a ``Box`` in double precision; those of integers that it does not hold are rounded inwards."""
         assert isinstance(self.space, spaces.Box)
         low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
+        if not self.whole:
+            return low, high
         # Only 2^63 - 1 and 2^64 - 1 and their neighbours are rounded; a power of two does not fit the integer any more.
         top = np.nextafter(float(np.iinfo(self.space.dtype).max) + 1.0, 0.0)
         return low, np.minimum(high, top)

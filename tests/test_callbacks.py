@@ -12,6 +12,7 @@ from sb3_mbrl.callbacks import DreamCallback, ExactCheckpointCallback
 from sb3_mbrl.checkpoints import CheckpointFolder
 from tests.helpers.agents import TINY
 from tests.helpers.dreamers import ImageEnv, small
+from tests.helpers.resumed import CASES, EPISODE, digests_of
 
 
 def test_pictures_for_tensorboard(monkeypatch):
@@ -66,6 +67,23 @@ def test_a_callback_that_cannot_work():
 
 def saved_steps(folder):
     return [one.step for one in CheckpointFolder(folder).sets()]
+
+
+QUICK = ("mbpo", "dyna-3-envs", "dyna-q", "dreamer-3-envs", "mbpo-normalised")
+OTHERS = ("mbpo-3-envs", "dyna", "pets", "pets-3-envs", "dyna-q-3-envs", "dreamer", "mbpo-her", "mbpo-n-step", "td3-noise")
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_a_run_from_a_checkpoint_is_the_uninterrupted_one(name, tmp_path):
+    """Saved in the middle of one ``learn``, at the end of an episode, where the environment can be put back."""
+    case = CASES[name]
+    callback = ExactCheckpointCallback(tmp_path, every=case.steps)
+    whole = digests_of(case.make(case.venv(0)).learn(2 * case.steps, callback=callback))
+    first, last = CheckpointFolder(tmp_path).sets()
+    assert (first.step, last.step) == (case.steps, 2 * case.steps)
+    env = case.venv(case.steps // case.n_envs // EPISODE)
+    resumed = digests_of(first.load(case.kind, env, safe=True).learn(case.steps, reset_num_timesteps=False))
+    assert [part for part in whole if resumed[part] != whole[part]] == []
 
 
 @pytest.fixture

@@ -61,7 +61,14 @@ from sb3_mbrl.imagination.starts import replay_starts
 from sb3_mbrl.plugins import Registry, get_registry
 from sb3_mbrl.policies import StatefulPolicy
 from sb3_mbrl.rng import RandomStream, derive_seed
-from sb3_mbrl.spaces import ActionCodec, unknown_to_sb3, unusable_actions, unusable_observations, whole_numbers
+from sb3_mbrl.spaces import (
+    ActionCodec,
+    left_behind_by_sb3,
+    unknown_to_sb3,
+    unusable_actions,
+    unusable_observations,
+    whole_numbers,
+)
 from sb3_mbrl.trees import State
 
 
@@ -188,7 +195,7 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         self.parts = self._choose_parts(given, saved)
         self.parts.build(self.random)
         self._build()
-        self._follow_whole_actions()
+        self._convert_actions()
         if saved is not None:
             self.parts.restore_structure(saved["parts"])
         if saved is None and self.world_model is not None:
@@ -269,8 +276,8 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
     def _build(self) -> None:
         """Build what the algorithm needs on top of its parts. Saved weights and counters are put back afterwards."""
 
-    def _follow_whole_actions(self) -> None:
-        """Let integer ``Box`` actions be whole numbers, where the algorithm has such actions."""
+    def _convert_actions(self) -> None:
+        """Give the environment members of its action space, where SB3 does not."""
 
     def _refuse_taken_names(self) -> None:
         """:raises TypeError: when the wrapped class has an attribute of a name that is needed here"""
@@ -427,20 +434,19 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         super()._make_objects()
         self.real, self.acting = RealSteps(self.observation_space), None
 
-    def _follow_whole_actions(self) -> None:
+    def _convert_actions(self) -> None:
         """
-        Let integer ``Box`` actions be whole numbers, in training, in ``predict`` and in the replay buffer. SB3 gives fractions
-        to the environment, and its replay buffer cuts scaled actions off to -1, 0 and 1.
+        Give the environment members of its action space, in training, in ``predict`` and in the replay buffer. Where they are
+        whole numbers, SB3 gives it fractions, and its replay buffer cuts scaled actions off to -1, 0 and 1.
         """
-        if not whole_numbers(self.action_space):
-            return
-        if self.world_model is None:
+        if self.world_model is None and whole_numbers(self.action_space):
             warnings.warn(
                 f"The actions {self.action_space} are whole numbers. Without a world model the class is that of "
                 "Stable-Baselines3, which gives fractions to the environment: round them there, or use Discrete or "
                 "MultiDiscrete actions.",
                 stacklevel=4,
             )
+        if not self._converts_actions:
             return
         codec = ActionCodec(self.action_space)  # its methods replace those by which SB3's policies convert actions
         for name, convert in (("scale_action", codec.scaled), ("unscale_action", codec.unscaled)):
@@ -449,9 +455,9 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
             self.replay_buffer.actions = self.replay_buffer.actions.astype(np.float32)
 
     @property
-    def _whole_actions(self) -> bool:
-        """Whether actions are whole numbers of a ``Box``, which SB3 alone would not keep whole"""
-        return self.world_model is not None and whole_numbers(self.action_space)
+    def _converts_actions(self) -> bool:
+        """Whether actions are converted by us, since SB3's own results are no members of the space"""
+        return self.world_model is not None and left_behind_by_sb3(self.action_space)
 
     def _act_by(self, policy: StatefulPolicy) -> None:
         """Act with a policy that has a state; actions come from :meth:`_decide`."""
@@ -612,7 +618,7 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
             with self.acting.collect():
                 action, stored = super()._sample_action(self._random_until(learning_starts), action_noise, n_envs)
         # With action noise, SB3 stores what it was before it was rounded.
-        return action, (self.policy.scale_action(action) if self._whole_actions else stored)
+        return action, (self.policy.scale_action(action) if self._converts_actions else stored)
 
     def _random_until(self, learning_starts: int) -> int:
         """The number of real steps before which actions are random."""
@@ -793,7 +799,7 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         checkpoint.check_buffer(buffer, self)
         buffer.device = self.device
         checkpoint.relabel_by(buffer, self.env)
-        if self._whole_actions:
+        if self._converts_actions:
             buffer.actions = buffer.actions.astype(np.float32, copy=False)
         self.replay_buffer = buffer
         self._restore_side(vars(buffer).pop("side_store", {}))

@@ -12,10 +12,10 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_mbrl.agent.objects import AgentObject
 from sb3_mbrl.agent.recorder import Recorder
 from sb3_mbrl.buffers import ReplayData, SideStore
-from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Transitions, WorldModel
+from sb3_mbrl.contracts import FitBudget, Transitions, WorldModel
 from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error, variance_of
 from sb3_mbrl.holdout import Trial
-from sb3_mbrl.plugins import PluginContractError
+from sb3_mbrl.plugins.faults import Fault, contract_error
 from sb3_mbrl.plugins.validation import validate_metrics, validate_prediction
 from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors, whole_numbers
@@ -161,10 +161,11 @@ class ModelTrainer(AgentObject):
         if got == wanted:
             got, wanted = (", ".join(str(leaf.dtype) for leaf in tree_leaves(obs)) for obs in (decoded, expected))
         if got != wanted:
-            raise PluginContractError(
-                f"{type(model).__name__}.decode returned {got}, expected {wanted}. "
-                f"[contract v{CONTRACT_VERSION}, check_decode]"
+            fault = Fault(
+                f".decode returned {got}, expected {wanted}", "return observations as SB3's replay buffer stores them"
             )
+            required = "`decode` returns members of the observation space"
+            raise contract_error(type(model).__name__, model, fault, check="check_decode", required=required)
 
     # ---- judging
 

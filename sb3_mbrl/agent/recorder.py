@@ -60,7 +60,7 @@ class Recorder(AgentObject):
     def _unique(self, key: str) -> str:
         """
         Shorten a name that is longer than a line of SB3's log, which would cut it off, and end training where two names are
-        then the same: ``model/obs_temperature_of_the_north_wing_loss`` is ``model/obs_temperature_~orth_wing_loss``.
+        then the same: ``model/obs_temperature_of_the_north_wing_loss`` is ``model/obs_temperature_~_north_wing_loss``.
         """
         tag, slash, name = key.partition("/") if "/" in key else ("", "", key)
         short, number, half = name, 1, LONGEST_NAME // 2

@@ -233,7 +233,7 @@ class ModelBasedMixin(OffPolicyAgent):
             obs, _ = self.policy.obs_to_tensor(self._vec_normalize_env.normalize_obs(arrays))
         # Called inside the model's random scope, which torch's global generators continue.
         action = act_in_imagination(self, obs, None)
-        return ActionCodec(self.action_space).nearest(action) if self._whole_actions else action
+        return ActionCodec(self.action_space).nearest(action) if self._converts_actions else action
 
     # ---- hooks of the base class
 

@@ -163,8 +163,10 @@ examples:
 
 _CHECK = """
 Run the conformance kit (sb3_mbrl.testing) on a part: shapes, random streams,
-membership in the spaces, saving, learning, and more. Every check prints one
-line; a failed one says what is wrong. The exit code is 1 if any check failed.
+membership in the spaces, saving, learning, and more. Every check prints a line;
+a failed one says what is wrong, where in your code, what is required, and how to
+mend it. Checks that the same mistake spoils are skipped. The exit code is 1 if
+any check failed.
 """
 
 _CHECK_EPILOG = """

@@ -1,5 +1,8 @@
 """Fits of the world model: when they happen, what a model may return, when it is trusted, and what an error leaves."""
 
+import io
+import warnings
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,14 +10,19 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import HumanOutputFormat, Logger
 
 from sb3_mbrl import MBPO
+from sb3_mbrl.agent.model_trainer import ModelTrainer
+from sb3_mbrl.agent.recorder import Recorder
+from sb3_mbrl.contracts import Transitions
 from sb3_mbrl.diagnostics import ModelQualityWarning
 from sb3_mbrl.holdout import trusted_below
 from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.plugins import (
     PluginContractError,
 )
+from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.testing import LinearToy, NeighbourToy, RecurrentToy
 from tests.helpers.agents import NoiseEnv, intact, learned, quick, tiny
 
@@ -239,3 +247,106 @@ def test_an_oracle_of_another_environment_is_refused():
     agent = tiny(gym.make("Pendulum-v1", g=1.0), world_model="oracle", world_model_kwargs={"env": "Pendulum-v1"})
     with pytest.raises(ValueError, match=r"OracleModel repeats \d+ of 16 real transitions with another result"):
         agent.learn(60)
+
+
+# ---- verdicts
+
+
+class Shop(gym.Env):
+    """One-step episodes: a visitor is offered a price; the last observation is the next visitor, whom nothing predicts."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._visitor(), {}
+
+    def step(self, price):
+        reward = -float((price[0] - self.now[0]) ** 2)
+        return self._visitor(), reward, True, False, {}
+
+    def _visitor(self):
+        self.now = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return self.now
+
+
+def test_one_step_episodes_are_imagined():
+    """What follows an end matters to nobody, and decided that a model with exact rewards was not trusted."""
+    agent = learned(
+        Shop(),
+        learning_starts=300,
+        fit_freq=1000,
+        fit_kwargs={"max_batches": 400},
+        world_model_kwargs={"members": 2, "elites": 2, "hidden": (32, 32)},
+    )
+    agent.learn(310)
+    assert agent.trainer.trusted
+    assert len(agent.imagined) > 0
+
+
+def trainer(space: spaces.Space | None = None) -> ModelTrainer:
+    return ModelTrainer(space or spaces.Box(-np.inf, np.inf, (2,)), RandomStream(0), Recorder(), "It waits.", False)
+
+
+def silent(function, *arguments) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        function(*arguments)
+
+
+def rows_of(obs, action=None) -> Transitions:
+    zeros = th.zeros(len(obs))
+    return Transitions(obs, zeros[:, None] if action is None else action, obs, zeros, zeros)
+
+
+def test_observations_of_very_different_scales_get_one_warning():
+    judge, g = trainer(), th.Generator().manual_seed(0)
+    obs = th.randn(500, 2, generator=g) * th.tensor([1.0, 1e5])
+    with pytest.warns(ModelQualityWarning, match=r"obs\[1\] is about 1e\+05, obs\[0\] about 1. .* VecNormalize"):
+        judge.warn_of_scales(rows_of(obs))
+    silent(judge.warn_of_scales, rows_of(obs))
+    for fine in (th.tensor([1.0, 1e3]), th.tensor([1e-6, 1.0]), th.tensor([1e5, 1e5]), th.tensor([0.0, 1.0])):
+        silent(trainer().warn_of_scales, rows_of(th.randn(500, 2, generator=g) * fine))
+    keys = trainer(spaces.Dict(b=spaces.Box(-1e9, 1e9, (1,)), n=spaces.Discrete(9), a=spaces.Box(-1, 1, (1,))))
+    parts = {"b": obs[:, 1:], "n": th.zeros(500, 1).long(), "a": obs[:, :1]}
+    with pytest.warns(ModelQualityWarning, match=r"b\[0\] is about 1e\+05, a\[0\] about 1"):
+        keys.warn_of_scales(Transitions(parts, *rows_of(obs)[1:]))
+
+
+def test_a_policy_stuck_at_its_bounds_gets_one_warning():
+    g, space = th.Generator().manual_seed(0), spaces.Box(-1, 1, (2,))
+    obs, free = th.zeros(500, 2), 2 * th.rand(500, 1, generator=g) - 1
+    stuck = th.cat([free, th.ones(500, 1)], 1)
+    judge = trainer()
+    with pytest.warns(ModelQualityWarning, match=r"action\[1\] was at a bound in 100% of the last 400 real steps"):
+        judge.warn_of_stuck_actions(rows_of(obs, stuck), space, 1000)
+    silent(judge.warn_of_stuck_actions, rows_of(obs, stuck), space, 1000)
+    warn = trainer().warn_of_stuck_actions
+    silent(warn, rows_of(obs, stuck), space, 100)  # most of them were random
+    silent(warn, rows_of(obs, free), space, 1000)
+    silent(warn, rows_of(obs, stuck), spaces.Box(0, 1, (2,), np.int8), 1000)
+    silent(warn, rows_of(obs, stuck.long()), spaces.MultiBinary(2), 1000)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "error", "copy", "explained"),
+    [
+        (True, 0.5, 0.8, False),
+        (True, 1.2, 0.8, True),
+        (False, 1.2, 0.8, False),
+        (False, 0.5, 0.8, True),
+        (True, 1.1, 3.0, True),
+    ],
+)
+def test_figures_that_contradict_each_other_are_explained_in_the_log(trusted, error, copy, explained):
+    judge, file = trainer(), io.StringIO()
+    judge.recorder.logger, judge.trusted = Logger(None, [HumanOutputFormat(file)]), trusted
+    metrics = {"vs_trivial": 0.5, "vs_trivial_obs": 0.4, "vs_trivial_reward": 0.9, "error_1": error, "copy_error_1": copy}
+    judge._explain(metrics, False)
+    text = file.getvalue()
+    assert bool(text) == explained
+    if explained:
+        assert "observations 0.40, reward 0.90" in text
+        assert "the model before this fit" in text
+    judge._explain({"vs_trivial": 0.5}, False)
+    assert file.getvalue() == text

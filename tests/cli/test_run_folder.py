@@ -66,22 +66,26 @@ def child(work):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_a_killed_run_loses_at_most_one_interval(here):
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_killed_run_loses_at_most_one_interval(here, kills):
     """Nothing was saved before the end."""
     generator, before, arguments = random.Random(0), -1, ["--steps", "1000000", "--save-every", "20"]
     stored = mmap.mmap(-1, 8)  # shared with the processes that are killed
     learn = DynaQ._store_transition
+    assert main([*LAKE[:-1], "another", "--steps", "21"]) == 0  # so that everything is imported
 
-    def noting(agent, *args, **kwargs):
-        learn(agent, *args, **kwargs)
-        stored[:] = agent.num_timesteps.to_bytes(8, "big")
+    for number in range(kills):
+        began, delay = bool(CheckpointFolder("run/checkpoints").sets()), generator.uniform(0.01, 0.3)
 
-    for _ in range(15):
-        began, delay = bool(CheckpointFolder("run/checkpoints").sets()), generator.uniform(0.02, 0.6)
+        def work(delay=delay, began=began, at_once=number % 3 == 1):
+            def noting(one, *args, **kwargs):
+                if signal.getitimer(signal.ITIMER_REAL)[0] == 0:
+                    signal.setitimer(signal.ITIMER_REAL, delay)  # the system ends the process then, wherever it is
+                learn(one, *args, **kwargs)
+                stored[:] = one.num_timesteps.to_bytes(8, "big")
 
-        def work(delay=delay, began=began):
             DynaQ._store_transition = noting
-            signal.setitimer(signal.ITIMER_REAL, delay)  # the system ends the process at once, wherever it is
+            signal.setitimer(signal.ITIMER_REAL, delay if at_once else 0)
             return resume(*arguments) if began else main([*LAKE, *arguments])
 
         assert child(work) == -signal.SIGALRM

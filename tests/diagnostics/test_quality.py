@@ -9,7 +9,8 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.contracts import Prediction, Sequences, Transitions, WorldModel
-from sb3_mbrl.diagnostics import columns_of, k_step_error, one_step_quality
+from sb3_mbrl.diagnostics import columns_of, k_step_error, one_step_quality, quality
+from sb3_mbrl.holdout import evaluate
 from sb3_mbrl.models.analytic import PendulumModel
 from sb3_mbrl.spaces import SpaceCodec
 from sb3_mbrl.testing import LinearToy, RewardToy
@@ -433,3 +434,68 @@ def test_open_loop_errors_of_a_model_that_does_not_decode():
     assert k_step_error(model, SpaceCodec(box(2)), windows) == (0.0, 1.0)
     model.step = lambda *args, **kwargs: Prediction(th.zeros(30, 32), last.mean().expand(30), zeros[:, 0])
     assert k_step_error(model, SpaceCodec(box(2)), windows)[0] == pytest.approx(1.0)
+
+
+# ---- who has a vote
+
+
+def test_what_follows_a_termination_has_no_vote():
+    """One-step episodes whose last observation is the next visitor's: the error there decided, although nobody sees it."""
+    truth, ended = th.stack([alternating(), alternating()], 1), (th.arange(N) % 2).float()
+    obs = truth + 1
+    model = Says(box(2), lambda x: x - 0.5, terminated=ended)
+    shown = truth.clone()
+    shown[ended > 0] = 1e6
+    metrics = quality_of(model, rows(shown, obs, terminated=ended))
+    going = ended == 0
+    assert metrics["copy_error"] == quality_of(Says(box(2), lambda x: x), rows(truth[going], obs[going]))["error"]
+    # Of the steps that did not terminate, none varies: the termination alone has a vote, and is known exactly.
+    assert metrics["vs_trivial"] == metrics["vs_trivial_term"] == 0.0
+    only_ends = quality_of(Says(box(2), lambda x: x, terminated=th.ones(N)), rows(shown, obs, terminated=th.ones(N)))
+    assert only_ends == {"vs_trivial": 0.0, "reward_error": 0.0, "term_brier": 0.0, "term_recall": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("reward", "vote"), [(alternating(), 0.0), (0.0, 1.0), (0.5 * alternating(), 0.25), (-alternating(), 2.0), (100.0, 2.0)]
+)
+def test_a_learned_reward_votes_as_one_capped_column(reward, vote):
+    truth = alternating()[:, None]
+    exact = Says(box(1), lambda x: x - 1, reward=reward)
+    metrics = quality_of(exact, rows(truth, truth + 1, reward=alternating()))
+    assert metrics["vs_trivial_obs"] == 0.0
+    assert metrics["vs_trivial_reward"] == pytest.approx(vote)
+    assert metrics["vs_trivial"] == pytest.approx(vote / 2)
+    exact.reward_fn = lambda obs, action, next_obs: next_obs[:, 0]
+    assert quality_of(exact, rows(truth, truth + 1, reward=alternating()))["vs_trivial"] == 0.0
+
+
+def test_constant_observations_with_a_reward_that_is_not_learned():
+    """Nothing varied but the reward, which had no vote: such a model was trusted whatever it predicted."""
+    still = th.full((N, 2), 3.0)
+    metrics = quality_of(Says(box(2), lambda x: x, reward=0.0), rows(still, still, reward=alternating()))
+    assert metrics["vs_trivial"] == metrics["vs_trivial_reward"] == pytest.approx(1.0)
+    assert not evaluate(Says(box(2), lambda x: x, reward=0.0), rows(still, still, reward=alternating())).trusted
+
+
+def test_the_verdict_does_not_depend_on_the_size_of_the_parts_that_are_judged(monkeypatch):
+    g = th.Generator().manual_seed(0)
+    truth = th.randn(N, 3, generator=g)
+    data = rows(truth, truth + 1, reward=truth[:, 0], terminated=(truth[:, 1] > 1).float())
+    model = Says(box(3), lambda x: x - 0.7, reward=0.3, terminated=0.2)
+    whole = quality_of(model, data)
+    monkeypatch.setattr(quality, "CHUNK", 30)
+    assert quality_of(model, data) == pytest.approx(whole, rel=1e-9)
+    th.testing.assert_close(quality.variance_of(SpaceCodec(box(3)), truth).float(), truth.var(0, correction=0))
+
+
+def test_open_loop_errors_leave_out_what_follows_a_termination():
+    space = box(1)
+    obs, flags = th.zeros(4, 2, 1), th.zeros(4, 2, dtype=th.bool)
+    ended = th.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    following = th.tensor([9e9, 1.0, 2.0, 3.0]).view(4, 1, 1).expand(4, 2, 1)
+    windows = Sequences(obs, th.zeros(4, 2, 1), following, th.zeros(4, 2), ended, flags, flags)
+    error, copy = k_step_error(Says(space, lambda x: x + 1), SpaceCodec(space), windows)
+    # Two steps lead from 0 to 2; 1, 2 and 3 with the variance 2/3 are true.
+    assert (error, copy) == pytest.approx((math.sqrt((1 + 0 + 1) / 3 * 1.5), math.sqrt((1 + 4 + 9) / 3 * 1.5)))
+    all_ended = windows._replace(terminated=th.ones(4, 2))
+    assert all(math.isnan(value) for value in k_step_error(Says(space, lambda x: x), SpaceCodec(space), all_ended))

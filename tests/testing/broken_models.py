@@ -219,15 +219,11 @@ class RandomFit(NeighbourToy):
     def fit(self, data, budget=None, *, generator=None):
         metrics = super().fit(data, budget, generator=generator)
         type(self).fits += 1
-        self._outputs = self._outputs + 1e-3 * type(self).fits
+        self._outputs[:, -2] += 1e-3 * type(self).fits  # the rewards
         return metrics
 
 
 class OneLossForAll(RecurrentToy):
-    def fit(self, data, budget=None, *, generator=None):
-        self.fitted = True
-        return {}
-
     def loss(self, batch, start=None, *, generator=None):
         loss = super().loss(batch, start, generator=generator)
         return loss._replace(rows={name: value.mean() for name, value in loss.rows.items()})
@@ -251,16 +247,12 @@ class LossOfVersion1(OneLossForAll):
 class ReadsWhatItDoesNotAskFor(WeightedToy):
     extra: ClassVar = {}
 
-    def fit(self, data, budget=None, *, generator=None):
-        self.fitted = True
-        return {}
-
 
 class WrongDiscount(NeighbourToy):
     discount = 2.0
 
 
-class ForeignOptimizer(OneLossForAll):
+class ForeignOptimizer(RecurrentToy):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.optimizer = th.optim.Adam([nn.Parameter(p.detach().clone()) for p in self.parameters()])
@@ -344,9 +336,9 @@ class DataShaped(NeighbourToy):
 
 BROKEN_MODELS = [
     ("check_spaces", SilentlyRefusing, r"refused the spaces of case 'discrete' without a message"),
-    ("check_spaces", Crashing, r"raised (TypeError|IndexError) for the spaces of case '.*UnsupportedSpace"),
+    ("check_spaces", Crashing, r"raised (TypeError|IndexError).* for the spaces of case '(.|\n)*UnsupportedSpace"),
     ("check_attributes", NoContext, r"\.context is 0, expected an integer of at least 1"),
-    ("check_attributes", Unfitted, r"neither fit nor loss, so it is known: set fitted = True"),
+    ("check_attributes", Unfitted, r"neither fit nor loss, so it is known(.|\n)*set fitted = True"),
     ("check_attributes", NeverFitted, r"\.fitted is False after fit"),
     (
         "check_step_shapes",
@@ -369,7 +361,7 @@ BROKEN_MODELS = [
     (
         "check_step_shapes",
         stepping(lambda p, *_: p._replace(state={"obs": p.state["obs"].double()})),
-        r"state leaf of torch.float32 into torch.float64",
+        r"state leaf state\['obs'\] of torch.float32 into torch.float64",
     ),
     (
         "check_step_shapes",
@@ -379,20 +371,20 @@ BROKEN_MODELS = [
     (
         "check_step_shapes",
         stepping(lambda p, *_: p._replace(reward=p.reward / 0)),
-        r"not finite on data that it was fitted on",
+        r"reward that is not finite, on data that it was fitted on",
     ),
     ("check_large_batch", Small, r"raised MemoryError: too many rows"),
     (
         "check_row_independence",
         stepping(lambda p, *_: p._replace(reward=p.reward - p.reward.mean())),
-        r"another prediction when it is alone",
+        r"another reward when it is alone",
     ),
     (
         "check_row_independence",
         stepping(lambda p, *_: p._replace(reward=p.reward + th.arange(len(p.reward)))),
-        r"another prediction when the rows are shuffled",
+        r"another reward when the rows are shuffled",
     ),
-    ("check_determinism", Moody, r"different predictions for generators of the same seed"),
+    ("check_determinism", Moody, r"another reward for a generator of the same seed"),
     (
         "check_determinism",
         stepping(lambda p, s, a, g: p._replace(reward=th.rand(p.reward.shape, generator=g))),
@@ -404,25 +396,25 @@ BROKEN_MODELS = [
         r"\.step drew from torch's global",
     ),
     ("check_global_randomness", NumpyFit, r"\.fit drew from NumPy's global"),
-    ("check_no_side_effects", InPlace, r"changed the state or the action that it was given"),
-    ("check_no_side_effects", Counting, r"changed its own weights or extra state"),
+    ("check_no_side_effects", InPlace, r"changed the state\['obs'\] that it was given"),
+    ("check_no_side_effects", Counting, r"changed extra_state\(\)\['calls'\] while"),
     (
         "check_state_operations",
         stepping(lambda p, *_: p._replace(reward=p.reward + th.arange(len(p.reward)))),
         r"whose rows were repeated",
     ),
-    ("check_decode", NotClipped, r"\.decode returned = \[.*no member of Box"),
-    ("check_decode", FlatDecode, r"\.decode returned as torch.float64, expected torch.float32"),
+    ("check_decode", NotClipped, r"\.decode returned obs = \[.*no member of Box"),
+    ("check_decode", FlatDecode, r"\.decode returned obs as torch.float64, expected torch.float32"),
     ("check_features", FlatFeatures, r"\.features returned torch.float32 of shape \(8,\)"),
     ("check_far_out_of_distribution", FragileFar, r"raised OverflowError"),
     ("check_known_functions", ScaledActions, r"ActionCodec.to_env"),
-    ("check_known_functions", IgnoresKnown, r"did not call the known reward"),
+    ("check_known_functions", IgnoresKnown, r"did not call the known reward_fn"),
     ("check_filter", LeakyFilter, r"another episode leaks"),
     ("check_filter", ReadsLastAction, r"uses the last action"),
     ("check_observe", LeakyObserve, r"remembers the last episode"),
     ("check_members", OneMember, r"mean of shape \(8, 3\), expected \(8, 8, 3\)"),
     ("check_members", NegativeVariance, r"negative variance"),
-    ("check_fit_one_row", NeedsTwoRows, r"\.fit raised IndexError on one row: empty holdout"),
+    ("check_fit_one_row", NeedsTwoRows, r"\.fit raised IndexError: empty holdout \(on one row\)"),
     ("check_fit_one_row", TensorMetrics, r"metrics that are no plain numbers"),
     ("check_fit_constant_data", DividesByDeviation, r"not finite after a fit on constant data"),
     ("check_fit_learns", LearnsNothing, r"did not learn the reward"),
@@ -446,12 +438,12 @@ BROKEN_MODELS = [
     ("check_loss", losing(lambda loss: Loss(loss.rows, figures={})), r"called metrics now, so give Loss\(metrics=\.\.\.\)"),
     ("check_loss", losing(lambda loss: loss._replace(states=th.zeros(3, 2))), r"states of 3 rows for a batch of 8"),
     ("check_loss", losing(lambda loss: loss._replace(scalars={"l2": th.ones(()) / 0})), r"with the total inf"),
-    ("check_loss", LossOfVersion1, r"cannot be called as loss\(batch, start, generator=generator\)"),
+    ("check_signatures", LossOfVersion1, r"cannot be called as loss\(batch, start, generator=generator\)"),
     ("check_loss", ReadsWhatItDoesNotAskFor, r"raised KeyError: 'weight'"),
     ("check_attributes", WrongDiscount, r"\.discount is 2.0, expected None or a float from 0 to 1"),
     ("check_optimizer", ForeignOptimizer, r"parameters that are not the model's"),
-    ("check_state_dict", IntegerBuffer, r"state_dict\(\)\['elites'\] is torch.int64.*extra_state"),
-    ("check_save_load", Forgetful, r"predicts something else after extra_state and state_dict"),
+    ("check_state_dict", IntegerBuffer, r"state_dict\(\)\['elites'\] is torch.int64(.|\n)*extra_state"),
+    ("check_save_load", Forgetful, r"\.extra_state and state_dict do not hold all that matters"),
     ("check_save_load", ForgetsFitted, r"lost whether the model is fitted"),
     ("check_fit_after_load", FitsOnce, r"raised RuntimeError: no optimiser state"),
     ("check_pickle_and_deepcopy", Unpicklable, r"raised (AttributeError|PicklingError)"),
