@@ -16,6 +16,7 @@ from tests.helpers.resumed import CASES, EPISODE, digests_of
 
 
 def test_pictures_for_tensorboard(monkeypatch):
+    small()  # torch imports more with its first optimiser, for which it needs the real function
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # with moviepy
     seen = []
 

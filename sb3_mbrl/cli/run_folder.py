@@ -27,7 +27,7 @@ from sb3_mbrl.checkpoints import CheckpointFolder, CheckpointSet, FolderInUseErr
 from sb3_mbrl.checkpoints.checkpoint_set import MODEL, NORMALISING, PICKLED_BUFFER, PLAIN_BUFFER
 from sb3_mbrl.checkpoints.folder import LATEST
 from sb3_mbrl.cli.model_free import NAMES, is_model_free, load_model_free
-from sb3_mbrl.cli.normalize import find_statistics, with_statistics
+from sb3_mbrl.cli.normalize import CHOICES, find_statistics, with_statistics
 from sb3_mbrl.cli.progress import waiting
 from sb3_mbrl.cli.seal import is_sealed, seal
 from sb3_mbrl.cli.values import (
@@ -168,6 +168,8 @@ def _check_record(record: dict[str, Any]) -> None:
         raise ValueError(f"plugins is {record['plugins']!r}")
     if not isinstance(record.get("tensorboard"), (str, type(None))):
         raise ValueError(f"tensorboard is {record['tensorboard']!r}")
+    if record.get("normalize") not in (None, *CHOICES):
+        raise ValueError(f"normalize is {record['normalize']!r}: it must be one of {', '.join(CHOICES)}")
 
 
 def _canonical(record: dict[str, Any]) -> bytes:
@@ -383,12 +385,15 @@ def load_saved(args: argparse.Namespace) -> Saved:
     statistics = find_statistics(path, env_id, args.vecnormalize)
     if run is not None and run.normalize is not None and statistics is None:
         raise UserError(f"{folder} is a run with --normalize, and {NORMALISING} is missing: name one with --vecnormalize")
+    model_free = is_model_free(path) and (args.algo is None or args.algo.lower() in NAMES)
+    if args.safe and (model_free or (statistics is not None and statistics.suffix != ".npz")):
+        raise UserError(f"--safe: {path if model_free else statistics} is a file of Stable-Baselines3, which is a pickle")
     env = None
     if statistics is not None:
         print(f"Observations are normalised by {statistics}")
         env = with_statistics(statistics, make_vec_env(lambda: make_env(env_id, env_kwargs)), training=False)
     loading = waiting(f"Loading {path} ...", not args.no_progress)
-    if is_model_free(path) and (args.algo is None or args.algo.lower() in NAMES):
+    if model_free:
         with loading:
             agent = load_model_free(path, args.algo, env=env, device=args.device)
         return Saved(agent, env_id, env_kwargs, path.parent)

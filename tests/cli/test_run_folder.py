@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from stable_baselines3 import SAC
 
 from sb3_mbrl import MBPO, DynaQ
 from sb3_mbrl.checkpoints import CheckpointFolder
@@ -269,6 +270,7 @@ GOOD = {"algo": "dyna_q", "env_id": "FrozenLake-v1", "steps": 30, "seed": 0, "n_
         {"env_kwargs": None},
         {"arguments": 5},
         {"tensorboard": 5},
+        {"normalize": "everything"},
         {"unknown": 1},
         "[" * 100_000,
         "[]",
@@ -362,6 +364,13 @@ def test_safe_and_trusted(here, capsys):
     capsys.readouterr()
     assert main(["evaluate", "pickled.zip", "--env", "FrozenLake-v1", "--safe"]) == 2
     assert "pickled.zip holds pickles" in capsys.readouterr().err
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"net_arch": [8]}).save("sac.zip")
+    assert main(["evaluate", "sac.zip", "--env", "Pendulum-v1", "--safe"]) == 2
+    assert "--safe: sac.zip is a file of Stable-Baselines3, which is a pickle" in capsys.readouterr().err
+    (here / "vecnormalize.pkl").touch()
+    DynaQ.load("pickled.zip").save("plain.zip", safe=True)
+    assert main(["evaluate", "plain.zip", "--env", "FrozenLake-v1", "--safe"]) == 2
+    assert "--safe: vecnormalize.pkl is a file of Stable-Baselines3" in capsys.readouterr().err
 
 
 def test_an_own_part_is_trusted_when_the_run_is_continued(here, capsys):
