@@ -14,7 +14,14 @@ from sb3_mbrl.contracts import (
 from sb3_mbrl.envs.known_functions import ENV_FUNCTIONS
 from sb3_mbrl.hookspecs import hookimpl
 from sb3_mbrl.models.rssm.observations import Layout
-from sb3_mbrl.spaces import ActionCodec, continuous_actions, differentiable_spaces, discrete_spaces, vector_spaces
+from sb3_mbrl.spaces import (
+    ActionCodec,
+    continuous_actions,
+    differentiable_spaces,
+    discrete_actions,
+    discrete_spaces,
+    vector_spaces,
+)
 
 
 @hookimpl
@@ -167,6 +174,12 @@ def sb3_mbrl_planners() -> list[PlannerSpec]:
             factory="sb3_mbrl.planners.ilqr:ILQR",
             summary="iterative linear-quadratic regulator, for differentiable models",
             supports=differentiable_spaces,
+        ),
+        PlannerSpec(
+            name="mcts",
+            factory="sb3_mbrl.planners.mcts:MCTS",
+            summary="Monte Carlo tree search (Gumbel MuZero's or PUCT), for Discrete actions",
+            supports=discrete_actions,
         ),
     ]
 

@@ -117,12 +117,11 @@ def _write_agent(agent: OffPolicyAlgorithm, path: Path, pickled: dict[str, str])
         pickled[path.name] = f"{type(agent).__name__} is no class of sb3-mbrl"
         agent.save(path)
         return
-    include = ["imagined"] if "augmenter" in agent.object_names else []
     try:
-        agent.save(path, include=include, safe=True)
+        agent.save(path, safe=True)
     except NotPlainError as error:
         pickled[path.name] = str(error)
-        agent.save(path, include=include)
+        agent.save(path)
 
 
 def _write_buffer(agent: OffPolicyAlgorithm, folder: Path, pickled: dict[str, str]) -> None:

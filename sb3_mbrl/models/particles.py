@@ -130,6 +130,14 @@ class Particles(WorldModel):
         total = th.where(alive > 0, alive * values, 0.0).sum(1)
         return total / alive.sum(1).clamp(min=1e-12)
 
+    def policy_value(self, state: State) -> tuple[th.Tensor, th.Tensor]:
+        """Return the logits of the weighted mean of the particles' policies, and the weighted mean of their values."""
+        alive = state["alive"]
+        logits, _ = self.model.policy_value(self._flat(state["particles"]))
+        weight = alive / alive.sum(1, keepdim=True).clamp(min=1e-12)
+        policy = (weight[..., None] * self._grouped(logits.softmax(1))).sum(1)
+        return policy.log(), self.mean_value(state, lambda inner: self.model.policy_value(inner)[1])
+
     # ---- one step
 
     def step(

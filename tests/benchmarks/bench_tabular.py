@@ -5,8 +5,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import Logger
 
-from sb3_mbrl import DynaQ
-from sb3_mbrl.models.tabular import jit
+from sb3_mbrl import DynaQ, jit
 from tests.benchmarks.measure import Work, Worker, interleave
 
 REQUIRED = {"compiled": 3_000_000, "plain": 50_000}

@@ -38,8 +38,8 @@ def test_the_gradient_of_a_two_hot_mean(in_symlog, generator):
     expected = symexp(mean) if in_symlog else mean
     th.testing.assert_close(output.mean(logits), expected)
     weights = th.arange(1.0, 5.0)
-    for found, wanted in zip(*(th.autograd.grad(x @ weights, logits) for x in (output.mean(logits), expected)), strict=True):
-        th.testing.assert_close(found, wanted)
+    for got, wanted in zip(*(th.autograd.grad(x @ weights, logits) for x in (output.mean(logits), expected)), strict=True):
+        th.testing.assert_close(got, wanted)
 
 
 @pytest.mark.parametrize("in_symlog", [False, True])

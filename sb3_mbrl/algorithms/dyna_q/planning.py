@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sb3_mbrl.jit import jit
 from sb3_mbrl.models.tabular.counts import draw
-from sb3_mbrl.models.tabular.jit import jit
 
 
 @jit

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_mbrl.models.tabular.jit import jit
+from sb3_mbrl.jit import jit
 
 
 class Tables(NamedTuple):

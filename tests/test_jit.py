@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from sb3_mbrl import jit
 from sb3_mbrl.algorithms.dyna_q import planning
-from sb3_mbrl.models.tabular import jit
 from tests.helpers.tables import GAMMA, chain
 
 
