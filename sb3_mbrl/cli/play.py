@@ -114,6 +114,8 @@ class Thinking:
 
     def __init__(self, agent: Any, simulations: int | None = None, shown: bool = True) -> None:
         self.agent, self.shown = agent, shown
+        normalizing = agent.get_vec_normalize_env() if hasattr(agent, "get_vec_normalize_env") else None
+        self.observation = None if normalizing is None else normalizing.normalize_obs
         self.searches = callable(getattr(agent, "search", None))
         self.options: dict[str, Any] = {}
         if simulations is not None:
@@ -132,7 +134,7 @@ class Thinking:
     def move(self, env: TwoPlayerEnv) -> int:
         """Choose a move for the player to move, and show why."""
         if not self.searches:
-            (move,) = AgentPlayer(self.agent, **self.options).choose([env])
+            (move,) = AgentPlayer(self.agent, observation=self.observation, **self.options).choose([env])
         else:
             result = self._search(env)
             move = int(np.asarray(result.action).reshape(-1)[0])
@@ -149,7 +151,7 @@ class Thinking:
 
     def _search(self, env: TwoPlayerEnv) -> Any:
         options = {**self.options, **({"deterministic": True} if takes(self.agent.search, "deterministic") else {})}
-        obs = AgentPlayer.batch([env.observe()])
+        obs = AgentPlayer.batch([env.observe() if self.observation is None else self.observation(env.observe())])
         return self.agent.search(obs, action_masks=env.action_masks()[None], **options)
 
 

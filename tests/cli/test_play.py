@@ -190,6 +190,21 @@ def test_connect_four(typed, against, capsys):
     assert "The agent plays column 3." in out
 
 
+def test_observations_are_normalised_for_agents_that_were_trained_so(typed, against, capsys):
+    class Halved(FirstSquare):
+        def get_vec_normalize_env(self):
+            return SimpleNamespace(normalize_obs=lambda obs: obs / 2)
+
+        def predict(self, observation, **kwargs):
+            self.seen = observation
+            return super().predict(observation)
+
+    typed("4")
+    agent = Halved()
+    assert against(agent) == 0
+    assert agent.seen.sum() == 0.5
+
+
 def test_simulations_need_a_search(typed, against, capsys):
     typed("q")
     assert against(FirstSquare(), "--simulations", "10") == 2

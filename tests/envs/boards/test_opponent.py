@@ -31,6 +31,7 @@ class Script(Player):
         return [self.moves.pop(0) for _ in tables]
 
 
+@pytest.mark.filterwarnings("ignore:.*different from the unwrapped version")
 def test_it_is_an_environment():
     check_env(Opponent(TicTacToe(), RandomPlayer(), seat=0), skip_render_check=True)
 
