@@ -95,7 +95,8 @@ def test_a_twin_takes_the_spaces_of_its_environment_alone(name, env_id):
     assert reason == f"it is for observations {env.observation_space} and actions {env.action_space}"
 
 
-def test_planners_that_follow_gradients_refuse_what_has_none():
+def test_the_spaces_that_planners_refuse():
+    """Gradients need continuous actions (and for iLQR observations), a search tree discrete actions."""
     box, discrete = spaces.Box(-1, 1, (2,)), spaces.Discrete(3)
     refused = {
         name: [case for case in ((box, discrete), (discrete, box), (box, box)) if spec.supports(*case) is not None]
@@ -104,6 +105,7 @@ def test_planners_that_follow_gradients_refuse_what_has_none():
     assert {name: cases for name, cases in refused.items() if cases} == {
         "gradient": [(box, discrete)],
         "ilqr": [(box, discrete), (discrete, box)],
+        "mcts": [(discrete, box), (box, box)],
     }
 
 

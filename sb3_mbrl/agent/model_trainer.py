@@ -22,7 +22,7 @@ from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors, whole_numbers
 from sb3_mbrl.trees import State, describe, tree_leaves, tree_map
 
 WARN_AFTER_ROWS = 500
-"""A model that is worse than trivial on fewer real rows is only young."""
+"""The number of real rows from which on an untrusted model is warned of: with fewer it may simply need more data"""
 
 _SAVED = ("fit_at", "fit_rows", "trusted", "judge_again", "validated", "model_is_new")
 """The attributes of a trainer that are saved"""
@@ -39,11 +39,11 @@ Starts = Callable[[int, th.Generator], State]
 
 class ModelTrainer(AgentObject):
     """
-    Fits the world model when it is due, judges it on held-out rows, and keeps the verdict.
+    The trainer of a world model: it fits the model when it is due, evaluates it on held-out rows, and keeps the verdict.
 
-    :param observation_space: the environment's
-    :param random: the stream of every random choice
-    :param recorder: where phases and progress are reported
+    :param observation_space: the observation space of the environment
+    :param random: the random stream of fits and evaluations
+    :param recorder: the log of phases and progress
     :param when_untrusted: the consequence of a model that is not trusted, for the warning
     :param needs_decode: whether the learner cannot do without decoded observations
     """
@@ -76,11 +76,11 @@ class ModelTrainer(AgentObject):
 
     def due(self, model: WorldModel, rows: int, num_timesteps: int, fit_freq: int, enough: bool) -> bool:
         """
-        Whether the model should be fitted now.
+        Tell whether the model should be fitted now.
 
-        First when there are enough rows, then every ``fit_freq`` real steps (counted by crossings, since steps come ``n_envs``
-        at a time) and whenever the data has doubled. Not while there is less than half the data of the last fit: after
-        ``load`` without the replay buffer, a refit on a few new rows would make the model forget what it knew.
+        The first fit is due when there are enough rows, others every ``fit_freq`` real steps (when a multiple is passed, since
+        steps come ``n_envs`` at a time) and whenever the data has doubled. None is due with less than half the data of the
+        last fit: after ``load`` without the replay buffer, a refit on a few new rows would make the model forget what it knew.
 
         :param rows: the number of usable real transitions
         :param num_timesteps: real environment steps so far
@@ -95,7 +95,7 @@ class ModelTrainer(AgentObject):
         return crossed or rows >= 2 * self.fit_rows
 
     def restart_clock(self) -> None:
-        """Count real steps anew; the model and its verdict stay."""
+        """Start counting real steps from 0; the model and its verdict stay."""
         self.fit_at = min(self.fit_at, 0)
 
     # ---- fitting
@@ -116,8 +116,8 @@ class ModelTrainer(AgentObject):
 
         :param data: the model's view on the replay buffer
         :param rows: all its transitions
-        :param budget: how long the fit may take
-        :param starts: start states, for the check of the model's outputs
+        :param budget: the limits of the fit
+        :param starts: a function that draws start states, for the check of the model's outputs
         :param num_timesteps: real environment steps so far
         :param horizon: the number of steps that the agent looks ahead
         :return: metrics to log under ``model/``
@@ -225,11 +225,11 @@ class ModelTrainer(AgentObject):
         self.recorder.record_all("model", self.judge(model, trial))
 
     def forget_verdict(self) -> None:
-        """Trust nothing, and call nothing fresh: the world model is another one now."""
+        """Forget the verdict, and which steps are new to the model, because the world model has been replaced."""
         self.trusted, self.model_is_new = False, True
 
     def _fresh_steps(self, data: ReplayData, num_timesteps: int) -> int | None:
-        """Steps per environment since the last fit of this model; ``None`` before its first."""
+        """Return the number of steps per environment since the last fit of this model; ``None`` before its first fit."""
         return None if self.fit_at < 0 or self.model_is_new else (num_timesteps - self.fit_at) // data.buffer.n_envs
 
     def _k_step_metrics(

@@ -4,7 +4,7 @@ The loop, from the outside in::
 
     learn                                           SB3's
       collect_rollouts                              SB3's: steps of the real environment
-        _store_transition                           refuses data that is not finite
+        _store_transition                           refuses NaN, infinity, and categories outside their space
       train                                         once per collect_rollouts
         fit the world model        (every fit_freq real steps, or when the data has doubled; then evaluate it)
         imagine                    (every imagination.freq real steps, unless the model is no better than a trivial predictor)
@@ -231,7 +231,8 @@ class ModelBasedMixin(OffPolicyAgent):
         if self._vec_normalize_env is not None:
             arrays = {key: value.cpu().numpy() for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
             obs, _ = self.policy.obs_to_tensor(self._vec_normalize_env.normalize_obs(arrays))
-        # Called inside the model's random scope, which torch's global generators continue.
+        # SB3's policies draw from torch's global generators. Callers have entered the scope of the world model's random
+        # stream, in which these continue that stream (RandomStream.scope); SB3's own numbers are not disturbed.
         action = act_in_imagination(self, obs, None)
         return ActionCodec(self.action_space).nearest(action) if self._converts_actions else action
 

@@ -1,5 +1,6 @@
 """
-The command line: ``sb3-mbrl train | evaluate | plot | plugins | presets | check``. Each command is in the module of its name.
+The command line: ``sb3-mbrl train | evaluate | play | plot | plugins | presets | check``. Each command is in the module of its
+name.
 
 Exit codes: 0 success; 1 a failed check; 2 a user's mistake, explained in one line; 130 stopped by Ctrl-C with everything
 saved.

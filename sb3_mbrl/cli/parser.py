@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sb3_mbrl.builtin import sb3_mbrl_algorithms
-from sb3_mbrl.cli import check, evaluate, plot, plugins, presets, variants
+from sb3_mbrl.cli import check, evaluate, play, plot, plugins, presets, variants
 from sb3_mbrl.cli.normalize import CHOICES
 from sb3_mbrl.cli.values import DEFAULT_ALGORITHM
 from sb3_mbrl.version import __version__
@@ -16,6 +16,7 @@ examples:
   sb3-mbrl train --env Pendulum-v1 --world-model none
                                                    the control: the same agent without its model
   sb3-mbrl evaluate runs/mbpo/Pendulum-v1_1        play 10 episodes with the trained agent
+  sb3-mbrl play runs/muzero/TicTacToe-v0_1         play a board game against it
   sb3-mbrl plot plan runs/mbpo/Pendulum-v1_1       draw what it expected against what happened
   sb3-mbrl plugins                                 list the parts that can be chosen by name
   sb3-mbrl presets                                 list the settings that can be chosen by name
@@ -77,6 +78,18 @@ examples:
   sb3-mbrl evaluate runs/mbpo/Pendulum-v1_1/best_model.zip --episodes 50
   sb3-mbrl evaluate agent.zip --env Hopper-v5 --render
   sb3-mbrl evaluate sac.zip --env Hopper-v5 --vecnormalize vecnormalize.pkl
+"""
+
+_PLAY = """
+Play a board game against a saved agent, in the terminal. An agent that searches
+shows what it thinks before each of its moves: how often it has looked at each
+move, and what it expects of it.
+"""
+
+_PLAY_EPILOG = """
+examples:
+  sb3-mbrl play runs/muzero/TicTacToe-v0_1
+  sb3-mbrl play agent.zip --env ConnectFour-v0 --seat second --simulations 200
 """
 
 _PLOT = """
@@ -199,6 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
     _evaluate(
         _command(commands, "evaluate", evaluate.evaluate, "play episodes with a saved agent", _EVALUATE, _EVALUATE_EPILOG)
     )
+    _play(_command(commands, "play", play.play, "play a board game against a saved agent", _PLAY, _PLAY_EPILOG))
     _plot(_command(commands, "plot", None, "draw what an agent expects against what happens", _PLOT, _PLOT_EPILOG))
     _plugins(
         _command(
@@ -347,6 +361,13 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the environment (default: 0)")
     parser.add_argument("--stochastic", action="store_true", help="sample actions as in training")
     parser.add_argument("--render", action="store_true", help="show the environment in a window")
+
+
+def _play(parser: argparse.ArgumentParser) -> None:
+    _saved_agent(parser)
+    parser.add_argument("--seat", choices=("first", "second"), default="first", help="whether you begin (default: first)")
+    parser.add_argument("--simulations", type=int, metavar="N", help="simulations per move (default: the agent's own)")
+    parser.add_argument("--no-thoughts", dest="thoughts", action="store_false", help="do not show what the agent thinks")
 
 
 def _plot(parser: argparse.ArgumentParser) -> None:

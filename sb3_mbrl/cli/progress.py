@@ -19,7 +19,7 @@ from sb3_mbrl.cli.normalize import BEST_STATISTICS
 LINE_SECONDS = 10.0
 """The seconds between two lines"""
 
-DELAY = 0.5
+DELAY = 0.9
 """The seconds after which something is said"""
 
 _CLEAR = "\r\033[K"
@@ -82,7 +82,7 @@ class _SaveStatistics(BaseCallback):
 @contextmanager
 def waiting(text: str, shown: bool = True) -> Iterator[None]:
     """
-    Say on the error output what is being done, if it takes longer than half a second.
+    Say on the error output what is being done, if it takes about a second or longer.
 
     :param text: what is being done
     :param shown: whether to say it at all
@@ -100,7 +100,7 @@ def waiting(text: str, shown: bool = True) -> Iterator[None]:
 class EpisodeProgress:
     """
     The progress of episodes, for the ``callback`` of SB3's ``evaluate_policy``: a line on the error output that is rewritten
-    on a terminal, else a new line after half a second and then every ten seconds. Use it in a ``with`` block.
+    on a terminal, else a new line within the first second and then every ten seconds. Use it in a ``with`` block.
 
     :param episodes: the number of episodes
     :param shown: whether to show anything

@@ -16,6 +16,7 @@ def step(shown, done=False):
 def test_episodes_are_shown_within_the_first_second(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "DELAY", 0.5)
     with EpisodeProgress(3) as shown:
         shown._timer.cancel()
         step(shown)

@@ -48,7 +48,11 @@ class TwoPlayerEnv(gym.Env[Any, Any], ABC):
 
     def describe(self, action: int) -> str:
         """Name a move, for people."""
-        return str(action)
+        return f"move {action}"
+
+    def text(self) -> str:
+        """Draw the game as text: as it renders itself, or else its observation."""
+        return str(self.render() if self.render_mode == "ansi" else self.observe())
 
 
 def whole_action(env: TwoPlayerEnv, action: Any) -> int:
@@ -148,15 +152,20 @@ class BoardEnv(TwoPlayerEnv):
         return self.game.planes(self.position)
 
     def describe(self, action: int) -> str:
-        """Name a move: the column, or the row and the column from the top left, counted from 0."""
+        """Name a move: the column, or the square with its row and column from the top left, counted from 0."""
         if self.game.drops:
             return f"column {action}"
-        return "row {}, column {}".format(*divmod(action, self.game.columns))
+        row, column = divmod(action, self.game.columns)
+        return f"{action}: row {row}, column {column}"
+
+    def text(self) -> str:
+        """Draw the board; see :meth:`LineGame.text`."""
+        return self.game.text(self.position)
 
     def render(self) -> Any:
         """Draw the board: as text (see :meth:`LineGame.text`), or as an image of 32 x 32 pixels per square."""
         if self.render_mode == "ansi":
-            return self.game.text(self.position)
+            return self.text()
         if self.render_mode == "rgb_array":
             return self._image()
         return super().render()

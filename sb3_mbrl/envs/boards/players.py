@@ -96,8 +96,9 @@ class AlphaBetaPlayer(Player):
 
 class AgentPlayer(Player):
     """
-    A player whose moves are an agent's: any object with SB3's ``predict``. Masks are given to agents whose ``predict`` takes
-    ``action_masks``; others may make illegal moves, and lose by them. Recurrent states are not kept between moves.
+    A player whose moves are an agent's: any object with SB3's ``predict``. Masks are given to agents whose ``predict`` has an
+    argument ``action_masks``, and to those of sb3-mbrl that plan; others may make illegal moves, and lose by them. Recurrent
+    states are not kept between moves.
 
     :param agent: the agent
     :param deterministic: whether it plays its best move, not a sample
@@ -117,8 +118,9 @@ class AgentPlayer(Player):
     ) -> None:
         super().__init__(name)
         self.agent, self.deterministic, self.observation, self.options = agent, deterministic, observation, options
-        parameters = inspect.signature(agent.predict).parameters
-        self.takes_masks = "action_masks" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        # predict() of an agent that plans hands its **kwargs to the planner; without one, SB3's predict() refuses them.
+        plans = getattr(agent, "acting", None) is not None
+        self.takes_masks = plans or "action_masks" in inspect.signature(agent.predict).parameters
         """Whether the agent is given which moves are legal"""
 
     @classmethod
@@ -133,6 +135,13 @@ class AgentPlayer(Player):
         """
         with streams_kept():
             return cls(algorithm.load(path), name or str(path), **kwargs)
+
+    @staticmethod
+    def batch(observations: Sequence[Any]) -> Any:
+        """Stack observations, also dictionaries of arrays, along a new first axis."""
+        if isinstance(observations[0], dict):
+            return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
+        return np.stack(observations)
 
     def choose(self, tables: Sequence[TwoPlayerEnv]) -> list[int]:
         """
@@ -149,7 +158,7 @@ class AgentPlayer(Player):
                 )
         seen = [table.observe() if self.observation is None else self.observation(table.observe()) for table in tables]
         masks = {"action_masks": np.stack([table.action_masks() for table in tables])} if self.takes_masks else {}
-        actions, _ = self.agent.predict(_stack(seen), deterministic=self.deterministic, **masks, **self.options)
+        actions, _ = self.agent.predict(self.batch(seen), deterministic=self.deterministic, **masks, **self.options)
         moves = np.asarray(actions).reshape(-1).tolist()
         if len(moves) != len(tables):
             raise ValueError(f"{self.name}: predict() returned {len(moves)} actions for {len(tables)} observations")
@@ -164,10 +173,3 @@ def _boards(player: Player, tables: Sequence[TwoPlayerEnv]) -> list[BoardEnv]:
             raise TypeError(f"{player} reads the positions of a BoardEnv, and does not know the rules of {table}")
         boards.append(table)
     return boards
-
-
-def _stack(observations: Sequence[Any]) -> Any:
-    """Stack observations, also dictionaries of arrays, along a new first axis."""
-    if isinstance(observations[0], dict):
-        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
-    return np.stack(observations)

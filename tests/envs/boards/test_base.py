@@ -165,5 +165,5 @@ def test_any_position_can_be_set():
     env.set_position(TIC_TAC_TOE.play(Position(0, 0), 8))
     assert env.to_move == 1
     assert env.observe()[1, 2, 2] == 1
-    assert env.describe(5) == "row 1, column 2"
+    assert env.describe(5) == "5: row 1, column 2"
     assert ConnectFour().describe(5) == "column 5"

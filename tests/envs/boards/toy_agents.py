@@ -1,19 +1,9 @@
 """Agents with SB3's ``predict`` that need no training."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from sb3_mbrl.envs.boards.line_game import LineGame
 from sb3_mbrl.envs.boards.minimax import best_moves
-
-
-class SearchResult(NamedTuple):
-    action: np.ndarray
-    policy: np.ndarray
-    value: np.ndarray
-    visits: np.ndarray
-    q: np.ndarray
 
 
 class Exact:
@@ -35,11 +25,6 @@ class Exact:
     def _move(self, planes):
         position = self.game.position_of(planes)
         return self.blunders.get(position, best_moves(self.game, position)[0])
-
-    def search(self, obs, action_masks=None):
-        visits = np.where(action_masks, np.arange(self.game.n_actions), 0)
-        q = np.where(action_masks, np.linspace(-1, 1, self.game.n_actions), 0.0)
-        return SearchResult(visits.argmax(1), visits / visits.sum(), q.max(1), visits, q)
 
 
 class FirstSquare:

@@ -55,3 +55,28 @@ def tictactoe(state, edge):
     wins = won(own)
     over = wins | (own | other == FULL)
     return tictactoe_leaf(np.stack([other, own], 1), wins.astype(np.float32), np.where(over, 0.0, -1.0).astype(np.float32))
+
+
+class Table:
+    """A Markov decision process of random numbers: the edge ``a`` of state ``s`` leads to ``following[s, a]``."""
+
+    def __init__(self, following, reward, discount, logits, value):
+        self.following, self.reward, self.discount, self.logits, self.value = following, reward, discount, logits, value
+
+    @classmethod
+    def random(cls, rng, states, actions, players=1):
+        shape = (states, actions)
+        discount = rng.uniform(0.5, 1.0, shape) * (rng.choice([-1, 1], shape) if players == 2 else 1)
+        discount[rng.random(shape) < 0.1] = 0.0  # an episode ends
+        numbers = (rng.normal(size=shape), discount, 2 * rng.normal(size=shape), rng.normal(size=states))
+        return cls(rng.integers(states, size=shape).astype(np.int32), *(part.astype(np.float32) for part in numbers))
+
+    def _leaf(self, state, reward, discount):
+        return Leaf(th.as_tensor(state), self.logits[state], self.value[state], reward, discount)
+
+    def root(self, state):
+        return self._leaf(state, np.zeros(len(state), np.float32), np.ones(len(state), np.float32))
+
+    def expand(self, state, edge):
+        state = state.numpy()
+        return self._leaf(self.following[state, edge], self.reward[state, edge], self.discount[state, edge])
