@@ -169,10 +169,7 @@ class ExactCheckpointCallback(BaseCallback):
                 "last good checkpoint is untouched."
             )
         else:
-            for what, reason in saved.lacks.items():
-                self.report(
-                    f"The checkpoint {saved.path} was saved without its {what.replace('_', ' ')} ({reason}). The last "
-                    "complete one is kept: free some space."
-                )
+            if saved.lacks:
+                self.report(f"The checkpoint {saved.path} was saved {saved.without}. The last complete one is kept.")
         self._duration = time.monotonic() - began
         self._note()

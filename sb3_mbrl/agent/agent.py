@@ -756,15 +756,17 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         with checkpoint.side_store_attached(self.replay_buffer, self._side_state()):
             buffer_files.save_pickled(super().save_replay_buffer, path)
 
-    def save_plain_replay_buffer(self, path: Any) -> None:
+    def save_plain_replay_buffer(self, path: Any, imagined: bool = True) -> None:
         """
         Save the replay buffer and the side store as plain arrays (``.npz``), as far as the buffer is filled. Nothing is
         pickled; SB3's own classes cannot read the file.
 
         :param path: the path of the file
+        :param imagined: whether the imagined rows go with it; without them they are imagined again
         :raises TypeError: for a buffer that can only be pickled, such as one of a user's class; the message says why
         """
-        buffer_files.save_plain(self._buffer, self._side_state(), Path(path))
+        side = {name: value for name, value in self._side_state().items() if imagined or name != "imagined"}
+        buffer_files.save_plain(self._buffer, side, Path(path))
 
     def _side_state(self) -> dict[str, Any]:
         """The side store as plain arrays; algorithms add to it."""

@@ -298,8 +298,8 @@ class RunFolder:
                 print(f"Using the newest checkpoint that is intact: {found.chosen.path}")
             if found.incomplete is not None:
                 print(
-                    f"Using {found.chosen.path}, the newest complete checkpoint; {found.incomplete.path} is newer, but lacks "
-                    "its replay buffer"
+                    f"Using {found.chosen.path}, the newest checkpoint with a replay buffer; {found.incomplete.path} is "
+                    "newer, but lacks its own"
                 )
         elif found.damaged:
             raise UserError(f"no checkpoint in {self.checkpoints.path} is intact: {found.damaged[0]}")

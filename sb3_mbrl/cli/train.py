@@ -5,6 +5,7 @@ import errno
 import importlib.util
 import inspect
 import shlex
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -143,10 +144,15 @@ def _save_at_the_end(agent: OffPolicyAlgorithm, folder: RunFolder) -> str | None
         sets = folder.checkpoints.sets()
         last = f"the last good checkpoint is {sets[-1].path}" if sets else "there is no checkpoint"
         return f"the agent could not be saved ({error.strerror or error}): free some space. Untouched: {last}"
+    if not saved.has_buffer:
+        return f"{saved.path} was saved {saved.without}"
     if saved.lacks:
-        reasons = ", ".join(saved.lacks.values())
-        return f"the agent was saved without its replay buffer ({reasons}), in {saved.path}: free some space"
+        _warn(f"{saved.path} was saved {saved.without}. They are imagined again when the run continues")
     return None
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _new(args: argparse.Namespace, stack: ExitStack) -> tuple[OffPolicyAlgorithm, Run, RunFolder]:
@@ -261,6 +267,8 @@ def _newest_agent(cls: type[OffPolicyAlgorithm], run: Run, folder: RunFolder, **
     else:
         _load_replay_buffer(agent, buffer, safe=arguments.get("safe", False))
     if newest is not None:
+        if newest.has_buffer and newest.lacks:
+            print("This checkpoint was saved without its imagined rows (the disk was full): they are imagined again")
         newest.load_statistics(agent)
     return agent
 
@@ -383,7 +391,7 @@ class _Checkpoints(ExactCheckpointCallback):
     """
 
     def __init__(self, run_folder: RunFolder, **when: Any) -> None:
-        super().__init__(run_folder.checkpoints, at_end=False, report=print, **when)
+        super().__init__(run_folder.checkpoints, at_end=False, report=_warn, **when)
         self.run_folder = run_folder
 
     def _save(self) -> None:

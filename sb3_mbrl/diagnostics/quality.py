@@ -17,12 +17,16 @@ cannot be copied: there it is ``V_j`` alone). Imagination runs if it is below 1 
   everywhere gets 2. In columns that nothing can predict, a model that has learned to predict the mean has a ratio of 1:
   whether it learned anything is then decided by the other columns.
 * Columns that do not vary are left out, and so is a reward or a termination that is known.
+* Of a reward or a termination that hardly ever differs from its mean, the ratio is mostly chance: with one termination in a
+  hundred rows it is 2 for a model that knows the probabilities. Below ten such events it is drawn towards 1
+  (:func:`_outcome_ratios`).
 * Next observations of steps that terminated are left out: what follows an end has no value, and imagination ends there.
 * Ratios are averaged, not their logarithms: a few columns predicted perfectly must not outweigh many that are wrong.
 * The error is that of the model's *mean*. For continuous columns a deterministic step is the mean; for categories and bits it
   is the mode, and a mode loses against the mean wherever the world is random, even if the model knows the true probabilities.
   There, and for all columns of models that filter a context, whose latent states are drawn, the mean is estimated from
-  samples, without bias.
+  samples, without bias. Reward and termination of such models may be either (those of a count of outcomes are the mode's):
+  the lower error of both counts.
 """
 
 from collections.abc import Iterator
@@ -42,6 +46,8 @@ _CONSTANT = 1e-12
 """The largest variance, relative to the mean square, of a column that counts as constant"""
 _SAMPLES = 8
 """The number of samples from which a mean is estimated"""
+_EVENTS = 10.0
+"""The number of independent events from which on a reward or a termination has a full vote"""
 CHUNK = 2**18
 """The number of values (rows times columns) that are evaluated at a time, so that many categories do not take much memory"""
 
@@ -168,17 +174,26 @@ def one_step_quality(
     """
     generator = generator or th.Generator().manual_seed(0)
     sampled = ~codec.mask("continuous") | (model.context > 1)
-    outcomes, truths, moments = [], [], None
+    draws = model.decodes and bool(sampled.any())
+    outcomes, truths, means, noises, moments = [], [], [], [], None
     for part in _chunks(rows, len(sampled)):
         start, step = _starts(model, tree_map(lambda leaf: leaf.to(model.device), part))
         prediction = model.step(start, step.action, deterministic=True)
         outcomes.append(_outcomes(prediction))
         truths.append(th.stack([step.reward, step.terminated], 1).double())
-        more = _moments(model, codec, start, step, prediction, sampled, generator) if model.decodes else None
+        drawn = [model.step(start, step.action, generator=generator) for _ in range(_SAMPLES)] if draws else []
+        if drawn:
+            samples = th.stack([_outcomes(sample) for sample in drawn])
+            means.append(samples.mean(0))
+            noises.append(samples.var(0, correction=1).nan_to_num(0.0) / _SAMPLES)
+        more = _moments(model, codec, step, prediction, drawn, sampled) if model.decodes else None
         moments = more if moments is None or more is None else moments.joined(more)
     outcome, truth = th.cat(outcomes), th.cat(truths)
     metrics, ratios = ({}, th.zeros(0)) if moments is None or not moments.rows else _observation_metrics(moments)
-    votes = {"obs": ratios, **_outcome_ratios(model, outcome, truth)}
+    errors = _squares(outcome, truth)
+    if means:  # without bias, as for observations
+        errors = th.minimum(errors, (_squares(th.cat(means), truth) - th.cat(noises).sum(0)).clamp(min=0.0))
+    votes = {"obs": ratios, **_outcome_ratios(model, errors / len(truth), truth)}
     everything = th.cat([ratio.cpu().double() for ratio in votes.values()])
     # If nothing varies, any finite prediction is good enough.
     metrics["vs_trivial"] = float(everything.mean()) if len(everything) else 0.0
@@ -196,21 +211,25 @@ def _chunks(rows: Transitions | Sequences, columns: int) -> Iterator[Any]:
 def _moments(
     model: WorldModel,
     codec: Columns,
-    start: State,
     rows: Transitions,
     prediction: Prediction,
+    drawn: list[Prediction],
     sampled: th.Tensor,
-    generator: th.Generator,
 ) -> _Moments:
-    """Sum over the rows that did not terminate."""
+    """
+    Sum over the rows that did not terminate.
+
+    :param prediction: the deterministic step
+    :param drawn: samples of the step, if there are columns whose mean is estimated from them
+    :param sampled: ``(D,)`` booleans, true for these columns
+    """
     going = rows.terminated == 0
     obs, truth = (codec.encode(value).double()[going] for value in (rows.obs, rows.next_obs))
     errors = _squares(_decoded(model, codec, prediction.state)[going], truth)
     noise = th.zeros_like(errors)
-    if bool(sampled.any()):
+    if drawn:
         sampled = sampled.to(errors.device)
-        steps = (model.step(start, rows.action, generator=generator) for _ in range(_SAMPLES))
-        samples = th.stack([_decoded(model, codec, step.state)[going] for step in steps])
+        samples = th.stack([_decoded(model, codec, step.state)[going] for step in drawn])
         # E (mean of n samples - truth)^2 = (model's mean - truth)^2 + variance / n: the second term is subtracted.
         noise = th.where(sampled, samples.var(0, correction=1).nan_to_num(0.0).sum(0) / _SAMPLES, 0.0)
         errors = th.where(sampled, _squares(samples.mean(0), truth), errors)
@@ -247,14 +266,28 @@ def _ratios(errors: th.Tensor, trivial: th.Tensor, square: th.Tensor) -> th.Tens
     return (errors / trivial)[judged].nan_to_num(nan=_MAX_RATIO).clamp(max=_MAX_RATIO)
 
 
-def _outcome_ratios(model: WorldModel, outcome: th.Tensor, truth: th.Tensor) -> dict[str, th.Tensor]:
-    """Compute the ratios of reward and termination to their means, each ``(1,)``, or ``(0,)`` where it has no vote."""
-    errors, trivial, square = _squares(outcome, truth) / len(truth), truth.var(0, correction=0), truth.square().mean(0)
+def _outcome_ratios(model: WorldModel, errors: th.Tensor, truth: th.Tensor) -> dict[str, th.Tensor]:
+    """
+    Compute the ratios of reward and termination to their means, each ``(1,)``, or ``(0,)`` where it has no vote.
+
+    The fewer events the variance of a column comes from, the closer its ratio is drawn to 1. With the variance ``V`` and the
+    fourth moment ``M`` of ``n`` rows, and the ratio ``r``::
+
+        events = n V^2 / M          about the number of ones, if these are rare; n / 3 for normally distributed values
+        r <- 1 + (r - 1) min(1, events / 10)
+
+    :param errors: the mean squared errors of reward and termination, ``(2,)``
+    :param truth: the true ones, ``(B, 2)``
+    """
+    trivial, square = truth.var(0, correction=0), truth.square().mean(0)
+    fourth = (truth - truth.mean(0)).pow(4).mean(0)
+    share = (len(truth) * trivial.square() / fourth / _EVENTS).nan_to_num(1.0).clamp(max=1.0)
     learned = {"reward": model.reward_fn is None, "term": model.termination_fn is None}
     ratios = {}
     for i, (name, has_vote) in enumerate(learned.items()):
         one = slice(i, i + 1) if has_vote else slice(0, 0)
-        ratios[name] = _ratios(errors[one], trivial[one], square[one])
+        ratio = _ratios(errors[one], trivial[one], square[one])
+        ratios[name] = th.where(errors[one].isfinite(), 1.0 + (ratio - 1.0) * share[one], ratio) if len(ratio) else ratio
     return ratios
 
 

@@ -12,7 +12,7 @@ from sb3_mbrl.contracts import Plan, Planner, UnsupportedSpace, WorldModel
 from sb3_mbrl.models.particles import Particles
 from sb3_mbrl.planners.base import FIXED_SEED, check_action_mask
 from sb3_mbrl.planners.rollout import Prior, StateValue, evaluate, rollout_prior
-from sb3_mbrl.planners.tree_search import Leaf, TreeSearch
+from sb3_mbrl.planners.tree_search import Leaf, SearchResult, TreeSearch
 from sb3_mbrl.spaces import sample_actions
 from sb3_mbrl.trees import State, batch_size, finite_rows, tree_where
 
@@ -33,15 +33,19 @@ class MCTS(Planner):
 
     * the ``value`` that :meth:`plan` is given, with the model's own policy if it has one, else a uniform prior;
     * the model's own :meth:`~sb3_mbrl.contracts.WorldModel.policy_value`;
-    * a uniform prior, and the mean return of rollouts of ``horizon`` steps: of the ``prior`` policy if :meth:`plan` is given
-      one, else of random actions. A state's value is then that of a poor policy, and the search makes it better.
+    * a uniform prior, and the returns of rollouts of ``horizon`` steps: of the ``prior`` policy if :meth:`plan` is given
+      one, else of random actions.
 
-    A node whose prediction is not finite ends the episode, with a reward that makes it the worst edge of its tree so far.
+    A prediction that is not finite ends the episode, with the reward that makes its edge the worst of the tree so far; if it
+    is that of the chosen action itself, the search is repeated without that action.
 
     :param action_space: ``Discrete``
     :param num_simulations: the number of simulations, each of which adds a node to the tree
     :param horizon: the number of steps of a rollout; not used where values are known
     :param rollouts: the number of rollouts from each new node
+    :param estimate: the value of a node by its rollouts: ``"best"``, the highest return, which is that of a plan; or
+        ``"mean"``, the value of the policy that acts in them, as in classical tree search. Where a single model step is drawn
+        at random, the highest return is also the luckiest: take the mean, or particles
     :param gamma: the discount of a step
     :param search: the kind of search: ``"gumbel"`` or ``"puct"``
     :param temperature: the temperature of the choice of actions, unless plans are deterministic
@@ -57,7 +61,8 @@ class MCTS(Planner):
         *,
         num_simulations: int = 50,
         horizon: int = 15,
-        rollouts: int = 8,
+        rollouts: int = 16,
+        estimate: str = "best",
         gamma: float = 0.997,
         search: str = "gumbel",
         temperature: float = 1.0,
@@ -69,6 +74,9 @@ class MCTS(Planner):
         self.search = TreeSearch(search, num_simulations=num_simulations, **kwargs)
         self.horizon = whole("horizon", horizon, 1)
         self.rollouts = whole("rollouts", rollouts, 1)
+        if estimate not in ("best", "mean"):
+            raise ValueError(f"estimate={estimate!r}: choose 'best' or 'mean'")
+        self.estimate = estimate
         self.gamma = number("gamma", gamma, 0.0, 1.0)
         self.temperature = number("temperature", temperature, 0.0)
 
@@ -91,21 +99,25 @@ class MCTS(Planner):
         rows = batch_size(state)
         mask = None if action_mask is None else check_action_mask(action_mask, rows, self.action_space).cpu().numpy()
         judge = self._judge(model, prior, value, generator)
-        expansion = _Expansion(model, judge, self.action_space, self.gamma, generator)
         device = None if generator is None else generator.device
         seed = int(th.randint(2**62, (1,), generator=generator, device=device))
-        result = self.search.search(
-            expansion.root(state),
-            expansion,
-            mask=mask,
-            rng=np.random.default_rng(seed),
-            deterministic=deterministic,
-            temperature=self.temperature,
-        )
+        random = np.random.default_rng(seed)
+        for _ in range(int(self.action_space.n)):
+            expansion = _Expansion(model, judge, self.action_space, self.gamma, generator)
+            result = self.search.search(
+                expansion.root(state),
+                expansion,
+                mask=mask,
+                rng=random,
+                deterministic=deterministic,
+                temperature=self.temperature,
+            )
+            if (mask := expansion.without_diverged(result, mask)) is None:
+                break
         info = {
             "simulations": float(self.search.num_simulations),
             "depth": float(result.tree.depth.mean()),
-            "diverged": expansion.diverged / (rows * self.search.num_simulations),
+            "diverged": float(np.mean(expansion.diverged)),
             "tree_s": result.seconds["tree"],
             "model_s": result.seconds["network"],
         }
@@ -130,7 +142,7 @@ class MCTS(Planner):
         return lambda state: (uniform(state), self._roll_out(model, state, prior, generator))
 
     def _roll_out(self, model: WorldModel, state: State, prior: Prior | None, generator: th.Generator | None) -> th.Tensor:
-        """Return the mean returns of rollouts, ``(B,)``; minus infinity where all diverged."""
+        """Return the best or mean returns of rollouts, ``(B,)``; minus infinity where all diverged."""
         rows = batch_size(state)
         if prior is not None:
             actions = rollout_prior(model, state, prior, self.rollouts, self.horizon, generator)
@@ -138,6 +150,8 @@ class MCTS(Planner):
             drawn = sample_actions(self.action_space, rows * self.rollouts * self.horizon, generator, model.device)
             actions = drawn.view(rows, self.rollouts, self.horizon, -1)
         returns = evaluate(model, state, actions, gamma=self.gamma, generator=generator).returns
+        if self.estimate == "best":
+            return returns.max(1).values
         return returns.masked_fill(~returns.isfinite(), th.nan).nanmean(1).nan_to_num(nan=-th.inf)
 
 
@@ -157,7 +171,8 @@ class _Expansion:
     ) -> None:
         self.model, self.judge, self.gamma, self.generator = model, judge, gamma, generator
         self.first = int(action_space.start)
-        self.diverged = 0
+        self.diverged: list[np.ndarray] = []
+        """Whether the prediction of each simulation was not finite, ``(B,)`` booleans each"""
         self.worst: np.ndarray | float = np.inf
         """The smallest return of an edge of each tree so far, ``(B,)``"""
 
@@ -183,10 +198,22 @@ class _Expansion:
         ok = sound.cpu().numpy()
         returns = np.where(ok, reward + gamma * value, np.inf)
         self.worst = np.minimum(self.worst, returns)
-        if not ok.all():
-            self.diverged += int((~ok).sum())
-            reward = np.where(ok, reward, np.where(np.isfinite(self.worst), self.worst, 0.0)).astype(np.float32)
+        self.diverged.append(~ok)
+        reward = np.where(ok, reward, np.where(np.isfinite(self.worst), self.worst, 0.0)).astype(np.float32)
         return Leaf(following, prior, value, reward, gamma)
+
+    def without_diverged(self, result: SearchResult, mask: np.ndarray | None) -> np.ndarray | None:
+        """
+        Return a mask without the actions whose own predictions are not finite, if one of them was chosen and there are others;
+        else ``None``.
+        """
+        node = result.tree.children[:, 0]
+        bad = (node > 0) & np.take_along_axis(np.array(self.diverged).T, np.maximum(node - 1, 0), axis=1)
+        allowed = ~bad if mask is None else mask & ~bad
+        chosen = np.take_along_axis(bad, result.action[:, None], axis=1)[:, 0] & allowed.any(1)
+        if not chosen.any():
+            return None
+        return np.where(chosen[:, None], allowed, True if mask is None else mask)
 
 
 def _own_policy_value(model: WorldModel) -> Judge | None:

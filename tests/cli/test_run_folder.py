@@ -12,7 +12,7 @@ import pytest
 from stable_baselines3 import SAC
 
 from sb3_mbrl import MBPO, DynaQ
-from sb3_mbrl.checkpoints import CheckpointFolder
+from sb3_mbrl.checkpoints import CheckpointFolder, checkpoint_set
 from sb3_mbrl.cli import main
 from sb3_mbrl.cli.run_folder import Run, new_folder
 from sb3_mbrl.cli.values import UserError
@@ -185,24 +185,52 @@ def test_a_full_disk(here, capsys, monkeypatch):
 
     monkeypatch.setattr("sb3_mbrl.checkpoints.checkpoint_set._write_buffer", full)
     assert resume("--steps", "50", "--save-every", "10") == 2
-    out, error = capsys.readouterr()
-    assert "was saved without its replay buffer (No space left on device). The last complete one is kept" in out
-    assert "trained for 50 real steps, but the agent was saved without its replay buffer (No space left on device)" in error
+    error = capsys.readouterr().err
+    assert "was saved without its replay buffer (No space left on device): free some space. The last complete one is" in error
+    assert "trained for 50 real steps, but run/checkpoints/" in error
+    assert "was saved without its replay buffer (No space left on device): free some space" in error
     assert steps() == [0, 30, 50]
     assert DynaQ.load("run/model.zip").num_timesteps == 50
     assert not os.path.lexists("run/replay_buffer.npz"), "it would not fit the agent"
     monkeypatch.undo()
     os.chdir(here)
     assert resume("--steps", "60") == 0
-    assert "Using run/checkpoints/000002-step-30, the newest complete checkpoint" in capsys.readouterr().out
+    assert "Using run/checkpoints/000002-step-30, the newest checkpoint with a replay buffer" in capsys.readouterr().out
     assert steps()[-1] == 60
+
+
+def test_a_disk_with_room_for_the_real_rows(here, capsys, monkeypatch):
+    make = ["train", "--env", "Pendulum-v1", "--no-preset", "--no-progress", "--eval-episodes", "0", "--device", "cpu"]
+    small = ["--world-model-kwargs", "members=2", "elites=1", "hidden=[8]", "--set", "gradient_steps=1", "learning_starts=40"]
+    assert main([*make, *small, "policy_kwargs={'net_arch':[8]}", "--steps", "60", "--output", "run"]) == 0
+    newest = CheckpointFolder("run/checkpoints").newest().chosen
+    assert newest.load(MBPO).imagined is not None
+    write = checkpoint_set._write_buffer
+
+    def without_room(agent, folder, pickled, imagined):
+        if imagined:
+            raise OSError(28, "No space left on device")
+        write(agent, folder, pickled, imagined)
+
+    monkeypatch.setattr(checkpoint_set, "_write_buffer", without_room)
+    assert resume("--steps", "70", "--save-every", "0") == 0
+    words = "was saved without its imagined rows (No space left on device): free some space. They are imagined again"
+    assert words in capsys.readouterr().err
+    newest = CheckpointFolder("run/checkpoints").newest().chosen
+    assert (newest.step, set(newest.lacks)) == (70, {"imagined_rows"})
+    loaded = newest.load(MBPO, safe=True)
+    assert (loaded.replay_buffer.size(), loaded.imagined) == (70, None)
+    assert resume("--steps", "80") == 0
+    assert "This checkpoint was saved without its imagined rows" in capsys.readouterr().out
 
 
 def test_without_any_buffer_training_continues_with_an_empty_one(here, capsys, monkeypatch):
     monkeypatch.setattr("sb3_mbrl.checkpoints.checkpoint_set._write_buffer", lambda *_: (_ for _ in ()).throw(OSError("full")))
     assert main([*LAKE, "--steps", "30"]) == 2
     assert resume("--steps", "50") == 2
-    assert "training continues with an empty one" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "training continues with an empty one" in out
+    assert "Training dyna_q on FrozenLake-v1: 20 real steps" in out, "the checkpoint before the first step has a buffer"
 
 
 def test_two_runs_never_share_a_folder(here, capsys):

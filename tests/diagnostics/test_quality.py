@@ -499,3 +499,30 @@ def test_open_loop_errors_leave_out_what_follows_a_termination():
     assert (error, copy) == pytest.approx((math.sqrt((1 + 0 + 1) / 3 * 1.5), math.sqrt((1 + 4 + 9) / 3 * 1.5)))
     all_ended = windows._replace(terminated=th.ones(4, 2))
     assert all(math.isnan(value) for value in k_step_error(Says(space, lambda x: x), SpaceCodec(space), all_ended))
+
+
+@pytest.mark.parametrize(("events", "ratio"), [(1, 1.1), (5, 1.5), (10, 2.0), (40, 2.0)])
+def test_a_termination_that_was_hardly_ever_seen_has_less_than_a_full_vote(events, ratio):
+    """One termination in a hundred rows gave a ratio of 2 to a model that knew the probabilities, and a veto."""
+    ended = (th.arange(N) < events).float()
+    wrong = Says(box(1), lambda x: x, terminated=1 - ended)
+    metrics = quality_of(wrong, rows(th.zeros(N, 1), terminated=ended))
+    assert metrics["vs_trivial_term"] == pytest.approx(ratio, rel=0.02)
+
+
+def test_rewards_and_terminations_of_a_mode_are_not_held_against_a_model_of_probabilities():
+    """A deterministic step of a count of outcomes is the most frequent one: with 0 for a termination that has a third."""
+
+    class Counts(Says):
+        def step(self, state, action, *, deterministic=False, generator=None):
+            edge = state.argmax(1) == 0
+            ends = edge & (th.rand(len(state), generator=generator) < 1 / 3) if not deterministic else edge & False
+            return Prediction(state, ends.float(), ends.float())
+
+    g = th.Generator().manual_seed(7)
+    place = th.randint(2, (N, 1), generator=g)
+    ended = ((place[:, 0] == 0) & (th.rand(N, generator=g) < 1 / 3)).float()
+    metrics = quality_of(Counts(spaces.Discrete(2), None), rows(place, place, reward=ended, terminated=ended))
+    # With the probability 1/3 in half of the rows, the error is 1/2 * 2/9 and the variance 1/6 * 5/6.
+    assert metrics["vs_trivial_term"] == pytest.approx((1 / 9) / (5 / 36), abs=0.03)
+    assert metrics["vs_trivial_reward"] == metrics["vs_trivial_term"]

@@ -78,9 +78,9 @@ def test_gumbel_search_is_that_of_mctx(seed, simulations, considered, scale, pla
     np.testing.assert_allclose(result.value, summary.value, atol=1e-5)
     visited = result.visits > 0
     np.testing.assert_allclose(result.q[visited], np.asarray(summary.qvalues)[visited], atol=1e-5)
-    completed = jax.vmap(
-        functools.partial(mctx.qtransform_completed_by_mix_value, rescale_values=False, value_scale=1.0), (0, None)
-    )(output.search_tree, 0) / (50.0 + result.visits.max(1, keepdims=True))
+    # Without rescaling, mctx's transform is (50 + the most visits) times the completed values.
+    transform = functools.partial(mctx.qtransform_completed_by_mix_value, rescale_values=False, value_scale=1.0)
+    completed = jax.vmap(transform, (0, None))(output.search_tree, 0) / (50.0 + result.visits.max(1, keepdims=True))
     np.testing.assert_allclose(result.q, completed, atol=1e-5)
 
 
