@@ -39,6 +39,7 @@ def test_algorithms_are_the_public_classes_and_name_their_base():
         "dyna": "Dyna",
         "pets": "PETS",
         "dreamer_v3": "DreamerV3",
+        "muzero": "MuZero",
         "dyna_q": "DynaQ",
     }
     assert all(getattr(sb3_mbrl, cls.__name__) is cls for cls in classes.values())
