@@ -20,7 +20,7 @@ BASES = {"mbpo": "sac", "dyna": "dqn", "mb_td3": "td3", "mb_tqc": "tqc", "mb_cro
 """Algorithms with a model-free base class, by their names on command lines, and the names of their base classes"""
 
 TRUE_MODEL = "true-model"
-ALONE = ("pets", "dreamer_v3")
+ALONE = ("pets", "dreamer_v3", "muzero")
 """Algorithms that do not work without a world model"""
 
 VARIANTS = (*BASES, *ALONE, MODEL_OFF, TRUE_MODEL, *BASES.values())
@@ -242,6 +242,7 @@ TASKS = {
             env_kwargs={"pixels": 2},
             algo="dreamer_v3",
         ),
+        Task("muzero-cartpole", "CartPole-v1", 30_000, 1_000, 20, _THREE, {}, 475.0, algo="muzero"),
         *(preset_task(f"{body}-v5") for body in ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid")),
     )
 }

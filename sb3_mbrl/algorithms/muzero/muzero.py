@@ -91,7 +91,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
     fits_model = False
     object_names = (*OffPolicyAgent.object_names, "update", "replay")
     model_free_class = OffPolicyAlgorithm
-    preset_file = "muzero.yml"
+    preset_file = "muzero"
     policy: MuZeroPolicy
     acting: StatefulActing
     update: JointUpdate
@@ -422,6 +422,27 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             self.recorder.record(name, float(value))
         self.recorder.record("train/n_updates", self._n_updates)
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+
+    def trial_update(self, batch_size: int) -> None:
+        """Make one update on the copy of a trial."""
+        self.latent_model.train()
+        self._update_once(batch_size)
+
+    def side_row_bytes(self) -> int:
+        """The bytes of the result of a search: a policy in single precision, the value, the age and the sampled actions."""
+        sampled = 0 if isinstance(self.action_space, spaces.Discrete) else 4 * self._buffer.action_dim
+        return (4 + sampled) * self.policy.edges.n + 4 + 8
+
+    def forget_side_store(self) -> None:
+        """Begin with an empty side store, in which all searches of the present replay buffer have found nothing."""
+        self.real.side = None
+        side, edges = self.real.side_of(self._buffer), self.policy.edges.n
+        for position in range(self._buffer.size()):
+            side.put(POLICY, position, np.full((self.n_envs, edges), 1 / edges, np.float32))
+            side.put(VALUE, position, np.zeros(self.n_envs, np.float32))
+            if not isinstance(self.action_space, spaces.Discrete):
+                side.put(EDGES, position, np.zeros((self.n_envs, edges, self._buffer.action_dim), np.float32))
+        self._restore_side({})
 
     def _update_once(self, batch_size: int) -> dict[str, th.Tensor]:
         drawn = self.replay.draw(batch_size, self.random.generator)

@@ -119,3 +119,12 @@ def test_a_buffer_without_searches_is_refused(tmp_path):
     agent = small()
     with pytest.raises(ValueError, match="no results of searches"):
         agent.load_replay_buffer(tmp_path / "buffer")
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_a_run_is_estimated_before_it_begins(env):
+    agent = small(env, n_sampled_actions=5)
+    estimate = agent.estimate(100)
+    assert estimate.updates == 80
+    assert agent._n_updates == 0
+    assert agent.replay_buffer.size() == 0
