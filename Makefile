@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow conformance lint format bench clean
+.PHONY: help install demo test test-slow conformance docs lint format bench clean
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,11 @@ conformance: $(INSTALLED) ## SB3's and sb3-contrib's own tests on our classes, a
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev,conformance]"
 	$(BIN)/python -m pytest -q tests/test_zoo.py
 	$(BIN)/python -m tests.conformance --workers $(WORKERS)
+
+docs: $(INSTALLED) ## build the site in build/docs, every warning an error
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "Open build/docs/index.html"
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check

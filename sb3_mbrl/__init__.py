@@ -5,9 +5,10 @@ from sb3_mbrl.algorithms.dyna import Dyna
 from sb3_mbrl.algorithms.dyna_q.dyna_q import DynaQ
 from sb3_mbrl.algorithms.mbpo import MBPO
 from sb3_mbrl.algorithms.model_based import model_based
+from sb3_mbrl.algorithms.muzero import MuZero
 from sb3_mbrl.algorithms.pets import PETS
 from sb3_mbrl.contracts import Planner, WorldModel
-from sb3_mbrl.envs import cartpole, catch, mazes, memory_cue
+from sb3_mbrl.envs import boards, cartpole, catch, mazes, memory_cue
 from sb3_mbrl.envs.latent_vec_env import LatentVecEnv
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.hookspecs import hookimpl
@@ -22,6 +23,7 @@ __all__ = [
     "DynaQ",
     "LatentVecEnv",
     "ModelVecEnv",
+    "MuZero",
     "Planner",
     "WorldModel",
     "__version__",
@@ -33,3 +35,4 @@ mazes.register()
 cartpole.register()
 catch.register()
 memory_cue.register()
+boards.register()

@@ -50,6 +50,11 @@ def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
             summary="actor and critic in the imagination of a recurrent world model (Hafner et al. 2025)",
         ),
         AlgorithmSpec(
+            name="muzero",
+            factory="sb3_mbrl.algorithms.muzero.muzero:MuZero",
+            summary="tree search in a learned value-equivalent model (Schrittwieser et al. 2020)",
+        ),
+        AlgorithmSpec(
             name="dyna_q",
             factory="sb3_mbrl.algorithms.dyna_q.dyna_q:DynaQ",
             summary="tabular Q-learning with planning: Dyna-Q, Dyna-Q+, prioritised sweeping, value iteration",
@@ -100,6 +105,12 @@ def sb3_mbrl_world_models() -> list[WorldModelSpec]:
             name="rssm",
             factory="sb3_mbrl.models.rssm:RSSM",
             summary="recurrent state-space model, for vectors and images (PlaNet, Dreamer)",
+            supports=_latent_spaces,
+        ),
+        WorldModelSpec(
+            name="muzero",
+            factory="sb3_mbrl.models.muzero:MuZeroModel",
+            summary="value-equivalent model of rewards, values and policies, without observations (MuZero)",
             supports=_latent_spaces,
         ),
         WorldModelSpec(

@@ -20,6 +20,9 @@ from sb3_mbrl.diagnostics.dream_plot import dream_figure, image_frames, is_image
 FPS = 10
 """The frames per second of videos"""
 
+PAUSE = 20
+"""The least time between two saves, in durations of the last: saving takes at most a twentieth of the time"""
+
 
 class DreamCallback(BaseCallback):
     """
@@ -119,8 +122,11 @@ class ExactCheckpointCallback(BaseCallback):
     def _on_training_start(self) -> None:
         self.folder.acquire()
         self._note()
-        if not self.folder.sets():
+        newest = self.folder.newest().chosen
+        if newest is None:
             self._save()  # a run that is killed soon can be resumed too
+        else:
+            self._saved_step = min(newest.step, self._saved_step)
 
     def _on_rollout_start(self) -> None:
         if self._is_due():
@@ -140,7 +146,7 @@ class ExactCheckpointCallback(BaseCallback):
         if self.every is not None and self.num_timesteps - self._saved_step >= self.every:
             return True
         since = time.monotonic() - self._saved_at
-        if since < 20 * self._duration:  # saving takes at most a twentieth of the time
+        if since < PAUSE * self._duration:
             return False
         return (self.seconds is not None and since >= self.seconds) or self._evaluations() > self._evaluated
 
@@ -163,10 +169,7 @@ class ExactCheckpointCallback(BaseCallback):
                 "last good checkpoint is untouched."
             )
         else:
-            for what, reason in saved.lacks.items():
-                self.report(
-                    f"The checkpoint {saved.path} was saved without its {what.replace('_', ' ')} ({reason}). The last "
-                    "complete one is kept: free some space."
-                )
+            if saved.lacks:
+                self.report(f"The checkpoint {saved.path} was saved {saved.without}. The last complete one is kept.")
         self._duration = time.monotonic() - began
         self._note()

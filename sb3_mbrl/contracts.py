@@ -16,7 +16,7 @@ counters, the choice of the best members) goes into :meth:`WorldModel.extra_stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch as th
 from gymnasium import spaces
@@ -191,7 +191,17 @@ class Timesteps(NamedTuple):
     terminated: th.Tensor
 
 
-class Loss(NamedTuple):
+class _LossFields(NamedTuple):
+    """The fields of a :class:`Loss`, which checks the names that it is given."""
+
+    rows: Mapping[str, th.Tensor]
+    scalars: Mapping[str, th.Tensor]
+    weights: Mapping[str, float]
+    states: State | None
+    metrics: Mapping[str, th.Tensor]
+
+
+class Loss(_LossFields):
     """
     The training loss of a batch, term by term. All entries are tensors: a float would wait for the accelerator.
 
@@ -201,14 +211,25 @@ class Loss(NamedTuple):
     :param scalars: the terms of the whole batch (regularisers), scalars
     :param weights: the weight of each term; 1 where it is missing
     :param states: the states that the loss has filtered, ``(B, T, ...)``, for models of sequences
-    :param figures: the metrics to log, scalars without gradients
+    :param metrics: the metrics to log, scalars without gradients
     """
 
-    rows: Mapping[str, th.Tensor] = {}
-    scalars: Mapping[str, th.Tensor] = {}
-    weights: Mapping[str, float] = {}
-    states: State | None = None
-    figures: Mapping[str, th.Tensor] = {}
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        rows: Mapping[str, th.Tensor] = {},
+        scalars: Mapping[str, th.Tensor] = {},
+        weights: Mapping[str, float] = {},
+        states: State | None = None,
+        metrics: Mapping[str, th.Tensor] = {},
+        **unknown: Any,
+    ) -> Self:
+        if "figures" in unknown:
+            raise TypeError("Loss(figures=...): this field is called metrics now, so give Loss(metrics=...)")
+        if unknown:
+            raise TypeError(f"Loss does not take {next(iter(unknown))!r}; it takes {', '.join(_LossFields._fields)}")
+        return super().__new__(cls, rows, scalars, weights, states, metrics)
 
     def total(self, row_weights: th.Tensor | None = None) -> th.Tensor:
         """

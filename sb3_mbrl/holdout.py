@@ -60,7 +60,8 @@ def trusted_below(values: int, learned: bool = True) -> float:
     ``vs_trivial`` is 1 for a model that is as good as a trivial predictor. On few values a useless model is better than that
     by chance, so the threshold is lower by about a standard error of a mean of squares.
 
-    :param values: the number of values in the evaluation: rows times numbers in an observation
+    :param values: the number of values in the evaluation: rows that did not terminate times numbers in an observation, and all
+        rows once more for a learned reward and for a learned termination that vary
     :param learned: whether the model was learned; for known models, which were fitted to nothing, the threshold is 1
     :return: the threshold; for fewer than four values 0, which no model is below
     """
@@ -79,14 +80,17 @@ def evaluate(model: WorldModel, rows: Transitions | Sequences, *, unseen: bool =
     """
     space = model.observation_space
     metrics = one_step_quality(model, columns_of(space), rows)
+    ended = rows.terminated if isinstance(rows, Transitions) else rows.terminated[:, -1]
+    going = int((ended == 0).sum())
     if not model.decodes:
-        values = 2  # reward and termination
+        values = 0
     elif unsupported_by_vectors(space) is not None:
-        values = 1  # the pixels of an image are not independent of each other
+        values = going  # the pixels of an image are not independent of each other
     else:
         lead = 1 if isinstance(rows, Transitions) else 2
-        values = sum(leaf[(0,) * lead].numel() for leaf in tree_leaves(rows.next_obs))
-    return Verdict(metrics, trusted_below(len(rows.reward) * values, model.learns), unseen)
+        values = going * sum(leaf[(0,) * lead].numel() for leaf in tree_leaves(rows.next_obs))
+    values += len(rows.reward) * sum(f"vs_trivial_{name}" in metrics for name in ("reward", "term"))
+    return Verdict(metrics, trusted_below(values, model.learns), unseen)
 
 
 # ---------------------------------------------------------------------------------------------------------------- the rows
@@ -216,9 +220,9 @@ class Trial:
 
     def __init__(self, model: WorldModel, data: ReplayData, budget: FitBudget, *, fresh: int | None = None) -> None:
         self.model, self.data, self.budget = model, data, budget
-        self._evaluated_first = model.learns and fresh is not None and (budget.refit or not model.holds_out)
+        self.evaluated_first = model.learns and fresh is not None and (budget.refit or not model.holds_out)
         """Whether the model is evaluated before it learns, since it has learned from all rows but the fresh ones"""
-        if self._evaluated_first:
+        if self.evaluated_first:
             train = hold_out(data, model, budget).train if model.holds_out else data
             self.split = Split(train, self._newest(min(fresh or 0, len(data.positions()))), True)
         elif model.learns and not model.holds_out:
@@ -236,7 +240,7 @@ class Trial:
         """
         if not self.model.learns:
             return {}
-        if self._evaluated_first:
+        if self.evaluated_first:
             self.evaluate()
         metrics = fit_world_model(self.model, self.split.train, self.budget, generator=generator)
         self.model.eval()

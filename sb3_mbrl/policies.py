@@ -54,6 +54,7 @@ class StatefulPolicy(BasePolicy):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
         action_masks: np.ndarray | None = None,
+        **options: Any,
     ) -> tuple[np.ndarray, Any]:
         """
         As SB3's.
@@ -61,6 +62,7 @@ class StatefulPolicy(BasePolicy):
         :param state: the second result of the last call; ``None``: the observation is the first of its episode
         :param episode_start: ``(n_envs,)``: which environments begin an episode, for which ``state`` is forgotten
         :param action_masks: ``(n_envs, n_actions)``, true where an action is allowed, as MaskablePPO takes them
+        :param options: further arguments that :meth:`decide` of this policy takes
         """
         if isinstance(observation, tuple):
             raise ValueError(
@@ -71,7 +73,7 @@ class StatefulPolicy(BasePolicy):
         obs, vectorised = self.obs_to_tensor(observation)
         rows = batch_size(obs)
         first = np.zeros(rows, bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(rows)
-        options: dict[str, Any] = {"deterministic": deterministic}
+        options["deterministic"] = deterministic
         if action_masks is not None:
             mask = th.as_tensor(np.asarray(action_masks))
             options["action_mask"] = mask if vectorised or mask.dim() > 1 else mask[None]

@@ -1,5 +1,6 @@
 """A private random stream for world models, which leaves SB3's random streams alone."""
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -70,6 +71,18 @@ class RandomStream:
     def __setstate__(self, state: dict[str, np.ndarray]) -> None:
         self.generator = th.Generator()
         self.generator.set_state(th.as_tensor(state["state"]))
+
+
+@contextmanager
+def streams_kept() -> Iterator[None]:
+    """Put the global random streams of Python, NumPy and torch back at the end: SB3 seeds them when it loads an agent."""
+    python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with th.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(of_numpy)
 
 
 def on_device(generator: th.Generator | None, device: th.device) -> th.Generator | None:

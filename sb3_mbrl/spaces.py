@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.preprocessing import get_action_dim, is_image_space, is_image_space_channels_first
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_mbrl.contracts import Obs, UnsupportedSpace
@@ -43,8 +44,84 @@ class Group:
         return slice(self.start, self.stop)
 
 
+SB3_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+"""The spaces that observations and actions of Stable-Baselines3 have, alone or (observations) as the parts of a ``Dict``"""
+
+
+def parts_of(space: spaces.Space) -> list[tuple[str, spaces.Space]]:
+    """
+    List the parts of a space, each with ``"key 'name': "`` for messages: those of a ``Dict``, or the space itself.
+    """
+    if isinstance(space, spaces.Dict):
+        return [(f"key {key!r}: ", child) for key, child in space.spaces.items()]
+    return [("", space)]
+
+
+def unknown_to_sb3(space: spaces.Space) -> str | None:
+    """Explain why no algorithm of Stable-Baselines3 takes a space, e.g. ``key 'name': Text(...)``; ``None`` if some do."""
+    for where, child in parts_of(space):
+        if not isinstance(child, SB3_SPACES):
+            nested = " (nested spaces are not supported)" if isinstance(child, (spaces.Dict, spaces.Tuple)) else ""
+            return (
+                f"{where}{child} is not one of Box, Discrete, MultiDiscrete and MultiBinary{nested}: turn it into one of them"
+            )
+    return None
+
+
+def unusable_observations(space: spaces.Space) -> str | None:
+    """Explain why nothing can learn from observations of a space: it is empty, or its keys are no text; else ``None``."""
+    if isinstance(space, spaces.Dict):
+        if not space.spaces:
+            return f"{space} has no parts, so there is nothing to observe"
+        for key in space.spaces:
+            if not isinstance(key, str):
+                return f"key {key!r} of {space} is of the type {type(key).__name__}: keys have to be text"
+    for where, child in parts_of(space):
+        if 0 in (child.shape or ()):
+            return f"{where}{child} holds no numbers: leave it out of the observations"
+    return None
+
+
+def unusable_by_sb3(observation_space: spaces.Space, action_space: spaces.Space, extractor: Any) -> str | None:
+    """
+    Explain why networks of Stable-Baselines3 fail on spaces, some of them only after steps have been taken; ``None`` if they
+    do not.
+
+    :param extractor: the class of the policy's feature extractor; of those of Stable-Baselines3 it is known what they take
+    """
+    if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
+        return f"{action_space}: Stable-Baselines3 counts actions from 0: let the space start there"
+    for where, child in parts_of(observation_space):
+        if isinstance(child, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(child.start != 0):
+            return f"{where}{child}: Stable-Baselines3 counts categories from 0: let the space start there"
+        if isinstance(child, spaces.MultiDiscrete) and child.nvec.ndim != 1:
+            return f"{where}{child} is nested: flatten it"
+        if extractor in (FlattenExtractor, CombinedExtractor) and child.shape == () and isinstance(child, spaces.Box):
+            return f"{where}{child} has no axis, and Stable-Baselines3 flattens from the second on: give it the shape (1,)"
+        pictures = extractor is NatureCNN or (extractor is CombinedExtractor and is_image_space(child))
+        if pictures and min((child.shape or ())[1:], default=36) < 36:
+            return f"{where}{child}: the convolutions of Stable-Baselines3 take images from 36 x 36 pixels on: enlarge it"
+    if extractor is CombinedExtractor and isinstance(observation_space, spaces.Dict):
+        for key in observation_space.spaces:
+            try:
+                th.nn.ModuleDict({key: th.nn.Identity()})
+            except (KeyError, TypeError) as error:
+                return f"key {key!r} of {observation_space} cannot be the name of a network of torch ({error}): rename it"
+    return _overflowing_count(observation_space, get_action_dim(action_space))
+
+
+def _overflowing_count(space: spaces.Space, more: int) -> str | None:
+    """Explain where Stable-Baselines3's number of inputs overflows: it adds up the categories in the type of ``nvec``."""
+    for where, child in parts_of(space):
+        if isinstance(child, spaces.MultiDiscrete) and spaces.utils.flatdim(space) + more > np.iinfo(child.nvec.dtype).max:
+            return f"{where}{child} counts its categories in {child.nvec.dtype}, which overflows: give it dtype=np.int64"
+    return None
+
+
 def unsupported_by_vectors(space: spaces.Space) -> str | None:
     """Explain why a space cannot be encoded as a vector; ``None`` if it can."""
+    if reason := unusable_observations(space):
+        return reason
     if isinstance(space, spaces.Dict):
         reasons = [(key, unsupported_by_vectors(child)) for key, child in space.spaces.items()]
         return next((f"key {key!r}: {reason}" for key, reason in reasons if reason), None)
@@ -80,6 +157,10 @@ def _float32_bounds(space: spaces.Box) -> tuple[th.Tensor, th.Tensor]:
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
     high = np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
+    if whole_numbers(space):
+        # numpy compares 64-bit integers as floats, which round 2^63 - 1 to 2^63.
+        dtype: Any = space.dtype
+        high = np.minimum(high, np.nextafter(np.float32(float(np.iinfo(dtype).max) + 1.0), np.float32(0)))
     return th.as_tensor(low), th.as_tensor(high)
 
 
@@ -107,10 +188,22 @@ def outside(space: spaces.Space, values: np.ndarray | th.Tensor) -> np.ndarray:
 
 
 def torch_dtype(dtype: np.dtype) -> th.dtype:
-    """Return the dtype of a space's tensors: float32 for every float, else the space's own (uint16 and wider as int64)."""
-    if np.issubdtype(dtype, np.floating):
+    """
+    Return the dtype of a space's tensors: float32 for every float, else the space's own, apart from unsigned integers that
+    torch cannot calculate with: uint16 and uint32 are int64, and uint64, which no other integer holds, is float32.
+    """
+    if np.issubdtype(dtype, np.floating) or dtype == np.uint64:
         return th.float32
+    if dtype == np.bool_:
+        return th.bool
     return {"uint8": th.uint8, "int8": th.int8, "int16": th.int16, "int32": th.int32}.get(np.dtype(dtype).name, th.int64)
+
+
+def as_tensor(array: np.ndarray) -> th.Tensor:
+    """Convert an array of a space's dtype to a tensor of :func:`torch_dtype`, which shares its memory where it can."""
+    if np.issubdtype(array.dtype, np.floating) or array.dtype == np.uint64:
+        return th.as_tensor(array.astype(np.float32, copy=False))
+    return th.as_tensor(array.astype(np.int64) if array.dtype in (np.uint16, np.uint32) else array)
 
 
 class _LeafCodec:
@@ -142,8 +235,10 @@ class _LeafCodec:
         if self.kind != "categorical":
             return value.reshape(len(value), -1).float()
         index = value.reshape(len(value), -1).long() - self.first.on(value.device)
-        one_hot = [th.nn.functional.one_hot(index[:, i], g.stop - g.start) for i, g in enumerate(self.groups)]
-        return th.cat(one_hot, dim=1).float()
+        # One group after the other, since torch's one-hot rows are of 64-bit integers.
+        return th.cat(
+            [th.nn.functional.one_hot(index[:, i], g.stop - g.start).float() for i, g in enumerate(self.groups)], dim=1
+        )
 
     def project(self, flat: th.Tensor) -> th.Tensor:
         if self.kind == "continuous":
@@ -162,7 +257,7 @@ class _LeafCodec:
         value = flat[:, self.start : self.stop]
         if self.kind == "binary":
             return (value > 0.5).to(dtype).reshape(-1, *self.shape)
-        if dtype != th.float32:
+        if not np.issubdtype(self.space.dtype, np.floating):
             value = value.round()
         value = value.reshape(-1, *self.shape).clamp(self.low.on(flat.device), self.high.on(flat.device))
         return value.to(dtype)
@@ -251,6 +346,12 @@ def differentiable_spaces(observation_space: spaces.Space, action_space: spaces.
     return continuous_actions(observation_space, action_space)
 
 
+def has_image(space: spaces.Space) -> bool:
+    """Tell whether a space has an image, channels first or last: ``Box(0, 255, ..., uint8)`` of three axes."""
+    children = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    return any(isinstance(child, spaces.Box) and is_image_space(child, check_channels=False) for child in children)
+
+
 def channels_first(space: spaces.Space) -> spaces.Space:
     """Turn an environment's observation space into that of SB3's algorithms: images, also in dictionaries, transposed."""
     if isinstance(space, spaces.Dict):
@@ -258,6 +359,46 @@ def channels_first(space: spaces.Space) -> spaces.Space:
     if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
         return VecTransposeImage.transpose_space(space)
     return space
+
+
+def whole_numbers(space: spaces.Space) -> bool:
+    """Tell whether actions are whole numbers of a ``Box``."""
+    return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer)
+
+
+def left_behind_by_sb3(space: spaces.Space) -> bool:
+    """
+    Tell whether SB3's conversion of scaled actions misses a ``Box``: whole numbers, to which it gives fractions, and half
+    precision, which it replaces by single precision beyond the bounds.
+    """
+    return whole_numbers(space) or (isinstance(space, spaces.Box) and space.dtype == np.float16)
+
+
+def unusable_actions(space: spaces.Space) -> str | None:
+    """Explain why a space leaves nothing to choose, or cannot be scaled as Stable-Baselines3 scales actions; else ``None``."""
+    if not isinstance(space, SB3_SPACES):
+        return f"{space} is not one of Box, Discrete, MultiDiscrete and MultiBinary, the actions of Stable-Baselines3"
+    if 0 in (space.shape or ()):
+        return f"{space} holds no numbers, so there is nothing to choose"
+    if not isinstance(space, spaces.Box):
+        return None
+    if space.dtype == np.bool_:
+        return f"{space}: actions are scaled to -1 to 1, which makes no sense for bool: use MultiBinary"
+    if (space.low == space.high).any():
+        where = np.argwhere(np.atleast_1d(space.low == space.high)).tolist()
+        return (
+            f"{space}: low and high are the same at {where}, so there is nothing to choose (and actions are scaled by "
+            "their distance). Leave that number to the environment."
+        )
+    if np.issubdtype(space.dtype, np.floating):
+        with np.errstate(over="ignore"):
+            endless = ~np.isfinite((space.high - space.low).astype(np.float32))
+        if endless.any():
+            where = np.argwhere(np.atleast_1d(endless)).tolist()
+            return (
+                f"{space}: the distance between low and high at {where} is infinite, but actions are scaled by it: narrow them"
+            )
+    return None
 
 
 class ActionCodec:
@@ -273,12 +414,10 @@ class ActionCodec:
             raise UnsupportedSpace("SB3 has no Dict actions")
         self.space = space
         self.continuous = isinstance(space, spaces.Box)
-        if isinstance(space, spaces.Box) and (space.low == space.high).any():
-            where = np.argwhere(np.atleast_1d(space.low == space.high)).tolist()
-            raise UnsupportedSpace(
-                f"{space}: low and high are the same at {where}, so there is nothing to choose (and actions are scaled by "
-                "their distance). Leave that number to the environment."
-            )
+        self.whole = whole_numbers(space)
+        """Whether actions are whole numbers of a ``Box``"""
+        if reason := unusable_actions(space):
+            raise UnsupportedSpace(reason)
         self._leaf = _LeafCodec(space, None, 0)
         self.dim = self._leaf.stop
         """The number of columns of an encoded action"""
@@ -302,12 +441,46 @@ class ActionCodec:
 
     def to_numpy(self, action: th.Tensor) -> np.ndarray:
         """Convert scaled actions ``(B, A)`` to arrays for a real environment, ``(B, *shape)``: members of the space."""
-        actions = self.to_env(action).cpu().numpy().reshape((len(action), *(self.space.shape or ())))
+        shape = (len(action), *(self.space.shape or ()))
+        if self.whole:
+            return self.unscaled(action.cpu().numpy().reshape(shape))
+        actions = self.to_env(action).cpu().numpy().reshape(shape)
         if isinstance(self.space, spaces.Box):
-            if np.issubdtype(self.space.dtype, np.integer):
-                actions = np.rint(actions)
             actions = np.clip(actions, self.space.low, self.space.high).astype(self.space.dtype)
         return actions
+
+    def unscaled(self, scaled: np.ndarray) -> np.ndarray:
+        """
+        Convert scaled actions of a ``Box`` to members of the space: whole numbers are rounded.
+
+        :param scaled: ``(..., *shape)``, from -1 to 1; values beyond are clipped
+        :return: ``(..., *shape)`` of the space's dtype
+        """
+        low, high = self._exact_bounds()
+        units = low + 0.5 * (np.clip(scaled, -1.0, 1.0).astype(np.float64) + 1.0) * (high - low)
+        return np.clip(np.rint(units) if self.whole else units, low, high).astype(self.space.dtype)
+
+    def scaled(self, action: np.ndarray) -> np.ndarray:
+        """Convert actions of a ``Box``, ``(..., *shape)``, to float32 from -1 to 1 without an overflow of the space's type."""
+        low, high = self._exact_bounds()
+        return (2.0 * (np.asarray(action).astype(np.float64) - low) / (high - low) - 1.0).astype(np.float32)
+
+    def nearest(self, action: th.Tensor) -> th.Tensor:
+        """Return the scaled actions nearest to given ones ``(B, A)`` that the environment can be given: whole numbers."""
+        if not self.whole:
+            return action
+        rounded = self.scaled(self.to_numpy(action.detach()))
+        return th.as_tensor(rounded, dtype=action.dtype, device=action.device).reshape(action.shape)
+
+    def _exact_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the bounds of a ``Box`` in double precision; those of integers that it does not hold are rounded inwards."""
+        assert isinstance(self.space, spaces.Box)
+        low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
+        if not self.whole:
+            return low, high
+        # Only 2^63 - 1 and 2^64 - 1 and their neighbours are rounded; a power of two does not fit the integer any more.
+        top = np.nextafter(float(np.iinfo(self.space.dtype).max) + 1.0, 0.0)
+        return low, np.minimum(high, top)
 
     def from_env(self, action: th.Tensor) -> th.Tensor:
         """Convert actions in the environment's units ``(B, *shape)`` to scaled ones ``(B, A)``; discrete ones to integers."""
@@ -336,7 +509,8 @@ def sample_actions(space: spaces.Space, n: int, generator: th.Generator | None, 
     """
     generator = on_device(generator, device)
     if isinstance(space, spaces.Box):
-        return 2.0 * th.rand(n, int(np.prod(space.shape)), generator=generator, device=device) - 1.0
+        uniform = 2.0 * th.rand(n, int(np.prod(space.shape)), generator=generator, device=device) - 1.0
+        return ActionCodec(space).nearest(uniform) if whole_numbers(space) else uniform
     if isinstance(space, spaces.Discrete):
         counts, first = th.tensor([int(space.n)]), th.tensor([int(space.start)])
     elif isinstance(space, spaces.MultiDiscrete):

@@ -75,6 +75,20 @@ def tree_leaves(state: State) -> Iterator[th.Tensor]:
         raise TypeError(f"A State holds tensors in dicts, lists and tuples, not {type(state).__name__}")
 
 
+def tree_items(state: State, name: str = "state") -> Iterator[tuple[str, th.Tensor]]:
+    """Iterate over the tensors of a state with their names, such as ``state['belief'][0]``, in the order of its containers."""
+    if isinstance(state, th.Tensor):
+        yield name, state
+    elif isinstance(state, dict):
+        for key, child in state.items():
+            yield from tree_items(child, f"{name}[{key!r}]")
+    elif isinstance(state, (tuple, list)):
+        for key, child in zip(getattr(state, "_fields", range(len(state))), state, strict=True):
+            yield from tree_items(child, f"{name}.{key}" if isinstance(key, str) else f"{name}[{key}]")
+    elif state is not None:
+        raise TypeError(f"A State holds tensors in dicts, lists and tuples, not {type(state).__name__}")
+
+
 def batch_size(state: State) -> int:
     """
     Return the number of rows of a state.

@@ -137,7 +137,7 @@ def pendulum_reward(obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> t
 
 
 def never(obs: th.Tensor, action: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
-    """Return that no transition ends an episode."""
+    """Return zeros: no transition ends an episode."""
     return th.zeros(len(action), dtype=th.bool, device=action.device)
 
 
@@ -187,7 +187,7 @@ def trained(agent: Any, steps: int, more: bool = False) -> Any:
 
 
 def reloaded(agent: Any, env: Any, steps: int) -> Any:
-    """Go on with an agent as it was saved, with its replay buffer."""
+    """Save and load an agent with its replay buffer, and continue training."""
     with tempfile.TemporaryDirectory() as folder:
         agent.save(f"{folder}/agent")
         agent.save_replay_buffer(f"{folder}/buffer")
@@ -275,7 +275,7 @@ def known_model(agent: str, **changes: Any) -> Any:
 
 
 def upgraded() -> dict[str, Any]:
-    """Train SAC, go on with a model, and go on without it again."""
+    """Train SAC, continue with a model, and continue without it again."""
     own = ("policy_kwargs", "learning_starts", "gradient_steps", "batch_size", "buffer_size", "seed", "device")
     settings = copy.deepcopy(MIXED)
     plain_agent = trained(sb3.SAC("MlpPolicy", "Pendulum-v1", **{name: settings.pop(name) for name in own}), 200)
@@ -304,7 +304,7 @@ def instance() -> dict[str, Any]:
 
 
 def noise(std: float) -> NormalActionNoise:
-    """Return noise for one number."""
+    """Return action noise for one value."""
     return NormalActionNoise(np.zeros(1), std * np.ones(1))
 
 
@@ -508,7 +508,7 @@ def parameters(agent: Any) -> tuple[dict[str, str], dict[str, str]]:
     weights, optimisers = {}, {}
     for name, value in agent.get_parameters().items():
         into = optimisers if isinstance(value, dict) and "param_groups" in value else weights
-        into.update({f"{name}: {path}" if path else name: found for path, found in digests(value).items()})
+        into.update({f"{name}: {path}" if path else name: leaf for path, leaf in digests(value).items()})
     return weights, optimisers
 
 
@@ -521,15 +521,15 @@ def stored(agent: Any) -> dict[str, str]:
 
 
 def imagined_rows(agent: Any) -> dict[str, str]:
-    """Return what the imagined buffer gives to who draws from it, and what it holds, under no name."""
+    """Return the rows that the imagined buffer draws, and everything that it holds, without names."""
     buffer = getattr(agent, "imagined", None)
     if buffer is None:
         return {}
-    found = {"rows": digest(len(buffer)), "capacity": digest(buffer.capacity)}
+    rows = {"rows": digest(len(buffer)), "capacity": digest(buffer.capacity)}
     if len(buffer):
-        found |= {f"drawn {name}": value for name, value in digests(buffer.draw(4096, th.Generator().manual_seed(0))).items()}
+        rows |= {f"drawn {name}": value for name, value in digests(buffer.draw(4096, th.Generator().manual_seed(0))).items()}
     tensors = (leaf for _, leaf in flat(vars(buffer)) if isinstance(leaf, (np.ndarray, th.Tensor)))
-    return {**found, "stored": " ".join(sorted(digest(leaf) for leaf in tensors))}
+    return {**rows, "stored": " ".join(sorted(digest(leaf) for leaf in tensors))}
 
 
 def generators(value: Any, seen: dict[int, Any], depth: int = 8) -> Iterator[str]:
@@ -550,7 +550,7 @@ def generators(value: Any, seen: dict[int, Any], depth: int = 8) -> Iterator[str
 
 def streams(agent: Any) -> dict[str, str]:
     """Return the states of the global random streams, the environments', and the agent's own, which have no names."""
-    found = {
+    states = {
         "python": digest(random.getstate()),
         "numpy": digest(repr(np.random.get_state())),
         "torch": digest(th.get_rng_state()),
@@ -561,8 +561,8 @@ def streams(agent: Any) -> dict[str, str]:
             env.unwrapped, "_np_random", None
         )  # np_random makes one, from the system's entropy, where none is used
         if stream is not None:
-            found[f"environment {index}"] = digest(stream.bit_generator.state)
-    return {**found, "private": " ".join(sorted(generators(vars(agent), {})))}
+            states[f"environment {index}"] = digest(stream.bit_generator.state)
+    return {**states, "private": " ".join(sorted(generators(vars(agent), {})))}
 
 
 def fixed_observations(space: spaces.Space, n: int = 3) -> Any:
@@ -576,23 +576,23 @@ def fixed_observations(space: spaces.Space, n: int = 3) -> Any:
 
 
 def predictions(agent: Any) -> dict[str, str]:
-    """Return three actions in a row, deterministic and drawn; what ``predict`` remembers is handed on."""
-    obs, found = fixed_observations(agent.observation_space), {}
+    """Return three actions in a row, deterministic and drawn; the policy state is handed on."""
+    obs, actions = fixed_observations(agent.observation_space), {}
     for deterministic in (True, False):
-        memory, first = None, np.ones(3, dtype=bool)
+        state, first = None, np.ones(3, dtype=bool)
         for step in range(3):
-            action, memory = agent.predict(obs, memory, first, deterministic=deterministic)
-            found[f"{'deterministic' if deterministic else 'drawn'} {step}"] = digest(action)
+            action, state = agent.predict(obs, state, first, deterministic=deterministic)
+            actions[f"{'deterministic' if deterministic else 'drawn'} {step}"] = digest(action)
             first = np.zeros(3, dtype=bool)
-    return found
+    return actions
 
 
 def logged(agent: Any) -> dict[str, str]:
     """Return everything that was logged, except for times."""
-    found = {}
+    entries = {}
     for kind, values in (("dumped", agent.logger.dumped.values), ("recorded", agent.logger.recorded)):
-        found |= {f"{kind} {key}": digest(repr(value)) for key, value in values.items() if not key.startswith("time/")}
-    return found
+        entries |= {f"{kind} {key}": digest(repr(value)) for key, value in values.items() if not key.startswith("time/")}
+    return entries
 
 
 def parts_of(agent: Any) -> Parts:
@@ -649,7 +649,7 @@ def run(name: str) -> dict[str, Any]:
         summaries = {key: summary_of(agent) for key, agent in agents.items()}
         parts = {}
         for key, agent in agents.items():
-            parts |= {f"{key}'s {part}" if key else part: found for part, found in parts_of(agent).items()}
+            parts |= {f"{key}'s {part}" if key else part: value for part, value in parts_of(agent).items()}
     return {"summary": summaries.get("", summaries), "parts": parts}
 
 
@@ -664,12 +664,14 @@ def renamed(part: str, before: dict[str, str], after: dict[str, str]) -> bool:
 
 def differences(part: str, before: dict[str, str], after: dict[str, str]) -> list[str]:
     """Say what differs within a part."""
-    found = [f"{part} {name}: differs" for name in before if name in after and before[name] != after[name]]
-    found += [f"{part} {name}: not there any more" for name in before if name not in after]
-    found += [f"{part} {name}: new" for name in after if name not in before]
-    if found and Counter(before.values()) == Counter(after.values()):
-        found.insert(0, f"{part}: the same values in other places")
-    return found if len(found) <= SHOWN else [*found[:SHOWN], f"{part}: {len(found) - SHOWN} more of {len(after)} differ"]
+    lines = [f"{part} {name}: differs" for name in before if name in after and before[name] != after[name]]
+    lines += [f"{part} {name}: not there any more" for name in before if name not in after]
+    lines += [f"{part} {name}: new" for name in after if name not in before]
+    if lines and Counter(before.values()) == Counter(after.values()):
+        lines.insert(0, f"{part}: the same values in other places")
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [f"{part}: {len(lines) - SHOWN} more of {len(after)} differ"]
+    return lines
 
 
 def compare_case(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -716,15 +718,15 @@ def run_all(only: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
 
 def record(path: Path, only: str) -> int:
     """Write the digests of all cases; those of others that are in the file already stay there."""
-    found = json.loads(path.read_text()) if only and path.exists() else {"cases": {}}
+    recorded = json.loads(path.read_text()) if only and path.exists() else {"cases": {}}
     failed = 0
     for name, result in run_all(only):
         failed += isinstance(result, str)
         print(f", {result}" if isinstance(result, str) else "")
         if not isinstance(result, str):
-            found["cases"][name] = result
-    found["versions"] = versions()
-    path.write_text(json.dumps(found, indent=1, default=float))
+            recorded["cases"][name] = result
+    recorded["versions"] = versions()
+    path.write_text(json.dumps(recorded, indent=1, default=float))
     return failed
 
 

@@ -39,6 +39,7 @@ def test_algorithms_are_the_public_classes_and_name_their_base():
         "dyna": "Dyna",
         "pets": "PETS",
         "dreamer_v3": "DreamerV3",
+        "muzero": "MuZero",
         "dyna_q": "DynaQ",
     }
     assert all(getattr(sb3_mbrl, cls.__name__) is cls for cls in classes.values())
@@ -58,7 +59,7 @@ def test_auto_knows_one_candidate():
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("name", ["ensemble", "mlp", "rssm", "tabular"])
 def test_supports_says_what_the_constructor_does(name, case):
-    """What ``supports`` takes can be built; what it refuses is refused by the class too."""
+    """Spaces that ``supports`` takes can be built with; those that it refuses are refused by the class too."""
     spec, arguments = WORLD_MODELS[name], (case.observation_space, case.action_space)
     cls, settings = import_target(spec.factory, name), {"size": "tiny"} if name == "rssm" else {}
     reason = spec.supports(*arguments)
@@ -95,7 +96,8 @@ def test_a_twin_takes_the_spaces_of_its_environment_alone(name, env_id):
     assert reason == f"it is for observations {env.observation_space} and actions {env.action_space}"
 
 
-def test_planners_that_follow_gradients_refuse_what_has_none():
+def test_the_spaces_that_planners_refuse():
+    """Gradients need continuous actions (and for iLQR observations), a search tree discrete actions."""
     box, discrete = spaces.Box(-1, 1, (2,)), spaces.Discrete(3)
     refused = {
         name: [case for case in ((box, discrete), (discrete, box), (box, box)) if spec.supports(*case) is not None]
@@ -104,6 +106,7 @@ def test_planners_that_follow_gradients_refuse_what_has_none():
     assert {name: cases for name, cases in refused.items() if cases} == {
         "gradient": [(box, discrete)],
         "ilqr": [(box, discrete), (discrete, box)],
+        "mcts": [(discrete, box), (box, box)],
     }
 
 

@@ -1,5 +1,8 @@
 """The records that parts exchange."""
 
+import copy
+import pickle
+
 import pytest
 import torch as th
 
@@ -18,3 +21,18 @@ def test_weights_of_rows_count_for_all_steps_of_a_row():
     assert float(loss.total(th.tensor([1.0, 0.0]))) == pytest.approx(10 / 2 + (1 + 2) / 4 + 100)
     only_steps = loss._replace(rows={"steps": steps})
     assert float(only_steps.total(th.tensor([[1.0, 0.0], [0.0, 1.0]]))) == pytest.approx((1 + 4) / 4 + 100)
+
+
+def test_a_loss_keeps_its_kind_when_it_is_replaced_copied_or_pickled():
+    loss = Loss({"a": th.ones(2)}, metrics={"kl": th.tensor(3.0)})
+    for other in (loss._replace(weights={"a": 2.0}), copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert type(other) is Loss
+        assert other.metrics["kl"] == 3.0
+    assert Loss() == ({}, {}, {}, None, {})
+
+
+def test_the_old_name_of_the_metrics_is_refused_with_the_new_one():
+    with pytest.raises(TypeError, match=r"^Loss\(figures=.*called metrics now, so give Loss\(metrics="):
+        Loss({"a": th.ones(2)}, figures={"kl": th.tensor(3.0)})
+    with pytest.raises(TypeError, match=r"Loss does not take 'row'; it takes rows, scalars, weights, states, metrics"):
+        Loss(row={"a": th.ones(2)})

@@ -8,7 +8,7 @@ from sb3_mbrl.fitting import MIN_ROUND, BestWeights, holdout_mask, train_epochs
 
 
 def test_a_row_that_was_trained_on_is_never_held_out_later():
-    """mbrl-lib and MBPO's code draw the holdout anew at every fit, and so judge a model on rows that it was trained on."""
+    """mbrl-lib and MBPO's code draw the holdout anew at every fit, and so evaluate a model on rows that it was trained on."""
     few, many = holdout_mask(th.arange(1000), FitBudget()), holdout_mask(th.arange(20_000), FitBudget())
     assert th.equal(few, many[:1000])
     assert 0.17 < few.float().mean() < 0.23
@@ -51,7 +51,7 @@ def test_nan_is_never_the_best():
 
 
 class Script:
-    """A fit whose holdout errors are written down beforehand; the weight counts the epochs."""
+    """A model whose holdout errors are given; its weight counts the epochs."""
 
     def __init__(self, errors: list[float], batches: int = MIN_ROUND) -> None:
         self.weight, self.errors, self.batches, self.epoch = th.zeros(1, 1), errors, batches, 0
@@ -136,7 +136,7 @@ def test_impossible_budgets_are_refused(wrong):
     ],
 )
 def test_a_budget_is_made_of_numbers_that_make_sense(wrong):
-    """With a patience of NaN no fit ever began, and its model was used."""
+    """Regression: with a patience of NaN no fit began, and the untrained model was used."""
     with pytest.raises(ValueError, match=f"FitBudget: {next(iter(wrong))}="):
         FitBudget(**wrong)
 

@@ -1,4 +1,4 @@
-"""Held-out rows: kept from every gradient and store, and judged by."""
+"""Held-out rows: no gradient and no store sees them, and the verdict is about them."""
 
 import re
 import sys
@@ -34,7 +34,7 @@ def rng(seed: int = 0) -> th.Generator:
 
 
 class Noise(gym.Env):
-    """Nothing follows from anything."""
+    """An environment of pure noise."""
 
     observation_space, action_space = spaces.Box(-10.0, 10.0, (3,)), ACTION
 
@@ -74,7 +74,7 @@ def pendulum() -> ReplayData:
 
 
 def of_the_docs() -> list[type]:
-    """The models that docs/plugins.md shows."""
+    """Return the models that docs/plugins.md shows."""
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "plugins.md").read_text(), flags=re.S | re.M)
     # In a module, so that what it defines can be pickled.
     module = sys.modules["docs_plugins"] = types.ModuleType("docs_plugins")
@@ -113,7 +113,7 @@ MODELS = (EnsembleModel, MLPModel, template, *DOCS, gp, nearest_neighbour)
 
 @pytest.mark.parametrize("factory", [*MODELS, RewardToy, RecurrentToy])
 def test_on_pure_noise_imagination_stays_off(factory, noise):
-    """A nearest neighbour scored 3e-6, the template 0.74 and the docs' example 0.96 when they were judged where they learn."""
+    """On rows that they had learned from, a nearest neighbour scored 3e-6, the template 0.74, the docs' example 0.96."""
     assert not verdict_on(factory, noise).trusted
 
 
@@ -140,7 +140,7 @@ def test_the_models_of_the_docs_pass_the_kit(part, check):
 
 
 class Recording(NeighbourToy):
-    """Remembers what it was given."""
+    """A model that keeps the data it was given."""
 
     def fit(self, data, budget=None, *, generator=None):
         self.given, self.budget = data, budget
@@ -184,7 +184,7 @@ def test_the_same_rows_are_held_out_at_every_fit_and_by_hand():
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_few_rows_are_not_divided(steps):
-    """Rows with ids 0 and 1 are held out by no budget; the model is judged where it learned, as ever."""
+    """Rows with ids 0 and 1 are held out by no budget; the model is evaluated on the rows that it has learned from."""
     data = random_steps(Noise(), steps)
     split = hold_out(data, model_of(data), BUDGET)
     assert len(split.train) >= 1
@@ -296,7 +296,7 @@ def test_later_it_is_judged_as_it_is_on_the_steps_since():
     trial = Trial(model, data, BUDGET, fresh=30)
     trial.fit(rng())
     assert len(trial.split.evaluation.reward) == 30
-    assert set(looks) == {70.0}, "judged before it learned"
+    assert set(looks) == {70.0}, "evaluated before it learned"
     assert model.tables.total.sum() == 100
     seen = len(looks)
     trial.evaluate()
@@ -335,10 +335,10 @@ def test_training_windows_never_touch_what_a_context_model_is_judged_by(n_envs, 
 
     trained = steps_of(split.train.sequences(3000, 2 * model.context, generator=rng()))
     trained |= steps_of(split.train.contexts(3000, 2 * model.context, generator=rng()))
-    judged = steps_of(split.evaluation)
+    evaluated = steps_of(split.evaluation)
     assert len(trained) > 100 * n_envs
-    assert judged
-    for step, env in judged:
+    assert evaluated
+    for step, env in evaluated:
         near = {(other, env) for other in range(step - model.context, step + model.context + 1)}
         assert not near & trained
     # Windows are of consecutive steps of one environment.
@@ -380,7 +380,7 @@ def test_about_a_fifth_of_the_blocks_is_held_out_the_same_ones_at_every_fit():
     assert {0, 1, 2, 3, 4} == set(places[1:].flatten().tolist())
 
 
-def test_with_much_data_fewer_blocks_are_held_out_and_none_anew():
+def test_with_much_data_fewer_blocks_are_held_out_and_no_new_ones():
     few, many = (held_blocks(50_000, 1, rows, 4, FitBudget(max_holdout=1000)) for rows in (5_000, 50_000))
     assert few.mean() == pytest.approx(0.2, abs=0.01)
     assert many.sum() == pytest.approx(1000, rel=0.4)

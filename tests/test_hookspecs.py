@@ -23,7 +23,7 @@ PHASES = [
 
 
 class Diary:
-    """Notes every call of a life-cycle hook, with its arguments and what the agent was like."""
+    """A plug-in that notes every call of a life-cycle hook, with its arguments and the state of the agent."""
 
     def __init__(self):
         self.entries = []
@@ -93,7 +93,7 @@ ARGUMENTS = {
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
-    """An agent that learns for 50 steps, is saved and loaded: its diary, and the diary of the loaded one."""
+    """Train an agent for 50 steps, save and load it, and return its diary and that of the loaded one."""
     path = tmp_path_factory.mktemp("hooks") / "agent"
     diary, again = Diary(), Diary()
     agent = learned(plugins=[diary], **ARGUMENTS)

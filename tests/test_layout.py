@@ -45,9 +45,7 @@ CYCLIC: dict[tuple[str, str], str] = {}
 """Imports, put off until they are needed, without which there would be no cycle; with the reason"""
 
 
-WITHOUT_TESTS: dict[str, str] = {
-    "cli/run_folder.py": "tested by the commands that write and read folders of runs (test_train.py, test_evaluate.py)",
-}
+WITHOUT_TESTS: dict[str, str] = {}
 """Sources that have no test module named after them, with the reason"""
 
 
@@ -55,7 +53,7 @@ WITHOUT_TESTS: dict[str, str] = {
 
 
 def sources() -> Iterator[Path]:
-    """All modules of ``sb3_mbrl``, without the ``__init__`` of packages that only import."""
+    """Yield all modules of ``sb3_mbrl``, without the ``__init__`` of packages that only import."""
     for path in sorted(SOURCES.rglob("*.py")):
         tree = ast.parse(path.read_text())
         defines = any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in tree.body)
@@ -103,14 +101,14 @@ def test_every_test_module_is_named_after_a_source():
 
 
 def test_no_test_module_imports_another():
-    """What several share lies in a module whose name does not begin with ``test_``, or in a ``conftest.py``."""
-    found = [
+    """Shared helpers lie in a module whose name does not begin with ``test_``, or in a ``conftest.py``."""
+    imported = [
         f"tests/{path} imports {name}"
         for path in (path.relative_to(TESTS) for path in sorted(TESTS.rglob("*.py")))
         for name, _ in imports((TESTS / path).read_text(), "")
         if name.split(".")[0] == "tests" and any(part.startswith("test_") for part in name.split("."))
     ]
-    assert found == []
+    assert imported == []
 
 
 # ---- imports point downwards
@@ -118,8 +116,8 @@ def test_no_test_module_imports_another():
 
 def imports(text: str, package: str) -> Iterator[tuple[str, bool]]:
     """
-    The names that a module imports, ``a.b`` for ``import a.b`` and ``from a import b``, and whether they are imported with the
-    module itself: not within a function, and not for annotations only.
+    Yield the names that a module imports, ``a.b`` for ``import a.b`` and ``from a import b``, and whether they are imported
+    with the module itself: not within a function, and not for annotations only.
     """
 
     def walk(node: ast.AST, at_once: bool) -> Iterator[tuple[str, bool]]:
@@ -130,8 +128,8 @@ def imports(text: str, package: str) -> Iterator[tuple[str, bool]]:
             base = [*parts[: len(parts) + 1 - node.level], node.module] if node.level else [node.module]
             yield from ((".".join([*filter(None, base), alias.name]), at_once) for alias in node.names)
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            yield from (found for child in node.body for found in walk(child, False))
-            yield from (found for child in node.orelse for found in walk(child, at_once))
+            yield from (pair for child in node.body for pair in walk(child, False))
+            yield from (pair for child in node.orelse for pair in walk(child, at_once))
         else:
             inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
             for child in ast.iter_child_nodes(node):
@@ -141,7 +139,7 @@ def imports(text: str, package: str) -> Iterator[tuple[str, bool]]:
 
 
 def graph() -> dict[str, dict[str, bool]]:
-    """For every module of ``sb3_mbrl``, which others it imports, and whether at once. Names are without ``sb3_mbrl.``."""
+    """Return, for every module of ``sb3_mbrl``, the modules that it imports, and whether at once; without ``sb3_mbrl.``."""
     files = {}
     for path in SOURCES.rglob("*.py"):
         parts = path.relative_to(SOURCES).with_suffix("").parts
@@ -191,8 +189,8 @@ def cycle(edges: dict[str, list[str]]) -> list[str]:
             return []
         path.append(module)
         for target in edges[module]:
-            if found := visit(target):
-                return found
+            if circle := visit(target):
+                return circle
         done.add(path.pop())
         return []
 

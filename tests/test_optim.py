@@ -10,7 +10,7 @@ from sb3_mbrl.optim import LaProp
 
 
 def transcribed(w, gradients, lr, beta1, beta2, eps, clip, min_norm, warmup):
-    """One tensor, in float64."""
+    """Make the step of one tensor, in float64."""
     v, m = np.zeros_like(w), np.zeros_like(w)
     for t, g in enumerate(gradients, start=1):
         if clip:

@@ -1,5 +1,6 @@
-"""The newcomer's side: what README, docs, Makefile, constraints and wheel promise is so."""
+"""The promises of README, docs, Makefile, constraints and wheel, as a newcomer would try them."""
 
+import ast
 import importlib.metadata
 import importlib.util
 import itertools
@@ -12,10 +13,13 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch as th
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from stable_baselines3 import SAC
 from stable_baselines3.common.logger import KVWriter, Logger
 
 import sb3_mbrl
@@ -25,9 +29,9 @@ from sb3_mbrl.models.mlp import MLPModel
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ACCELERATOR = ("nvidia-", "cuda-", "triton")
-"""What PyTorch brings along on a machine with a GPU; not part of the pinned set"""
+"""The prefixes of packages that PyTorch installs on a machine with a GPU; they are not part of the pinned set"""
 
 
 # ---------------------------------------------------------------------------------------------------------------- code blocks
@@ -38,8 +42,13 @@ def python_blocks(page: Path) -> list[str]:
 
 
 def few_steps(code: str) -> str:
-    """The same with 205 steps, just over the 200 that go before the first update, and without a progress bar."""
+    """Shorten training to 205 steps, just over the 200 that go before the first update, and without a progress bar."""
     return re.sub(r"\.learn\([\d_]+", ".learn(205", code).replace(", progress_bar=True", "")
+
+
+def fewer_steps(code: str) -> str:
+    """:func:`few_steps`, and 5 where an agent continues, since all of these train."""
+    return few_steps(code).replace(".learn(205, reset_num_timesteps=False", ".learn(5, reset_num_timesteps=False")
 
 
 class SomebodysPlugin:
@@ -48,7 +57,7 @@ class SomebodysPlugin:
         return [WorldModelSpec(name="my_model", factory=MLPModel)]
 
 
-PAGES_OF_CODE = ("mbpo", "checkpoints", "plugins", "migration", "dyna", "dreamer")
+PAGES_OF_CODE = ("mbpo", "checkpoints", "plugins", "migration", "dyna", "dreamer", "boards")
 
 
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in PAGES_OF_CODE)])
@@ -64,13 +73,16 @@ def test_code_blocks_run(name, tmp_path, monkeypatch):
     names = {"agent": agent, "MBPO": MBPO, "env": "Pendulum-v1", "my_module": SomebodysPlugin}
     for block in blocks:
         # Dreamer waits for a batch of sequences before it learns.
-        code = few_steps(block).replace("**settings)", "learning_starts=100, **settings)")
+        shorter = few_steps if name == "docs/checkpoints.md" else fewer_steps
+        code = shorter(block).replace("**settings)", "learning_starts=100, **settings)")
         exec(compile(code, name, "exec"), names)
     if name == "README.md":
         assert (tmp_path / "pendulum.zip").is_file()
+    if name == "docs/migration.md":
         assert names["ppo"].num_timesteps >= 205
-        assert names["agent"].world_model.n_members == 3
+        assert isinstance(names["plain"], SAC)
     if name == "docs/plugins.md":
+        assert names["small_agent"].world_model.n_members == 3
         assert names["agent"].num_timesteps == 205
         assert names["agent"].world_model.weights.any()
     if name == "docs/checkpoints.md":
@@ -78,10 +90,63 @@ def test_code_blocks_run(name, tmp_path, monkeypatch):
         assert names["agent"].replay_buffer.size() == 201 + 205
 
 
+def test_a_first_afternoon_with_your_own_simulator(tmp_path, monkeypatch, capsys):
+    """Every block of docs/your-simulator.md, Python and shell; what the reader saves as tank.py is the first."""
+    page = ROOT / "docs" / "your-simulator.md"
+    monkeypatch.chdir(tmp_path)
+    blocks = python_blocks(page)
+    (tmp_path / "tank.py").write_text(blocks[0])
+    for command in sh_lines(page):
+        command = re.sub(r"--steps \d+", "--steps 30 --eval-episodes 1", command).replace(
+            "--eval-every 250", "--eval-every 20"
+        )
+        command = command.replace("sb3-mbrl ", f"{sys.executable} -m sb3_mbrl ")
+        paths = os.pathsep.join([str(ROOT), str(tmp_path)])
+        command = command.replace("PYTHONPATH=. ", f"PYTHONPATH={paths} ")
+        subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)
+    names = {}
+    for block in blocks:
+        code = re.sub(r"(MBPO\(.*)seed=0", r'\1seed=0, fit_kwargs={"max_batches": 20}', fewer_steps(block))
+        exec(compile(code, page.name, "exec"), names)
+    printed = capsys.readouterr().out
+    assert re.search(r"0\.\d{4} s per real step, 0\.\d{4} s per update", printed)
+    assert re.search(r"^gradient_steps: -?\d+$", printed, flags=re.M)
+    assert re.search(r"^world_model=auto: .*\nworld_model=None: ", printed, flags=re.M)
+    assert names["env"].spec.id == "Tank-v0"
+    assert (tmp_path / "vecnormalize.pkl").is_file()
+
+
+def test_the_tank_of_the_docs_is_what_its_known_functions_say():
+    names = {}
+    for block in python_blocks(ROOT / "docs" / "your-simulator.md"):
+        if "class TankEnv" in block or "def reward" in block:
+            exec(compile(block.partition("agent = ")[0], "tank", "exec"), names)
+    env = names["TankEnv"]()
+    obs, _ = env.reset(seed=0)
+    env.action_space.seed(0)
+    ends = 0
+    for _ in range(300):
+        action = env.action_space.sample()
+        next_obs, reward, terminated, _, _ = env.step(action)
+        batch = [th.as_tensor(value)[None] for value in (obs, action, next_obs)]
+        assert float(names["reward"](*batch)) == pytest.approx(reward, abs=1e-5)
+        assert bool(names["terminated"](*batch)) == terminated
+        assert env.observation_space.contains(next_obs)
+        ends += terminated
+        obs = env.reset()[0] if terminated else next_obs
+    assert ends > 3
+
+
 def test_the_first_example_is_for_hasty_readers():
     first = python_blocks(ROOT / "README.md")[0].strip().splitlines()
     assert len(first) <= 6
     assert first[0] == "from sb3_mbrl import MBPO"
+
+
+def test_the_readme_shows_before_it_explains():
+    text = (ROOT / "README.md").read_text()
+    assert [text.index(picture) for picture in ("halfcheetah.png", "dream.gif")] < [text.index("```")] * 2
+    assert len(text) < 7_100  # half of what it was
 
 
 # ----------------------------------------------------------------------------------------------------------------------- docs
@@ -99,7 +164,7 @@ class Keys(KVWriter):
 
 
 def test_every_logged_key_is_explained():
-    """In both directions: no key without words, no words about a key that is not there."""
+    """In both directions: every logged key is explained, and every explained key is logged."""
     keys = Keys()
     agent = MBPO(
         "MlpPolicy",
@@ -138,21 +203,45 @@ def test_links_lead_somewhere(page):
             assert anchor in {re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-")) for heading in headings}, target
 
 
+def sh_lines(page: Path) -> list[str]:
+    """The commands of a page, one a line, without comments."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", page.read_text(), flags=re.S | re.M)
+    return [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+
+
 def test_commands_in_the_docs_are_understood():
     """Every `sb3-mbrl ...` line parses; a renamed option would fail here."""
     from sb3_mbrl.cli.parser import build_parser
 
-    lines = [
-        line.split("#")[0].split()[1:]
-        for page in PAGES
-        for block in re.findall(r"^ *```sh\n(.*?)^ *```", page.read_text(), flags=re.S | re.M)
-        for line in block.splitlines()
-        if line.strip().startswith("sb3-mbrl ")
-    ]
+    commands = [line.removeprefix("PYTHONPATH=. ") for page in PAGES for line in sh_lines(page)]
+    lines = [line.split()[1:] for line in commands if line.startswith("sb3-mbrl ")]
     assert len(lines) > 5
     for line in lines:
         args = build_parser().parse_args(line)
         assert args.command.split() == line[: len(args.command.split())]
+
+
+def literals_of_the_library() -> str:
+    """All texts in the sources, implicit concatenations joined; a placeholder of an f-string separates, as ``...`` does."""
+    texts = []
+    for path in (ROOT / "sb3_mbrl").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_messages_in_the_troubleshooting_page_are_verbatim():
+    """A reader searches for what was printed. Whoever changes a message changes the page."""
+    literals = literals_of_the_library()
+    messages = re.findall(r"^```text\n(.*?)^```", (ROOT / "docs" / "troubleshooting.md").read_text(), flags=re.S | re.M)
+    assert len(messages) > 15
+    for message in messages:
+        for fragment in message.strip().split("..."):
+            words = fragment.strip(" .`")
+            assert words in literals, f"{words!r} of {message!r}"
 
 
 def test_make_targets_in_the_readme_exist():
@@ -171,17 +260,63 @@ def test_make_alone_lists_every_target():
 def test_ci_runs_lint_test_and_conformance():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert {"make lint", "make test", "make conformance", "set -euo pipefail"} <= set(script.read_text().splitlines())
+    assert {"make lint", "make test", "make docs", "make conformance", "set -euo pipefail"} <= set(
+        script.read_text().splitlines()
+    )
 
 
-def test_the_counts_of_the_conformance_suites_in_the_readme_are_those_recorded():
-    readme = " ".join((ROOT / "README.md").read_text().split())
+def test_the_counts_of_the_conformance_suites_in_the_docs_are_those_recorded():
+    page = " ".join((ROOT / "docs" / "results.md").read_text().split())
     for counts in json.loads((ROOT / "tests" / "conformance" / "results.json").read_text()).values():
         assert counts["regressions"] == []
         ours = counts["model_based"]
-        assert re.search(rf"{ours['passed']} passed(,| and) {ours['skipped']} skipped", readme)
-        assert f"the {counts['files']} files of" in readme
-        assert counts["version"] in readme
+        assert re.search(rf"{ours['passed']} passed(,| and) {ours['skipped']} skipped", page)
+        assert f"the {counts['files']} files of" in page
+        assert counts["version"] in page
+
+
+# ------------------------------------------------------------------------------------------------------------------------ site
+
+
+def module_of(path: Path) -> ModuleType:
+    """Import a file that lies outside every package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_links_are_mended_for_the_site():
+    """What is on the site is linked, what is not is named by its path."""
+    mended = module_of(ROOT / "docs" / "conf.py").for_the_site
+    root, docs = ROOT, ROOT / "docs"
+    assert mended("[a](docs/mbpo.md#settings)", root) == "[a](mbpo.md#settings)"
+    assert mended("[a](mbpo.md)", docs, docs) == "[a](mbpo.md)"
+    assert mended("[home](../README.md)", docs) == "[home](index.md)"
+    assert mended("![a](examples/catch/dream.gif)", root) == "![a](../examples/catch/dream.gif)"
+    assert mended("[`contracts.py`](../sb3_mbrl/contracts.py)", docs) == "[`contracts.py`](../sb3_mbrl/contracts.py)"
+    assert mended("[a package](../plugins/sb3-mbrl-template)", docs) == "a package (`plugins/sb3-mbrl-template`)"
+    assert mended("[CHANGELOG.md](CHANGELOG.md)", root) == "`CHANGELOG.md`"
+    assert mended("[a](https://x.org/b.md) [b](#c)", docs) == "[a](https://x.org/b.md) [b](#c)"
+
+
+def test_every_page_is_in_the_table_of_contents():
+    docs = ROOT / "docs"
+    for folder in (docs, docs / "api"):
+        listed = set(re.findall(r"^([\w/-]+)$", (folder / "index.md").read_text(), flags=re.M))
+        assert {path.stem for path in folder.glob("*.md")} - {"index"} == {name for name in listed if name != "api/index"}
+
+
+def test_every_public_name_is_in_the_reference():
+    modules = set(
+        re.findall(r"automodule:: (\S+)", "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md")))
+    )
+    for name in modules:
+        importlib.import_module(name)
+    public = [getattr(sb3_mbrl, name) for name in sb3_mbrl.__all__ if name not in ("__version__", "hookimpl")]
+    assert {part.__module__ for part in public} <= modules
 
 
 # ------------------------------------------------------------------------------------------------------------------- packaging
@@ -245,7 +380,7 @@ def test_constraints_cover_everything_that_the_dev_extra_installs():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> set[str]:
-    """The names in the wheel, built from a copy so that nothing is left in the source tree."""
+    """Build the wheel from a copy, so that nothing is left in the source tree, and return its names."""
     folder = tmp_path_factory.mktemp("source")
     shutil.copytree(ROOT / "sb3_mbrl", folder / "sb3_mbrl", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -275,12 +410,8 @@ def test_the_command_is_installed():
 
 
 def test_the_demo_draws_both_agents(tmp_path, monkeypatch):
-    """Its parts without its processes: the real one takes minutes."""
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "examples" / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    demo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(demo)
+    """Run its parts without its processes, since the whole demo takes minutes."""
+    demo = module_of(ROOT / "examples" / "demo.py")
     said = []
 
     class Box:

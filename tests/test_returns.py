@@ -17,7 +17,7 @@ GAMMA = 0.9
 
 
 def rollout(reward, terminated, valid=None, discount=None) -> Imagined:
-    """Of one start; the observation is the number of the step."""
+    """A rollout from one start; the observation is the number of the step."""
     reward = th.tensor(reward)[:, None]
     steps = th.arange(len(reward), dtype=th.float32)[:, None, None]
     terminated = th.tensor(terminated)[:, None].float()
@@ -27,33 +27,33 @@ def rollout(reward, terminated, valid=None, discount=None) -> Imagined:
 
 
 def test_rewards_are_summed_up_to_the_end_of_the_rollout():
-    found = multi_step(rollout([1.0, 2.0, 4.0], [0, 0, 0]), 2, GAMMA)
-    assert found.reward[:, 0].tolist() == pytest.approx([1 + 0.9 * 2, 2 + 0.9 * 4, 4])
-    assert found.discount[:, 0].tolist() == pytest.approx([0.81, 0.81, 0.9])
-    assert found.next_obs[:, 0, 0].tolist() == [2, 3, 3]
-    assert found.obs[:, 0, 0].tolist() == [0, 1, 2]
+    joined = multi_step(rollout([1.0, 2.0, 4.0], [0, 0, 0]), 2, GAMMA)
+    assert joined.reward[:, 0].tolist() == pytest.approx([1 + 0.9 * 2, 2 + 0.9 * 4, 4])
+    assert joined.discount[:, 0].tolist() == pytest.approx([0.81, 0.81, 0.9])
+    assert joined.next_obs[:, 0, 0].tolist() == [2, 3, 3]
+    assert joined.obs[:, 0, 0].tolist() == [0, 1, 2]
 
 
-def test_an_end_within_is_the_end():
-    found = multi_step(rollout([1.0, 2.0, 4.0], [0, 1, 0], [True, True, False]), 3, GAMMA)
-    assert found.reward[:2, 0].tolist() == pytest.approx([1 + 0.9 * 2, 2])
-    assert found.discount[:2, 0].tolist() == [0, 0]
-    assert found.terminated[:2, 0].tolist() == [1, 1]
+def test_a_termination_within_the_steps_ends_the_return():
+    joined = multi_step(rollout([1.0, 2.0, 4.0], [0, 1, 0], [True, True, False]), 3, GAMMA)
+    assert joined.reward[:2, 0].tolist() == pytest.approx([1 + 0.9 * 2, 2])
+    assert joined.discount[:2, 0].tolist() == [0, 0]
+    assert joined.terminated[:2, 0].tolist() == [1, 1]
 
 
-def test_what_is_not_finite_later_is_left_out():
-    found = multi_step(rollout([1.0, 2.0, float("nan")], [0, 0, 0], [True, True, False]), 3, GAMMA)
-    assert found.reward[:2, 0].tolist() == pytest.approx([1 + 0.9 * 2, 2])
-    assert found.next_obs[:2, 0, 0].tolist() == [2, 2]
+def test_later_steps_that_are_not_finite_are_left_out():
+    joined = multi_step(rollout([1.0, 2.0, float("nan")], [0, 0, 0], [True, True, False]), 3, GAMMA)
+    assert joined.reward[:2, 0].tolist() == pytest.approx([1 + 0.9 * 2, 2])
+    assert joined.next_obs[:2, 0, 0].tolist() == [2, 2]
 
 
 def test_the_models_own_discounts_are_multiplied():
-    found = multi_step(rollout([1.0, 2.0, 4.0], [0, 0, 0], discount=[0.5, 0.25, 0.1]), 3, GAMMA)
-    assert found.reward[0, 0] == pytest.approx(1 + 0.5 * 2 + 0.125 * 4)
-    assert found.discount[0, 0] == pytest.approx(0.5 * 0.25 * 0.1)
+    joined = multi_step(rollout([1.0, 2.0, 4.0], [0, 0, 0], discount=[0.5, 0.25, 0.1]), 3, GAMMA)
+    assert joined.reward[0, 0] == pytest.approx(1 + 0.5 * 2 + 0.125 * 4)
+    assert joined.discount[0, 0] == pytest.approx(0.5 * 0.25 * 0.1)
 
 
-def test_one_step_is_what_it_was():
+def test_one_step_is_unchanged():
     imagined = rollout([1.0, 2.0], [0, 1])
     assert multi_step(imagined, 1, GAMMA) is imagined
 
@@ -75,8 +75,8 @@ def test_as_sb3_does_it_with_real_steps(ends, n_steps, seed):
     np.testing.assert_allclose(ours.discount, (1 - theirs.dones) * theirs.discounts, rtol=1e-5)
 
 
-def test_ends_are_counted_once_whether_the_model_gives_a_discount_or_not(generator):
-    """Regression: a model's own discount has its share of ends in it, and ends were drawn besides."""
+def test_terminations_count_once_with_and_without_a_discount_of_the_model(generator):
+    """Regression: a model's discount includes its terminations, and these were drawn on top of it."""
     p, n = 0.5, 200_000
 
     class Discounting(LinearToy):
@@ -96,41 +96,41 @@ def test_ends_are_counted_once_whether_the_model_gives_a_discount_or_not(generat
         imagined = rollouts.imagine(
             model, model.initial(th.zeros(n, 3)), lambda obs: th.zeros(len(obs), 2), 2, generator=generator
         )
-        found = multi_step(imagined, 2, GAMMA)
-        assert float(found.reward[0].mean()) == pytest.approx(1 + (1 - p) * GAMMA, abs=0.01)
-        assert float(found.discount[0].mean()) == pytest.approx(((1 - p) * GAMMA) ** 2, abs=0.01)
+        joined = multi_step(imagined, 2, GAMMA)
+        assert float(joined.reward[0].mean()) == pytest.approx(1 + (1 - p) * GAMMA, abs=0.01)
+        assert float(joined.discount[0].mean()) == pytest.approx(((1 - p) * GAMMA) ** 2, abs=0.01)
 
 
-def mixture(reward, goes_on, value, lam):
-    """By the definition: n-step returns, weighted by ``(1 - lam) lam^(n - 1)``, the longest by what is left."""
+def mixture(reward, discount, value, lam):
+    """Mix n-step returns by definition: with the weights ``(1 - lam) lam^(n - 1)``, the longest with the rest."""
     last = len(reward) - 1
-    found = []
+    returns = []
     for t in range(last):
         total, weight, weights, n_step = 0.0, 1.0, [], []
         for n in range(1, last - t + 1):
             total += weight * reward[t + n]
-            weight *= goes_on[t + n]
+            weight *= discount[t + n]
             n_step.append(total + weight * value[t + n])
             weights.append((1 - lam) * lam ** (n - 1) if t + n < last else lam ** (n - 1))
-        found.append(np.dot(weights, n_step))
-    return found
+        returns.append(np.dot(weights, n_step))
+    return returns
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.5, 0.95, 1.0])
 def test_lambda_returns_are_mixtures_of_n_step_returns(lam):
     rng = np.random.default_rng(0)
     reward, value = rng.normal(size=(2, 3, 7))
-    goes_on = rng.uniform(0.9, 1.0, (3, 7))
-    goes_on[1, 4] = 0.0  # an episode ends
-    got = lambda_returns(*(th.tensor(x) for x in (reward, goes_on, value)), lam)
+    discount = rng.uniform(0.9, 1.0, (3, 7))
+    discount[1, 4] = 0.0  # an episode ends
+    got = lambda_returns(*(th.tensor(x) for x in (reward, discount, value)), lam)
     assert got.shape == (3, 6)
-    np.testing.assert_allclose(got, [mixture(*row, lam) for row in zip(reward, goes_on, value, strict=True)], atol=1e-12)
+    np.testing.assert_allclose(got, [mixture(*row, lam) for row in zip(reward, discount, value, strict=True)], atol=1e-12)
 
 
-def test_what_comes_after_an_end_does_not_count():
+def test_rewards_after_a_termination_do_not_count():
     reward, value = th.ones(1, 5), th.full((1, 5), 100.0)
-    goes_on = th.tensor([[1.0, 1.0, 0.0, 1.0, 1.0]])
-    assert lambda_returns(reward, goes_on, value, 1.0)[0, :2].tolist() == [2.0, 1.0]
+    discount = th.tensor([[1.0, 1.0, 0.0, 1.0, 1.0]])
+    assert lambda_returns(reward, discount, value, 1.0)[0, :2].tolist() == [2.0, 1.0]
 
 
 def test_the_scale_of_returns_by_hand():

@@ -1,9 +1,11 @@
 import pickle
+import random
 
+import numpy as np
 import pytest
 import torch as th
 
-from sb3_mbrl.rng import RandomStream, on_device
+from sb3_mbrl.rng import RandomStream, on_device, streams_kept
 
 
 def test_a_scope_does_not_disturb_the_global_stream():
@@ -53,3 +55,25 @@ def test_a_scope_on_the_cpu_leaves_other_devices_alone(monkeypatch):
     monkeypatch.setattr(th, "manual_seed", lambda seed: pytest.fail("seeded all devices"))
     with RandomStream(0).scope():
         th.rand(1)
+
+
+def test_global_streams_are_put_back_also_after_an_error():
+    def draw():
+        return random.random(), np.random.rand(), th.rand(()).item()
+
+    def seed(number):
+        for function in (random.seed, np.random.seed, th.manual_seed):
+            function(number)
+
+    def reseeded():
+        with streams_kept():
+            seed(8)
+            draw()
+            raise KeyError
+
+    seed(7)
+    expected = draw()
+    seed(7)
+    with pytest.raises(KeyError):
+        reseeded()
+    assert draw() == expected

@@ -4,7 +4,17 @@ from collections import namedtuple
 import pytest
 import torch as th
 
-from sb3_mbrl.trees import Constant, batch_size, finite_rows, tree_cat, tree_index, tree_map, tree_repeat, tree_where
+from sb3_mbrl.trees import (
+    Constant,
+    batch_size,
+    finite_rows,
+    tree_cat,
+    tree_index,
+    tree_items,
+    tree_map,
+    tree_repeat,
+    tree_where,
+)
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -19,6 +29,14 @@ def test_map_keeps_the_structure_and_named_tuples():
     assert isinstance(doubled["b"], Pair)
     assert doubled["none"] is None
     assert doubled["b"].right[0][2, 1, 2] == 4.0
+
+
+def test_leaves_are_named_as_they_are_reached():
+    names = [name for name, _ in tree_items(nested(3))]
+    assert names == ["state['a']", "state['b'].left", "state['b'].right[0]"]
+    assert [name for name, _ in tree_items(th.zeros(2), "obs")] == ["obs"]
+    with pytest.raises(TypeError, match="not float"):
+        list(tree_items({"a": 1.0}))
 
 
 def test_index_repeat_and_cat_act_on_every_leaf():

@@ -16,13 +16,13 @@ def test_our_file_of_settings_is_the_default():
 
 
 def test_without_settings_of_ours_those_of_the_base_class_are_taken():
-    """``dyna`` and ``mb_td3`` died with the zoo's FileNotFoundError."""
+    """Regression: ``dyna`` and ``mb_td3`` ended with the zoo's FileNotFoundError."""
     pytest.importorskip("rl_zoo3")
     for algo, file in (("dyna", "dqn.yml"), ("mb_td3", "td3.yml"), ("mb_crossq", "crossq.yml")):
-        found = zoo.with_settings(["train", "--algo", algo, "--env", "CartPole-v1"])
-        assert found[-2] == "--conf-file"
-        assert found[-1].endswith(f"hyperparams/{file}")
-        assert Path(found[-1]).is_file()
+        arguments = zoo.with_settings(["train", "--algo", algo, "--env", "CartPole-v1"])
+        assert arguments[-2] == "--conf-file"
+        assert arguments[-1].endswith(f"hyperparams/{file}")
+        assert Path(arguments[-1]).is_file()
     with pytest.raises(SystemExit, match="no settings of dyna_q in the package"):
         zoo.with_settings(["train", "--algo", "dyna_q", "--env", "DynaMaze-v0"])
 
@@ -38,10 +38,10 @@ def test_everything_else_is_left_to_the_zoo(given):
 def test_our_algorithms_by_name():
     from sb3_contrib import TQC
 
-    found = zoo.algorithms()
-    assert (found["mbpo"], found["dyna"], found["dyna_q"]) == (MBPO, Dyna, DynaQ)
-    assert found["mb_tqc"] is model_based(TQC)
-    assert {"mb_td3", "mb_ddpg", "mb_crossq", "mb_qrdqn"} < set(found)
+    algorithms = zoo.algorithms()
+    assert (algorithms["mbpo"], algorithms["dyna"], algorithms["dyna_q"]) == (MBPO, Dyna, DynaQ)
+    assert algorithms["mb_tqc"] is model_based(TQC)
+    assert {"mb_td3", "mb_ddpg", "mb_crossq", "mb_qrdqn"} < set(algorithms)
 
 
 def test_the_base_classes_are_in_the_algorithms_records():
@@ -50,7 +50,7 @@ def test_the_base_classes_are_in_the_algorithms_records():
 
 
 class Trial:
-    """Optuna's, as far as a sampler needs it: the last choice, the highest number."""
+    """A stand-in for a trial of Optuna that takes the last choice and the highest number."""
 
     def __init__(self) -> None:
         self.params = {}

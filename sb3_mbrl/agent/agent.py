@@ -28,8 +28,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -37,7 +39,8 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mbrl.agent import buffer_files, checkpoint
 from sb3_mbrl.agent.estimate import Estimate, describe_pace, estimate, measure
@@ -52,12 +55,20 @@ from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.agent.streams import SharedStreams
 from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.checks import did_you_mean, user_stacklevel
-from sb3_mbrl.contracts import Data, FitBudget, WorldModel
+from sb3_mbrl.contracts import Data, FitBudget, UnsupportedSpace, WorldModel
 from sb3_mbrl.hyperparams import load_preset, with_overrides
 from sb3_mbrl.imagination.starts import replay_starts
 from sb3_mbrl.plugins import Registry, get_registry
 from sb3_mbrl.policies import StatefulPolicy
 from sb3_mbrl.rng import RandomStream, derive_seed
+from sb3_mbrl.spaces import (
+    ActionCodec,
+    left_behind_by_sb3,
+    unknown_to_sb3,
+    unusable_actions,
+    unusable_observations,
+    whole_numbers,
+)
 from sb3_mbrl.trees import State
 
 
@@ -155,8 +166,25 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
                     f"({', '.join(cls.object_names)}). Rename yours."
                 )
 
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """As SB3's, whose refusals of spaces do not all name the space."""
+        if isinstance(env, (gym.Env, VecEnv)):
+            refuse_by_name(env.observation_space, env.action_space)
+        return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
+    def _check_spaces(self) -> None:
+        """:raises UnsupportedSpace: for spaces with which learning would fail; algorithms extend it"""
+        for what, reason in (
+            ("observations", unusable_observations(self.observation_space)),
+            ("actions", unusable_actions(self.action_space)),
+        ):
+            if reason:
+                raise UnsupportedSpace(f"{type(self).__name__} cannot learn from these {what}: {reason}")
+
     def _setup_model(self) -> None:
         saved = checkpoint.take_saved(self)
+        self._check_spaces()
         given = {kind: self.__dict__.pop(kind) for kind in self.part_kinds if kind in self.__dict__}
         super()._setup_model()
         self._refuse_taken_names()
@@ -167,6 +195,7 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         self.parts = self._choose_parts(given, saved)
         self.parts.build(self.random)
         self._build()
+        self._convert_actions()
         if saved is not None:
             self.parts.restore_structure(saved["parts"])
         if saved is None and self.world_model is not None:
@@ -246,6 +275,9 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
 
     def _build(self) -> None:
         """Build what the algorithm needs on top of its parts. Saved weights and counters are put back afterwards."""
+
+    def _convert_actions(self) -> None:
+        """Give the environment members of its action space, where SB3 does not."""
 
     def _refuse_taken_names(self) -> None:
         """:raises TypeError: when the wrapped class has an attribute of a name that is needed here"""
@@ -402,6 +434,31 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         super()._make_objects()
         self.real, self.acting = RealSteps(self.observation_space), None
 
+    def _convert_actions(self) -> None:
+        """
+        Give the environment members of its action space, in training, in ``predict`` and in the replay buffer. Where they are
+        whole numbers, SB3 gives it fractions, and its replay buffer cuts scaled actions off to -1, 0 and 1.
+        """
+        if self.world_model is None and whole_numbers(self.action_space):
+            warnings.warn(
+                f"The actions {self.action_space} are whole numbers. Without a world model the class is that of "
+                "Stable-Baselines3, which gives fractions to the environment: round them there, or use Discrete or "
+                "MultiDiscrete actions.",
+                stacklevel=4,
+            )
+        if not self._converts_actions:
+            return
+        codec = ActionCodec(self.action_space)  # its methods replace those by which SB3's policies convert actions
+        for name, convert in (("scale_action", codec.scaled), ("unscale_action", codec.unscaled)):
+            setattr(self.policy, name, convert)
+        if self.replay_buffer is not None:
+            self.replay_buffer.actions = self.replay_buffer.actions.astype(np.float32)
+
+    @property
+    def _converts_actions(self) -> bool:
+        """Whether actions are converted by us, since SB3's own results are no members of the space"""
+        return self.world_model is not None and left_behind_by_sb3(self.action_space)
+
     def _act_by(self, policy: StatefulPolicy) -> None:
         """Act with a policy that has a state; actions come from :meth:`_decide`."""
         policy.set_seed(derive_seed(self.seed))
@@ -556,9 +613,12 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         if self.acting is None:
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        with self.acting.collect():
-            return super()._sample_action(self._random_until(learning_starts), action_noise, n_envs)
+            action, stored = super()._sample_action(learning_starts, action_noise, n_envs)
+        else:
+            with self.acting.collect():
+                action, stored = super()._sample_action(self._random_until(learning_starts), action_noise, n_envs)
+        # With action noise, SB3 stores what it was before it was rounded.
+        return action, (self.policy.scale_action(action) if self._converts_actions else stored)
 
     def _random_until(self, learning_starts: int) -> int:
         """The number of real steps before which actions are random."""
@@ -626,12 +686,12 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
 
     def _enough_data(self) -> bool:
         """Whether there are ``learning_starts`` rows: not after ``load`` without the replay buffer."""
-        return self._buffer.full or len(self.model_data) >= self.learning_starts
+        return self._buffer.full or self.real.rows(self._buffer) >= self.learning_starts
 
     def _fit_is_due(self) -> bool:
         if self.trainer is None or self.world_model is None:
             return False
-        rows = len(self.model_data)
+        rows = self.real.rows(self._buffer)
         return self.trainer.due(self.world_model, rows, self.num_timesteps, self.fit_freq, self._enough_data())
 
     def fit_world_model(self, budget: FitBudget | None = None) -> dict[str, float]:
@@ -657,6 +717,9 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         model = self.world_model
         self.trainer.warn_of_lost_terminations(model, data.buffer.optimize_memory_usage, self._episode_num)
         self.trainer.warn_of_wrong_bounds(rows)
+        if self._vec_normalize_env is None:
+            self.trainer.warn_of_scales(rows)
+        self.trainer.warn_of_stuck_actions(rows, self.action_space, self.num_timesteps - self.learning_starts)
         self.registry.hook.sb3_mbrl_before_model_fit(agent=self)
         metrics = self.trainer.fit(
             model,
@@ -693,15 +756,17 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         with checkpoint.side_store_attached(self.replay_buffer, self._side_state()):
             buffer_files.save_pickled(super().save_replay_buffer, path)
 
-    def save_plain_replay_buffer(self, path: Any) -> None:
+    def save_plain_replay_buffer(self, path: Any, imagined: bool = True) -> None:
         """
         Save the replay buffer and the side store as plain arrays (``.npz``), as far as the buffer is filled. Nothing is
         pickled; SB3's own classes cannot read the file.
 
         :param path: the path of the file
+        :param imagined: whether the imagined rows go with it; without them they are imagined again
         :raises TypeError: for a buffer that can only be pickled, such as one of a user's class; the message says why
         """
-        buffer_files.save_plain(self._buffer, self._side_state(), Path(path))
+        side = {name: value for name, value in self._side_state().items() if imagined or name != "imagined"}
+        buffer_files.save_plain(self._buffer, side, Path(path))
 
     def _side_state(self) -> dict[str, Any]:
         """The side store as plain arrays; algorithms add to it."""
@@ -736,6 +801,8 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         checkpoint.check_buffer(buffer, self)
         buffer.device = self.device
         checkpoint.relabel_by(buffer, self.env)
+        if self._converts_actions:
+            buffer.actions = buffer.actions.astype(np.float32, copy=False)
         self.replay_buffer = buffer
         self._restore_side(vars(buffer).pop("side_store", {}))
 
@@ -743,6 +810,19 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         """Take back what :meth:`_side_state` gave; algorithms extend it."""
         if state.get("arrays"):
             self.real.side_of(self._buffer).restore(state["arrays"])
+
+
+def refuse_by_name(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """
+    Refuse spaces that no algorithm of SB3 takes, with SB3's types of errors.
+
+    :raises NotImplementedError: for observations
+    :raises AssertionError: for actions without bounds
+    """
+    if reason := unknown_to_sb3(observation_space):
+        raise NotImplementedError(f"Stable-Baselines3 does not take these observations: {reason}")
+    if isinstance(action_space, spaces.Box) and not np.isfinite([action_space.low, action_space.high]).all():
+        raise AssertionError(f"Continuous action space must have a finite lower and upper bound, and is {action_space}")
 
 
 def make_budget(fit_kwargs: Any) -> FitBudget:

@@ -19,7 +19,7 @@ from sb3_mbrl.trees import State
 
 class ReplayAugmenter(AgentObject):
     """
-    Owns the imagined transitions of an agent: when the next are due, how long they stay, who samples them.
+    The owner of an agent's imagined transitions: it decides when the next are due, stores them, and mixes them into batches.
 
     :param random: the stream of the world model
     :param recorder: where phases and metrics are reported
@@ -34,26 +34,30 @@ class ReplayAugmenter(AgentObject):
         """Real steps at the last imagination; -1 before the first"""
 
     def due(self, imagination: RolloutImagination, num_timesteps: int) -> bool:
-        """Whether another ``imagination.freq`` real steps have passed (counted by crossings) since the last rollouts."""
-        # Not "whenever the buffer is empty": rollouts may all have been masked, and the next are due at their time.
+        """
+        Tell whether rollouts are due: the first ones, or since the last ones a multiple of ``imagination.freq`` real steps was
+        passed. (Steps come ``n_envs`` at a time, so the multiple itself may be stepped over.)
+        """
+        # An empty buffer is no reason: all rows of the last rollouts may have been masked.
         freq = imagination.freq
         return self._fresh or num_timesteps // freq > self.imagined_at // freq
 
     @property
     def _fresh(self) -> bool:
+        """Whether nothing has been imagined yet"""
         return self.imagined is None or self.imagined_at < 0
 
     def n_starts(self, imagination: RolloutImagination, num_timesteps: int, rows: int) -> int:
         """
-        The number of start states for the real steps since the last imagination; with an empty store, as many as its age limit
-        would have kept.
+        Return the number of start states for the real steps since the last imagination; the first time, for as many of the
+        newest real transitions as the age limit allows.
 
-        :param num_timesteps: real environment steps so far
+        :param num_timesteps: the number of real environment steps so far
         :param rows: the number of usable real transitions
         """
         now = rows if self._fresh else num_timesteps
         before = max(0 if self._fresh else self.imagined_at, now - imagination.max_age)
-        # A difference of whole numbers, so that nothing is lost or gained however often this is called.
+        # The difference of two rounded totals, so that fractions of a start add up over calls instead of getting lost.
         return int(imagination.starts_per_step * now) - int(imagination.starts_per_step * before)
 
     def imagine(
@@ -72,12 +76,12 @@ class ReplayAugmenter(AgentObject):
         """
         Roll the policy out in the model, and store the valid rows.
 
-        :param starts: draws start states
+        :param starts: a function that draws start states
         :param act: the policy, from raw observations to scaled actions
         :param n_starts: the number of rollouts
         :param horizon: steps per rollout
         :param gamma: the discount of a step
-        :param num_timesteps: real environment steps so far: the birth date of the rows
+        :param num_timesteps: the number of real environment steps so far, from which the age of the rows counts
         :param real: the real transitions, which know the goals of hindsight experience replay
         """
         with self.recorder.phase("imagine"), self.random.scope(model.device) as generator, th.no_grad():
@@ -108,7 +112,7 @@ class ReplayAugmenter(AgentObject):
         gamma: float,
     ) -> ReplaySampler | None:
         """
-        The sampler that stands in for the replay buffer while the base class trains; ``None``: the real buffer itself.
+        Return the sampler that stands in for the replay buffer while the base class trains; ``None``: the real buffer itself.
 
         :param act: the policy, from raw observations to scaled actions
         :param real: the learner's own replay buffer
@@ -124,12 +128,12 @@ class ReplayAugmenter(AgentObject):
         return imagination.sampler(LearnerView(model, act, gamma, real_ratio, self.random.generator, mix), real)
 
     def forget(self) -> None:
-        """Drop all rows: the world model that imagined them is another one now."""
+        """Drop all rows, because the world model has been replaced."""
         if self.imagined is not None:
             self.imagined.clear()
 
     def restart_clock(self) -> None:
-        """Count real steps anew."""
+        """Start counting real steps from 0."""
         self.imagined_at = -1
         self.forget()
 
@@ -153,5 +157,5 @@ class ReplayAugmenter(AgentObject):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.imagined_at = state["imagined_at"]
-        if "imagined" in state:
+        if "imagined" in state:  # added by save(..., include=["imagined"])
             self.imagined = ImaginedBuffer.from_state(state["imagined"], self.device)

@@ -69,11 +69,11 @@ def to_model_free(agent: Any) -> Any:
     base, added = agent.model_free_class, added_attributes(type(agent))
     plain = base.__new__(base)
     plain.__dict__.update({name: value for name, value in vars(agent).items() if name not in added})
-    plain.seed = None  # loading would seed Python's, NumPy's and torch's global streams, and the environment
+    plain.seed = None  # with a seed, load would seed Python's, NumPy's and torch's global streams, and the environment
     saved = io.BytesIO()
     plain.save(saved)
     saved.seek(0)
-    with th.random.fork_rng(devices=[]):  # new networks are drawn, before the weights are put in
+    with th.random.fork_rng(devices=[]):  # load draws initial weights before it restores the saved ones
         new = base.load(saved, env=agent.get_env(), device=agent.device, force_reset=False)
     new.seed = agent.seed
     new.replay_buffer = agent.replay_buffer
@@ -82,8 +82,8 @@ def to_model_free(agent: Any) -> Any:
 
 def added_attributes(cls: Any) -> set[str]:
     """
-    The names of the attributes that a model-based class adds to its model-free class: its objects, and the constructor's
-    arguments that the model-free class does not take.
+    Return the names of the attributes that a model-based class adds to its model-free class: its objects, and the arguments of
+    the constructor that the model-free class does not take.
     """
     own, base = (inspect.signature(kind.__init__).parameters for kind in (cls, cls.model_free_class))
     arguments = {name for name in own if name not in base and not name.startswith("_")}

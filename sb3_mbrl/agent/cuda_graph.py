@@ -1,4 +1,4 @@
-"""How an update runs: as it is, or as a captured graph on a GPU; in which precision."""
+"""The way an update runs: as it is or as a CUDA graph, and in which precision."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,24 +11,24 @@ from sb3_mbrl.trees import State, tree_leaves, tree_map
 
 Compile = Literal["auto"] | bool
 Update = Callable[[State], State]
-"""From a batch to what it found: tensors alone, always of the same shapes"""
+"""An update: from a batch to its results, nested tensors that always have the same shapes"""
 
 EAGER_BEFORE_CAPTURE = 3
-"""Updates that run as they are first, so that the libraries below have allocated what they want"""
+"""The number of updates that run as they are before one is captured, so that CUDA's libraries have allocated their memory"""
 
 
 class CapturedUpdate:
     """
-    Plays an update back as one CUDA graph: thousands of small kernels without a processor that starts them one by one.
+    An update that is replayed as one CUDA graph, so that the CPU need not start thousands of small kernels one by one.
 
-    The first updates run as they are (they count like any other), then one is captured and played back from there on, on
-    tensors of its own that a batch is copied to. Another shape is captured anew. Where capturing fails, a warning says so, and
-    updates go on as they are.
+    The first updates run as they are (they count like any other). Then one is captured, and from there on replayed on tensors
+    of its own, to which each batch is copied. For batches of another shape a new graph is captured. If capturing fails, a
+    warning is printed, and all further updates run as they are.
 
-    :param update: uses nothing but tensors that stay where they are, and the generators below
-    :param optimizer: has its step sizes and counts in tensors from now on
-    :param generators: that the update draws from
-    :param after_failure: is called where capturing failed, before the update runs as it is
+    :param update: the update; it uses nothing but tensors that stay in their places, and the generators below
+    :param optimizer: the optimiser, whose step sizes and counters are moved into tensors
+    :param generators: the generators that the update draws from
+    :param after_failure: a function that is called if capturing fails, before the update runs as it is
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CapturedUpdate:
     def __call__(self, batch: State) -> State:
         if self._failed:
             return self._update(batch)
-        with th.cuda.device(self._device):  # streams and graphs are of the current one
+        with th.cuda.device(self._device):  # streams and graphs belong to the current device
             return self._play(batch)
 
     def _play(self, batch: State) -> State:
@@ -76,16 +76,16 @@ class CapturedUpdate:
             ours.copy_(new, non_blocking=True)
         assert self._graph is not None
         self._graph.replay()
-        return self._found
+        return self._results
 
     def _aside(self, batch: State) -> State:
-        """Not on the default stream, as capturing wants it."""
+        """Run the update as it is, on a stream of its own: capturing requires that the warm-up is not on the default one."""
         stream = th.cuda.Stream()
         stream.wait_stream(th.cuda.current_stream())
         with th.cuda.stream(stream):
-            found = self._update(batch)
+            results = self._update(batch)
         th.cuda.current_stream().wait_stream(stream)
-        return found
+        return results
 
     def _capture(self, batch: State) -> None:
         self._batch = tree_map(th.clone, batch)
@@ -94,12 +94,12 @@ class CapturedUpdate:
             graph.register_generator_state(generator)
         self._optimizer.zero_grad(set_to_none=True)
         with th.cuda.graph(graph):
-            self._found = self._update(self._batch)
+            self._results = self._update(self._batch)
         self._graph = graph
 
 
 def make_capturable(optimizer: th.optim.Optimizer) -> None:
-    """Let an optimiser keep in tensors what changes from step to step: a graph repeats numbers."""
+    """Move an optimiser's step sizes and counters into tensors: a graph would repeat plain numbers unchanged."""
     for group in optimizer.param_groups:
         if "capturable" not in group:
             raise ValueError(f"{type(optimizer).__name__} cannot be captured as a CUDA graph: compile=False")
@@ -114,7 +114,7 @@ def make_capturable(optimizer: th.optim.Optimizer) -> None:
 
 
 def make_plain(optimizer: th.optim.Optimizer) -> None:
-    """Take back what :func:`make_capturable` did on a GPU: torch's optimisers refuse it on a processor."""
+    """Undo :func:`make_capturable`, for an agent from a GPU: torch's optimisers refuse such tensors on a CPU."""
     for group in optimizer.param_groups:
         if group.get("capturable"):
             group["capturable"] = False
@@ -122,7 +122,7 @@ def make_plain(optimizer: th.optim.Optimizer) -> None:
 
 
 def set_rate(group: dict[str, Any], rate: float) -> None:
-    """The step size of a group of parameters, wherever it is kept."""
+    """Set the step size of a group of parameters, whether it is a number or a tensor."""
     if isinstance(group["lr"], th.Tensor):
         group["lr"].fill_(rate)
     else:
@@ -131,9 +131,9 @@ def set_rate(group: dict[str, Any], rate: float) -> None:
 
 def precision(mixed: bool | Literal["auto"], device: th.device) -> th.autocast:
     """
-    Matrix products in bfloat16, the rest in float32.
+    Return the context of mixed precision: matrix products in bfloat16, the rest in float32.
 
-    :param mixed: ``"auto"``: on a GPU that can
+    :param mixed: whether to use it; ``"auto"``: on a GPU that supports bfloat16
     """
     if mixed == "auto":
         mixed = device.type == "cuda" and th.cuda.is_bf16_supported()
@@ -142,12 +142,12 @@ def precision(mixed: bool | Literal["auto"], device: th.device) -> th.autocast:
 
 @contextmanager
 def explained_out_of_memory(**settings: Any) -> Iterator[None]:
-    """Say what to lower where a GPU's memory is not enough."""
+    """Explain an out-of-memory error of a GPU by the settings to lower."""
     try:
         yield
     except th.cuda.OutOfMemoryError as error:
-        told = ", ".join(f"{name}={value}" for name, value in settings.items())
+        listed = ", ".join(f"{name}={value}" for name, value in settings.items())
         raise RuntimeError(
-            f"The GPU's memory is not enough for an update with {told}. Lower imagine_last first (it decides how many "
+            f"The GPU's memory is not enough for an update with {listed}. Lower imagine_last first (it decides how many "
             "trajectories are imagined at once), then batch_size or batch_length, then size. Nothing is lost: save() works."
         ) from error

@@ -13,17 +13,17 @@ from sb3_mbrl.diagnostics.quality import columns_of
 from sb3_mbrl.trees import State, tree_map
 
 EVERY = 8
-"""One of so many steps of every environment is evaluated: predictions cost time"""
+"""The interval between two evaluated steps of an environment: predictions cost time"""
 ROWS = 64
-"""Metrics are those of so many evaluated rows"""
+"""The number of evaluated rows per logged value"""
 
 
 class FreshSteps(AgentObject):
     """
-    Predicts real steps at the moment they are collected, and logs the errors.
+    An evaluation of the world model on real steps as they are collected, before it trains on them.
 
-    A model that learns jointly with the policy trains on sequences from the whole replay buffer, so no row can be held out. A
-    step that was only just taken is the one thing that it has never seen. The metrics, over :data:`ROWS` evaluated rows:
+    A model that learns jointly with the policy trains on sequences from the whole replay buffer, so no row can be held out.
+    Only a step that was just taken is certain to be new to it. The metrics, over :data:`ROWS` evaluated rows:
 
     * ``model/error_1``: the error of the next observation as the model's deterministic step predicts it, relative to the
       standard deviation of the observations: the root of the mean over columns of ``E_j / V_j``, with the mean squared error
@@ -32,8 +32,8 @@ class FreshSteps(AgentObject):
     * ``model/reward_error``: the root mean squared error of the reward, relative to the standard deviation of the reward
     * ``model/term_brier``: the mean squared error of the probability of termination
 
-    :param observation_space: the environment's
-    :param recorder: where metrics are logged
+    :param observation_space: the observation space of the environment
+    :param recorder: the log of the metrics
     """
 
     def __init__(self, observation_space: spaces.Space, recorder: Recorder) -> None:

@@ -33,8 +33,8 @@ class Learner:
     """
     A module that learns, as a group of the optimiser.
 
-    :param module: its parameters form the group
-    :param rate: its learning rate relative to the agent's
+    :param module: the module whose parameters form the group
+    :param rate: the learning rate of the group, relative to the agent's
     :param max_grad_norm: the largest norm of its gradients; ``None``: no clipping
     """
 
@@ -45,19 +45,19 @@ class Learner:
 
 class JointUpdate(AgentObject):
     """
-    Computes the losses of a batch, and takes one step of the optimiser: as it is, or captured as a CUDA graph; in mixed
-    precision where asked for; refusing losses that are not finite.
+    An update of several learners by one step of one optimiser on the sum of their losses. It runs as it is or as a CUDA graph,
+    in mixed precision on request, and refuses losses that are not finite.
 
     :param learners: the modules that learn
-    :param losses: the losses of a batch
-    :param after_step: called after every step of the optimiser, such as the update of a target network
+    :param losses: the function that computes the losses of a batch
+    :param after_step: a function that is called after every step of the optimiser, e.g. to update a target network
     :param optimizer_class: ``"laprop"``, ``"adam"`` or a class
     :param optimizer_kwargs: the arguments of its constructor, apart from the parameters and ``lr``
     :param learning_rate: the first learning rate
     :param random: the stream of all random choices
     :param device: the device of the learners
-    :param compile: ``"auto"``: captured as a CUDA graph on a GPU where the optimiser can; ``True``: always on a GPU
-    :param mixed_precision: matrix products in bfloat16; ``"auto"``: on a GPU that can
+    :param compile: whether to run as a CUDA graph on a GPU; ``"auto"``: if the optimiser supports it
+    :param mixed_precision: whether matrix products are in bfloat16; ``"auto"``: on a GPU that supports it
     :param name: the name of the algorithm, for errors
     :param verbose: as in SB3
     """
@@ -91,7 +91,7 @@ class JointUpdate(AgentObject):
         """The update as it is run: :meth:`update`, or its captured graph"""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave a captured graph behind, which belongs to the memory of one process."""
+        """Leave out a captured graph, which belongs to the memory of one process."""
         return {**vars(self), "_run": None} if self.device.type == "cuda" else dict(vars(self))
 
     def set_learning_rate(self, rate: float) -> None:
@@ -100,7 +100,7 @@ class JointUpdate(AgentObject):
             set_rate(group, rate * learner.rate)
 
     def reset(self) -> None:
-        """Forget a captured graph: it would continue with an optimiser's old state."""
+        """Drop a captured graph, which would continue with the optimiser's old state."""
         self._run = None
 
     def __call__(self, batch: State, **settings: Any) -> tuple[State, dict[str, th.Tensor]]:
@@ -108,7 +108,7 @@ class JointUpdate(AgentObject):
         Update once.
 
         :param batch: tensors on the device, always of the same shapes
-        :param settings: named in the error where the GPU's memory is not enough
+        :param settings: the settings that the error names if the GPU runs out of memory
         :return: the new packed states of the batch, and metrics
         """
         self._follow_stream()
@@ -118,10 +118,10 @@ class JointUpdate(AgentObject):
             return self._run(batch)
 
     def update(self, batch: State) -> tuple[State, dict[str, th.Tensor]]:
-        """The update itself. Nothing but tensors is changed, so that a graph can repeat it."""
+        """Make the update itself. It changes nothing but tensors, so that a graph can repeat it."""
         with precision(self.mixed_precision, self.device):
             loss, states, metrics = self.losses(*batch, self.generator)
-        if self.device.type == "cpu":  # a GPU would have to be waited for; there train() looks afterwards
+        if self.device.type == "cpu":  # reading values would wait for a GPU, where train() checks them afterwards
             self.refuse_not_finite({**metrics, "the loss": loss.detach()})
         self.optimizer.zero_grad()
         loss.backward()
@@ -133,7 +133,11 @@ class JointUpdate(AgentObject):
         return states, metrics
 
     def refuse_not_finite(self, metrics: Mapping[str, th.Tensor]) -> None:
-        """:raises ValueError: where a metric is not finite: before weights are lost on a CPU, after that on a GPU"""
+        """
+        Refuse metrics that are not finite. On a CPU this comes before the weights are changed, on a GPU after it.
+
+        :raises ValueError: for a metric that is not finite; the message names it
+        """
         finite = th.stack([value.isfinite() for value in metrics.values()]).tolist()
         if wrong := [name for name, fine in zip(metrics, finite, strict=True) if not fine]:
             raise ValueError(
@@ -142,12 +146,12 @@ class JointUpdate(AgentObject):
             )
 
     def _follow_stream(self) -> None:
-        """Draw from the agent's stream: directly on a CPU, by a seed for the GPU's generator."""
+        """Draw from the agent's stream: on a CPU directly, on a GPU by a generator that the stream seeds."""
         stream = self.random.generator
         if self.device.type == stream.device.type:
             self.generator = stream
             return
-        # Always the same generator, which a captured graph knows.
+        # The generator stays the same object, which a captured graph refers to.
         if self.generator.device.type != self.device.type:
             self.generator = th.Generator(self.device)
         self._reseed()
@@ -156,7 +160,7 @@ class JointUpdate(AgentObject):
         self.generator.manual_seed(int(th.randint(2**62, (1,), generator=self.random.generator)))
 
     def _renew_generator(self) -> None:
-        """Make another generator: one that a failed capture has seen may refuse to continue."""
+        """Make a new generator, since one that took part in a failed capture may be unusable."""
         self.generator = th.Generator(self.device)
         self._reseed()
 
@@ -176,7 +180,12 @@ class JointUpdate(AgentObject):
 
 
 def optimizer_of(choice: str | type[th.optim.Optimizer]) -> type[th.optim.Optimizer]:
-    """:raises ValueError: for a name that there is no optimiser of"""
+    """
+    Return the class of an optimiser.
+
+    :param choice: the class, or one of :data:`OPTIMIZERS`
+    :raises ValueError: for another name
+    """
     if not isinstance(choice, str):
         return choice
     if choice not in OPTIMIZERS:

@@ -37,7 +37,8 @@ def find_functions(
     verbose: int,
 ) -> EnvFunctions:
     """
-    The functions that the user gave; for ``"auto"``, those that the environment-functions hook knows of this environment.
+    Return the functions that the user gave, and for ``"auto"`` the known ones of this environment, if plug-ins or the library
+    have any.
 
     :param choices: ``reward_fn`` and ``termination_fn`` as the user gave them
     """
@@ -54,7 +55,7 @@ def find_functions(
 
 def functions_of_instance(choices: Mapping[str, Any], model: WorldModel, owner: str) -> EnvFunctions:
     """
-    The functions that a world model was built with, for a model that the user gave as an instance.
+    Return the functions of a world model that the user gave as an instance.
 
     :param owner: the name of the agent's class, for the error
     :raises ValueError: when the agent was given others
@@ -70,7 +71,7 @@ def functions_of_instance(choices: Mapping[str, Any], model: WorldModel, owner: 
 
 def saved_functions(choices: Mapping[str, Any], saved: EnvFunctions | None) -> EnvFunctions:
     """
-    The functions of a checkpoint. One that was given to ``load`` may replace a known one, for which no head was learned.
+    Return the functions of a checkpoint. A function given to ``load`` may replace a known one, for which no head was learned.
 
     :param choices: as they are after ``load``
     :param saved: the functions in the checkpoint; ``None`` where they could not be unpickled
@@ -103,8 +104,8 @@ def disagreements(
     """
     Compare known functions with real data.
 
-    A function found by ``"auto"`` that disagrees (a wrapper changed the task) is to be learned instead, with a line in the
-    log; a function that the user gave is an error.
+    A function from ``"auto"`` that disagrees (a wrapper may have changed the task) is learned instead, and a line is printed;
+    for a function from the user this is an error.
 
     :param given: whether the user gave the function of this name
     :return: the names of the functions to learn instead
@@ -144,21 +145,20 @@ def disagreements(
 
 
 def plain_function(function: Any) -> Any:
-    """A function of the library as plain values; anything else as it is."""
+    """Turn a function of the library into plain values; return anything else unchanged."""
     return to_plain(function) if is_plain(function) else function
 
 
 def restored_function(value: Any) -> Any:
-    """Take back what :func:`plain_function` gave."""
+    """Undo :func:`plain_function`."""
     return from_plain(value) if isinstance(value, dict) and "function" in value else value
 
 
 @contextmanager
 def _gym_env(env: VecEnv) -> Iterator[gym.Env | None]:
     """
-    The first environment of a ``VecEnv`` where it lives in this process, else one made from its specification.
-
-    ``None`` where there is none of Gymnasium's, it is not registered in this process, or wrappers change what it does.
+    Return the first environment of a ``VecEnv`` if it lives in this process, else one made from its specification; ``None`` if
+    it is not one of Gymnasium's, is not registered in this process, or has wrappers that change what it does.
     """
     envs = getattr(env.unwrapped, "envs", None)
     if envs:
@@ -178,7 +178,7 @@ def _gym_env(env: VecEnv) -> Iterator[gym.Env | None]:
         return
     try:
         made = gym.make(replace(spec, additional_wrappers=()), render_mode=None)
-    except Exception:  # any error of somebody's environment: it runs elsewhere, and what is known of it stays unknown here
+    except Exception:  # it runs in another process, so training need not fail: no function is known
         yield None
         return
     try:

@@ -1,5 +1,6 @@
 """The trainer of a world model that is fitted apart from the policy: when to fit, fitting, judging, trusting."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,20 +12,26 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_mbrl.agent.objects import AgentObject
 from sb3_mbrl.agent.recorder import Recorder
 from sb3_mbrl.buffers import ReplayData, SideStore
-from sb3_mbrl.contracts import CONTRACT_VERSION, FitBudget, Transitions, WorldModel
-from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error
+from sb3_mbrl.contracts import FitBudget, Transitions, WorldModel
+from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error, variance_of
 from sb3_mbrl.holdout import Trial
-from sb3_mbrl.plugins import PluginContractError
+from sb3_mbrl.plugins.faults import Fault, contract_error
 from sb3_mbrl.plugins.validation import validate_metrics, validate_prediction
 from sb3_mbrl.rng import RandomStream
-from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
+from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors, whole_numbers
 from sb3_mbrl.trees import State, describe, tree_leaves, tree_map
 
 WARN_AFTER_ROWS = 500
-"""A model that is worse than trivial on fewer real rows is only young."""
+"""The number of real rows from which on an untrusted model is warned of: with fewer it may simply need more data"""
 
 _SAVED = ("fit_at", "fit_rows", "trusted", "judge_again", "validated", "model_is_new")
 """The attributes of a trainer that are saved"""
+
+LARGE_SCALE = 1e4
+"""How much larger than 1, and than another column, a column of the observations is that is worth a warning"""
+
+STUCK_OF, STUCK_SHARE = 400, 0.95
+"""The number of newest actions, and the share of them at a bound, from which on a policy counts as stuck"""
 
 Starts = Callable[[int, th.Generator], State]
 """``starts(n, generator)``: ``n`` states of the world model to start from"""
@@ -32,11 +39,11 @@ Starts = Callable[[int, th.Generator], State]
 
 class ModelTrainer(AgentObject):
     """
-    Fits the world model when it is due, judges it on held-out rows, and keeps the verdict.
+    The trainer of a world model: it fits the model when it is due, evaluates it on held-out rows, and keeps the verdict.
 
-    :param observation_space: the environment's
-    :param random: the stream of every random choice
-    :param recorder: where phases and progress are reported
+    :param observation_space: the observation space of the environment
+    :param random: the random stream of fits and evaluations
+    :param recorder: the log of phases and progress
     :param when_untrusted: the consequence of a model that is not trusted, for the warning
     :param needs_decode: whether the learner cannot do without decoded observations
     """
@@ -69,11 +76,11 @@ class ModelTrainer(AgentObject):
 
     def due(self, model: WorldModel, rows: int, num_timesteps: int, fit_freq: int, enough: bool) -> bool:
         """
-        Whether the model should be fitted now.
+        Tell whether the model should be fitted now.
 
-        First when there are enough rows, then every ``fit_freq`` real steps (counted by crossings, since steps come ``n_envs``
-        at a time) and whenever the data has doubled. Not while there is less than half the data of the last fit: after
-        ``load`` without the replay buffer, a refit on a few new rows would make the model forget what it knew.
+        The first fit is due when there are enough rows, others every ``fit_freq`` real steps (when a multiple is passed, since
+        steps come ``n_envs`` at a time) and whenever the data has doubled. None is due with less than half the data of the
+        last fit: after ``load`` without the replay buffer, a refit on a few new rows would make the model forget what it knew.
 
         :param rows: the number of usable real transitions
         :param num_timesteps: real environment steps so far
@@ -88,7 +95,7 @@ class ModelTrainer(AgentObject):
         return crossed or rows >= 2 * self.fit_rows
 
     def restart_clock(self) -> None:
-        """Count real steps anew; the model and its verdict stay."""
+        """Start counting real steps from 0; the model and its verdict stay."""
         self.fit_at = min(self.fit_at, 0)
 
     # ---- fitting
@@ -109,8 +116,8 @@ class ModelTrainer(AgentObject):
 
         :param data: the model's view on the replay buffer
         :param rows: all its transitions
-        :param budget: how long the fit may take
-        :param starts: start states, for the check of the model's outputs
+        :param budget: the limits of the fit
+        :param starts: a function that draws start states, for the check of the model's outputs
         :param num_timesteps: real environment steps so far
         :param horizon: the number of steps that the agent looks ahead
         :return: metrics to log under ``model/``
@@ -136,6 +143,7 @@ class ModelTrainer(AgentObject):
                     check_oracle(model, data.buffer, data.side, generator)
                 self.validated = True
             metrics.update(self.judge(model, trial))
+            self._explain(metrics, trial.evaluated_first)
             metrics.update(trial.refit(generator))
         self.fit_at, self.fit_rows, self.model_is_new = num_timesteps, len(rows.reward), False
         return metrics
@@ -153,10 +161,11 @@ class ModelTrainer(AgentObject):
         if got == wanted:
             got, wanted = (", ".join(str(leaf.dtype) for leaf in tree_leaves(obs)) for obs in (decoded, expected))
         if got != wanted:
-            raise PluginContractError(
-                f"{type(model).__name__}.decode returned {got}, expected {wanted}. "
-                f"[contract v{CONTRACT_VERSION}, check_decode]"
+            fault = Fault(
+                f".decode returned {got}, expected {wanted}", "return observations as SB3's replay buffer stores them"
             )
+            required = "`decode` returns members of the observation space"
+            raise contract_error(type(model).__name__, model, fault, check="check_decode", required=required)
 
     # ---- judging
 
@@ -176,14 +185,39 @@ class ModelTrainer(AgentObject):
             return {}
         self.trusted = verdict.trusted
         if not self.trusted and rows >= WARN_AFTER_ROWS:
-            error = verdict.metrics["vs_trivial"]
             self._warn(
                 "untrusted",
                 f"After {rows} real transitions the world model predicts no better than a trivial predictor: its squared "
-                f"error relative to the better of copying the state and predicting the mean is {error:.2f} "
-                f"(on so many rows it is trusted below {verdict.limit:.2f}). {self.when_untrusted} See model/ in the log.",
+                "error relative to the better of copying the state and predicting the mean is "
+                f"{verdict.metrics['vs_trivial']:.2f} (on so many rows it is trusted below {verdict.limit:.2f}; "
+                f"{votes(verdict.metrics)}). {self.when_untrusted} See model/ in the log.",
             )
         return dict(verdict.metrics)
+
+    def _explain(self, metrics: Mapping[str, float], same_rows: bool) -> None:
+        """
+        Explain in the log why the verdict and the errors on fresh steps seem to contradict each other, where they do.
+
+        :param metrics: what is logged of the fit
+        :param same_rows: whether both are about the model before the fit, on the same rows
+        """
+        names = ("vs_trivial", "error_1", "copy_error_1")
+        if any(name not in metrics for name in names):
+            return
+        verdict, error, copy = (metrics[name] for name in names)
+        if self.trusted == (error < min(copy, 1.0)):
+            return
+        rows = (
+            "error_1 is about the model before this fit, on the steps since the fit before, where the policy is now; "
+            "vs_trivial is about the model after it, on rows held out of all data. "
+        )
+        self.recorder.say(
+            f"model/vs_trivial = {verdict:.2f} ({votes(metrics)}) says that the world model is "
+            f"{'better' if self.trusted else 'no better'} than a trivial predictor, and model/error_1 = {error:.2f} the "
+            f"opposite (copying has {copy:.2f}, the mean 1). {'' if same_rows else rows}error_1 adds up squared errors of "
+            "observations, of which one column can be the most; vs_trivial is a mean of ratios of at most 2, among them those "
+            "of a learned reward and termination. Imagination follows vs_trivial."
+        )
 
     def judge_anew(self, model: WorldModel, data: ReplayData, budget: FitBudget, num_timesteps: int) -> None:
         """Judge a model whose weights were changed from outside, without a fit, and log the result."""
@@ -191,11 +225,11 @@ class ModelTrainer(AgentObject):
         self.recorder.record_all("model", self.judge(model, trial))
 
     def forget_verdict(self) -> None:
-        """Trust nothing, and call nothing fresh: the world model is another one now."""
+        """Forget the verdict, and which steps are new to the model, because the world model has been replaced."""
         self.trusted, self.model_is_new = False, True
 
     def _fresh_steps(self, data: ReplayData, num_timesteps: int) -> int | None:
-        """Steps per environment since the last fit of this model; ``None`` before its first."""
+        """Return the number of steps per environment since the last fit of this model; ``None`` before its first fit."""
         return None if self.fit_at < 0 or self.model_is_new else (num_timesteps - self.fit_at) // data.buffer.n_envs
 
     def _k_step_metrics(
@@ -213,13 +247,14 @@ class ModelTrainer(AgentObject):
         if not unseen or model.needs_snapshot or unsupported_by_vectors(self.observation_space):
             return {}
         codec = SpaceCodec(self.observation_space)
-        variance = codec.encode(rows.next_obs).var(0, correction=0).to(model.device)
+        variance = variance_of(codec, rows.next_obs).to(model.device)
         metrics = {}
         for name, steps in (("1", 1), ("5", 5), ("h", horizon)):
             windows = data.newest(256, model.context - 1 + steps, within=fresh, generator=generator)
             if windows is not None:
                 error, copy = k_step_error(model, codec, windows, variance)
-                metrics[f"error_{name}"], metrics[f"copy_error_{name}"] = error, copy
+                if not math.isnan(copy):  # all windows end in a termination
+                    metrics[f"error_{name}"], metrics[f"copy_error_{name}"] = error, copy
         return metrics
 
     # ---- warnings, each once
@@ -239,9 +274,9 @@ class ModelTrainer(AgentObject):
 
     def warn_of_wrong_bounds(self, rows: Transitions) -> None:
         """Warn where real observations leave the space: imagined ones are members of it, so no prediction can be right."""
-        if unsupported_by_vectors(self.observation_space):
+        codec = self._numbers()
+        if codec is None:
             return
-        codec = SpaceCodec(self.observation_space)
         seen = codec.encode(rows.next_obs)
         off = (seen - codec.project(seen)).abs()
         worst = int(off.max(0).values.argmax())
@@ -254,6 +289,57 @@ class ModelTrainer(AgentObject):
                 "Imagined observations are clipped to the space, so the world model cannot predict such states: correct the "
                 "bounds.",
             )
+
+    def warn_of_scales(self, rows: Transitions) -> None:
+        """Warn of a column of the observations that is far larger than another: networks of policies learn badly from it."""
+        codec = self._numbers()
+        if codec is None:
+            return
+        scale = codec.encode(rows.obs).double().square().mean(0).sqrt()  # the root mean square of every column
+        used = scale > 0
+        if not bool(used.any()):
+            return
+        largest, smallest = int(scale.argmax()), int(scale.masked_fill(~used, math.inf).argmin())
+        if float(scale[largest]) > LARGE_SCALE and float(scale[largest] / scale[smallest]) > LARGE_SCALE:
+            self._warn(
+                "scales",
+                f"The observations have very different scales: {codec.names[largest]} is about {float(scale[largest]):.1g}, "
+                f"{codec.names[smallest]} about {float(scale[smallest]):.1g}. Networks hardly see the small ones: divide "
+                f"{codec.names[largest]} in the environment, or wrap the environment in VecNormalize.",
+            )
+
+    def warn_of_stuck_actions(self, rows: Transitions, action_space: spaces.Space, chosen: int) -> None:
+        """
+        Warn of a policy that is stuck at the bounds of its actions.
+
+        :param rows: all real transitions, oldest first
+        :param chosen: the number of real steps so far whose actions came from the policy
+        """
+        if not isinstance(action_space, spaces.Box) or whole_numbers(action_space):  # of 0 and 1 both are bounds
+            return
+        n = min(chosen, len(rows.action), STUCK_OF)
+        if n < STUCK_OF // 2:
+            return
+        share = (rows.action[-n:].flatten(1).abs() > 0.99).double().mean(0)
+        worst = int(share.argmax())
+        if float(share[worst]) > STUCK_SHARE:
+            self._warn(
+                "stuck",
+                f"The policy is stuck at the bounds of its actions: action[{worst}] was at a bound in "
+                f"{float(share[worst]):.0%} of the last {n} real steps. If that is not the best behaviour, rewards or "
+                "observations are too large for its networks: divide them in the environment or wrap it in VecNormalize, and "
+                "begin anew.",
+            )
+
+    def _numbers(self) -> SpaceCodec | None:
+        """Return a codec of the continuous parts of the observations alone; ``None`` if there are none, or images."""
+        space = self.observation_space
+        if unsupported_by_vectors(space):
+            return None
+        if not isinstance(space, spaces.Dict):
+            return SpaceCodec(space) if isinstance(space, spaces.Box) else None
+        boxes: dict[str, spaces.Space] = {key: child for key, child in space.spaces.items() if isinstance(child, spaces.Box)}
+        return SpaceCodec(spaces.Dict(boxes)) if boxes else None
 
     def _warn(self, name: str, message: str) -> None:
         if name not in self._warned:
@@ -269,6 +355,13 @@ class ModelTrainer(AgentObject):
         for name in _SAVED:
             setattr(self, name, state[name])
         self._warned = set(state["warned"])
+
+
+def votes(metrics: Mapping[str, float]) -> str:
+    """Write the parts of a verdict: ``observations 0.31, reward 1.00``."""
+    names = {"obs": "observations", "reward": "reward", "term": "termination"}
+    parts = [f"{name} {metrics[f'vs_trivial_{key}']:.2f}" for key, name in names.items() if f"vs_trivial_{key}" in metrics]
+    return ", ".join(parts) or "nothing varies"
 
 
 def check_oracle(model: WorldModel, buffer: ReplayBuffer, side: SideStore, generator: th.Generator) -> None:

@@ -1,4 +1,4 @@
-"""The base class of what an agent has, and the plain values that its state is saved as."""
+"""The base class of the objects that an agent has, and the conversion of their states to JSON values."""
 
 import base64
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ class AgentObject:
     """
     A part of an agent that does one job and keeps its own counters, such as the trainer of its world model.
 
-    It is given what it uses: it never reads the agent. What it counts and decides is saved with the agent by
-    :meth:`state_dict`; hyperparameters stay attributes of the agent, as in SB3.
+    Its constructor and methods are given everything that they use, so that it never reads the agent. Its counters and
+    decisions are saved with the agent (:meth:`state_dict`); hyperparameters stay attributes of the agent, as in SB3.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters and verdicts as plain values (:func:`to_plain`)."""
+        """Return counters and decisions as plain values (:func:`to_plain`)."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave."""
+        """Restore the result of :meth:`state_dict`."""
 
 
 def to_plain(value: Any, where: str = "state") -> Any:
@@ -60,7 +60,7 @@ def to_plain(value: Any, where: str = "state") -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """Take back what :func:`to_plain` gave; tensors are on the CPU."""
+    """Undo :func:`to_plain`; tensors are on the CPU."""
     if isinstance(value, list):
         return [from_plain(child) for child in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The parts of an agent: from a user's choice (``world_model="gp"``) to the built parts, also when the agent is loaded."""
+"""The parts of an agent: chosen by the user (``world_model="gp"``) or named in a checkpoint, looked up, and built."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -69,9 +69,9 @@ class Parts(AgentObject):
     The world model, the planner or imagination and the known functions of an agent, and how they were chosen.
 
     :param choices: the user's choices
-    :param registry: where names are looked up: built-in parts, installed plug-ins, and the plug-ins of this agent
-    :param observation_space: the environment's
-    :param action_space: the environment's
+    :param registry: the registry that names are looked up in: built-in parts, installed plug-ins, and those of this agent
+    :param observation_space: the observation space of the environment
+    :param action_space: the action space of the environment
     :param device: the device of the world model
     :param verbose: as in SB3
     """
@@ -113,7 +113,7 @@ class Parts(AgentObject):
     # ---- choosing
 
     def choose(self, env: VecEnv | None) -> None:
-        """Look up the parts of a new agent, and the functions that are known of its environment."""
+        """Look up the parts of a new agent, and the known functions of its environment."""
         selection = self._new_world_model()
         if selection is not None:
             self.selections["world_model"] = selection
@@ -221,18 +221,18 @@ class Parts(AgentObject):
 
     def learn_instead(self, names: list[str], random: RandomStream) -> None:
         """
-        Build the world model anew, with heads for functions that turned out not to be known.
+        Build a new world model, with heads for known functions that disagree with the data.
 
         :param names: the names of those functions
         :param random: the source of initial weights
         """
-        # Built before anything is assigned: interrupted here, functions and heads would no longer fit each other.
+        # Built before anything is assigned, so that after an interruption functions and heads still fit each other.
         known = replace(self.known, **dict.fromkeys(names))
         model = self._build_world_model(random, known)
         self.known, self.world_model = known, model
 
     def user_gave(self, function: str) -> bool:
-        """Whether the user gave this known function (alone, or inside an instance), instead of ``"auto"``."""
+        """Tell whether the user gave this known function, alone or inside an instance, instead of ``"auto"``."""
         return self.choices.functions[function] != "auto" or self.selections["world_model"].instance is not None
 
     def _build_world_model(self, random: RandomStream, known: EnvFunctions) -> WorldModel | None:
@@ -297,7 +297,7 @@ class Parts(AgentObject):
     # ---- saving
 
     def pickled_functions(self) -> dict[str, Any]:
-        """The known functions that are no plain values (a plug-in's, or the user's)."""
+        """Return the known functions that have to be pickled: those of plug-ins and users."""
         functions = {name: getattr(self.known, name) for name in FUNCTIONS}
         return {name: value for name, value in functions.items() if callable(plain_function(value))}
 
@@ -308,7 +308,7 @@ class Parts(AgentObject):
         return {"references": self.references, "known": known, "world_model_extra": extra}
 
     def restore_structure(self, state: Mapping[str, Any]) -> None:
-        """Give the world model what its parameters do not hold, before SB3 puts the parameters back."""
+        """Restore the extra state of the world model, before SB3 restores its parameters."""
         if self.world_model is not None and state["world_model_extra"] is not None:
             self.world_model.load_extra_state(state["world_model_extra"])
 

@@ -6,7 +6,7 @@ libraries are looked up among the modules that are imported already, and only th
 """
 
 import base64
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, MutableMapping
 from enum import Enum
 from typing import Any
@@ -150,6 +150,8 @@ class _Encoder:
             if all(isinstance(key, str) for key in value) and TAG not in value:
                 return {key: self.encode(child, f"{where}[{key!r}]") for key, child in value.items()}
             return {TAG: "dict", "items": [self._all(item, where) for item in value.items()]}
+        if kind is OrderedDict:
+            return {TAG: "OrderedDict", "items": [self._all(item, where) for item in value.items()]}
         if isinstance(value, TrainFreq):
             return {TAG: "TrainFreq", "items": [value.frequency, value.unit.value]}
         if kind in (tuple, set, frozenset):
@@ -215,6 +217,7 @@ class _Decoder:
         self.arrays = arrays
         self.makers: dict[str, Callable[[Mapping[str, Any]], Any]] = {
             "dict": lambda it: {self.decode(key): self.decode(child) for key, child in it["items"]},
+            "OrderedDict": lambda it: OrderedDict((self.decode(key), self.decode(child)) for key, child in it["items"]),
             "tuple": lambda it: tuple(self._all(it)),
             "set": lambda it: set(self._all(it)),
             "frozenset": lambda it: frozenset(self._all(it)),

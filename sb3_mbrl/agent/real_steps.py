@@ -11,22 +11,23 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_mbrl.agent.objects import AgentObject
-from sb3_mbrl.buffers import SideStore
+from sb3_mbrl.buffers import RowCount, SideStore
 from sb3_mbrl.contracts import WorldModel
 from sb3_mbrl.spaces import outside
 
 
 class RealSteps(AgentObject):
     """
-    Checks every step of the real environment, and owns the side store of the replay buffer.
+    The check of every step of the real environment, and the owner of the replay buffer's side store.
 
-    :param observation_space: the environment's
+    :param observation_space: the observation space of the environment
     """
 
     def __init__(self, observation_space: spaces.Space) -> None:
         self.observation_space = observation_space
         self.side: SideStore | None = None
         """Data stored beside the rows of the replay buffer: an oracle's snapshots, replay latents"""
+        self._count: RowCount | None = None
         self._next: dict[str, np.ndarray] = {}
         """By name, the values that belong to the next row"""
         self._statistics: dict[str, Any] | None = None
@@ -73,7 +74,7 @@ class RealSteps(AgentObject):
             raise ValueError(f"{fault} when it was reset, after {num_timesteps} real steps. Mend the environment.")
 
     def note_statistics(self, normalising: VecNormalize | None) -> None:
-        """Remember the running statistics, so that a bad step can be taken back."""
+        """Copy the running statistics, so that a refused step leaves no trace in them."""
         if normalising is not None:
             names = ("obs_rms", "ret_rms", "returns")
             kept = {name: copy.deepcopy(vars(normalising)[name]) for name in names if name in vars(normalising)}
@@ -101,10 +102,18 @@ class RealSteps(AgentObject):
         if self._saved_returns is not None and len(self._saved_returns) == normalising.num_envs:
             normalising.returns = self._saved_returns
 
+    # ---- counting
+
+    def rows(self, buffer: ReplayBuffer) -> int:
+        """Return the number of transitions that a world model can learn from, as asked for after every step."""
+        if self._count is None or self._count.buffer is not buffer:
+            self._count = RowCount(buffer)
+        return self._count()
+
     # ---- storing beside the replay buffer
 
     def side_of(self, buffer: ReplayBuffer) -> SideStore:
-        """The side store of a replay buffer; an empty one where the buffer is another than before."""
+        """Return the side store of a replay buffer; a new one if the buffer is another one than before."""
         if self.side is None or self.side.buffer is not buffer:
             self.side = SideStore(buffer)
         return self.side
@@ -124,7 +133,7 @@ class RealSteps(AgentObject):
             self.side_of(buffer).put(name, buffer.pos, value)
 
     def take_snapshot(self, model: WorldModel, env: VecEnv | None, buffer: ReplayBuffer) -> None:
-        """Keep the true environments' states for an oracle: the next row starts from them."""
+        """Keep snapshots of the environments for an oracle, with the next row, which starts from them."""
         if model.needs_snapshot and env is not None:
             self.side_of(buffer)
             oracle: Any = model
@@ -140,7 +149,7 @@ class RealSteps(AgentObject):
 
 
 def cut_off_episodes(buffer: ReplayBuffer) -> None:
-    """Let the newest rows end their episodes by a time limit: the next rows will not follow from them."""
+    """Mark the newest rows as cut off by a time limit, since the next rows will not follow from them."""
     if buffer.size() == 0:
         return
     newest = (buffer.pos - 1) % buffer.buffer_size
@@ -183,7 +192,7 @@ def fault_of_step(
 def nonfinite_fault(
     new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
 ) -> tuple[str, int] | None:
-    """The first value that is not finite (with its key) and its environment; ``None`` where all is well."""
+    """Return the name of the first value that is not finite, and its environment; ``None`` if all are finite."""
     for name, value in [*_named("observation", new_obs), ("reward", reward)]:
         if value.dtype.kind == "f" and not _finite(value).all():
             return name, int(np.argmin(_finite(value.reshape(len(value), -1)).all(1)))
@@ -200,7 +209,7 @@ def nonfinite_fault(
 def outside_fault(
     space: spaces.Space, new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]
 ) -> tuple[str, int, Any, spaces.Space] | None:
-    """The first category outside its space: its name, environment, value and space; ``None`` where all is well."""
+    """Return name, environment, value and space of the first category outside its space; ``None`` if there is none."""
     children = space.spaces.items() if isinstance(space, spaces.Dict) else [(None, space)]
     for key, child in children:
         if not isinstance(child, (spaces.Discrete, spaces.MultiDiscrete)):
@@ -218,7 +227,7 @@ def outside_fault(
 
 
 def _finite(value: np.ndarray) -> np.ndarray:
-    """Whether values are finite as the networks will see them, in float32."""
+    """Tell which values are finite in float32, as the networks will see them."""
     with np.errstate(over="ignore"):
         return np.isfinite(value.astype(np.float32))
 

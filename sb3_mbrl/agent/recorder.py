@@ -15,6 +15,9 @@ from sb3_mbrl.agent.progress import ProgressLines, TrainingBar
 SHOWN = ("fit", "imagine", "plan", "update")
 """The phases that progress shows"""
 
+LONGEST_NAME = 33
+"""The longest name, after its ``tag/``, that SB3's log shows in full: 36 characters with an indentation of three"""
+
 
 class Recorder(AgentObject):
     """A front of SB3's logger and progress bar, either of which may be missing."""
@@ -31,6 +34,9 @@ class Recorder(AgentObject):
         self._running: dict[str, float] = {}  # when each phase that is running began
         self.phase_seconds: dict[str, float] = {}
         """The wall time spent in each phase so far"""
+        self._short: dict[str, str] = {}
+        """The names in the log of the values recorded so far"""
+        self._taken: set[tuple[str, str]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "progress": None, "logger": None if writes(self.logger) else self.logger}
@@ -47,12 +53,32 @@ class Recorder(AgentObject):
     def record(self, key: str, value: Any) -> None:
         """Log a scalar, where there is a logger (SB3 makes it in ``learn``)."""
         if self.logger is not None:
-            self.logger.record(key, value)
+            if key not in self._short:
+                self._short[key] = self._unique(key)
+            self.logger.record(self._short[key], value)
+
+    def _unique(self, key: str) -> str:
+        """
+        Shorten a name that is longer than a line of SB3's log, which would cut it off, and end training where two names are
+        then the same: ``model/obs_temperature_of_the_north_wing_loss`` is ``model/obs_temperature_~_north_wing_loss``.
+        """
+        tag, slash, name = key.partition("/") if "/" in key else ("", "", key)
+        short, number, half = name, 1, LONGEST_NAME // 2
+        while len(short) > LONGEST_NAME or (tag, short) in self._taken:
+            middle = "~" if number == 1 else f"~{number}~"
+            short, number = name[: half - len(middle) + 1] + middle + name[-half:], number + 1
+        self._taken.add((tag, short))
+        return f"{tag}{slash}{short}"
 
     def record_all(self, prefix: str, values: Mapping[str, Any]) -> None:
         """Log scalars by name, each as ``prefix/name``."""
         for name, value in values.items():
             self.record(f"{prefix}/{name}", value)
+
+    def say(self, text: str) -> None:
+        """Write a sentence to the log, where there is one that shows text (``verbose=1``, or a logger with a file)."""
+        if self.logger is not None:
+            self.logger.info(text)
 
     def describe(self, activity: str) -> None:
         """Show the present activity (a bar itself moves with real steps only)."""

@@ -20,7 +20,7 @@ class StatefulActing(AgentObject):
     """
     The policy state of the environments of training, which evaluation does not touch.
 
-    :param decide: chooses actions for raw observations
+    :param decide: the function that chooses actions for raw observations
     :param n_envs: the number of environments
     :param device: the device of policy states
     :param owner: the name of the agent's class, for warnings
@@ -29,14 +29,14 @@ class StatefulActing(AgentObject):
     def __init__(self, decide: Decide, n_envs: int, device: th.device, owner: str) -> None:
         self.decide, self.device, self.owner = decide, device, owner
         self.collecting = False
-        """Whether real steps are being collected: then ``predict`` continues the state of training"""
+        """Whether real steps are being collected, so that ``predict`` continues the policy state of training"""
         self.normalised = False
         """Whether the agent was trained behind ``VecNormalize``"""
         self._warned_of_raw = False
         self.forget(n_envs)
 
     def forget(self, n_envs: int) -> None:
-        """Begin new episodes in all environments."""
+        """Forget the policy state: all environments begin new episodes."""
         self.state: Any = None
         """The policy state, one row per environment; ``state["action"]`` is the last action taken, scaled"""
         self.is_first = np.ones(n_envs, dtype=bool)
@@ -63,7 +63,7 @@ class StatefulActing(AgentObject):
 
     def after_step(self, buffer_action: np.ndarray, dones: np.ndarray) -> None:
         """
-        Note what was done, and where episodes ended.
+        Note the actions that were taken and the ends of episodes.
 
         :param buffer_action: the scaled actions that were taken, noise included
         :param dones: ``(n_envs,)``
@@ -75,7 +75,7 @@ class StatefulActing(AgentObject):
 
     def raw(self, observation: Any, normalising: VecNormalize | None) -> Any:
         """
-        Turn an observation that ``predict`` was given into a raw one, which the world model knows.
+        Turn an observation from a call of ``predict`` into a raw one, as the world model needs it.
 
         :param normalising: the agent's own ``VecNormalize``, where it has one
         """

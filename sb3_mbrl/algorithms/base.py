@@ -4,7 +4,7 @@ The loop, from the outside in::
 
     learn                                           SB3's
       collect_rollouts                              SB3's: steps of the real environment
-        _store_transition                           refuses data that is not finite
+        _store_transition                           refuses NaN, infinity, and categories outside their space
       train                                         once per collect_rollouts
         fit the world model        (every fit_freq real steps, or when the data has doubled; then evaluate it)
         imagine                    (every imagination.freq real steps, unless the model is no better than a trivial predictor)
@@ -21,6 +21,7 @@ replaced.
 is off is bit-identical to its base class.
 """
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
@@ -28,15 +29,17 @@ from typing import Any, Self
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 
 from sb3_mbrl.agent import conversion
 from sb3_mbrl.agent.agent import OffPolicyAgent, make_budget
 from sb3_mbrl.agent.augmenter import ReplayAugmenter
 from sb3_mbrl.agent.model_trainer import ModelTrainer
 from sb3_mbrl.buffers import ImaginedBuffer
-from sb3_mbrl.contracts import Data, Imagination, Obs, ReplaySampler, RolloutImagination
+from sb3_mbrl.contracts import Data, Imagination, Obs, ReplaySampler, RolloutImagination, UnsupportedSpace
 from sb3_mbrl.imagination.acting import act_in_imagination
 from sb3_mbrl.imagination.starts import check_choice
+from sb3_mbrl.spaces import ActionCodec, unusable_by_sb3
 
 
 @contextmanager
@@ -54,6 +57,12 @@ def augmented_replay(agent: OffPolicyAlgorithm, sampler: ReplaySampler | None) -
         yield
     finally:
         agent.replay_buffer = real
+
+
+def default_extractor(policy_class: type[BasePolicy]) -> Any:
+    """Return the class of the feature extractor that a policy has by default; ``None`` where its constructor names none."""
+    parameter = inspect.signature(policy_class).parameters.get("features_extractor_class")
+    return None if parameter is None else parameter.default
 
 
 class ModelBasedMixin(OffPolicyAgent):
@@ -128,6 +137,15 @@ class ModelBasedMixin(OffPolicyAgent):
 
     def _model_is_off(self) -> bool:
         return self.real_ratio >= 1.0
+
+    def _check_spaces(self) -> None:
+        """Refuse what SB3's networks would fail on. With the model off, that is left to them."""
+        if self.world_model_class is None or self.real_ratio == 1:
+            return
+        super()._check_spaces()
+        extractor = self.policy_kwargs.get("features_extractor_class", default_extractor(self.policy_class))
+        if reason := unusable_by_sb3(self.observation_space, self.action_space, extractor):
+            raise UnsupportedSpace(f"{type(self).__name__} cannot learn in these spaces: {reason}")
 
     def _shared_settings(self) -> dict[str, Any]:
         # Real and imagined rows of one batch are discounted alike.
@@ -213,8 +231,10 @@ class ModelBasedMixin(OffPolicyAgent):
         if self._vec_normalize_env is not None:
             arrays = {key: value.cpu().numpy() for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
             obs, _ = self.policy.obs_to_tensor(self._vec_normalize_env.normalize_obs(arrays))
-        # Called inside the model's random scope, which torch's global generators continue.
-        return act_in_imagination(self, obs, None)
+        # SB3's policies draw from torch's global generators. Callers have entered the scope of the world model's random
+        # stream, in which these continue that stream (RandomStream.scope); SB3's own numbers are not disturbed.
+        action = act_in_imagination(self, obs, None)
+        return ActionCodec(self.action_space).nearest(action) if self._converts_actions else action
 
     # ---- hooks of the base class
 

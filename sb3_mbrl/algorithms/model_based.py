@@ -144,12 +144,13 @@ def _check_names(base: type) -> None:
 
     :raises TypeError: when it has
     """
+    # Names of SB3's own methods are no clash: the mixin overrides these, and so may the class.
     ours = {name for kind in ModelBasedMixin.__mro__ if kind is not object for name in vars(kind)} | set(
         added_attributes(MBPO)
     )
     theirs = {name for kind in base.__mro__ if not issubclass(OffPolicyAlgorithm, kind) for name in vars(kind)}
     overrides = {name for kind in OffPolicyAlgorithm.__mro__ for name in vars(kind)}
-    if clash := sorted(name for name in theirs & ours - overrides if not name.startswith("__")):
+    if clash := sorted(name for name in (theirs & ours) - overrides if not name.startswith("__")):
         raise TypeError(
             f"model_based({base.__name__}): the class has attributes of its own called {', '.join(clash)}, as every "
             "model-based class has: rename them"

@@ -2,7 +2,7 @@
 
 from sb3_mbrl.buffers.imagined import ImaginedBuffer
 from sb3_mbrl.buffers.mixed import MixedSampler
-from sb3_mbrl.buffers.replay_view import ReplayData
+from sb3_mbrl.buffers.replay_view import ReplayData, RowCount
 from sb3_mbrl.buffers.side_store import SideStore
 
-__all__ = ["ImaginedBuffer", "MixedSampler", "ReplayData", "SideStore"]
+__all__ = ["ImaginedBuffer", "MixedSampler", "ReplayData", "RowCount", "SideStore"]

@@ -14,6 +14,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_mbrl.buffers.side_store import SideStore
 from sb3_mbrl.contracts import Obs, Sequences, Transitions
+from sb3_mbrl.spaces import as_tensor
 
 Arrays = np.ndarray | dict[str, np.ndarray]
 
@@ -281,6 +282,46 @@ class ReplayData:
                 )
 
 
+class RowCount:
+    """
+    The number of transitions of a replay buffer, ``len(ReplayData(buffer))``, without a look at all rows at every step.
+
+    :param buffer: the replay buffer, which only grows while it is counted
+    """
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self.buffer = buffer
+        self._count()
+
+    def _count(self) -> None:
+        """Count the ends of episodes among all stored rows."""
+        buffer = self.buffer
+        self._ends = buffer.dones > 0
+        self._ends[buffer.size() :] = False
+        self._total = int(self._ends.sum())
+        self._pos, self._full = buffer.pos, buffer.full
+
+    def __call__(self) -> int:
+        """Return the number of transitions now."""
+        buffer = self.buffer
+        if not buffer.optimize_memory_usage:
+            return buffer.size() * buffer.n_envs
+        steps = (buffer.pos - self._pos) % buffer.buffer_size
+        if (buffer.full and not self._full and buffer.pos >= self._pos) or (self._full and not buffer.full):
+            self._count()  # it was replaced, or filled by more rows than the positions tell
+        else:
+            # The newest row of before once more: it may have been cut off since.
+            rows = (self._pos - 1 + np.arange(steps + 1)) % buffer.buffer_size
+            rows = rows[rows < buffer.size()]
+            ends = buffer.dones[rows] > 0
+            self._total += int(ends.sum()) - int(self._ends[rows].sum())
+            self._ends[rows] = ends
+            self._pos, self._full = buffer.pos, buffer.full
+        # Rows that end an episode do not count (see ReplayData), nor does the oldest row of a full buffer.
+        oldest = int((~self._ends[buffer.pos]).sum()) if buffer.full else 0
+        return buffer.size() * buffer.n_envs - self._total - oldest
+
+
 class SelectedRows(ReplayData):
     """
     A view of some rows of a replay buffer, within which all windows lie. It is made for one fit: it does not follow a buffer
@@ -382,10 +423,7 @@ def _windows_within(selected: np.ndarray, length: int) -> np.ndarray:
 
 
 def _gather(arrays: Arrays, pick: Callable[[np.ndarray], np.ndarray]) -> Obs:
-    """Pick rows of arrays, and convert them to tensors, floats as float32."""
-
-    def tensor(array: np.ndarray) -> th.Tensor:
-        rows = pick(array)
-        return th.as_tensor(rows.astype(np.float32, copy=False) if np.issubdtype(rows.dtype, np.floating) else rows)
-
-    return {key: tensor(array) for key, array in arrays.items()} if isinstance(arrays, dict) else tensor(arrays)
+    """Pick rows of arrays, and convert them to tensors of the types of :func:`~sb3_mbrl.spaces.torch_dtype`."""
+    if isinstance(arrays, dict):
+        return {key: as_tensor(pick(array)) for key, array in arrays.items()}
+    return as_tensor(pick(arrays))

@@ -33,11 +33,14 @@ class Replayed(NamedTuple):
     start: dict[str, th.Tensor]
     """The packed state before each window, ``(N, ...)``; empty where no states are stored (then ``is_first`` is true)"""
     steps: np.ndarray
-    """``(N, L)``: the place of each row's observation in the replay buffer"""
+    """``(N, L)``: the position in the replay buffer of the step that each row's observation comes from"""
     envs: np.ndarray
     """``(N, L)``: the environment of each row"""
     own: np.ndarray
-    """``(N, L)`` booleans: whether a row is the observation of a stored step; the last one of an episode is not"""
+    """
+    ``(N, L)`` booleans: whether a row is a step's own observation, so that its latent state is stored with that step. The last
+    observation of an episode is the ``next_obs`` of its step, and has no place of its own in the buffer.
+    """
 
 
 class SequenceReplay:
@@ -230,6 +233,7 @@ class SequenceReplay:
         rows = Timesteps(*(tree_map(lambda leaf: leaf[:, 1:], part) for part in rows))
         start, known = self._states(slots[:, 0], envs)
         rows.is_first[:, 0] |= th.as_tensor(~known)
+        # `step` numbers the steps of a window; `slots` has their positions. The first row only provided the start state.
         steps = np.take_along_axis(slots, step[:, 1:].numpy(), 1)
         return Replayed(rows, start, steps, wide[:, 1:], ~rows.is_last.numpy())
 

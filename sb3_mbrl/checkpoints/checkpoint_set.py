@@ -54,8 +54,22 @@ class CheckpointSet:
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """What could not be saved, with the reasons"""
+        """What could not be saved (``"imagined_rows"``, ``"replay_buffer"``), with the reasons"""
         return self.manifest["lacks"]
+
+    @property
+    def without(self) -> str:
+        """What could not be saved, in words; empty where everything was"""
+        if not self.lacks:
+            return ""
+        what, reason = list(self.lacks.items())[-1]
+        # Both: without the replay buffer, its imagined rows are of no use.
+        return f"without its {what.replace('_', ' ')} ({reason}): free some space"
+
+    @property
+    def has_buffer(self) -> bool:
+        """Whether the replay buffer was saved: without it, a run must collect its data again"""
+        return "replay_buffer" not in self.lacks
 
     def verify(self) -> None:
         """:raises DamagedError: when a file is missing, incomplete or damaged; the message names it"""
@@ -92,12 +106,12 @@ def write_set(agent: OffPolicyAlgorithm, folder: Path, lacks: Mapping[str, str])
 
     :param agent: the agent
     :param folder: the folder
-    :param lacks: why the ``"replay_buffer"`` is not to be saved, if it is not
+    :param lacks: what is not to be saved, ``"imagined_rows"`` or ``"replay_buffer"``, and why
     """
     pickled: dict[str, str] = {}
     _write_agent(agent, folder / MODEL, pickled)
     if "replay_buffer" not in lacks and agent.replay_buffer is not None:
-        _write_buffer(agent, folder, pickled)
+        _write_buffer(agent, folder, pickled, "imagined_rows" not in lacks)
     normalising = agent.get_vec_normalize_env()
     if normalising is not None:
         save_statistics(normalising, folder / NORMALISING)
@@ -117,18 +131,17 @@ def _write_agent(agent: OffPolicyAlgorithm, path: Path, pickled: dict[str, str])
         pickled[path.name] = f"{type(agent).__name__} is no class of sb3-mbrl"
         agent.save(path)
         return
-    include = ["imagined"] if "augmenter" in agent.object_names else []
     try:
-        agent.save(path, include=include, safe=True)
+        agent.save(path, safe=True)
     except NotPlainError as error:
         pickled[path.name] = str(error)
-        agent.save(path, include=include)
+        agent.save(path)
 
 
-def _write_buffer(agent: OffPolicyAlgorithm, folder: Path, pickled: dict[str, str]) -> None:
+def _write_buffer(agent: OffPolicyAlgorithm, folder: Path, pickled: dict[str, str], imagined: bool) -> None:
     if isinstance(agent, OffPolicyAgent):
         try:
-            agent.save_plain_replay_buffer(folder / PLAIN_BUFFER)
+            agent.save_plain_replay_buffer(folder / PLAIN_BUFFER, imagined)
             return
         except NotPlainError as error:
             pickled[PICKLED_BUFFER] = str(error)

@@ -32,7 +32,8 @@ class Found(NamedTuple):
     """
     The outcome of looking for a checkpoint.
 
-    :param chosen: the newest intact one, preferably with its replay buffer; ``None``: there is none
+    :param chosen: the newest intact one, preferably with its replay buffer (unless that is from before the first step);
+        ``None``: there is none
     :param damaged: a sentence for each newer one that is damaged, which names the file
     :param incomplete: a newer intact one that lacks its replay buffer
     """
@@ -100,7 +101,9 @@ class CheckpointFolder:
         for candidate in reversed(self.sets()):
             try:
                 candidate.verify()
-                if not candidate.lacks:
+                if candidate.has_buffer:
+                    if incomplete is not None and candidate.step == 0:  # of no use
+                        return Found(incomplete, damaged, None)
                     return Found(candidate, damaged, incomplete)
             except DamagedError as error:
                 damaged.append(str(error))
@@ -116,23 +119,31 @@ class CheckpointFolder:
         """
         Save an agent as the newest checkpoint. Signals that end the process wait until that is done.
 
-        Where the disk is full, the agent is saved once more without its replay buffer.
+        Where the disk is full, the agent is saved once more without its imagined rows, which can be imagined again, then
+        without its replay buffer.
 
         :return: the checkpoint; its ``lacks`` says what could not be saved
         :raises OSError: when nothing could be saved; the checkpoints of before are untouched
         """
         self.acquire()
         with uninterrupted():
-            try:
-                saved = self._write(agent, {})
-            except OSError as error:
-                saved = self._write(agent, {"replay_buffer": error.strerror or str(error)})
+            saved = self._write_what_fits(agent)
             self._point_to(saved)
             try:
                 self._discard_old()
             except OSError as error:  # this checkpoint is saved all the same
                 warnings.warn(f"Old checkpoints in {self.path} could not be removed: {error}", stacklevel=2)
         return saved
+
+    def _write_what_fits(self, agent: OffPolicyAlgorithm) -> CheckpointSet:
+        lacks: dict[str, str] = {}
+        imagines = getattr(agent, "imagined", None) is not None
+        for what in ("imagined_rows", "replay_buffer") if imagines else ("replay_buffer",):
+            try:
+                return self._write(agent, lacks)
+            except OSError as error:
+                lacks = {**lacks, what: error.strerror or str(error)}
+        return self._write(agent, lacks)
 
     def _write(self, agent: OffPolicyAlgorithm, lacks: dict[str, str]) -> CheckpointSet:
         unfinished = self.path / f"{_UNFINISHED}{uuid.uuid4().hex[:8]}"
@@ -159,21 +170,21 @@ class CheckpointFolder:
             temporary.unlink(missing_ok=True)
 
     def _discard_old(self) -> None:
-        """Remove all but the newest complete checkpoints, and one that lacks its buffer if it is newer than they."""
-        complete = 0
+        """Remove all but the newest checkpoints with a buffer, and one without if it is newer than they."""
+        kept = 0
         for number, candidate in enumerate(reversed(self.sets())):
-            if complete >= self.keep or (number > 0 and not _is_complete(candidate)):
+            if kept >= self.keep or (number > 0 and not _has_buffer(candidate)):
                 # Renamed first: removing a folder takes time, and half a checkpoint must not look like one.
                 discarded = self.path / f"{_DISCARDED}{uuid.uuid4().hex[:8]}"
                 os.rename(candidate.path, discarded)
                 _remove(discarded)
-            elif _is_complete(candidate):
-                complete += 1
+            elif _has_buffer(candidate):
+                kept += 1
 
 
-def _is_complete(candidate: CheckpointSet) -> bool:
+def _has_buffer(candidate: CheckpointSet) -> bool:
     try:
-        return not candidate.lacks
+        return candidate.has_buffer
     except (DamagedError, OSError):
         return False
 

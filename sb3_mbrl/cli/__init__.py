@@ -1,14 +1,20 @@
-"""The command line: ``sb3-mbrl train | evaluate | plot | plugins | check``. Each command is in the module of its name.
+"""
+The command line: ``sb3-mbrl train | evaluate | play | plot | plugins | presets | check``. Each command is in the module of its
+name.
 
 Exit codes: 0 success; 1 a failed check; 2 a user's mistake, explained in one line; 130 stopped by Ctrl-C with everything
 saved.
 """
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import gymnasium as gym
 
+from sb3_mbrl.agent.agent import UpdateRatioWarning
 from sb3_mbrl.cli.parser import build_parser
 from sb3_mbrl.cli.values import UserError
 from sb3_mbrl.plugins import PluginError
@@ -27,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        return args.run(args)
+        with importable(Path.cwd()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UpdateRatioWarning)  # `train` prints the line
+            return args.run(args)
     except (UserError, PluginError, gym.error.Error) as error:
         if args.traceback:
             raise
@@ -36,3 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """
+    Let environments, plug-ins and parts be imported from a folder, after everything that is installed.
+
+    Python itself does so for scripts and ``python -m``, but not for the installed ``sb3-mbrl``.
+    """
+    added = str(folder)
+    if added in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.append(added)
+    try:
+        yield
+    finally:
+        if added in sys.path:
+            sys.path.remove(added)

@@ -20,12 +20,12 @@ def check(args: argparse.Namespace) -> int:
 
     _, registry = load_plugins(args.plugin)
     kind, selection = _find(registry, args.name, args.kind)
-    part = _part(kind, selection, args)
+    part = Subject.of(_part(kind, selection, args), kind)
     if kind == "world_model" and args.env is None:
         try:
-            Subject.of(part, kind).home()
+            part.home()
         except Violation as error:
-            raise UserError(f"{selection}{error}") from error
+            raise UserError(f"{selection}{error}. {error.fault.remedy}") from error
     checks = {"world_model": world_model_checks, "planner": planner_checks, "imagination": imagination_checks}[kind]()
     print(f"{selection}: {len(checks)} checks")
     width = max(len(one.__name__) for one in checks)

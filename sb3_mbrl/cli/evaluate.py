@@ -1,13 +1,17 @@
 """``sb3-mbrl evaluate``: episodes with a saved agent."""
 
 import argparse
+import functools
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_mbrl.cli.normalize import frozen
+from sb3_mbrl.cli.progress import EpisodeProgress
 from sb3_mbrl.cli.run_folder import check_spaces, load_saved
 from sb3_mbrl.cli.values import UserError, make_env
 
@@ -17,18 +21,20 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.episodes < 1:
         raise UserError(f"--episodes {args.episodes}: give at least 1")
     saved = load_saved(args)
-    print(play(saved.agent, saved.env_id, saved.env_kwargs, args.episodes, args.seed, not args.stochastic, args.render))
+    how = {"deterministic": not args.stochastic, "render": args.render, "progress": not args.no_progress}
+    print(play(saved.agent, saved.env_id, saved.env_kwargs, args.episodes, args.seed, **how))
     return 0
 
 
 def play(
-    agent: OffPolicyAlgorithm,
+    agent: BaseAlgorithm,
     env_id: str,
     env_kwargs: dict[str, Any],
     episodes: int,
     seed: int,
     deterministic: bool = True,
     render: bool = False,
+    progress: bool = True,
 ) -> str:
     """
     Play episodes.
@@ -40,16 +46,32 @@ def play(
     :param seed: the seed of the environment
     :param deterministic: whether the policy's mean is played, not a sample
     :param render: whether to show the environment in a window
-    :return: a sentence with the mean, spread and range of the returns
+    :param progress: whether to show progress, on the error output
+    :return: a sentence with the mean, spread and range of the returns, and the start states
     :raises UserError: for an environment whose spaces are not the agent's
     """
-    env = make_vec_env(lambda: make_env(env_id, env_kwargs, render), seed=seed)
+    env: VecEnv = make_vec_env(lambda: make_env(env_id, env_kwargs, render), seed=seed)
+    statistics = agent.get_vec_normalize_env()
+    if statistics is not None:
+        env = frozen(env, statistics)
     check_spaces(agent, env, env_id)
-    returns, lengths = evaluate_policy(
-        agent, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
-    )
+    with EpisodeProgress(episodes, progress) as shown:
+        returns, lengths = _evaluate_policy(agent, env)(
+            agent, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True, callback=shown
+        )
     env.close()
     return (
         f"{env_id}, {episodes} episodes: mean return {np.mean(returns):.2f} ± {np.std(returns):.2f} (standard deviation), "
-        f"from {np.min(returns):.2f} to {np.max(returns):.2f}, mean length {np.mean(lengths):.0f}"
+        f"from {np.min(returns):.2f} to {np.max(returns):.2f}, mean length {np.mean(lengths):.0f}; start states: "
+        f"reset(seed={seed}), and the resets that follow it"
     )
+
+
+def _evaluate_policy(agent: BaseAlgorithm, env: VecEnv) -> Any:
+    """Choose SB3's ``evaluate_policy``, or sb3-contrib's where agent and environment know action masks."""
+    if type(agent).__name__ != "MaskablePPO":
+        return evaluate_policy
+    from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_masked
+    from sb3_contrib.common.maskable.utils import is_masking_supported
+
+    return functools.partial(evaluate_masked, use_masking=is_masking_supported(env))

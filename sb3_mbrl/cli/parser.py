@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sb3_mbrl.builtin import sb3_mbrl_algorithms
-from sb3_mbrl.cli import check, evaluate, plot, plugins, train
+from sb3_mbrl.cli import check, evaluate, play, plot, plugins, presets, variants
+from sb3_mbrl.cli.normalize import CHOICES
 from sb3_mbrl.cli.values import DEFAULT_ALGORITHM
 from sb3_mbrl.version import __version__
 
@@ -15,8 +16,10 @@ examples:
   sb3-mbrl train --env Pendulum-v1 --world-model none
                                                    the control: the same agent without its model
   sb3-mbrl evaluate runs/mbpo/Pendulum-v1_1        play 10 episodes with the trained agent
+  sb3-mbrl play runs/muzero/TicTacToe-v0_1         play a board game against it
   sb3-mbrl plot plan runs/mbpo/Pendulum-v1_1       draw what it expected against what happened
   sb3-mbrl plugins                                 list the parts that can be chosen by name
+  sb3-mbrl presets                                 list the settings that can be chosen by name
   sb3-mbrl check ensemble                          check that a world model keeps the contract
 
 Every command has its own help: sb3-mbrl train --help
@@ -44,6 +47,8 @@ examples:
   sb3-mbrl train --algo pets --env CartPoleSwingUp-v0 --planner-kwargs horizon=25
   sb3-mbrl train --env my_package:MyEnv-v0 --env-kwargs size=5 --steps 5000 \\
       --plugin my_package.my_model --world-model my_model
+  sb3-mbrl train --env my_file:MyEnv --steps 5000          a class in my_file.py
+  sb3-mbrl train --env Pendulum-v1 --variants model model-off   is it worth it?
   sb3-mbrl train --resume --output runs/mbpo/Pendulum-v1_1 --steps 5000
 
 files in the folder of a run:
@@ -56,11 +61,15 @@ files in the folder of a run:
   run.json           environment and arguments, for evaluate and --resume
   best_model.zip, evaluations.npz
                      with --eval-every
+  vecnormalize.npz   with --normalize: the statistics, which evaluate takes too
 """
 
 _EVALUATE = """
 Play episodes with a saved agent and print its returns. Actions are
-deterministic (the policy's mean); rewards are the environment's own.
+deterministic (the policy's mean); rewards are the environment's own. Zips of
+Stable-Baselines3 and sb3-contrib are evaluated too, and statistics of
+VecNormalize beside the agent (vecnormalize.npz or .pkl) are used. SB3's zips and
+vecnormalize.pkl are pickles: evaluate only files that you trust.
 """
 
 _EVALUATE_EPILOG = """
@@ -68,6 +77,19 @@ examples:
   sb3-mbrl evaluate runs/mbpo/Pendulum-v1_1
   sb3-mbrl evaluate runs/mbpo/Pendulum-v1_1/best_model.zip --episodes 50
   sb3-mbrl evaluate agent.zip --env Hopper-v5 --render
+  sb3-mbrl evaluate sac.zip --env Hopper-v5 --vecnormalize vecnormalize.pkl
+"""
+
+_PLAY = """
+Play a board game against a saved agent, in the terminal. An agent that searches
+shows what it thinks before each of its moves: how often it has looked at each
+move, and what it expects of it.
+"""
+
+_PLAY_EPILOG = """
+examples:
+  sb3-mbrl play runs/muzero/TicTacToe-v0_1
+  sb3-mbrl play agent.zip --env ConnectFour-v0 --seat second --simulations 200
 """
 
 _PLOT = """
@@ -140,10 +162,24 @@ examples:
   sb3-mbrl plugins --plugin my_package.my_model
 """
 
+_PRESETS = """
+List the presets: settings of an algorithm for an environment, or under another
+name. `sb3-mbrl train` takes the one of its environment; in Python,
+MBPO.preset("Hopper-v5") returns the constructor's arguments.
+"""
+
+_PRESETS_EPILOG = """
+examples:
+  sb3-mbrl presets
+  sb3-mbrl presets --algo pets
+"""
+
 _CHECK = """
 Run the conformance kit (sb3_mbrl.testing) on a part: shapes, random streams,
-membership in the spaces, saving, learning, and more. Every check prints one
-line; a failed one says what is wrong. The exit code is 1 if any check failed.
+membership in the spaces, saving, learning, and more. Every check prints a line;
+a failed one says what is wrong, where in your code, what is required, and how to
+mend it. Checks that the same mistake spoils are skipped. The exit code is 1 if
+any check failed.
 """
 
 _CHECK_EPILOG = """
@@ -172,15 +208,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sb3-mbrl {__version__}")
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    _train(_command(commands, "train", train.train, "train an agent", _TRAIN, _TRAIN_EPILOG))
+    _train(_command(commands, "train", variants.train_variants, "train an agent", _TRAIN, _TRAIN_EPILOG))
     _evaluate(
         _command(commands, "evaluate", evaluate.evaluate, "play episodes with a saved agent", _EVALUATE, _EVALUATE_EPILOG)
     )
+    _play(_command(commands, "play", play.play, "play a board game against a saved agent", _PLAY, _PLAY_EPILOG))
     _plot(_command(commands, "plot", None, "draw what an agent expects against what happens", _PLOT, _PLOT_EPILOG))
     _plugins(
         _command(
             commands, "plugins", plugins.list_plugins, "list the parts that can be chosen by name", _PLUGINS, _PLUGINS_EPILOG
         )
+    )
+    _presets(
+        _command(commands, "presets", presets.list_presets, "list the settings that have names", _PRESETS, _PRESETS_EPILOG)
     )
     _check(_command(commands, "check", check.check, "run the conformance kit on a part", _CHECK, _CHECK_EPILOG))
     return parser
@@ -217,6 +257,14 @@ def _command(
     return parser
 
 
+def _trust(parser: Any) -> None:
+    """Add the options by which a user trusts a file of somebody else, or does not."""
+    parser.add_argument("--safe", action="store_true", help="refuse files in which anything is pickled")
+    parser.add_argument(
+        "--trust", nargs="+", action="extend", metavar="NAME", help="modules, or module:Class, that a saved agent may name"
+    )
+
+
 def _train(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to train")
     # Only built-in names: looking for plug-ins would load them at every command.
@@ -225,7 +273,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
         "--algo",
         help=f"{', '.join(names)}, or a plug-in's; mb_td3, mb_tqc, ...: model_based(TD3) and so on",
     )
-    what.add_argument("--env", metavar="ID", help="Gymnasium id; package:Id-v0 imports the package first")
+    what.add_argument("--env", metavar="ID", help="Gymnasium id; module:Id-v0 imports the module first; module:Class")
     what.add_argument("--env-kwargs", **_PAIRS, help="arguments of gymnasium.make")
     what.add_argument("--n-envs", type=int, metavar="N", help="number of parallel environments (default: 1)")
     what.add_argument("--steps", type=int, metavar="N", help="total real environment steps (default: the preset's)")
@@ -246,9 +294,24 @@ def _train(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--world-model", metavar="NAME", help="name (see `sb3-mbrl plugins`), package.module:Class, or none")
     how.add_argument("--world-model-kwargs", **_PAIRS, help="arguments of the world model, overriding the preset's")
+    how.add_argument("--imagination", metavar="NAME", help="rule that makes rollouts; see `sb3-mbrl plugins`")
     how.add_argument("--imagination-kwargs", **_PAIRS, help="arguments of the imagination, e.g. horizon=3 max_age=2000")
     how.add_argument("--planner", metavar="NAME", help="planner of an algorithm that plans; see `sb3-mbrl plugins`")
     how.add_argument("--planner-kwargs", **_PAIRS, help="arguments of the planner, e.g. horizon=30 population=128")
+    how.add_argument(
+        "--normalize",
+        nargs="?",
+        const="both",
+        choices=CHOICES,
+        help="VecNormalize: running means and scales of observations and rewards (default: both), or of one of them",
+    )
+    how.add_argument("--vecnormalize", metavar="FILE", help="VecNormalize with saved statistics to start from, .npz or .pkl")
+    how.add_argument(
+        "--variants",
+        nargs="+",
+        metavar="NAME",
+        help="run several times and compare: model (as given), model-off (without a world model), or names of world models",
+    )
     how.add_argument(
         "--load-replay-buffer", metavar="FILE", help="start from saved transitions: fit the world model to them first"
     )
@@ -269,17 +332,27 @@ def _train(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--eval-episodes", type=int, default=10, metavar="N", help="episodes per evaluation (default: 10; 0: none at the end)"
     )
+    _trust(where)
     where.add_argument("--tensorboard", metavar="DIR", help="also log for TensorBoard, in this folder")
     where.add_argument("--verbose", action="store_true", help="also print the log")
-    where.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    where.add_argument("--no-progress", action="store_true", help="show no progress, and time nothing before the run")
 
 
 def _saved_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a saved agent (.zip) or the folder of a run")
-    parser.add_argument("--algo", help="algorithm of the agent (default: the one that saved it)")
+    parser.add_argument(
+        "--algo", help="algorithm of the agent (default: the one that saved it); sac, ppo, ... for zips of SB3 and sb3-contrib"
+    )
+    parser.add_argument(
+        "--vecnormalize",
+        metavar="FILE",
+        help="statistics of VecNormalize (default: those beside the agent)",
+    )
+    parser.add_argument("--no-progress", action="store_true", help="show no progress")
     parser.add_argument("--env", metavar="ID", help="Gymnasium id (default: the run's)")
     parser.add_argument("--env-kwargs", **_PAIRS, help="arguments of gymnasium.make, overriding the run's")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    _trust(parser)
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
@@ -288,6 +361,13 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the environment (default: 0)")
     parser.add_argument("--stochastic", action="store_true", help="sample actions as in training")
     parser.add_argument("--render", action="store_true", help="show the environment in a window")
+
+
+def _play(parser: argparse.ArgumentParser) -> None:
+    _saved_agent(parser)
+    parser.add_argument("--seat", choices=("first", "second"), default="first", help="whether you begin (default: first)")
+    parser.add_argument("--simulations", type=int, metavar="N", help="simulations per move (default: the agent's own)")
+    parser.add_argument("--no-thoughts", dest="thoughts", action="store_false", help="do not show what the agent thinks")
 
 
 def _plot(parser: argparse.ArgumentParser) -> None:
@@ -325,6 +405,10 @@ def _plot(parser: argparse.ArgumentParser) -> None:
 
 def _plugins(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="also print hooks, and tracebacks of broken plugins")
+
+
+def _presets(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--algo", help="only those of one algorithm")
 
 
 def _check(parser: argparse.ArgumentParser) -> None:

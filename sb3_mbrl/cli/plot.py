@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sb3_mbrl.cli.progress import EpisodeProgress
 from sb3_mbrl.cli.run_folder import check_spaces, load_saved
 from sb3_mbrl.cli.values import UserError, make_env
 from sb3_mbrl.contracts import MissingCapability, UnsupportedSpace
@@ -24,7 +25,9 @@ def plot_dream(args: argparse.Namespace) -> int:
     check_spaces(saved.agent, env, saved.env_id)
     path = Path(args.output) if args.output else saved.folder / "dream.gif"
     try:
-        episode = dream(saved.agent, env, context=args.context, horizon=args.horizon, seed=args.seed)
+        how = {"context": args.context, "horizon": args.horizon, "seed": args.seed}
+        with EpisodeProgress(1, not args.no_progress) as shown:
+            episode = dream(saved.agent, env, **how, on_step=shown.step)
         path = draw_dream(episode, path, title=saved.env_id, fps=args.fps)
     except (ValueError, OSError, MissingCapability, UnsupportedSpace) as error:
         raise UserError(str(error)) from error
@@ -52,16 +55,18 @@ def plot_plan(args: argparse.Namespace) -> int:
     env = make_env(saved.env_id, saved.env_kwargs)
     check_spaces(saved.agent, env, saved.env_id)
     try:
-        moments = roll_out_plans(
-            saved.agent,
-            env,
-            horizon=args.horizon,
-            particles=args.particles,
-            moments=args.moments,
-            every=args.every,
-            replan=args.replan,
-            seed=args.seed,
-        )
+        with EpisodeProgress(1, not args.no_progress) as shown:
+            moments = roll_out_plans(
+                saved.agent,
+                env,
+                horizon=args.horizon,
+                particles=args.particles,
+                moments=args.moments,
+                every=args.every,
+                replan=args.replan,
+                seed=args.seed,
+                on_step=shown.step,
+            )
     except (ValueError, MissingCapability, UnsupportedSpace) as error:
         raise UserError(str(error)) from error
     finally:

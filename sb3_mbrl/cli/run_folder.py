@@ -2,17 +2,23 @@
 
 import argparse
 import functools
+import hashlib
+import importlib.metadata
 import json
 import os
 import re
 import shutil
+import sys
 import uuid
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_mbrl.agent.agent import OffPolicyAgent
 from sb3_mbrl.agent.checkpoint import STATE
 from sb3_mbrl.agent.whole_files import write_beside
 from sb3_mbrl.agent.zip_file import saved_attributes
@@ -20,12 +26,17 @@ from sb3_mbrl.algorithms.model_based import BY_NAME
 from sb3_mbrl.checkpoints import CheckpointFolder, CheckpointSet, FolderInUseError
 from sb3_mbrl.checkpoints.checkpoint_set import MODEL, NORMALISING, PICKLED_BUFFER, PLAIN_BUFFER
 from sb3_mbrl.checkpoints.folder import LATEST
+from sb3_mbrl.cli.model_free import NAMES, is_model_free, load_model_free
+from sb3_mbrl.cli.normalize import CHOICES, find_statistics, with_statistics
+from sb3_mbrl.cli.progress import waiting
+from sb3_mbrl.cli.seal import is_sealed, seal
 from sb3_mbrl.cli.values import (
     DEFAULT_ALGORITHM,
     UserError,
     algorithm_class,
     check_device,
     load_plugins,
+    make_env,
     parse_pairs,
     plugin_arguments,
 )
@@ -58,6 +69,7 @@ class Run:
     :param plugins: the modules or names given with ``--plugin``
     :param arguments: the arguments of the algorithm's constructor; only for people who read the file
     :param tensorboard: the folder of the TensorBoard logs, if any
+    :param normalize: what ``VecNormalize`` normalises: ``"both"``, ``"obs"`` or ``"reward"``; ``None``: there is none
     """
 
     algo: str
@@ -69,22 +81,107 @@ class Run:
     plugins: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     tensorboard: str | None = None
+    normalize: str | None = None
+    own: bool = field(default=True, compare=False)
+    """Whether this user has written the record"""
 
     def write(self, folder: Path) -> None:
+        """Write the record, with a checksum and the user's seal."""
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(self), indent=2, default=str)
+        record = {name: value for name, value in asdict(self).items() if name != "own"}
+        record = json.loads(json.dumps(record, default=str))
+        content = _canonical(record)
+        record |= {"checksum": hashlib.sha256(content).hexdigest(), "seal": seal(content)}
+        text = json.dumps(record, indent=2)
         write_beside(folder / RECORD, lambda path: path.write_text(text + "\n", encoding="utf-8"))
 
     @classmethod
     def read(cls, folder: Path) -> "Run | None":
-        """Read the record in a folder, if there is one."""
+        """
+        Read the record in a folder, if there is one.
+
+        :raises UserError: for a record that is damaged, or holds values that no run has
+        """
         path = folder / RECORD
         if not path.is_file():
             return None
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(record, dict):
+                raise ValueError(f"it holds a JSON {type(record).__name__}, not an object")
+            checksum, sealed = record.pop("checksum", None), record.pop("seal", None)
+            _check_record(record)
+        except (ValueError, TypeError, RecursionError, OSError) as error:
             raise UserError(f"{path} is not the record of a run: {error}") from error
+        content = _canonical(record)
+        if checksum is not None and checksum != hashlib.sha256(content).hexdigest():
+            raise UserError(
+                f"{path} is damaged, or was changed: its content does not fit its checksum. If you changed it on purpose, "
+                "remove the line with the checksum"
+            )
+        return cls(**record, own=is_sealed(content, sealed))
+
+    def check_trusted(self, folder: Path, algo: str | None, env: str | None, plugins: Sequence[str]) -> None:
+        """
+        Refuse to import modules for a record that somebody else has written.
+
+        :param folder: the folder of the run
+        :param algo: the algorithm that the user named on the command line
+        :param env: the environment that the user named
+        :param plugins: the plug-ins that the user named
+        :raises UserError: for a module that the user has not named, and that is of no installed distribution
+        """
+        if self.own:
+            return
+        named = [("--algo", self.algo, algo or ""), ("--env", self.env_id, env or "")]
+        modules = [(option, name, name.partition(":")[0]) for option, name, given in named if ":" in name and name != given]
+        modules += [("--plugin", name, name) for name in self.plugins if name not in plugins]
+        for option, name, module in modules:
+            if not _is_installed(module):
+                raise UserError(
+                    f"{folder / RECORD} was not written by you, and names the module {module!r}, which would be imported. If "
+                    f"you trust it, name it yourself: {option} {name}"
+                )
+
+    def trusted_parts(self) -> list[str]:
+        """The parts that this user chose as ``package.module:Class`` when the run began"""
+        choices = (self.arguments.get(name) for name in ("world_model", "planner", "imagination"))
+        return [choice for choice in choices if self.own and isinstance(choice, str) and ":" in choice]
+
+
+def _check_record(record: dict[str, Any]) -> None:
+    """:raises ValueError: for values that no run has; the message names the first"""
+    known = {one.name: one for one in fields(Run) if one.name != "own"}
+    if unknown := [name for name in record if name not in known]:
+        raise ValueError(f"it has the unknown entry {unknown[0]!r}")
+    if missing := [name for name in ("algo", "env_id", "steps", "seed", "n_envs") if name not in record]:
+        raise ValueError(f"it lacks {missing[0]!r}")
+    kinds = {"algo": str, "env_id": str, "env_kwargs": dict, "plugins": list, "arguments": dict}
+    for name, kind in kinds.items():
+        if not isinstance(record.get(name, kind()), kind) or (kind is str and not record[name]):
+            raise ValueError(f"{name} is {record[name]!r}")
+    for name, low, high in (("steps", 1, 2**63), ("seed", 0, 2**32), ("n_envs", 1, 2**16)):
+        value = record[name]
+        if type(value) is not int or not low <= value < high:
+            raise ValueError(f"{name} is {value!r}: it must be a whole number from {low} on")
+    if not all(isinstance(name, str) and re.fullmatch(r"[\w.:-]+", name) for name in record.get("plugins", ())):
+        raise ValueError(f"plugins is {record['plugins']!r}")
+    if not isinstance(record.get("tensorboard"), (str, type(None))):
+        raise ValueError(f"tensorboard is {record['tensorboard']!r}")
+    if record.get("normalize") not in (None, *CHOICES):
+        raise ValueError(f"normalize is {record['normalize']!r}: it must be one of {', '.join(CHOICES)}")
+
+
+def _canonical(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True).encode()
+
+
+def _is_installed(module: str) -> bool:
+    """Tell whether a module is loaded already, an installed plug-in's name, or of an installed distribution."""
+    top = module.partition(".")[0]
+    if module in sys.modules or top in importlib.metadata.packages_distributions():
+        return True
+    return any(plugin.origin.is_called(module) for plugin in get_registry().plugins)
 
 
 # ------------------------------------------------------------------------------------------------------------------- folders
@@ -201,8 +298,8 @@ class RunFolder:
                 print(f"Using the newest checkpoint that is intact: {found.chosen.path}")
             if found.incomplete is not None:
                 print(
-                    f"Using {found.chosen.path}, the newest complete checkpoint; {found.incomplete.path} is newer, but lacks "
-                    "its replay buffer"
+                    f"Using {found.chosen.path}, the newest checkpoint with a replay buffer; {found.incomplete.path} is "
+                    "newer, but lacks its own"
                 )
         elif found.damaged:
             raise UserError(f"no checkpoint in {self.checkpoints.path} is intact: {found.damaged[0]}")
@@ -233,10 +330,27 @@ def load_agent(cls: type[OffPolicyAlgorithm], path: Path, **kwargs: Any) -> Any:
         raise UserError(f"{path} cannot be loaded as {cls.__name__}: {_message(error)}{_right_option(path, cls)}") from error
 
 
+def trust_arguments(cls: type[OffPolicyAlgorithm], safe: bool, trust: Sequence[str]) -> dict[str, Any]:
+    """
+    Make the keyword arguments of ``load`` by which a user trusts a file, or does not.
+
+    :param cls: the class of the algorithm
+    :param safe: whether to refuse pickles
+    :param trust: the modules and parts that the file may name
+    :raises UserError: for a class that cannot load safely
+    """
+    if issubclass(cls, OffPolicyAgent):
+        return {"safe": safe, "trust": list(trust)}
+    if safe:
+        raise UserError(f"--safe: {cls.__name__} is no class of sb3-mbrl, and its files are pickles")
+    return {}
+
+
 class Saved(NamedTuple):
     """A saved agent, and the environment that it is played in."""
 
-    agent: OffPolicyAlgorithm
+    agent: Any
+    """An agent of ours, or one of SB3's"""
     env_id: str
     """The Gymnasium id of the environment"""
     env_kwargs: dict[str, Any]
@@ -260,17 +374,39 @@ def load_saved(args: argparse.Namespace) -> Saved:
         raise UserError(f"there is no file {path}")
     check_device(args.device)
     run = Run.read(folder)
+    if run is not None:
+        # What the command line names replaces what the record names.
+        named = args.plugin if args.plugin is not None else []
+        replace(run, plugins=[] if named else run.plugins).check_trusted(folder, args.algo or None, args.env or None, named)
     env_id = args.env or (run.env_id if run else None)
     if env_id is None:
         raise UserError(f"which environment? --env ID (there is no {RECORD} beside {path})")
+    env_kwargs = {**(run.env_kwargs if run and env_id == run.env_id else {}), **parse_pairs("--env-kwargs", args.env_kwargs)}
+    statistics = find_statistics(path, env_id, args.vecnormalize)
+    if run is not None and run.normalize is not None and statistics is None:
+        raise UserError(f"{folder} is a run with --normalize, and {NORMALISING} is missing: name one with --vecnormalize")
+    model_free = is_model_free(path) and (args.algo is None or args.algo.lower() in NAMES)
+    if args.safe and (model_free or (statistics is not None and statistics.suffix != ".npz")):
+        raise UserError(f"--safe: {path if model_free else statistics} is a file of Stable-Baselines3, which is a pickle")
+    env = None
+    if statistics is not None:
+        print(f"Observations are normalised by {statistics}")
+        env = with_statistics(statistics, make_vec_env(lambda: make_env(env_id, env_kwargs)), training=False)
+    loading = waiting(f"Loading {path} ...", not args.no_progress)
+    if model_free:
+        with loading:
+            agent = load_model_free(path, args.algo, env=env, device=args.device)
+        return Saved(agent, env_id, env_kwargs, path.parent)
     plugins, registry = load_plugins(args.plugin or (run.plugins if run else None))
     algo = args.algo or (run.algo if run else None) or saved_algorithm(registry, path) or DEFAULT_ALGORITHM
-    agent = load_agent(algorithm_class(registry, algo), path, device=args.device, **plugin_arguments(plugins))
-    recorded = run.env_kwargs if run and env_id == run.env_id else {}
-    return Saved(agent, env_id, {**recorded, **parse_pairs("--env-kwargs", args.env_kwargs)}, folder)
+    cls, trust = algorithm_class(registry, algo), [*(args.trust or ()), *(run.trusted_parts() if run else ())]
+    arguments = {**plugin_arguments(plugins), **trust_arguments(cls, args.safe, trust)}
+    with loading:
+        agent = load_agent(cls, path, env=env, device=args.device, **arguments)
+    return Saved(agent, env_id, env_kwargs, folder)
 
 
-def check_spaces(agent: OffPolicyAlgorithm, env: Any, env_id: str) -> None:
+def check_spaces(agent: Any, env: Any, env_id: str) -> None:
     """:raises UserError: for an environment whose spaces are not those that the agent was trained in"""
     try:
         check_same_spaces(agent, env, f"{env_id} with these arguments")

@@ -1,24 +1,31 @@
 """``sb3-mbrl train``: a new run, or one that is resumed."""
 
 import argparse
+import errno
 import importlib.util
+import inspect
 import shlex
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger, make_output_format
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_mbrl.agent.progress import TrainingBar
 from sb3_mbrl.callbacks import ExactCheckpointCallback
 from sb3_mbrl.checkpoints.checkpoint_set import MODEL, PICKLED_BUFFER
+from sb3_mbrl.cli.announce import EVALUATION_SEED, announce, tensorboard_folder
 from sb3_mbrl.cli.evaluate import play
-from sb3_mbrl.cli.run_folder import RECORD, Run, RunFolder, load_agent, new_folder, newest_folder
+from sb3_mbrl.cli.normalize import choice, frozen, normalised
+from sb3_mbrl.cli.progress import Evaluation, training_progress
+from sb3_mbrl.cli.run_folder import RECORD, Run, RunFolder, load_agent, new_folder, newest_folder, trust_arguments
 from sb3_mbrl.cli.stopping import StopSignals
 from sb3_mbrl.cli.values import (
     DEFAULT_ALGORITHM,
@@ -31,7 +38,7 @@ from sb3_mbrl.cli.values import (
     parse_pairs,
     plugin_arguments,
 )
-from sb3_mbrl.hyperparams import Preset, load_preset, preset_names
+from sb3_mbrl.hyperparams import PARTS, Preset, load_preset, preset_names, with_overrides
 
 _FIXED_BY_RUN = (
     "n_envs",
@@ -41,18 +48,21 @@ _FIXED_BY_RUN = (
     "env_kwargs",
     "world_model",
     "world_model_kwargs",
+    "imagination",
     "imagination_kwargs",
     "planner",
     "planner_kwargs",
+    "normalize",
+    "vecnormalize",
     "load_replay_buffer",
 )
 """The options that were decided when a run began, and that ``--resume`` refuses"""
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The errors of a full disk, a used-up quota, and a file that may not grow"""
+
 _SECONDS_BETWEEN_SAVES = 300.0
 """The wall time between two checkpoints without ``--save-every``, if saving takes less than a twentieth of it"""
-
-_EVALUATION_SEED = 10_000
-"""The distance between the run's seed and that of its evaluation environment"""
 
 
 def train(args: argparse.Namespace) -> int:
@@ -81,10 +91,11 @@ def _train(args: argparse.Namespace, stack: ExitStack) -> int:
     left = run.steps - agent.num_timesteps
     print(f"Training {run.algo} on {run.env_id}: {left} real steps, seed {run.seed}. Output: {folder.path}")
     print(f"World model: {_describe_model(agent)}")
+    announce(args, agent, run, folder.path)
     metrics = _LastMetrics()
     agent.set_logger(_logger(args.verbose, run, folder.path, agent.num_timesteps, metrics))
     resume = f"sb3-mbrl train --resume --output {shlex.quote(str(folder.path))}"
-    callbacks = _callbacks(args, run, folder)
+    callbacks = _callbacks(args, agent, run, folder)
     failure: BaseException | None = None
     with StopSignals() as signals:
         try:
@@ -99,11 +110,14 @@ def _train(args: argparse.Namespace, stack: ExitStack) -> int:
         interrupted = isinstance(failure, KeyboardInterrupt)
         steps = f"{'Stopped' if interrupted else 'Failed'} after {agent.num_timesteps} real steps"
         print(f"\n{steps}; {problem or 'all of them are saved'}. To continue:\n  {resume}")
+        if isinstance(failure, OSError) and failure.errno in _DISK_FULL:
+            raise UserError(f"{folder.path}: {failure.strerror}: free some space") from failure
         if not interrupted:
             raise failure
         return 2 if problem else 130
     if problem:
-        raise UserError(f"trained for {agent.num_timesteps} real steps, but {problem}. To continue: {resume}")
+        again = f". To continue: {resume}" if folder.is_used() else ""
+        raise UserError(f"trained for {agent.num_timesteps} real steps, but {problem}{again}")
     print(f"Saved {folder.path / MODEL} after {agent.num_timesteps} real steps. To continue: {resume} --steps N")
     if 0 < agent.num_timesteps <= agent.learning_starts:
         print(
@@ -112,7 +126,9 @@ def _train(args: argparse.Namespace, stack: ExitStack) -> int:
         )
     metrics.print()
     if args.eval_episodes:
-        print(play(agent, run.env_id, run.env_kwargs, args.eval_episodes, run.seed + _EVALUATION_SEED))
+        shown = not args.no_progress
+        args.result = play(agent, run.env_id, run.env_kwargs, args.eval_episodes, run.seed + EVALUATION_SEED, progress=shown)
+        print(args.result)
     return 0
 
 
@@ -128,10 +144,15 @@ def _save_at_the_end(agent: OffPolicyAlgorithm, folder: RunFolder) -> str | None
         sets = folder.checkpoints.sets()
         last = f"the last good checkpoint is {sets[-1].path}" if sets else "there is no checkpoint"
         return f"the agent could not be saved ({error.strerror or error}): free some space. Untouched: {last}"
+    if not saved.has_buffer:
+        return f"{saved.path} was saved {saved.without}"
     if saved.lacks:
-        reasons = ", ".join(saved.lacks.values())
-        return f"the agent was saved without its replay buffer ({reasons}), in {saved.path}: free some space"
+        _warn(f"{saved.path} was saved {saved.without}. They are imagined again when the run continues")
     return None
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _new(args: argparse.Namespace, stack: ExitStack) -> tuple[OffPolicyAlgorithm, Run, RunFolder]:
@@ -151,7 +172,9 @@ def _new(args: argparse.Namespace, stack: ExitStack) -> tuple[OffPolicyAlgorithm
     run = Run(algo, args.env, steps, args.seed or 0, args.n_envs or 1, env_kwargs, args.plugin or [], arguments)
     if args.output:
         _check_unused(RunFolder(Path(args.output)))
-    env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
+    gamma = arguments.get("gamma", getattr(inspect.signature(cls).parameters.get("gamma"), "default", 0.99))
+    env = normalised(_make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed), args.normalize, args.vecnormalize, gamma)
+    run.normalize = choice(env)
     policy = arguments.pop("policy", None) or (preset.policy if preset else _default_policy(cls, env.observation_space))
     try:
         agent = cls(policy, env, seed=run.seed, device=args.device, **arguments, **plugin_arguments(plugins))
@@ -160,7 +183,7 @@ def _new(args: argparse.Namespace, stack: ExitStack) -> tuple[OffPolicyAlgorithm
             raise
         raise UserError(". ".join([str(error) or repr(error), *getattr(error, "__notes__", ())])) from error
     if args.load_replay_buffer:
-        _load_replay_buffer(agent, Path(args.load_replay_buffer))
+        _load_replay_buffer(agent, Path(args.load_replay_buffer), safe=args.safe)
     # Reserved as late as possible: a mistake in the arguments leaves no folder behind.
     folder = _reserved(Path(args.output) if args.output else new_folder(algo, args.env), stack)
     _check_unused(folder)  # again: another run may have begun in the meantime
@@ -199,31 +222,55 @@ def _resumed(args: argparse.Namespace, stack: ExitStack) -> tuple[OffPolicyAlgor
     for option, given, saved in (("--algo", args.algo, run.algo), ("--env", args.env, run.env_id)):
         if given not in (None, saved):
             raise UserError(f"--resume: {option} {given}, but the run in {path} is one of {saved}")
+    run.check_trusted(path, args.algo, args.env, args.plugin or [])
+    if run.tensorboard and not run.own and not args.tensorboard:
+        print(f"{path / RECORD} was not written by you: no log for TensorBoard without --tensorboard")
+        run.tensorboard = None
     run.steps = args.steps or run.steps
     run.plugins = args.plugin or run.plugins
     plugins, registry = load_plugins(run.plugins)
     folder = _reserved(path, stack)
-    newest = folder.newest()
-    if newest is None and not (path / MODEL).is_file():
-        raise UserError(f"--resume: nothing was saved yet in {path}; start the run again, without --resume")
-    if newest is not None and newest.manifest["n_envs"] != run.n_envs:
-        raise UserError(f"{path / RECORD}: n_envs is {run.n_envs}, but {newest.manifest['n_envs']} in {newest.path}")
     cls = algorithm_class(registry, run.algo)
-    env = _make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed)
-    model = path / MODEL if newest is None else newest.model
-    agent = load_agent(cls, model, env=env, device=args.device, **plugin_arguments(plugins))
+    trust = [*(args.trust or ()), *run.trusted_parts()]
+    arguments = {**plugin_arguments(plugins), **trust_arguments(cls, args.safe, trust)}
+    return _newest_agent(cls, run, folder, device=args.device, **arguments), run, folder
+
+
+def _newest_agent(cls: type[OffPolicyAlgorithm], run: Run, folder: RunFolder, **arguments: Any) -> Any:
+    """
+    Load the agent of the newest intact checkpoint of a run, with its replay buffer and environment.
+
+    :param arguments: the other arguments of ``cls.load``
+    """
+    newest = folder.newest()
+    # A run of an earlier version has no checkpoints, but two files.
+    model: Path = folder.path / MODEL
+    buffer: Path | None = folder.path / PICKLED_BUFFER
+    if newest is not None:
+        model, buffer = newest.model, newest.replay_buffer
+        if newest.manifest["n_envs"] != run.n_envs:
+            raise UserError(
+                f"{folder.path / RECORD}: n_envs is {run.n_envs}, but {newest.manifest['n_envs']} in {newest.path}"
+            )
+    elif not model.is_file():
+        raise UserError(f"--resume: nothing was saved yet in {folder.path}; start the run again, without --resume")
+    # The statistics are put into the environment with the rest of the checkpoint.
+    env = normalised(_make_vec_env(run.env_id, run.env_kwargs, run.n_envs, run.seed), run.normalize)
+    print(f"Loading {model} ...", flush=True)
+    agent = load_agent(cls, model, env=env, **arguments)
     if agent.num_timesteps >= run.steps:
         raise UserError(
-            f"--resume: the run in {path} has its {agent.num_timesteps} real steps already; give more with --steps"
+            f"--resume: the run in {folder.path} has its {agent.num_timesteps} real steps already; give more with --steps"
         )
-    buffer = path / PICKLED_BUFFER if newest is None else newest.replay_buffer
     if buffer is None:
         print("This checkpoint was saved without its replay buffer (the disk was full): training continues with an empty one")
     else:
-        _load_replay_buffer(agent, buffer)
+        _load_replay_buffer(agent, buffer, safe=arguments.get("safe", False))
     if newest is not None:
+        if newest.has_buffer and newest.lacks:
+            print("This checkpoint was saved without its imagined rows (the disk was full): they are imagined again")
         newest.load_statistics(agent)
-    return agent, run, folder
+    return agent
 
 
 def _preset(algo: str, env_id: str, wanted: bool | str | None) -> Preset | None:
@@ -255,16 +302,14 @@ def _preset(algo: str, env_id: str, wanted: bool | str | None) -> Preset | None:
 
 def _arguments(args: argparse.Namespace, preset: Preset | None, cls: type) -> dict[str, Any]:
     """Put the command line's arguments of the constructor on top of the preset's."""
-    arguments: dict[str, Any] = dict(preset.kwargs) if preset else {}
-    if args.world_model is not None:
-        chosen = None if args.world_model.lower() == "none" else args.world_model
-        if chosen not in (None, arguments.get("world_model")) and arguments.pop("world_model_kwargs", None):
-            print("The preset's world_model_kwargs are for another world model: left out")
-        arguments["world_model"] = chosen
-    if args.planner is not None:
-        if args.planner != arguments.get("planner") and arguments.pop("planner_kwargs", None):
-            print("The preset's planner_kwargs are for another planner: left out")
-        arguments["planner"] = args.planner
+    settings: dict[str, Any] = dict(preset.kwargs) if preset else {}
+    chosen = {part: getattr(args, part) for part in PARTS if getattr(args, part) is not None}
+    if "world_model" in chosen and chosen["world_model"].lower() == "none":
+        chosen["world_model"] = None
+    defaults = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+    arguments, left_out = with_overrides(settings, chosen, defaults)
+    for name in left_out:
+        print(f"The preset's {name} are for another {name.removesuffix('_kwargs').replace('_', ' ')}: left out")
     for name in ("world_model_kwargs", "imagination_kwargs", "planner_kwargs"):
         given = parse_pairs(f"--{name.replace('_', '-')}", getattr(args, name))
         if given:
@@ -290,11 +335,12 @@ def _make_vec_env(env_id: str, env_kwargs: dict[str, Any], n_envs: int, seed: in
     return make_vec_env(lambda: make_env(env_id, env_kwargs), n_envs=n_envs, seed=seed)
 
 
-def _load_replay_buffer(agent: OffPolicyAlgorithm, path: Path) -> None:
+def _load_replay_buffer(agent: OffPolicyAlgorithm, path: Path, safe: bool) -> None:
     if not path.is_file():
         raise UserError(f"there is no replay buffer {path}")
+    safely: dict[str, Any] = {"safe": True} if safe else {}
     try:
-        agent.load_replay_buffer(path)
+        agent.load_replay_buffer(path, **safely)
     except ValueError as error:
         raise UserError(f"{path} does not fit this run: {error}") from error
     except Exception as error:  # a damaged or foreign pickle may raise anything
@@ -315,18 +361,14 @@ def _describe_model(agent: Any) -> str:
     return f"{reference['name']} ({type(model).__name__})" if reference else type(model).__name__
 
 
-def _callbacks(args: argparse.Namespace, run: Run, folder: RunFolder) -> list[BaseCallback]:
-    callbacks: list[BaseCallback] = []
-    evaluations: EvalCallback | None = None
-    if not args.no_progress:
-        if all(importlib.util.find_spec(name) for name in ("tqdm", "rich")):
-            callbacks.append(ProgressBarCallback())
-        else:
-            print('No progress bar: run `pip install "sb3-mbrl[rich]"` for one')
+def _callbacks(args: argparse.Namespace, agent: OffPolicyAlgorithm, run: Run, folder: RunFolder) -> list[BaseCallback]:
+    callbacks: list[BaseCallback] = [] if args.no_progress else [training_progress()]
+    evaluations: Evaluation | None = None
     if args.eval_every:
-        env = _make_vec_env(run.env_id, run.env_kwargs, 1, run.seed + _EVALUATION_SEED)
-        evaluations = EvalCallback(
-            env,
+        env = _make_vec_env(run.env_id, run.env_kwargs, 1, run.seed + EVALUATION_SEED)
+        statistics = agent.get_vec_normalize_env()
+        evaluations = Evaluation(
+            env if statistics is None else frozen(env, statistics),
             n_eval_episodes=args.eval_episodes,
             eval_freq=max(args.eval_every // run.n_envs, 1),
             log_path=str(folder.path),
@@ -349,7 +391,7 @@ class _Checkpoints(ExactCheckpointCallback):
     """
 
     def __init__(self, run_folder: RunFolder, **when: Any) -> None:
-        super().__init__(run_folder.checkpoints, at_end=False, report=print, **when)
+        super().__init__(run_folder.checkpoints, at_end=False, report=_warn, **when)
         self.run_folder = run_folder
 
     def _save(self) -> None:
@@ -363,10 +405,10 @@ def _learn(agent: OffPolicyAlgorithm, steps: int, callbacks: list[BaseCallback])
     finally:
         # Write what was recorded since the end of the last episode.
         agent.dump_logs()
-        # SB3 closes the bar only when training ends without an exception.
+        # A bar is closed at the end of training only when that ends without an exception.
         for callback in callbacks:
-            if isinstance(callback, ProgressBarCallback) and hasattr(callback, "pbar"):
-                callback.pbar.close()
+            if isinstance(callback, TrainingBar):
+                callback.close()
 
 
 class _LastMetrics(KVWriter):
@@ -402,5 +444,5 @@ def _logger(verbose: bool, run: Run, folder: Path, start: int, metrics: KVWriter
     if verbose:
         formats.append(make_output_format("stdout", str(folder)))
     if run.tensorboard:
-        formats.append(make_output_format("tensorboard", str(Path(run.tensorboard) / run.algo / folder.name)))
+        formats.append(make_output_format("tensorboard", str(tensorboard_folder(run, folder))))
     return Logger(str(folder), formats)

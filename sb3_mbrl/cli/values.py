@@ -4,10 +4,12 @@ import ast
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch as th
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import get_device
 
@@ -167,15 +169,32 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any], render: bool = False) -
     """
     Make an environment.
 
-    :param env_id: a Gymnasium id
+    :param env_id: a Gymnasium id, or ``module:Class`` of an environment that is not registered
     :param env_kwargs: the arguments of ``gymnasium.make``
     :param render: whether to show the environment in a window
     :raises gymnasium.error.Error: for an unknown id; the message names the nearest one
     :raises UserError: for arguments that the environment does not take, or a missing package
     """
+    own = {**env_kwargs, **({"render_mode": "human"} if render else {})}
     try:
-        return gym.make(env_id, **{**env_kwargs, **({"render_mode": "human"} if render else {})})
+        return gym.make(_environment_class(env_id) or env_id, **own)
     except ModuleNotFoundError as error:
+        module = env_id.partition(":")[0]
+        if ":" in env_id and f"{module}.".startswith(f"{error.name}."):
+            raise UserError(
+                f"--env {env_id}: there is no module {error.name!r}, neither installed nor in this folder ({Path.cwd()})"
+            ) from error
         raise UserError(f"--env {env_id}: there is no module {error.name!r}; install what the environment needs") from error
     except (TypeError, ValueError) as error:
         raise UserError(f"--env {env_id}: {error}") from error
+
+
+def _environment_class(env_id: str) -> EnvSpec | None:
+    """Make the specification of ``module:Class``; ``None`` for the id of a registered environment."""
+    module, colon, name = env_id.partition(":")
+    if not colon or env_id in gym.registry:
+        return None
+    found = getattr(importlib.import_module(module), name, None)
+    if name in gym.registry or not (isinstance(found, type) and issubclass(found, gym.Env)):
+        return None
+    return EnvSpec(id=name, entry_point=env_id)

@@ -1,5 +1,6 @@
 """Open-loop prediction: a world model sees the beginning of an episode, and predicts the rest from the actions alone."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -48,7 +49,15 @@ def check_same_spaces(agent: OffPolicyAlgorithm, env: gym.Env, name: str = "such
             raise ValueError(f"the agent was not trained in {name}: its {what} are {trained}, and here they are {given}")
 
 
-def dream(agent: OffPolicyAlgorithm, env: gym.Env, *, context: int = 5, horizon: int = 45, seed: int = 0) -> Dream:
+def dream(
+    agent: OffPolicyAlgorithm,
+    env: gym.Env,
+    *,
+    context: int = 5,
+    horizon: int = 45,
+    seed: int = 0,
+    on_step: Callable[[], None] | None = None,
+) -> Dream:
     """
     Play one episode. The model filters the first ``context`` observations, and then predicts from the actions alone.
 
@@ -57,6 +66,7 @@ def dream(agent: OffPolicyAlgorithm, env: gym.Env, *, context: int = 5, horizon:
     :param context: the number of observations that the model sees
     :param horizon: the number of observations that it imagines; fewer if the episode ends earlier
     :param seed: the seed of the environment
+    :param on_step: a function that is called after every step, to show progress
     :raises ValueError: for an agent without a fitted world model, or numbers below 1
     :raises EpisodeTooShortError: if the episode ends within the context
     :raises MissingCapability: for a model that does not decode observations
@@ -71,7 +81,7 @@ def dream(agent: OffPolicyAlgorithm, env: gym.Env, *, context: int = 5, horizon:
     for name, value in (("context", context), ("horizon", horizon)):
         if value < 1:
             raise ValueError(f"{name}={value}: give at least 1")
-    real, actions, rewards = _play(agent, env, context + horizon - 1, seed)
+    real, actions, rewards = _play(agent, env, context + horizon - 1, seed, on_step)
     if len(actions) < context:
         raise EpisodeTooShortError(
             f"the episode was over after {len(actions)} steps, and the model is to see {context} observations"
@@ -85,7 +95,9 @@ def dream(agent: OffPolicyAlgorithm, env: gym.Env, *, context: int = 5, horizon:
     return Dream(_by_key(tree_cat(real)), _by_key(tree_cat(imagined)), np.asarray(rewards), np.asarray(expected), context)
 
 
-def _play(agent: Any, env: gym.Env, steps: int, seed: int) -> tuple[list[Obs], list[th.Tensor], list[float]]:
+def _play(
+    agent: Any, env: gym.Env, steps: int, seed: int, on_step: Callable[[], None] | None
+) -> tuple[list[Obs], list[th.Tensor], list[float]]:
     """Play an episode; return observations as the model takes them (one more than steps), scaled actions and rewards."""
     codec, vec_normalize = ActionCodec(agent.action_space), agent.get_vec_normalize_env()
     obs, _ = env.reset(seed=seed)
@@ -100,6 +112,8 @@ def _play(agent: Any, env: gym.Env, steps: int, seed: int) -> tuple[list[Obs], l
         rewards.append(float(reward))
         observations.append(_batch_of_one(agent, obs))
         first, done = np.array([False]), terminated or truncated
+        if on_step is not None:
+            on_step()
     return observations, actions, rewards
 
 

@@ -101,6 +101,7 @@ def roll_out_plans(
     every: int | None = None,
     replan: bool = False,
     seed: int = 0,
+    on_step: Callable[[], None] | None = None,
 ) -> list[PlanRollouts]:
     """
     Play one episode; at several moments, imagine the next steps, and compare them with what then happens.
@@ -117,6 +118,7 @@ def roll_out_plans(
     :param every: the number of steps between two moments (default: the horizon)
     :param replan: whether to plan at every step
     :param seed: the seed of the environment and of the rollouts
+    :param on_step: a function that is called after every step, to show progress
     :raises ValueError: for an agent without a fitted world model, or numbers below 1
     :raises TypeError: for a ``VecEnv``
     :raises MissingCapability: for a planner without action sequences, or a model that does not decode observations
@@ -140,6 +142,8 @@ def roll_out_plans(
         real_obs.append(player.encode(obs))
         real_rewards.append(float(reward))
         done, step = terminated or truncated, step + 1
+        if on_step is not None:
+            on_step()
     all_obs, all_rewards = np.stack(real_obs), np.asarray(real_rewards)
     return [
         PlanRollouts(at, rollouts, all_obs[at : at + horizon + 1], all_rewards[at : at + horizon], value)

@@ -1,8 +1,9 @@
 """The state of an environment as a row of numbers, so that it can be stored, copied and restored.
 
-Gymnasium cannot save environments. There are three methods here, tried in this order; the first that demonstrably works is
+Gymnasium cannot save environments. There are four methods here, tried in this order; the first that demonstrably works is
 used:
 
+* environments that save themselves: by their methods ``snapshot()`` and ``restore(snapshot)``, in float64;
 * MuJoCo: the simulator's integration state, and the positions of bodies and sites, which lag behind it by one inner step;
 * classic control: the ``state`` vector;
 * any other environment: the attributes of the environment and its wrappers, pickled and compressed.
@@ -74,7 +75,7 @@ def snapshots_of(env: gym.Env, *, max_bytes: int | None = None) -> Snapshots:
     """
     reasons = []
     cause: Exception | None = None
-    for kind in (MujocoSnapshots, ClassicControlSnapshots, PickledSnapshots):
+    for kind in (OwnSnapshots, MujocoSnapshots, ClassicControlSnapshots, PickledSnapshots):
         if not kind.fits(env):
             continue
         try:
@@ -89,6 +90,29 @@ def snapshots_of(env: gym.Env, *, max_bytes: int | None = None) -> Snapshots:
         f"The state of {env} cannot be saved and restored ({'; '.join(reasons)}). An oracle needs an environment whose whole "
         "state is in picklable attributes; use a learned world model for this one."
     ) from cause
+
+
+class OwnSnapshots(Snapshots):
+    """What an environment without wrappers returns from its own ``snapshot()``, in float64."""
+
+    dtype = np.float64
+
+    def __init__(self, env: gym.Env) -> None:
+        env.reset(seed=0)
+        self.size = len(self.save([env]))
+
+    @staticmethod
+    def fits(env: gym.Env) -> bool:
+        """Whether the environment has ``snapshot()`` and ``restore(snapshot)``, and no wrappers, which may have more state"""
+        return env is env.unwrapped and hasattr(env, "snapshot") and hasattr(env, "restore")
+
+    def save(self, stack: list[gym.Env]) -> np.ndarray:
+        raw: Any = stack[-1]
+        return np.asarray(raw.snapshot(), np.float64)
+
+    def load(self, stack: list[gym.Env], snapshot: np.ndarray) -> None:
+        raw: Any = stack[-1]
+        raw.restore(snapshot)
 
 
 class MujocoSnapshots(Snapshots):

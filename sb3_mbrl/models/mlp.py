@@ -19,11 +19,14 @@ from sb3_mbrl.contracts import (
     TerminationFn,
     Transitions,
 )
-from sb3_mbrl.fitting import BestWeights, split_rows, train_epochs
+from sb3_mbrl.fitting import BestWeights, index_transitions, split_rows, train_epochs
 from sb3_mbrl.models.vector import VectorModel
-from sb3_mbrl.models.vector_heads import Heads, Outcome, Target, Targets
+from sb3_mbrl.models.vector_heads import Outcome, Target, Targets, VectorHeads
 from sb3_mbrl.networks.ensemble import EnsembleMLP, Standardiser, keep_freed_memory, take
 from sb3_mbrl.trees import State
+
+LARGE = 2**21
+"""The number of values (rows times columns) from which on one-hot categories are encoded batch by batch"""
 
 PAPER_WEIGHT_DECAY = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
 """The weight decay of each layer of a network with four hidden layers (MBPO's code, ``mbpo/models/constructor.py``)"""
@@ -69,7 +72,7 @@ class MLPModel(VectorModel):
     :param normalize_targets: whether to standardise every target on its own, so that neither rewards nor single columns
         dominate the loss (arXiv 2510.01457); the MBPO paper does not
     :param nll_beta: the weight of errors where the predicted variance is large
-        (:meth:`~sb3_mbrl.models.vector_heads.Heads.terms`); 0, the likelihood, as in PETS and MBPO, learns deterministic
+        (:meth:`~sb3_mbrl.models.vector_heads.VectorHeads.terms`); 0, the likelihood, as in PETS and MBPO, learns deterministic
         dynamics and rare rewards badly
     :param learning_rate: the learning rate of Adam
     :param weight_decay: the L2 penalty of the weights, not of the biases (:func:`layer_weight_decay`)
@@ -104,7 +107,7 @@ class MLPModel(VectorModel):
         self.n_members = _members
         inputs = self.codec.dim + self.action_codec.dim
         self.standardiser = Standardiser(inputs)
-        self.heads = Heads(
+        self.heads = VectorHeads(
             self.codec,
             members=_members,
             probabilistic=probabilistic,
@@ -141,7 +144,7 @@ class MLPModel(VectorModel):
     def loss(
         self, batch: Transitions | Sequences, start: State | None = None, *, generator: th.Generator | None = None
     ) -> Loss:
-        """Compute the loss of a batch, summed over members, which all see the same rows (see :meth:`Heads.terms`)."""
+        """Compute the loss of a batch, summed over members, which all see the same rows (see :meth:`VectorHeads.terms`)."""
         if not isinstance(batch, Transitions):
             raise TypeError(f"{type(self).__name__} learns from single steps: data.transitions(n), not {type(batch).__name__}")
         inputs, targets = self.encode_rows(batch)
@@ -162,21 +165,16 @@ class MLPModel(VectorModel):
             return {}
         budget = budget or FitBudget()
         rows, held_out = split_rows(data, budget)
-        inputs, targets = self.encode_rows(rows)
-        train = th.arange(len(inputs), device=self.device)
-        self.standardiser.fit(inputs)
-        inputs, targets = self.standardiser(inputs), self.heads.fit_normaliser(targets)
-        holdout_inputs, holdout_targets = inputs, targets
-        if held_out is not None:
-            holdout_inputs, holdout_targets = self.encode_rows(held_out)
-            holdout_inputs, holdout_targets = self.standardiser(holdout_inputs), self.heads.standardised(holdout_targets)
+        train = FitRows(self, rows, learn_scales=True)
+        holdout = train if held_out is None else FitRows(self, held_out)
+        index = th.arange(len(train), device=self.device)
         best = BestWeights(self.parameters(), self.n_members, budget.min_improvement)
 
         def steps() -> Iterator[float]:
-            yield from self._epoch(inputs, targets, self._training_rows(train, generator), budget.batch_size, generator)
+            yield from self._epoch(train, self._training_rows(index, generator), budget.batch_size, generator)
 
         def evaluate() -> th.Tensor:
-            return self._holdout_scores(holdout_inputs, holdout_targets)
+            return self._holdout_scores(holdout)
 
         self.train()
         try:
@@ -187,7 +185,7 @@ class MLPModel(VectorModel):
             self._after_fit()
             self.fitted = True
             self.n_fits += 1
-        n_rows = len(inputs) + (0 if held_out is None else len(holdout_inputs))
+        n_rows = len(train) + (0 if held_out is None else len(holdout))
         return {**metrics, "holdout_error": self._error_in_use(), "rows": float(n_rows)}
 
     def _training_rows(self, train: th.Tensor, generator: th.Generator | None) -> th.Tensor:
@@ -201,14 +199,11 @@ class MLPModel(VectorModel):
         """Return the mean holdout error of the members in use."""
         return float(th.tensor(self.holdout_scores).mean())
 
-    def _epoch(
-        self, inputs: th.Tensor, targets: Targets, rows: th.Tensor, size: int, generator: th.Generator | None
-    ) -> Iterator[float]:
+    def _epoch(self, data: "FitRows", rows: th.Tensor, size: int, generator: th.Generator | None) -> Iterator[float]:
         """
         Train for one epoch, and yield the loss of every batch.
 
-        :param inputs: standardised inputs, ``(N, D + A)``
-        :param targets: standardised targets of ``N`` rows
+        :param data: ``N`` rows
         :param rows: every member's training rows, ``(E, N)``
         :param size: the number of rows in a batch
         :param generator: the source of the rows' order
@@ -218,15 +213,20 @@ class MLPModel(VectorModel):
         order = th.rand(rows.shape, generator=generator).argsort(1).to(rows.device)
         for index in rows.gather(1, order).split(size, dim=1):
             self.optimizer.zero_grad()
-            loss = self.heads.loss(self.network(take(inputs, index)), targets.rows(index))
+            inputs, targets = data.batch(index)
+            loss = self.heads.loss(self.network(inputs), targets)
             loss.backward()
             self.optimizer.step()
             yield float(loss.detach())
 
     @th.no_grad()
-    def _holdout_scores(self, inputs: th.Tensor, targets: Targets) -> th.Tensor:
+    def _holdout_scores(self, data: "FitRows") -> th.Tensor:
         """Return the holdout error of every member, ``(E,)``."""
-        return self.heads.score(self.network(inputs.expand(self.n_members, -1, -1)), targets)
+        scores = [
+            self.heads.score(self.network(inputs.expand(self.n_members, -1, -1)), targets) * (len(inputs) / len(data))
+            for inputs, targets in data.parts()
+        ]
+        return th.stack(scores).sum(0)
 
     # ---- rollouts
 
@@ -272,3 +272,73 @@ class MLPModel(VectorModel):
         super().load_extra_state(extra)
         self.n_fits = extra["n_fits"]
         self.holdout_scores = list(extra["holdout_scores"])
+
+
+class FitRows:
+    """
+    The rows of a fit as a model's standardised inputs and targets. They are encoded once, or, where one-hot categories would
+    make them much larger than the data itself, batch by batch.
+
+    :param model: the model
+    :param rows: real transitions, ``N``
+    :param learn_scales: whether the model's standardisers are fitted to these rows
+    """
+
+    def __init__(self, model: MLPModel, rows: Transitions, learn_scales: bool = False) -> None:
+        self.model, self.rows = model, rows
+        self.encoded: tuple[th.Tensor, Targets] | None = None
+        """The standardised inputs ``(N, D + A)`` and targets; ``None`` where they are made batch by batch"""
+        categories = any(group.kind == "categorical" for group in model.codec.groups)
+        if categories and len(self) * model.codec.dim > LARGE:
+            if learn_scales:
+                self._learn_scales_by_parts()
+            return
+        inputs, targets = model.encode_rows(rows)
+        if learn_scales:
+            model.standardiser.fit(inputs)
+            targets = model.heads.fit_normaliser(targets)
+        else:
+            targets = model.heads.standardised(targets)
+        self.encoded = model.standardiser(inputs), targets
+
+    def __len__(self) -> int:
+        return len(self.rows.reward)
+
+    def batch(self, index: th.Tensor) -> tuple[th.Tensor, Targets]:
+        """Return inputs and targets of rows, by an index of any shape, which becomes the leading axes."""
+        if self.encoded is not None:
+            inputs, targets = self.encoded
+            return take(inputs, index), targets.rows(index)
+        inputs, targets = self.model.encode_rows(index_transitions(self.rows, index.flatten().to(self.rows.reward.device)))
+        targets = self.model.heads.standardised(targets)
+        parts = (value.view(*index.shape, *value.shape[1:]) for value in (self.model.standardiser(inputs), *targets))
+        first, *others = parts
+        return first, Targets(*others)
+
+    def parts(self) -> Iterator[tuple[th.Tensor, Targets]]:
+        """Iterate over all rows, in parts that take little memory."""
+        if self.encoded is not None:
+            yield self.encoded
+            return
+        for index in th.arange(len(self)).split(max(1, LARGE // (4 * self.model.n_members * self.model.codec.dim))):
+            yield self.batch(index)
+
+    def _learn_scales_by_parts(self) -> None:
+        """Fit the standardisers as from all rows at once: to the means and standard deviations of inputs and targets."""
+        model = self.model
+        encoded = (model.encode_rows(index_transitions(self.rows, index)) for index in self._pieces())
+        total, numbers = th.zeros((), dtype=th.float64, device=model.device), []
+        for inputs, targets in encoded:
+            total = total + inputs.double().sum(0)
+            numbers.append(targets.numbers)
+        mean = total / len(self)
+        variance = th.zeros_like(mean)
+        for index in self._pieces():
+            inputs, _ = model.encode_rows(index_transitions(self.rows, index))
+            variance = variance + (inputs.double() - mean).square().sum(0) / len(self)
+        model.standardiser.set(mean.float(), variance.sqrt().float())
+        all_numbers, terminated = th.cat(numbers), self.rows.terminated.to(model.device).float()
+        model.heads.fit_normaliser(Targets(all_numbers, all_numbers.new_zeros(len(self), 0), terminated))
+
+    def _pieces(self) -> tuple[th.Tensor, ...]:
+        return th.arange(len(self)).split(max(1, LARGE // (4 * self.model.codec.dim)))

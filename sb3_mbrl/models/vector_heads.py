@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
     """``(B,)``: the probability of termination"""
 
 
-class Heads(nn.Module):
+class VectorHeads(nn.Module):
     """
     The heads of one network or several: their targets, losses and predictions.
 

@@ -172,7 +172,10 @@ class Standardiser(nn.Module):
         :param columns: ``(dim,)`` booleans: the columns to standardise, the others stay as they are
         :param constant: the scale of columns that do not vary; 0: :meth:`inverse` always returns the constant
         """
-        mean, std = rows.mean(0), rows.std(0, correction=0)
+        self.set(rows.mean(0), rows.std(0, correction=0), columns, constant)
+
+    def set(self, mean: th.Tensor, std: th.Tensor, columns: th.Tensor | None = None, constant: float = 1.0) -> None:
+        """Set mean and standard deviation, ``(dim,)`` each; see :meth:`fit` for the other parameters."""
         # float32: a constant column of value c has a computed deviation of about 1e-7 c
         std = th.where(std <= 1e-6 * mean.abs().clamp(min=1e-6), constant, std)
         if columns is not None:

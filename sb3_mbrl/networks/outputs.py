@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from sb3_mbrl.networks.layers import symexp, symlog
 from sb3_mbrl.trees import Constant
 
+TRANSFORM_EPS = 0.001
+"""The slope of MuZero's value transform at large values"""
+
 
 class Output(ABC):
     """
@@ -169,6 +172,60 @@ class TwoHotOutput(Output):
     def mean(self, out: th.Tensor) -> th.Tensor:
         mean = _MeanOfBins.apply(out.float(), self._bins.on(out.device))
         return symexp(mean) if self.in_symlog else mean
+
+
+def value_transform(x: th.Tensor) -> th.Tensor:
+    """Compress values (MuZero, appendix F): ``h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x``."""
+    return x.sign() * ((x.abs() + 1).sqrt() - 1) + TRANSFORM_EPS * x
+
+
+def inverse_value_transform(y: th.Tensor) -> th.Tensor:
+    """Undo :func:`value_transform`: ``h^-1(y) = sign(y) (((sqrt(1 + 4 e (|y| + 1 + e)) - 1) / (2 e))^2 - 1)``."""
+    e = TRANSFORM_EPS
+    # In double precision: 1 is taken from a number close to it, and the rest is divided by 2 e.
+    root = ((1 + 4 * e * (y.abs().double() + 1 + e)).sqrt() - 1) / (2 * e)
+    return (y.sign() * (root.square() - 1)).float()
+
+
+class ScaledOutput(Output):
+    """
+    A number as a categorical distribution over equally spaced bins of its :func:`value_transform` (MuZero, appendix F).
+
+    A target between two bins is a distribution over both, whose mean it is; the loss is the cross-entropy with it. The
+    prediction is the inverse transform of the mean of the bins. Targets beyond the outermost bins count as these.
+
+    :param bins: the number of bins, odd
+    :param value_range: the outermost bins are at the transform of ``±value_range``
+    """
+
+    scale = 0.0  # all bins equally likely: the first prediction is exactly 0
+
+    def __init__(self, bins: int = 51, value_range: float = 300.0) -> None:
+        super().__init__(())
+        if bins < 3 or bins % 2 == 0:
+            raise ValueError(f"bins={bins}: give an odd number from 3 on, so that one of them is 0")
+        self.n_bins, self.value_range = bins, value_range
+        limit = float(value_transform(th.tensor(value_range)))
+        half = th.linspace(-limit, 0.0, bins // 2 + 1)  # mirrored, so that the bins are symmetric to the last bit
+        self._bins = Constant(th.cat([half, -half[:-1].flip(0)]))
+
+    @property
+    def size(self) -> int:
+        return self.n_bins
+
+    def two_hot(self, target: th.Tensor) -> th.Tensor:
+        """Return the target's distribution over the bins, ``(..., bins)``."""
+        bins = self._bins.on(target.device)
+        place = (value_transform(target.float()) - bins[0]) / (bins[1] - bins[0])
+        # Plainly: weight 1 - |place - k| for the bins within a distance of 1, and 0 for the others.
+        distance = (place.clamp(0, self.n_bins - 1)[..., None] - th.arange(self.n_bins, device=target.device)).abs()
+        return (1 - distance).clamp(min=0.0)
+
+    def loss(self, out: th.Tensor, target: th.Tensor) -> th.Tensor:
+        return -(self.two_hot(target) * out.float().log_softmax(-1)).sum(-1)
+
+    def mean(self, out: th.Tensor) -> th.Tensor:
+        return inverse_value_transform(out.float().softmax(-1) @ self._bins.on(out.device))
 
 
 class _MeanOfBins(th.autograd.Function):

@@ -16,6 +16,9 @@ class PluginConflictError(PluginError, ValueError):
 class PluginContractError(PluginError):
     """The error for a plugin that breaks :mod:`sb3_mbrl.hookspecs` or :mod:`sb3_mbrl.contracts`."""
 
+    signature: tuple[str, str] | None = None
+    """The kind of fault and its place in the plugin's code, the same in every check that meets the same mistake"""
+
 
 class PluginVersionError(PluginError):
     """The error for a part that was written for another version of the contract."""

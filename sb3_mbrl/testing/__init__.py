@@ -9,7 +9,8 @@
         check(part)
 
 or ``check_world_model(GPModel)``, which runs all checks and raises one :class:`~sb3_mbrl.plugins.PluginContractError` that
-lists the failures, each in a sentence that names the part, the contract's version and the check.
+lists the failures: what is wrong, the file and line in your code, the requirement, the remedy, and the check. One mistake
+gives one message: checks that a failed one spoils are not tried, and neither is what your part does not support.
 :mod:`sb3_mbrl.testing.toys` has small world models with known results, for tests of planners and imaginations.
 """
 

@@ -1,10 +1,16 @@
-"""The helpers of the checks: parts under test, messages of failures, and comparisons."""
+"""The helpers of the checks: parts under test, messages of failures, and comparisons.
+
+One mistake gives one message: a check names the checks that it needs, and is not tried where one of them has failed; a fault
+that another check has met before, of the same kind and in the same line of the part, is not reported again.
+"""
 
 import copy
 import functools
+import inspect
 import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import SkipTest
@@ -15,9 +21,9 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
 from sb3_mbrl.contracts import (
-    CONTRACT_VERSION,
     FitBudget,
     Imagination,
+    MissingCapability,
     Obs,
     PartSpec,
     Planner,
@@ -27,10 +33,11 @@ from sb3_mbrl.contracts import (
 )
 from sb3_mbrl.fitting import fit_world_model
 from sb3_mbrl.plugins import PluginContractError
+from sb3_mbrl.plugins.faults import Fault, contract_error
 from sb3_mbrl.plugins.selection import import_target
 from sb3_mbrl.spaces import torch_dtype
 from sb3_mbrl.testing.toy_data import CASES, Case, ToyData
-from sb3_mbrl.trees import State, tree_leaves, tree_map
+from sb3_mbrl.trees import State, batch_size, tree_items, tree_leaves, tree_map
 
 Check = Callable[[Any], None]
 """A function of a part (instance, class, factory or record) that raises ``PluginContractError`` or ``SkipTest``"""
@@ -39,7 +46,22 @@ SMALL_BUDGET = FitBudget(max_epochs=2, max_batches=20, batch_size=32)
 
 
 class Violation(Exception):
-    """The error for a broken contract. Its message continues the part's name: ``".step returned ..."``."""
+    """
+    The error for a broken contract.
+
+    :param what: a clause that continues the part's name: ``".step returned ..."``
+    :param remedy: how to mend it, as a request
+    :param required: the requirement, where it is not that of the check (``None``: it is)
+    """
+
+    def __init__(self, what: str, remedy: str, required: str | None = None) -> None:
+        super().__init__(what)
+        self.fault, self.required = Fault(what, remedy), required
+
+    @classmethod
+    def of(cls, fault: Fault) -> "Violation":
+        """Make the error of a fault."""
+        return cls(*fault)
 
 
 @dataclass(frozen=True)
@@ -59,7 +81,12 @@ class Subject:
     factory: Callable[..., Any]
     instance: Any = None
     spec: PartSpec | None = None
+    expected: frozenset[str] = frozenset()
+    """The names of checks that are known to fail; those that need them are tried all the same"""
     _home: list[Case] = field(default_factory=list)
+    _built: list[Any] = field(default_factory=list)
+    _outcomes: dict[str, BaseException | None] = field(default_factory=dict)
+    _seen: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, part: Any, kind: str) -> "Subject":
@@ -78,7 +105,72 @@ class Subject:
             return cls(type(part).__name__, kind_of(part, kind), functools.partial(copy.deepcopy, part), instance=part)
         return cls(getattr(part, "__name__", repr(part)), kind_of(part, kind), part)
 
+    # ---- one mistake, one message
+
+    @property
+    def part(self) -> Any:
+        """The part, or the nearest thing to it, for the place of a fault"""
+        if self.instance is not None:
+            return self.instance
+        return self._built[-1] if self._built else self.factory
+
+    def judge(self, name: str, needs: Sequence[str], run: Callable[["Subject"], None]) -> None:
+        """
+        Run a check, once: a second call repeats the outcome of the first.
+
+        :param name: the name of the check
+        :param needs: the names of the checks that have to pass first; they have been run
+        :param run: the check
+        :raises PluginContractError: when it fails
+        :raises SkipTest: when it does not apply, or is not tried since the fault is known already
+        """
+        if name not in self._outcomes:
+            self._outcomes[name] = self._try(name, needs, run)
+        if (outcome := self._outcomes[name]) is not None:
+            raise outcome
+
+    def _try(self, name: str, needs: Sequence[str], run: Callable[["Subject"], None]) -> BaseException | None:
+        for need in needs:
+            if isinstance(self._outcomes.get(need), (PluginContractError, _NotTried)) and need not in self.expected:
+                return _NotTried(f"not tried, since {self._root(need)} has failed")
+        try:
+            run(self)
+        except PluginContractError as error:
+            first = self._seen.setdefault(error.signature, name) if error.signature else name
+            return error if first == name or name in self.expected else _NotTried(f"the same fault as in {first}")
+        except SkipTest as reason:
+            return reason
+        return None
+
+    def _root(self, name: str) -> str:
+        """Return the failed check behind one that was not tried."""
+        words = str(self._outcomes[name])
+        found = re.match(r"not tried, since (\w+)|the same fault as in (\w+)", words)
+        return (found[1] or found[2]) if found else name
+
+    # ---- building
+
+    def build(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Build a fresh part.
+
+        :raises Violation: when the factory returns something else
+        """
+        part = self.factory(*args, **kwargs)
+        base = {"world_model": WorldModel, "planner": Planner, "imagination": Imagination}[self.kind]
+        if not isinstance(part, base):
+            raise Violation(
+                f"'s factory returned {type(part).__name__}, expected a {self.kind.replace('_', ' ')}",
+                f"return an instance of a subclass of sb3_mbrl.contracts.{base.__name__}",
+            )
+        self._built[:] = [part]
+        return part
+
     # ---- world models
+
+    def refusal(self, case: Case) -> str | None:
+        """Return the reason why the part's record does not support the spaces of a case; ``None`` if it does."""
+        return None if self.spec is None else self.spec.supports(case.observation_space, case.action_space)
 
     def cases(self) -> tuple[Case, ...]:
         """Return the spaces to try."""
@@ -99,10 +191,10 @@ class Subject:
         if self.instance is not None:
             if functions or device not in (None, self.instance.device.type):
                 raise SkipTest(f"{self.name} was given as an instance; give its class to have this checked")
-            return self.factory()
+            return self.build()
         with th.random.fork_rng(devices=[]):
             th.manual_seed(0)
-            return self.factory(
+            return self.build(
                 case.observation_space,
                 case.action_space,
                 **{"reward_fn": None, "termination_fn": None, **functions},
@@ -113,16 +205,22 @@ class Subject:
         """Return the first case that the world model takes."""
         if not self._home:
             for case in self.cases():
+                if self.refusal(case) is not None:
+                    continue
                 try:
-                    self.factory() if self.instance is not None else self.world_model(case)
+                    self.world_model(case)
                 except UnsupportedSpace:
                     continue
+                except Violation:
+                    raise
+                except Exception as error:
+                    raise refused_by(error, case) from error
                 self._home.append(case)
                 break
             else:
                 raise Violation(
-                    f" takes none of the kit's spaces ({', '.join(case.name for case in CASES)}). "
-                    "If it is made for one environment, give an instance built for it (sb3-mbrl check: --env ID)"
+                    f" takes none of the kit's spaces ({', '.join(case.name for case in CASES)})",
+                    "if it is made for one environment, give an instance built for it (sb3-mbrl check: --env ID)",
                 )
         return self._home[0]
 
@@ -141,7 +239,7 @@ class Subject:
     def fitted(self, case: Case | None = None, *, device: str | None = None, **functions: Any) -> tuple[WorldModel, ToyData]:
         """Make a model, fit it shortly, and return it with its data."""
         model, data = self.world_model(case, device=device, **functions), self.data(case)
-        fit_shortly(model, data)
+        fit_before(model, data)
         return model, data
 
 
@@ -160,22 +258,67 @@ def _shapes(space: spaces.Space) -> list[tuple[int, ...]]:
     return [space.shape or ()]
 
 
-def contract_check(kind: str) -> Callable[[Callable[[Subject], None]], Check]:
-    """Turn a function of a :class:`Subject` into a check whose failures are sentences that name part, contract and check."""
+def raised(error: Exception) -> str:
+    """Put an exception into words that follow the name of what raised it."""
+    return f"raised {type(error).__name__}" + (f": {error}" if str(error) else "")
+
+
+def refused_by(error: Exception, case: Case) -> Violation:
+    """Make the violation of a model whose constructor fails for the spaces of a case."""
+    return Violation(
+        f" {raised(error)}, for the spaces of case {case.name!r} ({case.observation_space} with {case.action_space})",
+        "refuse spaces that the model does not take with UnsupportedSpace, and take the arguments of every world model: "
+        "(observation_space, action_space, *, reward_fn, termination_fn, device)",
+    )
+
+
+class _NotTried(SkipTest):
+    """The reason why a check was not run: its failure would be about a mistake that is known already."""
+
+
+def contract_check(kind: str, *needs: Check) -> Callable[[Callable[[Subject], None]], Check]:
+    """
+    Turn a function of a :class:`Subject` into a check whose failures say what is wrong, where, what the contract requires (the
+    function's docstring), and how to mend it.
+
+    :param kind: the kind of part
+    :param needs: the checks without which this one makes no sense. They are run first if the check is given a
+        :class:`Subject`, as in a run of all checks; a check that is called with a part runs alone
+    """
 
     def decorate(function: Callable[[Subject], None]) -> Check:
-        @functools.wraps(function)
-        def check(part: Any) -> None:
-            subject = Subject.of(part, kind)
-            where = f"[contract v{CONTRACT_VERSION}, {function.__name__}]"
+        required = " ".join((inspect.getdoc(function) or "").split())
+        needed = [one.__name__ for one in needs]
+
+        def judge(subject: Subject) -> None:
+            def failed(fault: Fault, error: BaseException | None, wanted: str = required) -> PluginContractError:
+                return contract_error(subject.name, subject.part, fault, check=function.__name__, required=wanted, error=error)
+
             try:
                 function(subject)
             except (SkipTest, PluginContractError):
                 raise
+            except MissingCapability as error:
+                raise SkipTest(f"not supported: {error}") from error
             except Violation as violation:
-                raise PluginContractError(f"{subject.name}{violation}. {where}") from violation.__cause__
+                cause = violation.__cause__
+                raise failed(violation.fault, cause, violation.required or required) from cause
             except Exception as error:
-                raise PluginContractError(f"{subject.name} raised {type(error).__name__}: {error}. {where}") from error
+                remedy = (
+                    "mend the line that is named above; what the part does not support, it refuses with MissingCapability "
+                    "(spaces: with UnsupportedSpace, when it is built)"
+                )
+                raise failed(Fault(f" {raised(error)}", remedy), error) from error
+
+        @functools.wraps(function)
+        def check(part: Any) -> None:
+            if not isinstance(part, Subject):
+                judge(Subject.of(part, kind))
+                return
+            for one in needs:
+                with suppress(PluginContractError, SkipTest):  # judge() looks at the outcomes
+                    one(part)
+            part.judge(function.__name__, needed, judge)
 
         return check
 
@@ -212,8 +355,8 @@ def untouched_rng(method: str) -> Iterator[None]:
     ]
     if moved:
         raise Violation(
-            f"{method} drew from {' and '.join(moved)} global random stream although it was given a generator; "
-            "SB3's own randomness would change. Draw from the generator only"
+            f"{method} drew from {' and '.join(moved)} global random stream, so SB3's own randomness would change",
+            "draw from the generator that is given, th.rand(..., generator=generator), and not at all where there is none",
         )
 
 
@@ -224,13 +367,65 @@ def fit_shortly(model: WorldModel, data: ToyData, seed: int = 0) -> dict[str, fl
     return metrics
 
 
+def fit_before(model: WorldModel, data: ToyData) -> None:
+    """
+    Fit shortly, for a check of something else.
+
+    :raises Violation: when that fails, with the requirement of a fit
+    """
+    try:
+        fit_shortly(model, data)
+    except (SkipTest, MissingCapability):
+        raise
+    except Exception as error:
+        raise Violation(
+            f".fit {raised(error)} (on {len(data)} ordinary rows)",
+            "mend the line that is named above",
+            "`fit`, or the loop that minimises `loss`, learns from real transitions, and returns metrics",
+        ) from error
+
+
+def check_calls(part: Any, calls: Mapping[str, str]) -> None:
+    """
+    Check that methods take the arguments of the contract.
+
+    :param part: the part
+    :param calls: the arguments of each method, as in a call: ``{"step": "state, action, *, deterministic, generator"}``
+    :raises Violation: for the first that does not
+    """
+    for method, arguments in calls.items():
+        positional, _, keywords = arguments.partition("*, ")
+        names, values = [word for word in positional.split(", ") if word], [word for word in keywords.split(", ") if word]
+        try:
+            inspect.signature(getattr(part, method)).bind(*names, **dict.fromkeys(values))
+        except TypeError as error:
+            call = ", ".join([*names, *(f"{name}={name}" for name in values)])
+            raise Violation(
+                f".{method} cannot be called as {method}({call}): {error}",
+                f"write `def {method}(self, {arguments})`, with defaults as in sb3_mbrl.contracts",
+            ) from None
+
+
 def start_states(model: WorldModel, data: ToyData, n: int, seed: int = 0) -> State:
-    """Filter states from contexts of the data."""
+    """
+    Filter states from contexts of the data.
+
+    :raises Violation: when there is not one row of every leaf per context
+    """
     if model.needs_snapshot:
         raise SkipTest(f"{type(model).__name__} starts from snapshots of its environment, which the kit's data lacks")
     context = data.contexts(n, model.context, generator=rng(seed))
     with th.no_grad():
-        return model.filter(*to_device((context.obs, context.action, context.is_first), model.device))
+        state = model.filter(*to_device((context.obs, context.action, context.is_first), model.device))
+    maker = "initial" if type(model).filter is WorldModel.filter else "filter"
+    remedy = "return nested dictionaries, lists and tuples of tensors, with one row of every leaf for each observation"
+    try:
+        rows = batch_size(state)
+    except (TypeError, ValueError) as error:
+        raise Violation(f".{maker} returned no valid state: {error}", remedy) from None
+    if rows != n:
+        raise Violation(f".{maker} returned a state of {rows} rows for {n} contexts", remedy)
+    return state
 
 
 def some_actions(model: WorldModel, data: ToyData, n: int, seed: int = 0) -> th.Tensor:
@@ -249,19 +444,38 @@ def to_device(value: State, device: th.device) -> State:
     return tree_map(lambda leaf: leaf.to(device), value)
 
 
-def same_values(left: Any, right: Any) -> bool:
-    """Compare anything nested bit by bit; NaN equals NaN."""
+def first_difference(left: Any, right: Any, name: str) -> str | None:
+    """Return the name of the first of nested values that differs in a bit (NaN equals NaN); ``None`` if there is none."""
     if isinstance(left, th.Tensor):
         if not isinstance(right, th.Tensor) or left.dtype != right.dtype or left.shape != right.shape:
-            return False
-        return bool(((left == right) | ((left != left) & (right != right))).all())
+            return name
+        return None if bool(((left == right) | ((left != left) & (right != right))).all()) else name
     if isinstance(left, np.ndarray):
-        return isinstance(right, np.ndarray) and np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
+        same = isinstance(right, np.ndarray) and np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
+        return None if same else name
     if isinstance(left, Mapping):
-        return isinstance(right, Mapping) and left.keys() == right.keys() and all(same_values(left[k], right[k]) for k in left)
+        if not isinstance(right, Mapping) or left.keys() != right.keys():
+            return name
+        return next((place for key in left if (place := first_difference(left[key], right[key], f"{name}[{key!r}]"))), None)
     if isinstance(left, (list, tuple)):
-        return type(left) is type(right) and len(left) == len(right) and all(map(same_values, left, right))
-    return bool(left == right)
+        if type(left) is not type(right) or len(left) != len(right):
+            return name
+        names = [f"{name}.{key}" for key in getattr(left, "_fields", ())] or [f"{name}[{i}]" for i in range(len(left))]
+        return next((place for place in map(first_difference, left, right, names) if place), None)
+    if callable(left) and callable(right):  # made anew at every call, they are never equal
+        return None
+    return None if bool(left == right) else name
+
+
+def same_values(left: Any, right: Any) -> bool:
+    """Compare anything nested bit by bit; NaN equals NaN."""
+    return first_difference(left, right, "value") is None
+
+
+def far_value(left: State, right: State, name: str, tolerance: float = 1e-4) -> str | None:
+    """Return the name of the first leaf in which two states differ by more than rounding; ``None`` if there is none."""
+    pairs = zip(tree_items(left, name), tree_items(right, name), strict=False)
+    return next((place for (place, a), (_, b) in pairs if not close_values(a, b, tolerance)), None)
 
 
 def close_values(left: State, right: State, tolerance: float = 1e-4) -> bool:
@@ -278,17 +492,22 @@ def close_values(left: State, right: State, tolerance: float = 1e-4) -> bool:
     return len(pairs) == len(list(tree_leaves(left))) == len(list(tree_leaves(right))) and all(close(a, b) for a, b in pairs)
 
 
-def member_fault(space: spaces.Space, obs: Obs, rows: int, name: str = "") -> str | None:
-    """Explain why observations ``(rows, ...)`` in SB3's layout are no members of a space; ``None`` if they are."""
+def member_fault(space: spaces.Space, obs: Obs, rows: int, name: str = "obs") -> str | None:
+    """
+    Explain why observations ``(rows, ...)`` in SB3's layout are no members of a space, in words that follow ``returned``;
+    ``None`` if they are.
+    """
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, dict) or set(obs) != set(space.spaces):
-            return f"expected a dictionary with the keys {sorted(space.spaces)}"
-        faults = (member_fault(child, obs[key], rows, f"[{key!r}]") for key, child in space.spaces.items())
+            got = f"the keys {sorted(obs)}" if isinstance(obs, dict) else type(obs).__name__
+            return f"{got}, expected a dictionary with the keys {sorted(space.spaces)}"
+        faults = (member_fault(child, obs[key], rows, f"{name}[{key!r}]") for key, child in space.spaces.items())
         return next((fault for fault in faults if fault), None)
     shape, dtype = get_obs_shape(space), torch_dtype(np.dtype(space.dtype))
-    if not isinstance(obs, th.Tensor) or tuple(obs.shape) != (rows, *shape):
-        got = tuple(obs.shape) if isinstance(obs, th.Tensor) else type(obs).__name__
-        return f"{name} of shape {got}, expected {(rows, *shape)}"
+    if not isinstance(obs, th.Tensor):
+        return f"{name} as {type(obs).__name__}, expected a tensor of shape {(rows, *shape)}"
+    if tuple(obs.shape) != (rows, *shape):
+        return f"{name} of shape {tuple(obs.shape)}, expected {(rows, *shape)}"
     if obs.dtype != dtype:
         return f"{name} as {obs.dtype}, expected {dtype}"
     array = obs.detach().cpu().numpy().reshape(rows, *(space.shape or ())).astype(space.dtype)
@@ -296,3 +515,7 @@ def member_fault(space: spaces.Space, obs: Obs, rows: int, name: str = "") -> st
         if not space.contains(row):
             return f"{name} = {row}, which is no member of {space}"
     return None
+
+
+MEMBER_REMEDY = "return SB3's layout and types; `SpaceCodec.project` puts encoded observations into the space"
+"""The remedy of every :func:`member_fault`"""

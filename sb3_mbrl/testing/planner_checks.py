@@ -9,7 +9,17 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.contracts import MissingCapability, Plan, Planner, UnsupportedSpace
-from sb3_mbrl.testing.kit import Subject, Violation, contract_check, rng, same_values, untouched_rng
+from sb3_mbrl.testing.kit import (
+    Subject,
+    Violation,
+    check_calls,
+    contract_check,
+    first_difference,
+    rng,
+    same_values,
+    untouched_rng,
+)
+from sb3_mbrl.testing.toy_data import Case
 from sb3_mbrl.testing.toys import LinearToy
 from sb3_mbrl.trees import State, batch_size, tree_index, tree_leaves, tree_map
 
@@ -36,15 +46,26 @@ def _scenes(subject: Subject) -> Iterator[_Scene]:
     """Build the planner for every kind of action that it takes."""
     taken = False
     for action_space in (subject.instance.action_space,) if subject.instance is not None else _ACTIONS:
+        if subject.refusal(Case("", _OBSERVATIONS, action_space)) is not None:
+            continue
         try:
-            planner = subject.factory() if subject.instance is not None else subject.factory(action_space)
+            planner = subject.build() if subject.instance is not None else subject.build(action_space)
             scene = _Scene(planner, LinearToy(_OBSERVATIONS, action_space, device="cpu"))
         except UnsupportedSpace:
             continue
         taken = True
         yield scene
     if not taken:
-        raise Violation(f" takes none of the action spaces {', '.join(map(str, _ACTIONS))}")
+        raise Violation(
+            f" takes none of the action spaces {', '.join(map(str, _ACTIONS))}",
+            "if it is made for one environment, give an instance built for it (sb3-mbrl check: --env ID)",
+        )
+
+
+_PLAN = "model, state, carry, *, is_first, action_mask, prior, value, deterministic, generator"
+"""The arguments with which a planner is called"""
+
+_ACTION_REMEDY = "return actions as SB3's replay buffer stores them: (B, A), numbers scaled to [-1, 1], categories as integers"
 
 
 def _action_fault(space: spaces.Space, action: th.Tensor, shape: tuple[int, ...]) -> str | None:
@@ -67,25 +88,51 @@ def _action_fault(space: spaces.Space, action: th.Tensor, shape: tuple[int, ...]
 def check_plan_shapes(subject: Subject) -> None:
     """Actions are ``(B, A)`` as SB3 stores them, for one environment and several; optional fields have their shapes."""
     for scene in _scenes(subject):
+        check_calls(scene.planner, {"plan": _PLAN})
         for rows in (1, 5):
             plan = scene.plan(rows)
             if not isinstance(plan, Plan):
-                raise Violation(f".plan returned {type(plan).__name__}, expected sb3_mbrl.contracts.Plan")
+                raise Violation(
+                    f".plan returned {type(plan).__name__}, expected sb3_mbrl.contracts.Plan",
+                    "return Plan(action, carry=..., sequence=...)",
+                )
             if fault := _action_fault(scene.model.action_space, plan.action, (rows,)):
-                raise Violation(f".plan returned action {fault}")
+                raise Violation(f".plan returned action {fault} (for {scene.model.action_space})", _ACTION_REMEDY)
             if any(True for _ in tree_leaves(plan.carry)) and batch_size(plan.carry) != rows:
-                raise Violation(f".plan returned a carry of {batch_size(plan.carry)} rows for {rows} environments")
+                raise Violation(
+                    f".plan returned a carry of {batch_size(plan.carry)} rows for {rows} environments",
+                    "return one row of every leaf per environment",
+                )
             if plan.sequence is not None:
                 horizon = plan.sequence.shape[1] if plan.sequence.dim() == 3 else 0
                 if fault := _action_fault(scene.model.action_space, plan.sequence, (rows, horizon)):
-                    raise Violation(f".plan returned sequence {fault}")
+                    raise Violation(f".plan returned sequence {fault} (for {scene.model.action_space})", _ACTION_REMEDY)
             for name, shape in (("policy", (rows, scene.model.action_codec.dim)), ("value", (rows,))):
                 value = getattr(plan, name)
                 if value is not None and tuple(value.shape) != shape:
-                    raise Violation(f".plan returned {name} of shape {tuple(value.shape)}, expected {shape}")
+                    raise Violation(
+                        f".plan returned {name} of shape {tuple(value.shape)}, expected {shape}",
+                        f"return {name} in that shape, or None",
+                    )
 
 
-@contract_check("planner")
+@contract_check("planner", check_plan_shapes)
+def check_plan_side_effects(subject: Subject) -> None:
+    """Planning changes neither the model nor the state that it starts from."""
+    for scene in _scenes(subject):
+        state = scene.model.initial(th.randn((3, 3), generator=rng(0)))
+        before = tree_map(th.clone, {"state": state, "weights": dict(scene.model.state_dict())})
+        scene.planner.plan(scene.model, state, None, is_first=th.ones(3, dtype=th.bool), generator=rng(0))
+        after = {"state": state, "weights": dict(scene.model.state_dict())}
+        for what, then in before.items():
+            if name := first_difference(then, after[what], what):
+                raise Violation(
+                    f".plan changed the model or the state that it was given: {name}",
+                    "work on new tensors: state = state + x, not state += x",
+                )
+
+
+@contract_check("planner", check_plan_side_effects)
 def check_plan_determinism(subject: Subject) -> None:
     """The same generator gives the same plan to the last bit; no global random stream moves."""
     for scene in _scenes(subject):
@@ -94,12 +141,14 @@ def check_plan_determinism(subject: Subject) -> None:
                 plans = [scene.plan(3, seed=1, deterministic=deterministic) for _ in range(2)]
             if not same_values(plans[0].action, plans[1].action):
                 raise Violation(
-                    f".plan(deterministic={deterministic}) gives different actions for generators of the same seed"
+                    f".plan(deterministic={deterministic}) gives different actions for generators of the same seed",
+                    "draw from the generator alone, and keep nothing between calls but the carry",
                 )
         once, again = (scene.plan(3, seed=seed, deterministic=True) for seed in (1, 2))
         if not same_values(once.action, again.action):
             raise Violation(
-                ".plan(deterministic=True) depends on the generator: draw from a new generator with a fixed seed at every call"
+                ".plan(deterministic=True) depends on the generator",
+                "draw from a new generator with a fixed seed at every call: th.Generator().manual_seed(0)",
             )
         generator, state = rng(1), scene.model.initial(th.zeros(3, 3))
         before = generator.get_state()
@@ -107,11 +156,12 @@ def check_plan_determinism(subject: Subject) -> None:
         scene.planner.plan(scene.model, state, None, is_first=first, deterministic=True, generator=generator)
         if not th.equal(generator.get_state(), before):
             raise Violation(
-                ".plan(deterministic=True) advanced the generator that it was given: draw from a new one with a fixed seed"
+                ".plan(deterministic=True) advanced the generator that it was given",
+                "draw from a new generator with a fixed seed at every call: th.Generator().manual_seed(0)",
             )
 
 
-@contract_check("planner")
+@contract_check("planner", check_plan_determinism)
 def check_plan_prior(subject: Subject) -> None:
     """A prior is called as ``prior(state, generator)``, with the generator of the plan."""
     for scene in _scenes(subject):
@@ -123,45 +173,39 @@ def check_plan_prior(subject: Subject) -> None:
 
         scene.plan(3, prior=prior)
         if any(generator is None for generator in generators):
-            raise Violation(".plan calls prior without its generator; the contract is prior(state, generator)")
+            raise Violation(".plan calls prior without its generator", "call it as prior(state, generator)")
 
 
-@contract_check("planner")
+@contract_check("planner", check_plan_determinism)
 def check_plan_carry(subject: Subject) -> None:
     """The carry belongs to the caller: it is not changed, and the planner remembers nothing else between calls."""
     for scene in _scenes(subject):
         carry = scene.plan(3).carry
         given = tree_map(th.clone, carry)
         before = scene.plan(3, carry, start=1, seed=1)
-        if not same_values(carry, given):
-            raise Violation(".plan changed the carry that it was given; return a new one")
+        if name := first_difference(given, carry, "carry"):
+            raise Violation(f".plan changed the {name} that it was given", "return a new carry, and leave this one alone")
         scene.plan(3, scene.plan(3, start=2).carry, start=3, seed=2)
         if not same_values(scene.plan(3, carry, start=1, seed=1).action, before.action):
-            raise Violation(".plan remembers another call: everything that it wants to keep belongs into the carry")
+            raise Violation(
+                ".plan remembers another call", "put everything that it wants to keep into the carry, nothing on the planner"
+            )
         scene.plan(2, tree_index(carry, slice(0, 2)), start=1)
 
 
-@contract_check("planner")
+@contract_check("planner", check_plan_carry)
 def check_plan_is_first(subject: Subject) -> None:
     """Rows with ``is_first`` plan as if there were no carry."""
     for scene in _scenes(subject):
         carry = scene.plan(3).carry
         if not same_values(scene.plan(3, carry, start=1, first=True).action, scene.plan(3, None, start=1).action):
-            raise Violation(".plan uses the carry of the last episode in rows where is_first is true")
+            raise Violation(
+                ".plan uses the carry of the last episode in rows where is_first is true",
+                "choose row by row: th.where(is_first[:, None], fresh, carried)",
+            )
 
 
-@contract_check("planner")
-def check_plan_side_effects(subject: Subject) -> None:
-    """Planning changes neither the model nor the state that it starts from."""
-    for scene in _scenes(subject):
-        state = scene.model.initial(th.randn((3, 3), generator=rng(0)))
-        before = tree_map(th.clone, (state, dict(scene.model.state_dict())))
-        scene.planner.plan(scene.model, state, None, is_first=th.ones(3, dtype=th.bool), generator=rng(0))
-        if not same_values(before, (state, dict(scene.model.state_dict()))):
-            raise Violation(".plan changed the model or the state that it was given")
-
-
-@contract_check("planner")
+@contract_check("planner", check_plan_shapes)
 def check_plan_action_mask(subject: Subject) -> None:
     """Forbidden actions are never chosen."""
     checked = False
@@ -176,12 +220,15 @@ def check_plan_action_mask(subject: Subject) -> None:
         except MissingCapability as error:
             raise SkipTest(str(error)) from error
         if not th.equal(action.flatten().cpu(), allowed):
-            raise Violation(f".plan chose the actions {action.flatten().tolist()} where only {allowed.tolist()} were allowed")
+            raise Violation(
+                f".plan chose the actions {action.flatten().tolist()} where only {allowed.tolist()} were allowed",
+                "honour action_mask, or refuse it with MissingCapability",
+            )
     if not checked:
         raise SkipTest(f"{subject.name} takes no Discrete actions")
 
 
-@contract_check("planner")
+@contract_check("planner", check_plan_is_first)
 def check_plan_improves(subject: Subject) -> None:
     """On the linear system, planning at every step closes at least half of the gap between random and best actions."""
     rows, steps = 8, 6
@@ -202,7 +249,9 @@ def check_plan_improves(subject: Subject) -> None:
         if not float(total.mean()) > 0.5 * (float(random_return) + best):
             raise Violation(
                 f".plan reaches a return of {float(total.mean()):.3g} on a linear system with {model.action_space}, "
-                f"where random actions reach {float(random_return):.3g} and the best ones {best:.3g}"
+                f"where random actions reach {float(random_return):.3g} and the best ones {best:.3g}",
+                "look at the sign of the score, at the axis of the maximum, and that the first action of the best sequence "
+                "is returned",
             )
 
 
@@ -229,11 +278,11 @@ def _play(model: LinearToy, state: th.Tensor, actions: list[th.Tensor]) -> th.Te
 
 PLANNER_CHECKS = (
     check_plan_shapes,
+    check_plan_side_effects,
     check_plan_determinism,
     check_plan_prior,
     check_plan_carry,
     check_plan_is_first,
-    check_plan_side_effects,
     check_plan_action_mask,
     check_plan_improves,
 )

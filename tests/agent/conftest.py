@@ -7,7 +7,7 @@ from tests.helpers.saved_agents import quick
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """An agent after 50 steps, and where it and its replay buffer were saved."""
+    """Train an agent for 50 steps, save it with its replay buffer, and return it with the folder."""
     folder = tmp_path_factory.mktemp("agent")
     agent = quick(reward_fn="auto").learn(50)
     assert agent.trainer.trusted

@@ -1,4 +1,4 @@
-"""Imagined rows beside real ones in what the base class trains on."""
+"""Imagined and real rows in the batches of the base class."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tests.helpers.agents import tiny, weights
 
 @pytest.mark.parametrize("rate", [0.25, 0.9, 1.5])
 def test_start_states_per_real_step_are_neither_lost_nor_gained(rate, monkeypatch):
-    """Rounded at every call, 0.9 a step was none or one."""
+    """Rounded at every call, 0.9 starts per step became 0 or 1."""
     agent = tiny(imagination_kwargs={"freq": 1, "starts_per_step": rate, "max_age": 20, "horizon": 1})
     asked = []
     original = MBPO._start_states

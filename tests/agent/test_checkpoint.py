@@ -1,4 +1,4 @@
-"""What a checkpoint brings back, what a resumed run does, and the words where it cannot."""
+"""Checkpoints: what they restore, how a run resumes, and which errors explain what cannot be restored."""
 
 import base64
 import io
@@ -112,7 +112,7 @@ def test_parameters_of_one_agent_in_another(agent):
 
 
 def test_parameters_bring_the_choice_of_elites(tmp_path):
-    """The weights of one agent with the elites of another: members that nobody chose would be rolled out."""
+    """With the weights of one agent and the elites of another, the wrong members would be rolled out."""
     model = {"world_model_kwargs": {"members": 3, "elites": 2, "hidden": [8]}}
     old, new, third = (quick(**model, seed=seed) for seed in (0, 1, 2))
     old.world_model.elites = [2, 0]
@@ -144,7 +144,7 @@ def test_random_weights_do_no_harm(tmp_path):
     loaded = MBPO.load(tmp_path / "agent", env=make_vec_env("Pendulum-v1"))
     loaded.load_replay_buffer(tmp_path / "buffer")
     for model in (agent, loaded):
-        # The verdict was about other weights: they are judged before they are rolled out.
+        # The verdict was about other weights: they are evaluated before they are rolled out.
         model.fit_freq = 10**6
         model.trainer.fit_rows = 10**6
         model.learn(20, reset_num_timesteps=False)
@@ -187,7 +187,7 @@ def test_exclude_and_include(agent, tmp_path):
 
 
 def test_saved_single_steps_make_room_for_returns_of_several(agent, tmp_path):
-    """It used to die in the middle of training: rows of returns carry a discount, single steps do not."""
+    """Regression: training ended with an error, since rows of n-step returns have a discount and single steps have none."""
     agent.save(tmp_path / "agent", include=["imagined", "replay_buffer"])
     more = dict(agent.imagination_kwargs or {}) | {"n_steps": 3, "horizon": 3}
     loaded = MBPO.load(tmp_path / "agent", agent.get_env(), imagination_kwargs=more)
@@ -317,7 +317,7 @@ def test_a_fresh_count_of_steps_keeps_what_was_learned(saved):
 
 
 class Interrupted(EnsembleModel):
-    """Ctrl-C in the middle of its second fit."""
+    """A model that is interrupted by Ctrl-C in the middle of its second fit."""
 
     def _epoch(self, *args):
         for i, loss in enumerate(super()._epoch(*args)):
@@ -326,7 +326,7 @@ class Interrupted(EnsembleModel):
                 raise KeyboardInterrupt
 
 
-def test_an_interrupted_fit_leaves_an_agent_that_can_be_saved_and_goes_on(tmp_path):
+def test_after_an_interrupted_fit_an_agent_can_be_saved_and_continued(tmp_path):
     agent = quick(world_model=Interrupted, world_model_kwargs={"members": 2, "elites": 1, "hidden": [16]})
     buffer = agent.replay_buffer
     with pytest.raises(KeyboardInterrupt):
@@ -338,8 +338,8 @@ def test_an_interrupted_fit_leaves_an_agent_that_can_be_saved_and_goes_on(tmp_pa
     assert agent.world_model.fitted
     # Held-out errors never got worse than at the start of the fit: the best weights are back.
     trial = Trial(agent.world_model, agent.model_data, make_budget(agent.fit_kwargs))
-    figures = agent.trainer.judge(agent.world_model, trial)
-    assert figures["vs_trivial"] < 1
+    metrics = agent.trainer.judge(agent.world_model, trial)
+    assert metrics["vs_trivial"] < 1
     agent.save(tmp_path / "agent")
     agent.save_replay_buffer(tmp_path / "buffer")
     loaded = MBPO.load(tmp_path / "agent", env=make_vec_env("Pendulum-v1"))
@@ -402,7 +402,7 @@ def test_saving_in_the_middle_of_learning(tmp_path):
 
 
 def pickled_names(path):
-    """The modules and names that the pickles in a zip refer to."""
+    """Return the modules and names that the pickles in a zip refer to."""
     with zipfile.ZipFile(path) as archive:
         data = json.loads(archive.read("data"))
     names = set()

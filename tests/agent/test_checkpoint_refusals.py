@@ -98,7 +98,7 @@ def test_a_plugin_given_to_the_agent_is_given_again(tmp_path):
 
 @pytest.fixture
 def distribution(tmp_path, monkeypatch):
-    """A distribution that offers the world model 'scaled', installed until it is called."""
+    """Install a distribution that offers the world model 'scaled', and return a function that removes it."""
     folder = tmp_path / "site"
     info = folder / "sb3_mbrl_scaled-1.2.dist-info"
     info.mkdir(parents=True)
@@ -193,7 +193,7 @@ def test_load_cannot_replace_a_learned_reward(tmp_path):
 
 
 def vanishing(tmp_path, **kwargs) -> types.ModuleType:
-    """Save an agent some parts of which live in a module that is not there any more afterwards."""
+    """Save an agent with parts from a module, and delete the module."""
     module = types.ModuleType("gone_tomorrow")
     source = """
         import torch
@@ -218,10 +218,12 @@ def vanishing(tmp_path, **kwargs) -> types.ModuleType:
 
 def test_a_class_whose_module_is_gone(tmp_path):
     module = vanishing(tmp_path, world_model="Model")
+    with pytest.raises(UnknownPartError, match=r"is gone_tomorrow:Model, which .*trust=\['gone_tomorrow:Model'\]"):
+        MBPO.load(tmp_path / "x")
     with pytest.raises(
         UnknownPartError, match=r"there is no module 'gone_tomorrow'\)\. Give it again: load\(..., world_model=...\)"
     ):
-        MBPO.load(tmp_path / "x")
+        MBPO.load(tmp_path / "x", trust=["gone_tomorrow"])
     assert type(MBPO.load(tmp_path / "x", world_model=module.Model).world_model) is module.Model
 
 
@@ -240,7 +242,7 @@ def test_a_known_function_whose_module_is_gone(tmp_path):
 
 
 class Fragile:
-    """A function that cannot be read by another version of its library."""
+    """A function that cannot be unpickled with another version of its library."""
 
     def __call__(self, obs, action, next_obs):
         return th.zeros(len(obs))

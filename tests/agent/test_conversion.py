@@ -1,4 +1,4 @@
-"""``from_model_free`` and ``to_model_free``: nothing that was learned is lost on the way."""
+"""``from_model_free`` and ``to_model_free``: nothing that was learned is lost."""
 
 import pickle
 import random
@@ -28,7 +28,7 @@ def observations(agent) -> np.ndarray:
 
 
 def same_state(left, right) -> None:
-    """Networks and optimisers, to the last bit."""
+    """Compare networks and optimisers, to the last bit."""
     ours, theirs = left.get_parameters(), right.get_parameters()
     for name, state in theirs.items():
         if "optimizer" not in name:
@@ -76,9 +76,9 @@ def test_the_zip_of_to_model_free_loads_without_this_package(tmp_path):
         "import sys; sys.modules['sb3_mbrl'] = None\n"
         f"from stable_baselines3 import SAC; agent = SAC.load({str(tmp_path / 'plain')!r}); print(agent.num_timesteps)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "80"
-    assert "Could not deserialize" not in told.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "80"
+    assert "Could not deserialize" not in completed.stderr
 
 
 def test_from_a_file_with_its_buffer(tmp_path):
@@ -206,7 +206,7 @@ def test_a_space_change_on_set_env():
 
 
 def test_a_callback_may_export_a_plain_agent_without_changing_the_run():
-    """Loading seeds the global streams, so that an export every N steps drew the same noise again and again."""
+    """Loading seeds the global streams, so exports every N steps made the agent draw the same noise every time."""
     agent = tiny().learn(60)
     before = th.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     plain = agent.to_model_free()
@@ -217,8 +217,8 @@ def test_a_callback_may_export_a_plain_agent_without_changing_the_run():
 
 
 @pytest.mark.parametrize("options", [{}, {"n_steps": 3}, {"optimize_memory_usage": True, "replay_buffer_kwargs": NO_TIMEOUTS}])
-def test_the_episode_goes_on_in_the_agents_own_environment(options):
-    """It was reset, and the newest row joined to what came after the reset."""
+def test_the_episode_continues_in_the_agents_own_environment(options):
+    """Regression: the environment was reset, and the newest row was joined to the first one after the reset."""
     old = SAC("MlpPolicy", Counter(), **quick_settings(), **options).learn(80)
     new = MBPO.from_model_free(old, **MODEL)
     new.learn(20, reset_num_timesteps=False)
@@ -237,7 +237,7 @@ def test_in_another_environment_it_ends():
 
 
 class Paid(BitFlippingEnv):
-    """A reward of its own, so that it shows whose ``compute_reward`` relabels."""
+    """An environment with a reward of its own, which shows whose ``compute_reward`` relabels."""
 
     def __init__(self, reward: float) -> None:
         super().__init__(n_bits=3, continuous=True, max_steps=5)
@@ -271,7 +271,7 @@ def test_a_class_of_ones_own_keeps_its_own_methods():
     assert isinstance(model_based(MySAC).from_model_free(agent, **MODEL), MySAC)
 
 
-def test_misspelt_names_are_told(tmp_path):
+def test_misspelt_names_are_reported(tmp_path):
     agent = SAC("MlpPolicy", "Pendulum-v1", **quick_settings())
     with pytest.raises(TypeError, match=r"MBPO.from_model_free\(..., real_ration=...\): .*Did you mean 'real_ratio'\?"):
         MBPO.from_model_free(agent, real_ration=0.1)

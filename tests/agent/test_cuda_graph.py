@@ -11,7 +11,7 @@ from sb3_mbrl.optim import LaProp
 
 
 class FakeGraph:
-    """Remembers what was captured, and does it again: a CUDA graph on a processor."""
+    """A stand-in for a CUDA graph on a CPU: it repeats what was captured."""
 
     recording: "FakeGraph | None" = None
 
@@ -72,7 +72,7 @@ def test_a_graph_is_captured_once_and_fed_from_then_on(cuda):
     assert captured._graph is None  # another shape: eager again, then captured anew
 
 
-def test_where_capturing_fails_updates_go_on(cuda, monkeypatch):
+def test_updates_continue_where_capturing_fails(cuda, monkeypatch):
     def refuses(*_):
         raise RuntimeError("operation not permitted when stream is capturing")
 

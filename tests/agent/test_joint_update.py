@@ -17,8 +17,8 @@ def trained_eagerly():
     return agent
 
 
-def test_an_agent_of_a_gpu_goes_on_without_one():
-    """torch's Adam refuses on a processor what a captured graph needs, and it is saved with the agent."""
+def test_an_agent_of_a_gpu_continues_without_one():
+    """torch's Adam refuses on a CPU what a captured graph needs, and it is saved with the agent."""
     agent = small(optimizer_class="adam", optimizer_kwargs={}).learn(48)
     make_capturable(agent.optimizer)
     agent.update._run = None
@@ -26,8 +26,8 @@ def test_an_agent_of_a_gpu_goes_on_without_one():
     assert not any(group["capturable"] for group in agent.optimizer.param_groups)
 
 
-def test_counts_of_a_gpu_are_numbers_on_a_processor():
-    """Tensors as keys: every parameter was updated on its own."""
+def test_counters_of_a_gpu_are_plain_numbers_on_a_cpu():
+    """Regression: counters were tensors, so the optimiser grouped no parameters and updated each on its own."""
     agent = small().learn(48)
     make_capturable(agent.optimizer)
     agent.update._run = None
@@ -48,21 +48,21 @@ def test_parameters_that_are_put_in_are_not_played_back():
 def test_matrix_products_alone_lose_precision():
     agent = small().learn(80)
     batch = agent.sequences.on_device(agent.sequences.sample(4, generator=th.Generator().manual_seed(0)), agent.device)
-    found = {}
+    results = {}
     for mixed in (False, True):
         agent.update.generator = th.Generator().manual_seed(1)
         with precision(mixed, agent.device):
-            loss, _, figures = agent._losses(*batch, agent.update.generator)
-        found[mixed] = (loss, figures)
+            loss, _, metrics = agent._losses(*batch, agent.update.generator)
+        results[mixed] = (loss, metrics)
         assert loss.dtype == th.float32
-    assert float(found[True][0]) == pytest.approx(float(found[False][0]), rel=0.02)
-    assert float(found[True][0]) != float(found[False][0])
-    assert float(found[True][1]["train/entropy"]) == pytest.approx(float(found[False][1]["train/entropy"]), rel=0.02)
+    assert float(results[True][0]) == pytest.approx(float(results[False][0]), rel=0.02)
+    assert float(results[True][0]) != float(results[False][0])
+    assert float(results[True][1]["train/entropy"]) == pytest.approx(float(results[False][1]["train/entropy"]), rel=0.02)
 
 
 def test_mixed_precision_reaches_every_weight(trained_eagerly):
-    """In torch before 2.10 the actor had none: what it had computed in imagination was kept by autocast, without gradients."""
-    agent, found = trained_eagerly, {}
+    """Regression: in torch before 2.10 the actor had no gradients, since autocast kept its weights as cast in imagination."""
+    agent, gradients = trained_eagerly, {}
     batch = agent.sequences.on_device(agent.sequences.sample(4, generator=th.Generator().manual_seed(0)), agent.device)
     for mixed in (False, True):
         agent.update.generator = th.Generator().manual_seed(1)
@@ -71,8 +71,8 @@ def test_mixed_precision_reaches_every_weight(trained_eagerly):
         agent.optimizer.zero_grad()
         loss.backward()
         parts = (agent.policy.actor, agent.policy.critic, agent.world_model)
-        found[mixed] = [th.cat([value.grad.flatten() for value in part.parameters()]) for part in parts]
-    for exact, rough in zip(found[False], found[True], strict=True):
+        gradients[mixed] = [th.cat([value.grad.flatten() for value in part.parameters()]) for part in parts]
+    for exact, rough in zip(gradients[False], gradients[True], strict=True):
         assert float(th.nn.functional.cosine_similarity(exact, rough, dim=0)) > 0.9
 
 
@@ -89,7 +89,7 @@ def test_words_that_mean_nothing_are_refused(wrong):
         small(**wrong)
 
 
-def test_what_is_done_is_said(capsys):
+def test_precision_and_compilation_are_printed(capsys):
     small(verbose=1).learn(60)
     assert "Updates are run as they are (compile='auto', cpu)" in capsys.readouterr().out
 
@@ -112,7 +112,7 @@ def test_too_little_memory_names_what_to_lower(tmp_path):
 def test_captured_and_eager_updates_agree(env, mixed, tolerance):
     """
     The same buffer, the same batches and the same random numbers: the same weights, but for the order of sums. How far apart
-    they are is told in units of how far they have moved.
+    they are is measured in units of how far they have moved.
     """
 
     def run(compile):

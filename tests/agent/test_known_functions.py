@@ -97,7 +97,7 @@ def test_wrappers_in_other_processes_are_noticed():
 
 def test_a_vector_environment_that_is_not_made_of_gymnasium_environments():
     class Simulator(DummyVecEnv):
-        """As those on a GPU are: one thing, that is not asked for its specification."""
+        """A vector environment like those on a GPU: one object, which has no specifications of its parts."""
 
         def __init__(self):
             super().__init__([lambda: gym.make("InvertedPendulum-v5")])
@@ -226,7 +226,7 @@ def test_without_an_environment_nothing_is_looked_up(tmp_path):
 
 
 def test_an_environment_in_another_process_that_cannot_be_made_here():
-    """Its specification names no entry point; it runs all the same, and nothing is known of it."""
+    """An environment whose specification has no entry point: it runs, and nothing about it is known."""
     env = SubprocVecEnv([partial(BitFlippingEnv, continuous=True)])
     try:
         agent = MBPO("MultiInputPolicy", env, buffer_size=10, device="cpu")

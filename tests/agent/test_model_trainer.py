@@ -1,5 +1,8 @@
 """Fits of the world model: when they happen, what a model may return, when it is trusted, and what an error leaves."""
 
+import io
+import warnings
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,14 +10,19 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import HumanOutputFormat, Logger
 
 from sb3_mbrl import MBPO
+from sb3_mbrl.agent.model_trainer import ModelTrainer
+from sb3_mbrl.agent.recorder import Recorder
+from sb3_mbrl.contracts import Transitions
 from sb3_mbrl.diagnostics import ModelQualityWarning
 from sb3_mbrl.holdout import trusted_below
 from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.plugins import (
     PluginContractError,
 )
+from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.testing import LinearToy, NeighbourToy, RecurrentToy
 from tests.helpers.agents import NoiseEnv, intact, learned, quick, tiny
 
@@ -30,7 +38,7 @@ def test_a_replay_buffer_that_is_not_finite():
 
 
 class Wrong(LinearToy):
-    """Breaks the contract as it is told."""
+    """A model that breaks the contract in one way."""
 
     def __init__(self, *args, change=None, decoded=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -84,26 +92,26 @@ def test_a_world_model_without_decode():
 
 
 class Talkative(NeighbourToy):
-    """Returns something else than metrics from ``fit``."""
+    """A model whose ``fit`` returns something else than metrics."""
 
-    def __init__(self, *args, told=None, **kwargs):
+    def __init__(self, *args, result=None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.told = told
+        self.result = result
 
     def fit(self, data, budget=None, *, generator=None):
         super().fit(data, budget, generator=generator)
-        return self.told
+        return self.result
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("result", "words"),
     [
         (0.3, r"Talkative.fit returned float, expected a dictionary of metrics by name"),
         ({"loss": th.zeros(1)}, r"Talkative.fit returned metrics that are no plain numbers: {'loss'"),
     ],
 )
-def test_a_fit_that_returns_no_figures(told, words):
-    agent = quick(world_model=Talkative, world_model_kwargs={"told": told})
+def test_a_fit_that_returns_no_metrics(result, words):
+    agent = quick(world_model=Talkative, world_model_kwargs={"result": result})
     with pytest.raises(PluginContractError, match=words):
         agent.learn(30)
     assert agent.world_model.fitted
@@ -175,7 +183,7 @@ def test_ctrl_c_during_a_model_fit(tmp_path, monkeypatch):
     assert loaded.num_timesteps == 46
 
 
-# ---- when a model is trusted, and what is said of the data
+# ---- when a model is trusted, and warnings about the data
 
 
 def test_imagination_waits_while_the_model_is_worse_than_trivial():
@@ -210,13 +218,13 @@ def test_few_rows_do_no_harm():
     assert agent.world_model.n_fits == 4
 
 
-def test_ends_of_episodes_that_memory_optimisation_loses_are_told():
+def test_terminations_that_memory_optimisation_loses_are_warned_of():
     options = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
     with pytest.warns(ModelQualityWarning, match="keeps no last observations of episodes"):
         learned(NoiseEnv(), fit_kwargs={"max_epochs": 1}, learning_starts=100, **options).learn(150)
 
 
-def test_an_environment_that_leaves_its_space_is_told():
+def test_an_environment_that_leaves_its_space_is_warned_of():
     class Wide(NoiseEnv):
         observation_space = spaces.Box(-1, 1, (3,))
 
@@ -225,7 +233,7 @@ def test_an_environment_that_leaves_its_space_is_told():
 
 
 def test_a_model_is_not_trusted_for_its_luck_with_a_few_rows():
-    """Regression: QRDQN on random observations: of the first verdicts, on one to twenty rows, some were good by chance."""
+    """Regression: with QRDQN on random observations, some of the first verdicts, on 1 to 20 rows, were good by chance."""
     assert trusted_below(3) == 0.0
     assert trusted_below(100) == pytest.approx(0.9)
     assert trusted_below(3, learned=False) == 1.0
@@ -239,3 +247,106 @@ def test_an_oracle_of_another_environment_is_refused():
     agent = tiny(gym.make("Pendulum-v1", g=1.0), world_model="oracle", world_model_kwargs={"env": "Pendulum-v1"})
     with pytest.raises(ValueError, match=r"OracleModel repeats \d+ of 16 real transitions with another result"):
         agent.learn(60)
+
+
+# ---- verdicts
+
+
+class Shop(gym.Env):
+    """One-step episodes: a visitor is offered a price; the last observation is the next visitor, whom nothing predicts."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._visitor(), {}
+
+    def step(self, price):
+        reward = -float((price[0] - self.now[0]) ** 2)
+        return self._visitor(), reward, True, False, {}
+
+    def _visitor(self):
+        self.now = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return self.now
+
+
+def test_one_step_episodes_are_imagined():
+    """What follows an end matters to nobody, and decided that a model with exact rewards was not trusted."""
+    agent = learned(
+        Shop(),
+        learning_starts=300,
+        fit_freq=1000,
+        fit_kwargs={"max_batches": 400},
+        world_model_kwargs={"members": 2, "elites": 2, "hidden": (32, 32)},
+    )
+    agent.learn(310)
+    assert agent.trainer.trusted
+    assert len(agent.imagined) > 0
+
+
+def trainer(space: spaces.Space | None = None) -> ModelTrainer:
+    return ModelTrainer(space or spaces.Box(-np.inf, np.inf, (2,)), RandomStream(0), Recorder(), "It waits.", False)
+
+
+def silent(function, *arguments) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        function(*arguments)
+
+
+def rows_of(obs, action=None) -> Transitions:
+    zeros = th.zeros(len(obs))
+    return Transitions(obs, zeros[:, None] if action is None else action, obs, zeros, zeros)
+
+
+def test_observations_of_very_different_scales_get_one_warning():
+    judge, g = trainer(), th.Generator().manual_seed(0)
+    obs = th.randn(500, 2, generator=g) * th.tensor([1.0, 1e5])
+    with pytest.warns(ModelQualityWarning, match=r"obs\[1\] is about 1e\+05, obs\[0\] about 1. .* VecNormalize"):
+        judge.warn_of_scales(rows_of(obs))
+    silent(judge.warn_of_scales, rows_of(obs))
+    for fine in (th.tensor([1.0, 1e3]), th.tensor([1e-6, 1.0]), th.tensor([1e5, 1e5]), th.tensor([0.0, 1.0])):
+        silent(trainer().warn_of_scales, rows_of(th.randn(500, 2, generator=g) * fine))
+    keys = trainer(spaces.Dict(b=spaces.Box(-1e9, 1e9, (1,)), n=spaces.Discrete(9), a=spaces.Box(-1, 1, (1,))))
+    parts = {"b": obs[:, 1:], "n": th.zeros(500, 1).long(), "a": obs[:, :1]}
+    with pytest.warns(ModelQualityWarning, match=r"b\[0\] is about 1e\+05, a\[0\] about 1"):
+        keys.warn_of_scales(Transitions(parts, *rows_of(obs)[1:]))
+
+
+def test_a_policy_stuck_at_its_bounds_gets_one_warning():
+    g, space = th.Generator().manual_seed(0), spaces.Box(-1, 1, (2,))
+    obs, free = th.zeros(500, 2), 2 * th.rand(500, 1, generator=g) - 1
+    stuck = th.cat([free, th.ones(500, 1)], 1)
+    judge = trainer()
+    with pytest.warns(ModelQualityWarning, match=r"action\[1\] was at a bound in 100% of the last 400 real steps"):
+        judge.warn_of_stuck_actions(rows_of(obs, stuck), space, 1000)
+    silent(judge.warn_of_stuck_actions, rows_of(obs, stuck), space, 1000)
+    warn = trainer().warn_of_stuck_actions
+    silent(warn, rows_of(obs, stuck), space, 100)  # most of them were random
+    silent(warn, rows_of(obs, free), space, 1000)
+    silent(warn, rows_of(obs, stuck), spaces.Box(0, 1, (2,), np.int8), 1000)
+    silent(warn, rows_of(obs, stuck.long()), spaces.MultiBinary(2), 1000)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "error", "copy", "explained"),
+    [
+        (True, 0.5, 0.8, False),
+        (True, 1.2, 0.8, True),
+        (False, 1.2, 0.8, False),
+        (False, 0.5, 0.8, True),
+        (True, 1.1, 3.0, True),
+    ],
+)
+def test_figures_that_contradict_each_other_are_explained_in_the_log(trusted, error, copy, explained):
+    judge, file = trainer(), io.StringIO()
+    judge.recorder.logger, judge.trusted = Logger(None, [HumanOutputFormat(file)]), trusted
+    metrics = {"vs_trivial": 0.5, "vs_trivial_obs": 0.4, "vs_trivial_reward": 0.9, "error_1": error, "copy_error_1": copy}
+    judge._explain(metrics, False)
+    text = file.getvalue()
+    assert bool(text) == explained
+    if explained:
+        assert "observations 0.40, reward 0.90" in text
+        assert "the model before this fit" in text
+    judge._explain({"vs_trivial": 0.5}, False)
+    assert file.getvalue() == text

@@ -1,4 +1,4 @@
-"""Plain values: what they are, and that they come back."""
+"""The conversion to plain values and back."""
 
 import json
 

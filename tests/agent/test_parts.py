@@ -1,4 +1,4 @@
-"""From what a user writes to the parts of an agent."""
+"""The choice of an agent's parts from a user's arguments."""
 
 import copy
 import types
@@ -31,7 +31,7 @@ SMALL = LEARNED["world_model_kwargs"]
 
 
 class PixelEnv(gym.Env):
-    """Two grey frames, 36 pixels square."""
+    """An environment of two grey frames of 36 x 36 pixels."""
 
     observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
     action_space = spaces.Box(-1, 1, (1,))
@@ -50,7 +50,7 @@ class PixelEnv(gym.Env):
 
 
 def make_ensemble(observation_space, action_space, **kwargs):
-    """A factory."""
+    """Make an ensemble, as a user's factory does."""
     return EnsembleModel(observation_space, action_space, members=3, elites=1, hidden=[8], **kwargs)
 
 

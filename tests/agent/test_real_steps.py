@@ -1,4 +1,4 @@
-"""What real steps leave behind: nothing that did not happen, whatever environments, callbacks and users do."""
+"""Real steps: nothing is stored that did not happen, whatever environments, callbacks and users do."""
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +13,7 @@ from tests.helpers.agents import LEARNED, TINY, BrokenEnv, Counter, DictEnv, int
 
 
 class Cells(Counter):
-    """The same as a number, from ``start`` on; and at one step another one."""
+    """A counter whose observations are categories from ``start`` on, with a wrong one at one step."""
 
     def __init__(self, length: int = 5, start: int = 0, at: int = -1, wrong: int = 0) -> None:
         super().__init__(length)
@@ -129,7 +129,7 @@ def transitions(agent):
 
 
 def test_a_callback_that_ends_training_joins_no_two_steps():
-    """SB3 returns before the step is stored, and goes on from the observation before it."""
+    """SB3 returns before the step is stored, and continues from the observation before it."""
     agent = MBPO("MlpPolicy", Counter(), **SMALL)
     for _ in range(4):
         agent.learn(100, callback=StopsAt(7), reset_num_timesteps=False)
@@ -169,7 +169,7 @@ def test_going_on_in_the_middle_of_an_episode_does_not_end_it():
 
 
 def test_a_second_learn_is_no_end_of_an_episode_that_the_model_misses(recwarn):
-    """SB3's test_save_load.py::test_warn_buffer: with optimize_memory_usage, the cut between two calls was taken for one."""
+    """SB3's test_save_load.py::test_warn_buffer: with optimize_memory_usage, the cut between two calls counted as one."""
     options = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
     agent = learned(learning_starts=10, buffer_size=100, fit_freq=20, termination_fn=None, **options)
     agent.learn(50)
@@ -236,7 +236,7 @@ def test_the_key_of_a_dict_observation_is_named():
 
 
 @pytest.mark.parametrize("what", ["reward", "terminal"])
-def test_going_on_after_refused_data_joins_no_two_episodes(what):
+def test_learning_after_refused_data_joins_no_two_episodes(what):
     """The environment is a step ahead of the buffer then: the row that would join both sides is not a transition."""
     agent = tiny(BrokenEnv(gym.make("Pendulum-v1"), 70, what))
     with pytest.raises(ValueError, match="NaN or infinity"):

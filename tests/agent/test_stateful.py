@@ -25,7 +25,7 @@ class Adding:
 
 
 def acting(n_envs=2):
-    return StatefulActing(Adding(), n_envs, "Tested")
+    return StatefulActing(Adding(), n_envs, th.device("cpu"), "Tested")
 
 
 def column(*values):
@@ -90,13 +90,27 @@ def test_missing_statistics_are_warned_of_once(recwarn):
     acts, obs = acting(1), np.ones((1, 1), np.float32)
     assert acts.raw(obs, None) is obs
     assert not recwarn.list, "nothing was normalised, so nothing is missing"
-    acts.load_state_dict({"normalised": True})
+    acts.normalised = True
     with pytest.warns(UserWarning, match="This Tested was trained behind VecNormalize, and has none now"):
         assert acts.raw(obs, None) is obs
     recwarn.clear()
     acts.raw(obs, None)
     assert not recwarn.list
-    assert acts.state_dict() == {"normalised": True}
+
+
+def test_a_saved_policy_state_is_continued_by_as_many_environments():
+    acts = acting()
+    acts.act(column(1, 10), False)
+    acts.after_step(np.zeros((2, 1), np.float32), np.array([False, True]))
+    acts.normalised = True
+    loaded, more = acting(), acting(3)
+    for one in (loaded, more):
+        one.load_state_dict(acts.state_dict())
+        assert one.normalised
+    loaded.act(column(2, 20), False)
+    assert loaded.state["total"].tolist() == [3.0, 20.0]
+    assert more.state is None, "the state is that of another number of environments"
+    assert more.is_first.tolist() == [True] * 3
 
 
 SMALL = {

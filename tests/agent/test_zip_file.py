@@ -1,4 +1,4 @@
-"""What is in a saved file, and files that cannot be written or are damaged."""
+"""The contents of a saved file, and files that cannot be written or are damaged."""
 
 import json
 import zipfile
@@ -24,7 +24,7 @@ class NoPickle:
 
 
 class Leaves:
-    """A plugin that puts something into the checkpoint."""
+    """A plug-in that adds a value to the checkpoint."""
 
     @hookimpl
     def sb3_mbrl_on_save(self, agent, extra):

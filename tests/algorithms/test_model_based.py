@@ -71,8 +71,8 @@ def test_the_class_pickles(base):
 def test_a_pickled_class_is_found_in_a_fresh_process(tmp_path):
     (tmp_path / "cls.pkl").write_bytes(pickle.dumps(model_based(CrossQ)))
     code = f"import pickle; print(pickle.load(open({str(tmp_path / 'cls.pkl')!r}, 'rb')))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.strip() == "<class 'sb3_mbrl.algorithms.model_based.ModelBasedCrossQ'>"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "<class 'sb3_mbrl.algorithms.model_based.ModelBasedCrossQ'>"
     with pytest.raises(AttributeError, match=r"call model_based\(MyOwn\) before unpickling"):
         factory.ModelBasedMyOwn  # noqa: B018
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):

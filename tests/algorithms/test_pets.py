@@ -33,10 +33,10 @@ def test_it_learns_predicts_and_evaluates():
     assert pets.world_model.fitted
     assert pets.trainer.fit_at >= 60
     obs = pets.get_env().reset()
-    action, memory = pets.predict(obs, deterministic=True)
+    action, state = pets.predict(obs, deterministic=True)
     assert action.shape == (1, 1)
     assert np.abs(action).max() <= 2
-    second, _ = pets.predict(obs, memory, np.array([False]), deterministic=True)
+    second, _ = pets.predict(obs, state, np.array([False]), deterministic=True)
     assert second.shape == (1, 1)
     single, _ = pets.predict(obs[0])
     assert single.shape == (1,)
@@ -56,9 +56,11 @@ def test_evaluation_does_not_disturb_the_training_plan():
     """An EvalCallback in the middle of episodes leaves every later action and weight as it is."""
     plain = agent().learn(120)
     evaluated = agent()
-    judge = EvalCallback(Monitor(gym.make("Pendulum-v1", max_episode_steps=3)), eval_freq=25, n_eval_episodes=2, verbose=0)
-    evaluated.learn(120, callback=judge)
-    assert np.isfinite(judge.last_mean_reward)  # it has evaluated
+    evaluation = EvalCallback(
+        Monitor(gym.make("Pendulum-v1", max_episode_steps=3)), eval_freq=25, n_eval_episodes=2, verbose=0
+    )
+    evaluated.learn(120, callback=evaluation)
+    assert np.isfinite(evaluation.last_mean_reward)  # it has evaluated
     assert np.array_equal(trajectory(plain), trajectory(evaluated))
     assert th.equal(weights(plain), weights(evaluated))
 

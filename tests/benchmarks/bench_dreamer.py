@@ -71,13 +71,13 @@ def run(quick: bool = False) -> dict[str, Any]:
     worker = Path(__file__).with_name("sheeprl_worker.py")
     command = [python, str(worker), *(str(number) for number in (THREADS, UPDATES, BATCH, LENGTH))]
     theirs = External(command, {"OMP_NUM_THREADS": str(THREADS)})
-    found = interleave(3 if quick else 15, {"sb3_mbrl": Worker(ours), "sheeprl": theirs})
+    times = interleave(3 if quick else 15, {"sb3_mbrl": Worker(ours), "sheeprl": theirs})
     return {
         "dreamer_update": {
-            **found,
+            **times,
             "unit": "updates",
             "theirs": theirs.greeting,
-            "ratio": ratio(found, "sb3_mbrl", "sheeprl"),
+            "ratio": ratio(times, "sb3_mbrl", "sheeprl"),
             "required": 1.5,
         }
     }

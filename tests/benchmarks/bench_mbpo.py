@@ -1,4 +1,4 @@
-"""What MBPO costs beside SAC's own updates: its gradient step, and what a run spends on nothing in particular."""
+"""The cost of MBPO beside SAC's own updates: its gradient step, and the remaining time of a run."""
 
 import time
 from typing import Any

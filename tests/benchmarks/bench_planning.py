@@ -130,11 +130,11 @@ def default(environments: int) -> Work:
     assert agent.world_model is not None
     agent.world_model.fitted = True
     obs = np.random.default_rng(0).normal(size=(environments, 17)).astype(np.float32)
-    memory, first = None, np.ones(environments, dtype=bool)
+    state, first = None, np.ones(environments, dtype=bool)
 
     def decide() -> float:
-        nonlocal memory, first
-        _, memory = agent.predict(obs, memory, first, deterministic=True)
+        nonlocal state, first
+        _, state = agent.predict(obs, state, first, deterministic=True)
         first = np.zeros(environments, dtype=bool)
         return 1.0
 

@@ -86,7 +86,7 @@ def our_fit() -> Work:
 
 
 def their_fit() -> Work:
-    """What ``mbrl.util.common.train_model_and_save_model_and_data`` does, without the files."""
+    """Train as ``mbrl.util.common.train_model_and_save_model_and_data`` does, without the files."""
     from mbrl.models import ModelTrainer
     from mbrl.util import ReplayBuffer as TheirBuffer
     from mbrl.util.common import get_basic_buffer_iterators

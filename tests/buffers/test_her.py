@@ -1,4 +1,4 @@
-"""Imagined transitions beside hindsight experience replay. Regression: models know no rewards of goals that were never set."""
+"""Imagined transitions with hindsight experience replay. Regression: models do not know the rewards of relabelled goals."""
 
 import numpy as np
 import pytest
@@ -42,14 +42,14 @@ def test_goals_stay_and_rewards_are_the_environments(buffer):
     )
     nothing = th.zeros(3, 50)
     imagined = Imagined(obs, nothing[..., None], next_obs, nothing - 7, nothing, None, nothing == 0)
-    found = towards_goals(imagined, buffer)
+    relabelled = towards_goals(imagined, buffer)
     goal = obs["desired_goal"][0]
     for step in range(3):
-        assert th.equal(found.obs["desired_goal"][step], goal)
-        assert th.equal(found.next_obs["desired_goal"][step], goal)
+        assert th.equal(relabelled.obs["desired_goal"][step], goal)
+        assert th.equal(relabelled.next_obs["desired_goal"][step], goal)
         reached = (next_obs["achieved_goal"][step] == goal).all(1)
-        assert th.equal(found.reward[step], reached.float() - 1)
-    assert th.equal(found.obs["observation"], obs["observation"])
+        assert th.equal(relabelled.reward[step], reached.float() - 1)
+    assert th.equal(relabelled.obs["observation"], obs["observation"])
     buffer.copy_info_dict = True
     try:
         assert th.equal(towards_goals(imagined, buffer).reward, imagined.reward)
@@ -58,7 +58,7 @@ def test_goals_stay_and_rewards_are_the_environments(buffer):
 
 
 def imagined_rows(**more):
-    """Of an agent that has trained for a while."""
+    """Draw the imagined rows of an agent that has trained for a while."""
     agent = Dyna(
         "MultiInputPolicy",
         bits(),
@@ -70,13 +70,13 @@ def imagined_rows(**more):
     return agent.imagined.draw(500, th.Generator().manual_seed(0))
 
 
-def test_goals_for_which_no_rewards_can_be_told_are_not_put_in():
+def test_goals_whose_rewards_are_not_known_are_not_relabelled():
     """Regression: with ``copy_info_dict`` the model's rewards, of goals never reached, stood beside HER's own."""
     goals = imagined_rows(replay_buffer_kwargs={"copy_info_dict": True})["obs"]["desired_goal"]
     assert bool((goals == 1).all())
 
 
-def test_an_agent_dreams_of_relabelled_goals():
+def test_rollouts_of_an_agent_have_relabelled_goals():
     rows = imagined_rows()
     goals = rows["obs"]["desired_goal"]
     assert bool((goals != 1).any(1).any())

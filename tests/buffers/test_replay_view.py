@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
-from sb3_mbrl.buffers import ReplayData, SideStore
+from sb3_mbrl.agent.real_steps import cut_off_episodes
+from sb3_mbrl.buffers import ReplayData, RowCount, SideStore
 from tests.buffers.filled import ACT, OBS, filled
 
 
@@ -159,3 +160,20 @@ def test_windows_know_where_they_are_stored_and_what_is_stored_beside_them():
         data.sequences(3, 3, extra=("priority",))
     with pytest.raises(ValueError, match="has no side store"):
         ReplayData(buffer).sequences(3, 3, extra=("weight",))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 60), st.integers(1, 3), st.lists(st.tuples(st.integers(0, 70), st.booleans()), max_size=8), st.booleans()
+)
+def test_rows_are_counted_as_they_are_added(before, n_envs, steps, memory):
+    """The count was taken anew at every step, over the whole buffer."""
+    kwargs = {"optimize_memory_usage": True, "handle_timeout_termination": False} if memory else {}
+    buffer = filled(before, n_envs=n_envs, **kwargs)
+    count, rng, ones = RowCount(buffer), np.random.default_rng(0), np.ones((n_envs, 1))
+    for more, cut in steps:
+        for _ in range(more % 50):  # at most once around between two counts
+            buffer.add(ones, ones, ones, ones[:, 0], rng.random(n_envs) < 0.3, [{} for _ in range(n_envs)])
+        if cut:
+            cut_off_episodes(buffer)
+        assert count() == len(ReplayData(buffer))

@@ -1,4 +1,4 @@
-"""Windows of real steps, with what is stored beside them."""
+"""Windows of real steps, and the latent states that are stored with them."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ OBS, ACTION = spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(-1, 1, (1,))
 
 
 class AsTheyAre:
-    """A latent model whose states are packed already."""
+    """A stand-in for a latent model whose states need no packing."""
 
     state_layout = ("deter", 3)
 
@@ -58,55 +58,55 @@ def filled(steps, length=9, size=64, n_envs=1, episode=7, timeouts=False, keep=T
     online=st.booleans(),
     seed=st.integers(0, 9),
 )
-def test_windows_are_what_happened(steps, n_envs, episode, timeouts, online, seed):
+def test_windows_hold_what_happened(steps, n_envs, episode, timeouts, online, seed):
     sampler = filled(steps, n_envs=n_envs, episode=episode, timeouts=timeouts, online=online)
-    found = sampler.sample(16, generator=th.Generator().manual_seed(seed))
-    rows, oldest = found.rows, max(0, steps - 64)
+    batch = sampler.sample(16, generator=th.Generator().manual_seed(seed))
+    rows, oldest = batch.rows, max(0, steps - 64)
     time, env = rows.obs[..., 0], rows.obs[..., 1]
-    assert (env == th.as_tensor(found.envs.copy())).all()
+    assert (env == th.as_tensor(batch.envs.copy())).all()
     assert (time >= oldest).all()
     assert (time < steps).all()
     # A last observation has a row of its own, and nothing else has its mark.
     assert th.equal(rows.is_last, time.frac() == 0.5)
     assert th.equal(rows.terminated, (rows.is_last & (not timeouts)).float())
-    assert th.equal(rows.is_last, th.as_tensor(~found.own))
-    # Time goes on by one step a row, or by the half step to a last observation and the half step to a new episode.
+    assert th.equal(rows.is_last, th.as_tensor(~batch.own))
+    # Time advances by one step a row, or by the half step to a last observation and the half step to a new episode.
     gap = time[:, 1:] - time[:, :-1]
     assert th.equal(gap, th.where(rows.is_last[:, 1:] | rows.is_last[:, :-1], 0.5, 1.0))
     assert th.equal(rows.is_first[:, 1:], rows.is_last[:, :-1])
-    # What led there: the step before.
+    # Action and reward are those of the step before.
     led = rows.is_first.logical_not()
     assert th.equal(rows.action[..., 0][led], (time - 0.5).floor()[led])
     assert th.equal(rows.reward[led], (time - 0.5).floor()[led])
     assert (rows.reward[rows.is_first] == 0).all()
     # The state of the step before the window: an episode that begins with the window has nothing to do with it.
     before = th.where(rows.is_last[:, 0], time[:, 0] - 0.5, time[:, 0] - 1)
-    assert th.equal(found.start["deter"][:, 0], before)
+    assert th.equal(batch.start["deter"][:, 0], before)
     assert th.equal(rows.is_first[:, 0], (time[:, 0] % episode == 0) & ~rows.is_last[:, 0])
 
 
-def test_states_that_were_computed_anew_replace_the_stored_ones():
+def test_new_states_replace_the_stored_ones():
     sampler = filled(20, 6, episode=7)
-    found = sampler.sample(4, generator=th.Generator().manual_seed(0))
-    new = {"deter": -(1 + found.rows.obs[..., :1]).expand(-1, -1, 3), "stoch": th.zeros(4, 6, 2, dtype=th.uint8)}
-    sampler.update(found, new)
+    batch = sampler.sample(4, generator=th.Generator().manual_seed(0))
+    new = {"deter": -(1 + batch.rows.obs[..., :1]).expand(-1, -1, 3), "stoch": th.zeros(4, 6, 2, dtype=th.uint8)}
+    sampler.update(batch, new)
     deter = sampler.side.arrays["latent.deter"][:20, 0, 0]
-    touched = np.unique(found.steps[found.own])
+    touched = np.unique(batch.steps[batch.own])
     np.testing.assert_array_equal(deter[touched], -(1.0 + touched))
     rest = np.setdiff1d(np.arange(20), touched)
     np.testing.assert_array_equal(deter[rest], rest)
     assert deter.dtype == np.float16
 
 
-def test_steps_without_states_begin_anew():
-    found = filled(20, 5, keep=False).sample(8)
-    assert found.start == {}
-    assert found.rows.is_first[:, 0].all()
+def test_sequences_of_steps_without_states_begin_with_an_unknown_state():
+    batch = filled(20, 5, keep=False).sample(8)
+    assert batch.start == {}
+    assert batch.rows.is_first[:, 0].all()
 
 
-def new_windows(found, n):
-    """Begin of the first rows, where they are next to each other."""
-    return found.rows.obs[:n, 0].tolist()
+def new_windows(batch, n):
+    """Return the first observations of the first windows."""
+    return batch.rows.obs[:n, 0].tolist()
 
 
 def test_new_steps_come_first_and_once():
@@ -129,9 +129,9 @@ def test_new_steps_of_many_environments_are_queued():
 def test_new_steps_that_were_overwritten_are_dropped():
     """Not the oldest window over and over again."""
     sampler = filled(300, size=64, episode=1000, online=True)
-    found = sampler.sample(8, generator=th.Generator().manual_seed(0))
-    assert len(set(found.steps[:, 0].tolist())) > 4
-    assert (found.rows.obs[..., 0] >= 236).all()
+    batch = sampler.sample(8, generator=th.Generator().manual_seed(0))
+    assert len(set(batch.steps[:, 0].tolist())) > 4
+    assert (batch.rows.obs[..., 0] >= 236).all()
 
 
 def test_buffers_that_do_not_know_how_episodes_end():
@@ -146,8 +146,8 @@ def test_buffers_that_do_not_know_how_episodes_end():
 
 def test_windows_are_uniform():
     sampler = filled(30, 4, episode=100)
-    found = sampler.sample(20_000, generator=th.Generator().manual_seed(0))
-    counts = np.bincount(found.steps[:, 0])
+    batch = sampler.sample(20_000, generator=th.Generator().manual_seed(0))
+    counts = np.bincount(batch.steps[:, 0])
     assert counts[0] == 0, "the first step has none before it"
     np.testing.assert_allclose(counts[1:], 20_000 / 26, rtol=0.2)
 

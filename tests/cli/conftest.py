@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from sb3_mbrl.cli import progress
 from sb3_mbrl.plugins import reset_registry
 
 
@@ -14,6 +15,8 @@ def here(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     for variable in ("PLUGINS", "BLOCK", "TRACE", "STRICT"):
         monkeypatch.delenv(f"SB3_MBRL_{variable}", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path.with_name(f"{tmp_path.name}_home")))  # the key of own runs
+    monkeypatch.setattr(progress, "DELAY", 600.0)  # what a busy machine would show is not what the tests are about
     reset_registry()
     before = set(sys.modules)
     yield tmp_path

@@ -1,5 +1,7 @@
 """``sb3-mbrl check``."""
 
+import re
+
 from sb3_mbrl.cli import main
 from sb3_mbrl.cli.values import check_arguments
 from sb3_mbrl.models.ensemble import EnsembleModel
@@ -30,9 +32,12 @@ def test_check_fails_a_bad_part(here, capsys):
     argv = ["check", "bad_model:WrongShape", "--env", "Pendulum-v1", "--kwargs", "hidden=[8]"]
     assert main(argv) == 1
     out = capsys.readouterr().out
-    (line,) = [line for line in out.splitlines() if " check_step_shapes " in line]
-    assert line.startswith("FAILED")
+    (line,) = [line for line in out.splitlines() if line.startswith("FAILED")]
+    assert " check_step_shapes " in line
     assert "reward" in line
+    assert re.search(r"^ +where: bad_model\.py:\d+ \(WrongShape\.step\)$", out, flags=re.M)
+    assert "skipped  check_save_load" in out
+    assert "not tried, since check_step_shapes has failed" in out
 
 
 def test_check_knows_the_arguments_that_a_class_passes_on(capsys):
@@ -55,7 +60,7 @@ def test_check_with_an_environment_takes_its_spaces(capsys, monkeypatch):
 
     monkeypatch.setattr("sb3_mbrl.testing.world_model_checks", lambda: (one_check,))
     assert main(["check", "ensemble", "--env", "Pendulum-v1", "--kwargs", "members=2", "elites=2"]) == 0
-    (model,) = seen
+    model = seen[0].instance
     assert isinstance(model, EnsembleModel)
     assert (model.n_members, model.observation_space.shape) == (2, (3,))
     assert main(["check", "ensemble", "--kwargs", "members=2", "elites=2"]) == 0

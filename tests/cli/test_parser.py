@@ -5,7 +5,7 @@ import pytest
 from sb3_mbrl.cli import main
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "plot", "plugins", "check"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "play", "plot", "plugins", "check"])
 def test_every_command_has_help_with_examples(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])

@@ -65,7 +65,7 @@ def test_wrong_files_are_named(here, capsys):
     (here / "text.zip").write_text("hello")
     (here / "text.pkl").write_text("hello")
     for path, message in (("sac.zip", "looks like a plain SAC file"), ("text.zip", "text.zip is not an agent that was saved")):
-        assert main(["evaluate", path, "--env", "Pendulum-v1"]) == 2
+        assert main(["evaluate", path, "--env", "Pendulum-v1", "--algo", "mbpo"]) == 2
         assert message in capsys.readouterr().err
     assert train("--steps", "10", "--load-replay-buffer", "text.pkl") == 2
     assert "text.pkl is not a replay buffer" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """``sb3-mbrl train`` and ``evaluate``: what runs leave behind, Ctrl-C, going on."""
 
 import json
+import shutil
 import signal
 import sys
 
@@ -151,17 +152,20 @@ def test_a_failing_environment_loses_nothing(here, capsys):
     assert agent.replay_buffer.size() == 79, "the bad transition was not stored"
 
 
-def test_an_unfinished_save_leaves_the_old_one(here, monkeypatch):
+def test_an_unfinished_save_leaves_the_old_one(here, monkeypatch, capsys):
     assert train("--steps", "10", "--output", "run", "--eval-episodes", "0") == 0
     old, before = (here / "run" / "model.zip").read_bytes(), signal.getsignal(signal.SIGINT)
 
-    def half(self, path, *args):
+    def half(self, path, *args, **kwargs):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(MBPO, "save", half)
-    with pytest.raises(OSError, match="disk full"):
-        main(["train", "--resume", "--output", "run", "--steps", "20", "--no-progress", "--eval-episodes", "0"])
+    assert main(["train", "--resume", "--output", "run", "--steps", "20", "--no-progress", "--eval-episodes", "0"]) == 2
+    error = capsys.readouterr().err
+    assert "trained for 20 real steps, but the agent could not be saved (disk full): free some space" in error
+    assert "Untouched: the last good checkpoint is run/checkpoints/000002-step-10" in error
+    assert len(error.splitlines()) == 1
     assert (here / "run" / "model.zip").read_bytes() == old
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -228,7 +232,7 @@ def test_a_generated_class_by_its_name(here, capsys):
     assert main([*argv, "--set", "learning_starts=50", "--world-model", "pendulum", "--output", "run"]) == 0
     assert main(["evaluate", "run", "--episodes", "1"]) == 0
     assert "mean return" in capsys.readouterr().out
-    (here / "run" / "model.zip").rename(here / "alone.zip")
+    shutil.copy(here / "run" / "model.zip", here / "alone.zip")
     assert main(["evaluate", "alone.zip", "--env", "Pendulum-v1", "--algo", "mbpo"]) == 2
     error = capsys.readouterr().err
     assert "load it with model_based(TD3).load(path)" in error
@@ -294,3 +298,22 @@ def test_a_run_is_not_overwritten(here, capsys):
     assert train("--steps", "10", "--output", "run") == 2
     assert "run holds a run already: continue it with --resume" in capsys.readouterr().err
     assert (here / "run" / "model.zip").stat().st_mtime_ns == before
+
+
+def test_another_imagination_leaves_the_presets_settings_out(here, capsys):
+    source = """
+        from sb3_mbrl.imagination import BranchedRollouts
+
+        class Mine(BranchedRollouts):
+            pass
+        """
+    module(here, "my_rollouts", source)
+    args = ["train", "--env", "Pendulum-v1", "--no-progress", "--eval-episodes", "0", "--steps", "10", "--device", "cpu"]
+    assert main([*args, "--imagination", "my_rollouts:Mine", "--imagination-kwargs", "horizon=2", "--output", "run"]) == 0
+    assert "The preset's imagination_kwargs are for another imagination: left out" in capsys.readouterr().out
+    agent = MBPO.load(here / "run" / "model.zip", device="cpu")
+    assert (type(agent.imagination).__name__, agent.imagination_kwargs) == ("Mine", {"horizon": 2})
+    assert main([*args, "--imagination", "branched", "--output", "same"]) == 0
+    assert MBPO.load(here / "same" / "model.zip", device="cpu").imagination_kwargs["horizon"] == 10
+    assert main([*args, "--imagination", "braned", "--output", "wrong"]) == 2
+    assert "Did you mean 'branched'?" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is typed on a command line."""
+"""Values that are typed on a command line."""
 
 import pytest
 from hypothesis import given
@@ -57,3 +57,38 @@ def test_integers_may_be_written_as_floats():
     checked = check_arguments("--set", {"buffer_size": 1e4, "learning_rate": 1.0}, f)
     assert (type(checked["buffer_size"]), type(checked["learning_rate"])) == (int, float)
     assert check_arguments("--set", {"buffer_size": 0.5}, f) == {"buffer_size": 0.5}
+
+
+def test_an_environment_module_in_the_current_folder(here, capsys, monkeypatch):
+    """The installed script does not look there, as ``python -m`` does."""
+    import sys
+
+    from sb3_mbrl.cli import main
+    from tests.cli.commands import module
+
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(here))])
+    source = """
+        import gymnasium as gym
+        from gymnasium.envs.classic_control.pendulum import PendulumEnv
+
+        class MyEnv(gym.Wrapper):
+            def __init__(self, g=9.8):
+                super().__init__(PendulumEnv(g=g))
+
+        gym.register("Mine-v3", entry_point=MyEnv, max_episode_steps=20)
+
+        class Direct(PendulumEnv):
+            pass
+        """
+    module(here, "my_own_envs", source)
+    common = ["--no-progress", "--eval-episodes", "1", "--steps", "10", "--device", "cpu"]
+    assert main(["train", "--env", "my_own_envs:Mine-v3", "--env-kwargs", "g=1", "--output", "a", *common]) == 0
+    before = list(sys.path)
+    assert (
+        main(["train", "--env", "my_own_envs:Direct", "--output", "b", "--eval-episodes", "0", *common[:1], *common[3:]]) == 0
+    )
+    assert sys.path == before, "the path is put back"
+    assert main(["evaluate", "a", "--episodes", "1", "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["train", "--env", "no_such_module:Mine-v3", *common]) == 2
+    assert f"no module 'no_such_module', neither installed nor in this folder ({here})" in capsys.readouterr().err

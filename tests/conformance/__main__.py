@@ -1,5 +1,5 @@
 """
-``python -m tests.conformance``: Stable-Baselines3's and sb3-contrib's own tests, unmodified, with our classes in the place of
+``python -m tests.conformance``: Stable-Baselines3's and sb3-contrib's own tests, unmodified, with our classes instead of
 theirs. Fails when a test that passes for a base class fails for its model-based version.
 
 The test files come from the source distributions of the installed versions. Every file that names an off-policy class is run
@@ -80,16 +80,16 @@ def run(folder: Path, which: str, tests: list[str], workers: int, attempt: int =
     subprocess.run([*command, *tests], cwd=folder, env=environment, check=False)
     if not report.exists():
         raise SystemExit(f"pytest wrote no report for {folder.name} ({which}): see its output above")
-    found = {}
+    outcomes = {}
     for case in ElementTree.parse(report).iter("testcase"):
         outcome = next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
         name = f"{case.get('classname', '').split('.')[-1]}.py::{case.get('name')}"
-        found[name] = {"failure": "failed", "error": "failed"}.get(outcome, outcome)
-    return found
+        outcomes[name] = {"failure": "failed", "error": "failed"}.get(outcome, outcome)
+    return outcomes
 
 
 def baseline(folder: Path, tests: list[str], workers: int) -> dict[str, str]:
-    """Of the classes as they are, from the cache where environment and files are those of the last time."""
+    """Return the outcomes of the unchanged classes: from the cache if environment and files are those of the last time."""
     packages = sorted(f"{one.name}=={one.version}" for one in metadata.distributions())
     text = "\n".join([*packages, *((folder / name).read_text(encoding="utf-8") for name in tests)])
     digest = hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Agents that expect what happens: their world model is exact."""
+"""Agents with an exact world model."""
 
 import gymnasium as gym
 import pytest
@@ -8,7 +8,7 @@ from tests.helpers.agents import tiny
 
 @pytest.fixture(scope="module")
 def exact():
-    """An agent whose world model is Pendulum's exact twin."""
+    """Make an agent whose world model is Pendulum's exact twin."""
     return tiny().learn(60)
 
 

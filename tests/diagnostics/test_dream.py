@@ -1,4 +1,4 @@
-"""Open-loop predictions against what happens."""
+"""Open-loop predictions against the real environment."""
 
 import gymnasium as gym
 import numpy as np
@@ -10,11 +10,11 @@ from sb3_mbrl.diagnostics.dream import dream
 
 
 def test_a_perfect_model_dreams_what_happens(exact):
-    found = dream(exact, gym.make("Pendulum-v1"), context=3, horizon=10)
-    assert found.real["obs"].shape == (13, 3)
-    np.testing.assert_allclose(found.imagined["obs"], found.real["obs"], atol=2e-3)
-    np.testing.assert_allclose(found.imagined_reward[2:], found.real_reward[2:], atol=2e-3)
-    assert np.isnan(found.imagined_reward[:2]).all()
+    dreamt = dream(exact, gym.make("Pendulum-v1"), context=3, horizon=10)
+    assert dreamt.real["obs"].shape == (13, 3)
+    np.testing.assert_allclose(dreamt.imagined["obs"], dreamt.real["obs"], atol=2e-3)
+    np.testing.assert_allclose(dreamt.imagined_reward[2:], dreamt.real_reward[2:], atol=2e-3)
+    assert np.isnan(dreamt.imagined_reward[:2]).all()
 
 
 def test_mistakes(exact):

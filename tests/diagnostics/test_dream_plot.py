@@ -14,14 +14,14 @@ def test_what_was_seen_is_framed_differently():
     real = np.zeros((4, 1, 6, 8), np.uint8)
     imagined = real.copy()
     imagined[3] = 200
-    found = Dream({"obs": real}, {"obs": imagined}, np.zeros(3), np.zeros(3), context=2)
-    frames = image_frames(found, "obs")
+    dreamt = Dream({"obs": real}, {"obs": imagined}, np.zeros(3), np.zeros(3), context=2)
+    frames = image_frames(dreamt, "obs")
     height, width = 6 * 12 + 6, 8 * 12 + 6
     assert frames.shape == (4, 3 * height, width, 3)
     assert [tuple(frame[0, 0]) for frame in frames] == [SEEN, SEEN, IMAGINED, IMAGINED]
     middle = frames[:, height // 2 :: height, width // 2, 0]
     assert middle.tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 200, 200]]
-    assert strip(found, "obs", every=2).shape == (3 * height, 2 * width, 3)
+    assert strip(dreamt, "obs", every=2).shape == (3 * height, 2 * width, 3)
 
 
 def test_images_and_curves_become_a_gif(exact, tmp_path):
@@ -37,9 +37,9 @@ def test_images_and_curves_become_a_gif(exact, tmp_path):
 
 
 def test_names_of_pictures(tmp_path, exact):
-    found = dream(exact, gym.make("Pendulum-v1"), context=2, horizon=2)
-    assert draw_dream(found, tmp_path) == tmp_path / "dream.gif"
-    assert draw_dream(found, tmp_path / "noext") == tmp_path / "noext.gif"
+    dreamt = dream(exact, gym.make("Pendulum-v1"), context=2, horizon=2)
+    assert draw_dream(dreamt, tmp_path) == tmp_path / "dream.gif"
+    assert draw_dream(dreamt, tmp_path / "noext") == tmp_path / "noext.gif"
     for path, fps, words in ((tmp_path / "x.jpg", 10, "give the name of a .gif"), (tmp_path, 0, "fps=0: give a whole")):
         with pytest.raises(ValueError, match=words):
-            draw_dream(found, path, fps=fps)
+            draw_dream(dreamt, path, fps=fps)

@@ -1,4 +1,4 @@
-"""What an agent expects against what happens: with the exact model they are the same."""
+"""Plans against what happens: with the exact model they are the same."""
 
 import gymnasium as gym
 import numpy as np
@@ -17,9 +17,9 @@ from tests.diagnostics.agents import PLANNER, planning
 
 
 def test_a_plan_that_is_carried_out_comes_true_with_the_exact_model(pendulum):
-    found = roll_out_plans(planning(), pendulum, particles=3, moments=3, seed=1)
-    assert [one.step for one in found] == [0, 8, 16]
-    for one in found:
+    plans = roll_out_plans(planning(), pendulum, particles=3, moments=3, seed=1)
+    assert [one.step for one in plans] == [0, 8, 16]
+    for one in plans:
         assert one.imagined.obs.shape == (3, 9, 3)
         np.testing.assert_allclose(one.imagined.obs, np.broadcast_to(one.obs, (3, 9, 3)), atol=1e-4)
         np.testing.assert_allclose(one.imagined.reward, np.broadcast_to(one.reward, (3, 8)), atol=1e-3)
@@ -27,11 +27,11 @@ def test_a_plan_that_is_carried_out_comes_true_with_the_exact_model(pendulum):
 
 
 def test_moments_between_the_ends_of_plans_are_those_asked_for(pendulum):
-    found = roll_out_plans(planning(), pendulum, particles=2, moments=4, every=3, horizon=5, seed=1)
-    assert [one.step for one in found] == [0, 3, 6, 9]
+    plans = roll_out_plans(planning(), pendulum, particles=2, moments=4, every=3, horizon=5, seed=1)
+    assert [one.step for one in plans] == [0, 3, 6, 9]
     # At step 3 a new plan begins, so of the first one three steps came true.
-    np.testing.assert_allclose(found[0].imagined.obs[0, :4], found[0].obs[:4], atol=1e-4)
-    assert all(len(one.reward) == 5 for one in found)
+    np.testing.assert_allclose(plans[0].imagined.obs[0, :4], plans[0].obs[:4], atol=1e-4)
+    assert all(len(one.reward) == 5 for one in plans)
 
 
 def test_with_replanning_only_the_first_step_has_to_come_true(pendulum):
@@ -41,7 +41,7 @@ def test_with_replanning_only_the_first_step_has_to_come_true(pendulum):
 
 
 def test_replanning_acts_as_evaluation_does(pendulum):
-    """Looking at plans must not change what the agent does: same actions as ``predict`` from the same random stream."""
+    """Recording plans does not change the agent: the actions are those of ``predict`` with the same random stream."""
     rewards = roll_out_plans(planning(), pendulum, particles=2, moments=2, replan=True, seed=3)
     agent, state, start = planning(), None, np.array([True])
     obs, _ = pendulum.reset(seed=3)
@@ -56,8 +56,8 @@ def test_replanning_acts_as_evaluation_does(pendulum):
 def test_a_policy_in_the_exact_model_does_what_it_does_in_reality(cls, env_id, model):
     agent = cls("MlpPolicy", env_id, world_model=model, seed=0)
     with gym.make(env_id) as env:
-        found = roll_out_plans(agent, env, particles=2, moments=2, horizon=6, seed=0)
-    for one in found:
+        plans = roll_out_plans(agent, env, particles=2, moments=2, horizon=6, seed=0)
+    for one in plans:
         steps = len(one.reward)
         for rollout in one.imagined.obs:
             np.testing.assert_allclose(rollout[: steps + 1], one.obs, atol=1e-3)
@@ -65,7 +65,7 @@ def test_a_policy_in_the_exact_model_does_what_it_does_in_reality(cls, env_id, m
 
 
 @pytest.mark.parametrize(("cls", "policy"), [(DynaQ, "QTablePolicy"), (Dyna, "MlpPolicy")])
-def test_observations_that_are_numbers_of_states(cls, policy):
+def test_discrete_observations(cls, policy):
     """A maze has one outcome for every step, which a table has seen."""
     agent = cls(policy, "DynaMaze-v0", learning_starts=50, world_model="tabular", seed=0).learn(300)
     with gym.make("DynaMaze-v0") as env:
@@ -99,16 +99,16 @@ def test_members_are_dealt_out_evenly_and_kept(pendulum):
         fit_kwargs={"max_batches": 5},
         seed=0,
     ).learn(60)
-    found = roll_out_plans(agent, pendulum, particles=6, moments=1, seed=0)[0].imagined.obs
-    np.testing.assert_array_equal(found[:3], found[3:])
-    assert len({tuple(rollout[1]) for rollout in found}) == 3
+    imagined = roll_out_plans(agent, pendulum, particles=6, moments=1, seed=0)[0].imagined.obs
+    np.testing.assert_array_equal(imagined[:3], imagined[3:])
+    assert len({tuple(rollout[1]) for rollout in imagined}) == 3
 
 
 def test_a_rollout_that_diverges_is_not_shown(generator):
     class Diverges(LinearToy):
         def step(self, state, action, *, deterministic=False, generator=None):
-            found = super().step(state, action, deterministic=deterministic, generator=generator)
-            return found._replace(state=th.full_like(found.state, float("inf")))
+            prediction = super().step(state, action, deterministic=deterministic, generator=generator)
+            return prediction._replace(state=th.full_like(prediction.state, float("inf")))
 
     box = spaces.Box(-10, 10, (2,))
     model = Diverges(box, spaces.Box(-1, 1, (2,)), device="cpu")
@@ -127,8 +127,8 @@ def moment(rollouts, truth):
 def test_coverage_of_two_columns_by_hand():
     rollouts = np.broadcast_to(np.linspace(0, 1, 101)[:, None, None], (101, 3, 2))
     # The band is 0.05 to 0.95. The first column: in, out; the second: in, in.
-    found = [moment(rollouts, [[0.5, 0.5], [0.06, 0.94], [0.96, 0.5]])]
-    np.testing.assert_allclose(coverage(found), [0.5, 1.0])
+    plans = [moment(rollouts, [[0.5, 0.5], [0.06, 0.94], [0.96, 0.5]])]
+    np.testing.assert_allclose(coverage(plans), [0.5, 1.0])
     # Steps after the end of the real episode do not count, nor those that no rollout reached.
     ended = rollouts.copy()
     ended[:, 2] = np.nan
@@ -137,7 +137,7 @@ def test_coverage_of_two_columns_by_hand():
 
 
 def test_rounding_does_not_leave_a_band_without_width():
-    """Of an exact model, whose rollouts are all alike; 37 % were said to lie within."""
+    """All rollouts of an exact model are alike. Regression: 37 % counted as covered."""
     truth = np.array([[0.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
     rollouts = np.broadcast_to(truth + np.array([1e-5, 0.0]), (20, 3, 2))
     np.testing.assert_allclose(coverage([moment(rollouts, truth)]), [1.0, 1.0])
@@ -170,8 +170,8 @@ def test_agents_that_expect_nothing(pendulum):
 def test_a_planner_without_a_sequence(pendulum):
     class Silent(RandomShooting):
         def plan(self, *args, **kwargs):
-            found: Plan = super().plan(*args, **kwargs)
-            return found._replace(sequence=None)
+            planned: Plan = super().plan(*args, **kwargs)
+            return planned._replace(sequence=None)
 
     agent = PETS("MlpPolicy", pendulum, world_model="pendulum", planner=Silent, planner_kwargs=PLANNER)
     with pytest.raises(MissingCapability, match="Silent does not plan a sequence"):

@@ -1,4 +1,4 @@
-"""The figures of a model's quality against closed forms."""
+"""The metrics of a model's quality against closed forms."""
 
 import math
 
@@ -9,7 +9,8 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.contracts import Prediction, Sequences, Transitions, WorldModel
-from sb3_mbrl.diagnostics import columns_of, k_step_error, one_step_quality
+from sb3_mbrl.diagnostics import columns_of, k_step_error, one_step_quality, quality
+from sb3_mbrl.holdout import evaluate
 from sb3_mbrl.models.analytic import PendulumModel
 from sb3_mbrl.spaces import SpaceCodec
 from sb3_mbrl.testing import LinearToy, RewardToy
@@ -24,7 +25,7 @@ def box(n: int) -> spaces.Box:
 
 class Says(WorldModel):
     """
-    Predicts what it is told to, as functions of the encoded observation.
+    A model whose predictions are given functions of the encoded observation.
 
     :param mean: of a deterministic step
     :param draw: of any other (default: the same)
@@ -58,7 +59,7 @@ def rows(next_obs, obs=None, reward=None, terminated=None) -> Transitions:
     )
 
 
-def judge(model: WorldModel, data: Transitions) -> dict[str, float]:
+def quality_of(model: WorldModel, data: Transitions) -> dict[str, float]:
     return one_step_quality(model, SpaceCodec(model.observation_space), data)
 
 
@@ -71,22 +72,22 @@ def test_errors_of_the_trivial_predictors_in_closed_form():
     # Column 0: truth has variance 4, the state is 1 off everywhere. Column 1: variance 9, the state is 6 off.
     truth = th.stack([alternating(scale=2), alternating(scale=3)], 1)
     obs = truth + th.tensor([1.0, -6.0])
-    figures = judge(Says(box(2), lambda x: x - th.tensor([0.5, 0.0])), rows(truth, obs))
-    assert figures["copy_error"] == pytest.approx(math.sqrt((1 / 4 + 36 / 9) / 2))
-    assert figures["mean_error"] == pytest.approx(1.0)
+    metrics = quality_of(Says(box(2), lambda x: x - th.tensor([0.5, 0.0])), rows(truth, obs))
+    assert metrics["copy_error"] == pytest.approx(math.sqrt((1 / 4 + 36 / 9) / 2))
+    assert metrics["mean_error"] == pytest.approx(1.0)
     # The model is half off in column 0 and copies in column 1.
-    assert figures["error"] == pytest.approx(math.sqrt((0.25 / 4 + 36 / 9) / 2))
+    assert metrics["error"] == pytest.approx(math.sqrt((0.25 / 4 + 36 / 9) / 2))
     # Column 0 against the copy (1), column 1 against the mean (9), where 36 / 9 is cut to 2.
-    assert figures["vs_trivial"] == pytest.approx((0.25 / 1 + 2) / 2)
+    assert metrics["vs_trivial"] == pytest.approx((0.25 / 1 + 2) / 2)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 @pytest.mark.parametrize("scale", [1e-7, 1.0, 1e7])
-def test_figures_do_not_depend_on_units(scale, offset):
+def test_metrics_do_not_depend_on_units(scale, offset):
     x = th.randn(N, 2, generator=th.Generator().manual_seed(0), dtype=th.float64)
     truth, obs = x.float(), (x + 0.5).float()
-    plain = judge(Says(box(2), lambda o: o - 0.3), rows(truth, obs))
-    in_units = judge(Says(box(2), lambda o: o - 0.3 * scale), rows((truth + offset) * scale, (obs + offset) * scale))
+    plain = quality_of(Says(box(2), lambda o: o - 0.3), rows(truth, obs))
+    in_units = quality_of(Says(box(2), lambda o: o - 0.3 * scale), rows((truth + offset) * scale, (obs + offset) * scale))
     assert in_units == pytest.approx(plain, rel=1e-2 if offset else 1e-4)
 
 
@@ -97,36 +98,36 @@ def test_an_exact_model_is_better_than_trivial(dim):
     obs, action = th.randn(N, dim, generator=g), th.rand(N, 1, generator=g)
     step = model.step(obs, action)
     data = Transitions(obs, action, step.state, step.reward, step.terminated)
-    figures = judge(model, data)
-    assert figures["vs_trivial"] == figures["error"] == figures["reward_error"] == figures["term_brier"] == 0.0
+    metrics = quality_of(model, data)
+    assert metrics["vs_trivial"] == metrics["error"] == metrics["reward_error"] == metrics["term_brier"] == 0.0
 
 
 def test_a_model_that_predicts_noise_is_not():
     g = th.Generator().manual_seed(0)
     truth = th.randn(N, 3, generator=g)
-    figures = judge(Says(box(3), lambda x: th.randn(x.shape, generator=g)), rows(truth))
+    metrics = quality_of(Says(box(3), lambda x: th.randn(x.shape, generator=g)), rows(truth))
     # Error of one draw against another: the variance twice.
-    assert figures["vs_trivial"] == pytest.approx(2.0, abs=0.05)
-    assert figures["error"] == pytest.approx(math.sqrt(2), abs=0.05)
+    assert metrics["vs_trivial"] == pytest.approx(2.0, abs=0.05)
+    assert metrics["error"] == pytest.approx(math.sqrt(2), abs=0.05)
 
 
 def test_nothing_is_gained_by_predicting_trivially():
     truth = th.randn(N, 3, generator=th.Generator().manual_seed(0)).cumsum(0)
     obs = truth.roll(1, 0)
-    assert judge(Says(box(3), lambda x: x), rows(truth[1:], obs[1:]))["vs_trivial"] == pytest.approx(1.0)
+    assert quality_of(Says(box(3), lambda x: x), rows(truth[1:], obs[1:]))["vs_trivial"] == pytest.approx(1.0)
     mean = truth.mean(0)
-    assert judge(Says(box(3), lambda x: mean.expand_as(x)), rows(truth))["vs_trivial"] >= 1.0 - 1e-4
+    assert quality_of(Says(box(3), lambda x: mean.expand_as(x)), rows(truth))["vs_trivial"] >= 1.0 - 1e-4
 
 
 def test_columns_that_never_change_are_skipped():
     # A constant, and a goal that lasts an episode: copying is exact there.
     truth = th.stack([alternating(), th.full((N,), 5.0), th.arange(N) // 100 * 1.0], 1)
     obs = th.stack([truth[:, 0] + 1, truth[:, 1], truth[:, 2]], 1)
-    figures = judge(Says(box(3), lambda x: x + th.tensor([-0.5, 3.0, 0.7])), rows(truth, obs))
-    assert figures["vs_trivial"] == pytest.approx(0.25)
+    metrics = quality_of(Says(box(3), lambda x: x + th.tensor([-0.5, 3.0, 0.7])), rows(truth, obs))
+    assert metrics["vs_trivial"] == pytest.approx(0.25)
     # The goal does vary over the data, so it is part of the error; the constant is not.
     variance = float(truth[:, 2].var(correction=0))
-    assert figures["error"] == pytest.approx(math.sqrt((0.25 + 0.49 / variance) / 2), rel=1e-4)
+    assert metrics["error"] == pytest.approx(math.sqrt((0.25 + 0.49 / variance) / 2), rel=1e-4)
 
 
 @pytest.mark.parametrize("dim", [3, 11])
@@ -136,9 +137,9 @@ def test_one_impossible_column_does_not_veto(dim):
     obs = truth.clone()
     obs[:, 1:] += 1  # columns that the model knows well, and a first one where it is wrong by far
     model = Says(box(dim), lambda x: th.cat([x[:, :1] + 100, x[:, 1:] - 0.9], 1))
-    figures = judge(model, rows(truth, th.cat([th.randn(N, 1, generator=g), obs[:, 1:]], 1)))
-    assert figures["vs_trivial"] == pytest.approx((2 + (dim - 1) * 0.01) / dim, rel=1e-3)
-    assert figures["vs_trivial"] < 1
+    metrics = quality_of(model, rows(truth, th.cat([th.randn(N, 1, generator=g), obs[:, 1:]], 1)))
+    assert metrics["vs_trivial"] == pytest.approx((2 + (dim - 1) * 0.01) / dim, rel=1e-3)
+    assert metrics["vs_trivial"] < 1
 
 
 def test_noise_that_nobody_predicts_leaves_the_verdict_to_the_rest():
@@ -147,8 +148,8 @@ def test_noise_that_nobody_predicts_leaves_the_verdict_to_the_rest():
     data = rows(th.cat([noise, x], 1), th.cat([noise.roll(1, 0), x + 1], 1))
     good = Says(box(10), lambda o: th.cat([th.zeros(len(o), 9), o[:, 9:] - 0.9], 1))
     bad = Says(box(10), lambda o: th.cat([th.zeros(len(o), 9), o[:, 9:] - 3.0], 1))
-    assert judge(good, data)["vs_trivial"] == pytest.approx(0.9, abs=0.02)
-    assert judge(bad, data)["vs_trivial"] > 1
+    assert quality_of(good, data)["vs_trivial"] == pytest.approx(0.9, abs=0.02)
+    assert quality_of(bad, data)["vs_trivial"] > 1
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
@@ -161,23 +162,23 @@ def test_predictions_that_are_not_finite_count_as_bad(wrong, n_wrong):
         x[:n_wrong] = wrong
         return x
 
-    figures = judge(Says(box(2), says), rows(truth, truth + 0.1))
+    metrics = quality_of(Says(box(2), says), rows(truth, truth + 0.1))
     # Also in the column that does not vary.
-    assert figures["vs_trivial"] == 2.0
-    assert figures["error"] == math.inf
+    assert metrics["vs_trivial"] == 2.0
+    assert metrics["error"] == math.inf
 
 
 def test_nothing_varies():
     still = th.full((N, 2), 3.0)
-    assert judge(Says(box(2), lambda x: x + 1), rows(still, still))["vs_trivial"] == 0.0
-    assert judge(Says(box(2), lambda x: x * float("nan")), rows(still, still))["vs_trivial"] == 2.0
+    assert quality_of(Says(box(2), lambda x: x + 1), rows(still, still))["vs_trivial"] == 0.0
+    assert quality_of(Says(box(2), lambda x: x * float("nan")), rows(still, still))["vs_trivial"] == 2.0
 
 
-def test_of_one_row_the_mean_is_no_prediction():
+def test_the_mean_of_a_single_row_is_no_trivial_predictor():
     truth, obs = th.tensor([[1.0, 2.0]]), th.tensor([[0.0, 0.0]])
     # Errors 0.25 and 4 against copies that are wrong by 1 and 4.
-    figures = judge(Says(box(2), lambda x: th.tensor([[0.5, 0.0]])), rows(truth, obs))
-    assert figures["vs_trivial"] == pytest.approx((0.25 + 1) / 2)
+    metrics = quality_of(Says(box(2), lambda x: th.tensor([[0.5, 0.0]])), rows(truth, obs))
+    assert metrics["vs_trivial"] == pytest.approx((0.25 + 1) / 2)
 
 
 # ---- categories and bits
@@ -194,7 +195,7 @@ def one_hot(place):
 
 
 def test_the_true_probabilities_of_a_random_world_are_better_than_trivial():
-    g = th.Generator().manual_seed(7)  # not the judge's own
+    g = th.Generator().manual_seed(7)  # not that of the evaluation
     place = th.randint(8, (N,), generator=g)
     data = rows(wheel(place, g)[:, None], place[:, None])
     truth = Says(
@@ -204,19 +205,19 @@ def test_the_true_probabilities_of_a_random_world_are_better_than_trivial():
     )
     # P(0) is 5/12 and P(any other place) 1/12, so predicting the mean has errors of 35/144 and 11/144. The true probability of
     # place 0 is always 1/3 or 2/3, that of another is 1/3 from two places and 0 from six: errors of 2/9 and 2/8 * 2/9.
-    quality = judge(truth, data)["vs_trivial"]
+    quality = quality_of(truth, data)["vs_trivial"]
     assert quality == pytest.approx((2 / 9 / (35 / 144) + 7 * (1 / 18) / (11 / 144)) / 8, abs=0.03)
     assert quality < 0.8
     # Its mode alone is wrong two times in three, which is worse than the mean: that must not decide.
     mode = Says(spaces.Discrete(8), truth.mean)
-    assert judge(mode, data)["vs_trivial"] > 1
+    assert quality_of(mode, data)["vs_trivial"] > 1
 
 
 def test_a_model_that_draws_places_blindly_is_not():
     g = th.Generator().manual_seed(0)
     place = th.randint(8, (N,), generator=g)
     blind = Says(spaces.Discrete(8), lambda x: x, lambda x, generator: one_hot(th.randint(8, (len(x),), generator=generator)))
-    assert judge(blind, rows(((place + 1) % 8)[:, None], place[:, None]))["vs_trivial"] >= 0.99
+    assert quality_of(blind, rows(((place + 1) % 8)[:, None], place[:, None]))["vs_trivial"] >= 0.99
 
 
 def test_an_exact_model_of_bits_and_numbers():
@@ -225,14 +226,14 @@ def test_an_exact_model_of_bits_and_numbers():
     model = Says(space, lambda s: th.stack([1 - s[:, 0], s[:, 0], s[:, 2] + 1], 1))
     following = {"bits": th.stack([1 - bits[:, 0], bits[:, 0]], 1), "x": x + 1}
     zeros = th.zeros(N)
-    figures = judge(model, Transitions({"bits": bits, "x": x}, zeros[:, None], following, zeros, zeros))
-    assert figures["vs_trivial"] == figures["error"] == 0.0
+    metrics = quality_of(model, Transitions({"bits": bits, "x": x}, zeros[:, None], following, zeros, zeros))
+    assert metrics["vs_trivial"] == metrics["error"] == 0.0
 
 
 def test_a_state_that_is_not_finite_counts_as_bad_although_it_decodes_to_some_category():
     place = th.arange(N)[:, None] % 8
     broken = Says(spaces.Discrete(8), lambda x: x * float("nan"))
-    assert judge(broken, rows((place + 1) % 8, place))["vs_trivial"] == 2.0
+    assert quality_of(broken, rows((place + 1) % 8, place))["vs_trivial"] == 2.0
 
 
 def test_judging_leaves_the_global_random_stream_alone_and_repeats_itself():
@@ -241,7 +242,7 @@ def test_judging_leaves_the_global_random_stream_alone_and_repeats_itself():
     data = rows(wheel(place, g)[:, None], place[:, None])
     model = Says(spaces.Discrete(8), lambda x: x, lambda x, generator: one_hot(wheel(x.argmax(1), generator)))
     before = th.get_rng_state()
-    assert judge(model, data) == judge(model, data)
+    assert quality_of(model, data) == quality_of(model, data)
     assert th.equal(th.get_rng_state(), before)
 
 
@@ -262,16 +263,16 @@ def test_judging_leaves_the_global_random_stream_alone_and_repeats_itself():
 )
 def test_reward_error(reward, said, error):
     truth = alternating()[:, None]
-    figures = judge(Says(box(1), lambda x: x, reward=said), rows(truth, reward=reward))
-    assert figures["reward_error"] == pytest.approx(error)
+    metrics = quality_of(Says(box(1), lambda x: x, reward=said), rows(truth, reward=reward))
+    assert metrics["reward_error"] == pytest.approx(error)
 
 
-def test_termination_figures():
+def test_termination_metrics():
     terminated = (th.arange(N) % 4 == 0).float()
-    figures = judge(Says(box(1), lambda x: x, terminated=0.9), rows(alternating()[:, None], terminated=terminated))
-    assert figures["term_brier"] == pytest.approx(0.25 * 0.1**2 + 0.75 * 0.9**2)
-    assert figures["term_recall"] == pytest.approx(0.9)
-    never = judge(Says(box(1), lambda x: x), rows(alternating()[:, None]))
+    metrics = quality_of(Says(box(1), lambda x: x, terminated=0.9), rows(alternating()[:, None], terminated=terminated))
+    assert metrics["term_brier"] == pytest.approx(0.25 * 0.1**2 + 0.75 * 0.9**2)
+    assert metrics["term_recall"] == pytest.approx(0.9)
+    never = quality_of(Says(box(1), lambda x: x), rows(alternating()[:, None]))
     assert never["term_brier"] == 0.0
     assert "term_recall" not in never
 
@@ -348,7 +349,7 @@ def test_a_broken_model_has_an_infinite_error():
 
 
 def test_the_last_step_of_a_context_is_judged():
-    """Noise of latent states is taken out: the mean of what is drawn is right, and so is the model."""
+    """The noise of latent states does not count: the mean of the samples is right, so the model has no error."""
 
     class Remembers(Says):
         context = 3
@@ -362,9 +363,9 @@ def test_the_last_step_of_a_context_is_judged():
     zeros, flags = th.zeros(N, 3), th.zeros(N, 3, dtype=th.bool)
     windows = Sequences(obs, th.zeros(N, 3, 1), obs[:, :1].expand(-1, 3, -1), zeros, zeros, flags, flags)
     model = Remembers(box(2), lambda x: x + 1.0, lambda x, generator: x + th.randn(x.shape, generator=generator))
-    figures = one_step_quality(model, SpaceCodec(box(2)), windows, g)
-    assert figures["vs_trivial"] == pytest.approx(0.0, abs=0.03)
-    assert figures["copy_error"] == pytest.approx(math.sqrt(2), abs=0.05)
+    metrics = one_step_quality(model, SpaceCodec(box(2)), windows, g)
+    assert metrics["vs_trivial"] == pytest.approx(0.0, abs=0.03)
+    assert metrics["copy_error"] == pytest.approx(math.sqrt(2), abs=0.05)
 
 
 def test_images_are_judged_by_their_pixels():
@@ -381,7 +382,7 @@ def test_images_are_judged_by_their_pixels():
     assert columns.mask("categorical").nonzero().flatten().tolist() == [16, 17, 18]
 
 
-def test_broken_models_of_images_are_found_out():
+def test_broken_models_of_images_are_recognised():
     space = spaces.Box(0, 255, (1, 4, 4), np.uint8)
 
     class Shows(Says):
@@ -399,26 +400,27 @@ def test_broken_models_of_images_are_found_out():
     before = th.randint(0, 256, (200, 1, 4, 4), generator=g, dtype=th.uint8)
     data = rows(255 - before, before)
     models = {"exact": lambda x: 255 - x, "copy": lambda x: x, "blank": lambda x: 0 * x}
-    judged = {name: one_step_quality(Shows(mean), columns_of(space), data)["vs_trivial"] for name, mean in models.items()}
-    assert judged == pytest.approx({"exact": 0.0, "copy": 2.0, "blank": 2.0})
+    quality = {name: one_step_quality(Shows(mean), columns_of(space), data)["vs_trivial"] for name, mean in models.items()}
+    assert quality == pytest.approx({"exact": 0.0, "copy": 2.0, "blank": 2.0})
 
 
 def test_a_model_that_does_not_decode_is_judged_by_rewards_and_terminations():
-    """It was judged by its observations alone, which it has none of: the error came from ``decode``."""
+    """Regression: it was evaluated by its observations alone, so ``decode`` raised."""
     rows = Transitions(th.zeros(N, 2), th.zeros(N, 1), th.zeros(N, 2), th.arange(N) / N, (th.arange(N) % 4 == 0).float())
     model = RewardToy(box(2), ACTION, device="cpu")
     assert not model.decodes
 
-    def judged(reward, terminated):
+    def quality_of_model(reward, terminated):
         model.step = lambda *args, **kwargs: Prediction(th.zeros(N, 32), reward, terminated)
         return one_step_quality(model, SpaceCodec(box(2)), rows)
 
-    figures = judged(rows.reward, rows.terminated)
-    assert figures == {"reward_error": 0.0, "term_brier": 0.0, "term_recall": 1.0, "vs_trivial": 0.0}
-    mean = judged(rows.reward.mean().expand(N), rows.terminated.mean().expand(N))
+    metrics = quality_of_model(rows.reward, rows.terminated)
+    votes = {"vs_trivial": 0.0, "vs_trivial_reward": 0.0, "vs_trivial_term": 0.0}
+    assert metrics == {"reward_error": 0.0, "term_brier": 0.0, "term_recall": 1.0, **votes}
+    mean = quality_of_model(rows.reward.mean().expand(N), rows.terminated.mean().expand(N))
     assert mean["vs_trivial"] == pytest.approx(1.0)
     # One of two columns is predicted.
-    assert judged(rows.reward, rows.terminated.mean().expand(N))["vs_trivial"] == pytest.approx(0.5)
+    assert quality_of_model(rows.reward, rows.terminated.mean().expand(N))["vs_trivial"] == pytest.approx(0.5)
 
 
 def test_open_loop_errors_of_a_model_that_does_not_decode():
@@ -432,3 +434,95 @@ def test_open_loop_errors_of_a_model_that_does_not_decode():
     assert k_step_error(model, SpaceCodec(box(2)), windows) == (0.0, 1.0)
     model.step = lambda *args, **kwargs: Prediction(th.zeros(30, 32), last.mean().expand(30), zeros[:, 0])
     assert k_step_error(model, SpaceCodec(box(2)), windows)[0] == pytest.approx(1.0)
+
+
+# ---- who has a vote
+
+
+def test_what_follows_a_termination_has_no_vote():
+    """One-step episodes whose last observation is the next visitor's: the error there decided, although nobody sees it."""
+    truth, ended = th.stack([alternating(), alternating()], 1), (th.arange(N) % 2).float()
+    obs = truth + 1
+    model = Says(box(2), lambda x: x - 0.5, terminated=ended)
+    shown = truth.clone()
+    shown[ended > 0] = 1e6
+    metrics = quality_of(model, rows(shown, obs, terminated=ended))
+    going = ended == 0
+    assert metrics["copy_error"] == quality_of(Says(box(2), lambda x: x), rows(truth[going], obs[going]))["error"]
+    # Of the steps that did not terminate, none varies: the termination alone has a vote, and is known exactly.
+    assert metrics["vs_trivial"] == metrics["vs_trivial_term"] == 0.0
+    only_ends = quality_of(Says(box(2), lambda x: x, terminated=th.ones(N)), rows(shown, obs, terminated=th.ones(N)))
+    assert only_ends == {"vs_trivial": 0.0, "reward_error": 0.0, "term_brier": 0.0, "term_recall": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("reward", "vote"), [(alternating(), 0.0), (0.0, 1.0), (0.5 * alternating(), 0.25), (-alternating(), 2.0), (100.0, 2.0)]
+)
+def test_a_learned_reward_votes_as_one_capped_column(reward, vote):
+    truth = alternating()[:, None]
+    exact = Says(box(1), lambda x: x - 1, reward=reward)
+    metrics = quality_of(exact, rows(truth, truth + 1, reward=alternating()))
+    assert metrics["vs_trivial_obs"] == 0.0
+    assert metrics["vs_trivial_reward"] == pytest.approx(vote)
+    assert metrics["vs_trivial"] == pytest.approx(vote / 2)
+    exact.reward_fn = lambda obs, action, next_obs: next_obs[:, 0]
+    assert quality_of(exact, rows(truth, truth + 1, reward=alternating()))["vs_trivial"] == 0.0
+
+
+def test_constant_observations_with_a_reward_that_is_not_learned():
+    """Nothing varied but the reward, which had no vote: such a model was trusted whatever it predicted."""
+    still = th.full((N, 2), 3.0)
+    metrics = quality_of(Says(box(2), lambda x: x, reward=0.0), rows(still, still, reward=alternating()))
+    assert metrics["vs_trivial"] == metrics["vs_trivial_reward"] == pytest.approx(1.0)
+    assert not evaluate(Says(box(2), lambda x: x, reward=0.0), rows(still, still, reward=alternating())).trusted
+
+
+def test_the_verdict_does_not_depend_on_the_size_of_the_parts_that_are_judged(monkeypatch):
+    g = th.Generator().manual_seed(0)
+    truth = th.randn(N, 3, generator=g)
+    data = rows(truth, truth + 1, reward=truth[:, 0], terminated=(truth[:, 1] > 1).float())
+    model = Says(box(3), lambda x: x - 0.7, reward=0.3, terminated=0.2)
+    whole = quality_of(model, data)
+    monkeypatch.setattr(quality, "CHUNK", 30)
+    assert quality_of(model, data) == pytest.approx(whole, rel=1e-9)
+    th.testing.assert_close(quality.variance_of(SpaceCodec(box(3)), truth).float(), truth.var(0, correction=0))
+
+
+def test_open_loop_errors_leave_out_what_follows_a_termination():
+    space = box(1)
+    obs, flags = th.zeros(4, 2, 1), th.zeros(4, 2, dtype=th.bool)
+    ended = th.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    following = th.tensor([9e9, 1.0, 2.0, 3.0]).view(4, 1, 1).expand(4, 2, 1)
+    windows = Sequences(obs, th.zeros(4, 2, 1), following, th.zeros(4, 2), ended, flags, flags)
+    error, copy = k_step_error(Says(space, lambda x: x + 1), SpaceCodec(space), windows)
+    # Two steps lead from 0 to 2; 1, 2 and 3 with the variance 2/3 are true.
+    assert (error, copy) == pytest.approx((math.sqrt((1 + 0 + 1) / 3 * 1.5), math.sqrt((1 + 4 + 9) / 3 * 1.5)))
+    all_ended = windows._replace(terminated=th.ones(4, 2))
+    assert all(math.isnan(value) for value in k_step_error(Says(space, lambda x: x), SpaceCodec(space), all_ended))
+
+
+@pytest.mark.parametrize(("events", "ratio"), [(1, 1.1), (5, 1.5), (10, 2.0), (40, 2.0)])
+def test_a_termination_that_was_hardly_ever_seen_has_less_than_a_full_vote(events, ratio):
+    """One termination in a hundred rows gave a ratio of 2 to a model that knew the probabilities, and a veto."""
+    ended = (th.arange(N) < events).float()
+    wrong = Says(box(1), lambda x: x, terminated=1 - ended)
+    metrics = quality_of(wrong, rows(th.zeros(N, 1), terminated=ended))
+    assert metrics["vs_trivial_term"] == pytest.approx(ratio, rel=0.02)
+
+
+def test_rewards_and_terminations_of_a_mode_are_not_held_against_a_model_of_probabilities():
+    """A deterministic step of a count of outcomes is the most frequent one: with 0 for a termination that has a third."""
+
+    class Counts(Says):
+        def step(self, state, action, *, deterministic=False, generator=None):
+            edge = state.argmax(1) == 0
+            ends = edge & (th.rand(len(state), generator=generator) < 1 / 3) if not deterministic else edge & False
+            return Prediction(state, ends.float(), ends.float())
+
+    g = th.Generator().manual_seed(7)
+    place = th.randint(2, (N, 1), generator=g)
+    ended = ((place[:, 0] == 0) & (th.rand(N, generator=g) < 1 / 3)).float()
+    metrics = quality_of(Counts(spaces.Discrete(2), None), rows(place, place, reward=ended, terminated=ended))
+    # With the probability 1/3 in half of the rows, the error is 1/2 * 2/9 and the variance 1/6 * 5/6.
+    assert metrics["vs_trivial_term"] == pytest.approx((1 / 9) / (5 / 36), abs=0.03)
+    assert metrics["vs_trivial_reward"] == metrics["vs_trivial_term"]

@@ -1,4 +1,4 @@
-"""Known functions against what an environment does."""
+"""Known functions compared with their environments."""
 
 import pickle
 import warnings
@@ -42,7 +42,7 @@ def functions_of(env_id: str, env: gym.Env) -> EnvFunctions:
 
 
 def collect(env: gym.Env, n_steps: int, action=None) -> dict[str, np.ndarray]:
-    """Random steps over several episodes, laid out as SB3 stores them (in the environment's own precision)."""
+    """Collect random steps over several episodes, laid out as SB3 stores them (in the environment's own precision)."""
     env.action_space.seed(0)
     obs, _ = env.reset(seed=0)
     rows = []

@@ -23,7 +23,7 @@ def test_it_is_a_proper_environment(env_id):
 @pytest.mark.parametrize("env_id", IDS)
 def test_it_is_drawn_as_gymnasium_draws_its_own(env_id, monkeypatch, recwarn):
     env = gym.make(env_id, render_mode="rgb_array")
-    assert not recwarn.list, "a mode that there is not"
+    assert not recwarn.list, "a render mode that does not exist"
     assert env.metadata["render_fps"] == {"CartPoleBalance-v0": 50, "CartPoleSwingUp-v0": 25}[env_id]
     env.reset(seed=0)
     env.step(np.ones(1, np.float32))
@@ -83,7 +83,7 @@ def test_the_cart_stops_at_the_ends_of_the_swing_ups_track_and_the_pole_swings_o
         obs = env.step(np.zeros(1, np.float32))[0]
         assert obs[0] == pytest.approx(2.4 * side)
         assert obs[1] == pytest.approx(0.0, abs=0.05)  # the swinging pole may pull it off again
-        # 4/3 l theta' is kept relative to the ground: 2 m/s over 2/3 m; the lower end goes on, so theta turns against x.
+        # 4/3 l theta' is kept relative to the ground: 2 m/s over 2/3 m; the lower end keeps moving, so theta turns against x.
         assert obs[4] == pytest.approx(-3.0 * side, abs=0.01)
         assert env.observation_space.contains(obs)
     for _ in range(100):

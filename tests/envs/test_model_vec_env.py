@@ -22,7 +22,7 @@ ACT = spaces.Box(np.float32([-2.0, 0.0]), np.float32([2.0, 3.0]))
 
 
 def rollout(env, steps, seed=0):
-    """Everything an environment shows under random actions."""
+    """Collect everything that an environment returns under random actions."""
     rng = np.random.default_rng(seed)
     seen = [env.reset()]
     for _ in range(steps):
@@ -87,7 +87,7 @@ def test_rows_restart_on_their_own():
 
 
 class _Coin(LinearToy):
-    """Terminates with probability 0.3."""
+    """A model that terminates with probability 0.3."""
 
     def step(self, state, action, *, deterministic=False, generator=None):
         prediction = super().step(state, action, deterministic=deterministic, generator=generator)
@@ -99,9 +99,9 @@ def test_termination_is_drawn_with_the_models_probability():
     env.reset()
     ended = np.mean([env.step(np.zeros((4000, 2), dtype=np.float32))[2].mean() for _ in range(5)])
     assert abs(ended - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 20_000)
-    calm = ModelVecEnv(_Coin(OBS, UNIT, device="cpu"), ZERO, n_envs=10, deterministic=True)
-    calm.reset()
-    assert not calm.step(np.zeros((10, 2), dtype=np.float32))[2].any()
+    deterministic_env = ModelVecEnv(_Coin(OBS, UNIT, device="cpu"), ZERO, n_envs=10, deterministic=True)
+    deterministic_env.reset()
+    assert not deterministic_env.step(np.zeros((10, 2), dtype=np.float32))[2].any()
 
 
 # ------------------------------------------------------------------------------------------------------------- randomness
@@ -150,7 +150,7 @@ def test_deterministic_is_the_mean():
 
 
 class _Fragile(LinearToy):
-    """Row by row: NaN in state, reward, probability, where the first action is near the marks 0.5, 0.7, 0.9."""
+    """A model with NaN in state, reward or probability where a row's first action is near 0.5, 0.7 or 0.9."""
 
     def step(self, state, action, *, deterministic=False, generator=None):
         assert state.isfinite().all()

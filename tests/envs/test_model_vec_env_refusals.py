@@ -1,4 +1,4 @@
-"""What ``ModelVecEnv`` refuses, and how it says so."""
+"""Mistakes that ``ModelVecEnv`` refuses, and its messages."""
 
 import gymnasium as gym
 import numpy as np

@@ -55,10 +55,10 @@ def test_the_best_action_of_the_linear_system_is_found(cls, action_space, steps,
     env = ModelVecEnv(model, ZERO, n_envs=16, horizon=HORIZON, seed=0)
     agent = cls("MlpPolicy", env, gamma=0.9, seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, **settings)
     agent.learn(steps)
-    judge = ModelVecEnv(model, ZERO, n_envs=32, horizon=HORIZON, deterministic=True)
-    obs, total = judge.reset(), np.zeros(32)
+    evaluation = ModelVecEnv(model, ZERO, n_envs=32, horizon=HORIZON, deterministic=True)
+    obs, total = evaluation.reset(), np.zeros(32)
     for _ in range(HORIZON):
-        obs, reward, _, _ = judge.step(agent.predict(obs, deterministic=True)[0])
+        obs, reward, _, _ = evaluation.step(agent.predict(obs, deterministic=True)[0])
         total += reward
     best = float(model.best_return(th.zeros(1, 3), HORIZON))
     assert total.mean() > 0.9 * best

@@ -1,4 +1,4 @@
-"""States of environments that are kept and put back: their size, and what cannot be kept."""
+"""Snapshots of environments: their size, and environments without one."""
 
 import gymnasium as gym
 

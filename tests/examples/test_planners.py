@@ -13,14 +13,14 @@ SPEC.loader.exec_module(planners)
 
 
 def test_regret_by_hand():
-    """The best of all from each start; chance is 1."""
-    found = {
+    """The regret is relative to the best of all from each start, and 1 for chance."""
+    returns = {
         "chance": {"returns": [0.0, 0.0]},
         "a": {"returns": [10.0, 4.0]},
         "b": {"returns": [6.0, 8.0]},
     }
     # Best: 10 and 8. Chance lacks 9 on average, a 2, b 2.
-    assert planners.regrets(found) == {"chance": 1.0, "a": pytest.approx(2 / 9), "b": pytest.approx(2 / 9)}
+    assert planners.regrets(returns) == {"chance": 1.0, "a": pytest.approx(2 / 9), "b": pytest.approx(2 / 9)}
 
 
 @pytest.mark.parametrize("task", list(planners.TASKS))

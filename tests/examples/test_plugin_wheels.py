@@ -42,7 +42,7 @@ print("row", row.name, row.kind, row.distribution, row.version, row.status)
 
 @dataclass(frozen=True)
 class Plugin:
-    """What is in a folder, what its model is called, and which agents are trained with it for how long."""
+    """The contents of a folder, the name of its model, and the agents to train with it, with their numbers of steps."""
 
     distribution: str
     name: str

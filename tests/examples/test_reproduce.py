@@ -1,4 +1,4 @@
-"""The harness of the learning benchmarks: its bookkeeping must be right, since the published figures come from it."""
+"""The harness of the learning benchmarks: its bookkeeping must be right, since the published numbers come from it."""
 
 import random
 from copy import deepcopy
@@ -37,10 +37,10 @@ def test_reached_is_the_second_of_two_in_a_row(means, expected):
 @given(st.lists(st.floats(-10, 10), max_size=12), st.floats(-10, 10))
 def test_reached_never_moves_when_a_run_goes_on(means, threshold):
     steps = list(range(len(means)))
-    found = [records.reached_at(steps[:n], means[:n], threshold) for n in range(len(means) + 1)]
-    reached = [step for step in found if step is not None]
+    steps_reached = [records.reached_at(steps[:n], means[:n], threshold) for n in range(len(means) + 1)]
+    reached = [step for step in steps_reached if step is not None]
     assert len(set(reached)) <= 1
-    assert found[: len(found) - len(reached)] == [None] * (len(found) - len(reached))
+    assert steps_reached[: len(steps_reached) - len(reached)] == [None] * (len(steps_reached) - len(reached))
 
 
 def test_nothing_is_reached_without_a_threshold():
@@ -128,11 +128,11 @@ def test_sac_is_at_its_defaults_but_for_a_buffer_that_holds_the_run():
 
 def test_the_models_own_settings_do_not_change_the_control():
     hopper = tasks.TASKS["hopper"]
-    told = {
+    given = {
         variant: tasks.conditions(hopper, variant, 0, tasks.constructor_settings(hopper, variant))
         for variant in ("mbpo", "model-off")
     }
-    for variant, settings in told.items():
+    for variant, settings in given.items():
         before = deepcopy(settings)
         before["settings"] |= {"real_ratio": 0.05, "fit_freq": 1_000}
         assert set(tasks.changes(before, settings)) == ({"settings"} if variant == "mbpo" else set())
@@ -196,21 +196,21 @@ def test_evaluation_leaves_every_random_stream_and_the_policys_mode_alone(monkey
     assert first[0] != first[1]
 
 
-def test_evaluation_gives_the_memory_back():
-    """A planner or a recurrent agent that is not told so begins anew at every step."""
-    told = []
+def test_evaluation_hands_the_policy_state_on():
+    """Without its state a planner or a recurrent agent would begin a new episode at every step."""
+    calls = []
 
     class Remembering:
         policy = th.nn.Linear(1, 1)
 
         def predict(self, obs, state, episode_start, deterministic):
-            told.append((state, bool(episode_start[0])))
-            return np.zeros(1, np.float32), len(told)
+            calls.append((state, bool(episode_start[0])))
+            return np.zeros(1, np.float32), len(calls)
 
     agent = Remembering()
     agent.policy.set_training_mode = lambda mode: None
     run.evaluate(agent, gym.make("Pendulum-v1", max_episode_steps=3), 2)
-    assert told == [(None, True), (1, False), (2, False), (None, True), (4, False), (5, False)]
+    assert calls == [(None, True), (1, False), (2, False), (None, True), (4, False), (5, False)]
 
 
 def test_the_episodes_of_training_are_a_planners_curve(tmp_path):
@@ -246,7 +246,7 @@ def test_the_episodes_of_training_are_a_planners_curve(tmp_path):
 
 
 class InterruptedRunError(Exception):
-    """Stands for a killed process."""
+    """The stand-in for a killed process."""
 
 
 def interrupted_after(step):
@@ -310,7 +310,7 @@ def test_evaluations_after_the_last_checkpoint_are_done_again(tmp_path, monkeypa
     assert (steps_of(done), done["resumed_at"]) == ([0, 20, 40, 60], [20])
 
 
-def test_without_a_checkpoint_a_run_begins_again_and_gives_what_it_gave(tmp_path):
+def test_without_a_checkpoint_a_run_begins_again_with_the_same_result(tmp_path):
     """Same seed, same run; and an interruption before the first checkpoint leaves no trace."""
     one = tiny_run(tmp_path, "model-off")
     with pytest.raises(InterruptedRunError):

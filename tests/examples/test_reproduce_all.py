@@ -35,10 +35,10 @@ def test_one_failure_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     )
     failed = run_all.work(jobs, 2, [], tmp_path / "logs")
     assert [(job.variant, job.seed) for job in failed] == [("mbpo", 0)]
-    told = capsys.readouterr().out
-    assert "[4/4]" in told
-    assert told.count("FAILED") == 1
-    assert "    boom" in told
+    printed = capsys.readouterr().out
+    assert "[4/4]" in printed
+    assert printed.count("FAILED") == 1
+    assert "    boom" in printed
 
 
 def test_leaving_stops_the_children(tmp_path, monkeypatch):

@@ -26,17 +26,17 @@ LEARNED = {"world_model_kwargs": {"members": 2, "elites": 1, "hidden": [16]}, "f
 
 
 def tiny(env: Any = "Pendulum-v1", **kwargs: Any) -> MBPO:
-    """An agent on the exact twin of Pendulum, unless told otherwise."""
+    """Make an agent with the exact twin of Pendulum, or with the given settings."""
     return MBPO("MlpPolicy", env, **{**TINY, "world_model": "pendulum", **kwargs})
 
 
 def learned(env: Any = "Pendulum-v1", **kwargs: Any) -> MBPO:
-    """An agent with a small learned ensemble."""
+    """Make an agent with a small learned ensemble."""
     return MBPO("MlpPolicy", env, **{**TINY, **LEARNED, **kwargs})
 
 
 class NoiseEnv(gym.Env):
-    """Observations are independent of everything: no model can beat predicting the mean."""
+    """An environment of pure noise: no model can beat predicting the mean."""
 
     observation_space: spaces.Space = spaces.Box(-5, 5, (3,))
     action_space: spaces.Space = spaces.Box(-1, 1, (1,))
@@ -80,7 +80,7 @@ class DictEnv(gym.Env):
 
 
 class BrokenEnv(gym.Wrapper):
-    """Returns something that is not finite at one step."""
+    """An environment that returns something not finite at one step."""
 
     def __init__(self, env: gym.Env, at: int, what: str) -> None:
         super().__init__(env)
@@ -101,7 +101,7 @@ class BrokenEnv(gym.Wrapper):
 
 
 class Counter(gym.Env):
-    """Observes how many steps there have been since the reset; an episode has 1,000."""
+    """An environment whose observation is the number of steps since the reset; an episode has 1,000."""
 
     observation_space: spaces.Space = spaces.Box(0, 10_000, (1,))
     action_space: spaces.Space = spaces.Box(-1, 1, (1,))
@@ -136,14 +136,14 @@ def quick(env="Pendulum-v1", **kwargs) -> MBPO:
 
 
 def intact(agent: MBPO, steps: int, tmp_path) -> None:
-    """Nothing lost: the rows are there, in the user's own buffer, and the agent can be saved and loaded."""
+    """Check that nothing is lost: the buffer has its rows, and the agent can be saved and loaded."""
     assert agent.replay_buffer.pos == steps
     agent.save(tmp_path / "agent")
     assert MBPO.load(tmp_path / "agent").num_timesteps == agent.num_timesteps
 
 
 class OffersMLP:
-    """OffersMLP one world model."""
+    """A plug-in that offers one world model."""
 
     def __init__(self, **record):
         self.record = {"name": "mine", "factory": MLPModel, **record}

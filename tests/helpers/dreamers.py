@@ -47,7 +47,7 @@ class ImageEnv(FakeImageEnv):
 
 
 class ActionEnv(gym.Env):
-    """Observations are a number; any actions."""
+    """An environment of a ``Discrete`` observation and any actions."""
 
     observation_space = spaces.Discrete(5, start=2)
 

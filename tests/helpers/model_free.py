@@ -7,7 +7,7 @@ BASES = [SAC, TD3, DDPG, DQN, TQC, CrossQ, QRDQN]
 
 
 def quick_settings() -> dict:
-    """Anew each time: SB3 writes into ``policy_kwargs``."""
+    """Make new settings each time, since SB3 writes into ``policy_kwargs``."""
     return {
         "policy_kwargs": {"net_arch": [16]},
         "learning_starts": 60,

@@ -26,7 +26,8 @@ from stable_baselines3 import TD3, HerReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from sb3_mbrl import MBPO, PETS, DreamerV3, Dyna, DynaQ, model_based
+from sb3_mbrl import MBPO, PETS, DreamerV3, Dyna, DynaQ, MuZero, model_based
+from tests.algorithms.muzero.agents import small as small_muzero
 from tests.digests import digest, flat, imagined_rows, parameters, predictions, stored
 from tests.digests import streams as streams_of
 from tests.helpers.dreamers import MODEL as RSSM
@@ -141,21 +142,22 @@ def mountain_car() -> gym.Env:
     return gym.make("MountainCar-v0").env.env
 
 
-FIVE = {
+CLASSES = {
     "mbpo": Case(MBPO, mbpo()),
     "dyna": Case(Dyna, lambda env: Dyna("MlpPolicy", env, **{**MODEL, **IMAGINED}), mountain_car),
     "pets": Case(PETS, lambda env: PETS("MlpPolicy", env, **{**MODEL, **PLANNED})),
     "dyna-q": Case(DynaQ, lambda env: DynaQ("QTablePolicy", env, seed=0, planning="prioritized_sweeping"), Walk),
     "dreamer": Case(DreamerV3, small),
+    "muzero": Case(MuZero, lambda env: small_muzero(env, reanalyze_ratio=0.5, exploration=0.2), mountain_car),
 }
 GAUSSIAN = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
 CORRELATED = OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.1 * np.ones(1))
 TD3_MODEL, TQC_MODEL = model_based(TD3), model_based(TQC)
 
 CASES: dict[str, Case] = {
-    **FIVE,
-    **{f"{name}-3-envs": case._replace(n_envs=3) for name, case in FIVE.items()},
-    **{f"{name}-kept": case._replace(kept=True, n_envs=2) for name, case in FIVE.items()},
+    **CLASSES,
+    **{f"{name}-3-envs": case._replace(n_envs=3) for name, case in CLASSES.items()},
+    **{f"{name}-kept": case._replace(kept=True, n_envs=2) for name, case in CLASSES.items()},
     "mbpo-normalised": Case(MBPO, mbpo(), normalised=True),
     "dreamer-normalised-kept": Case(DreamerV3, small, normalised=True, kept=True),
     "mbpo-sde": Case(MBPO, mbpo(use_sde=True)),

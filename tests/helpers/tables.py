@@ -14,6 +14,6 @@ def counted(rows, states=4, actions=2, memory=1.0):
 
 
 def chain():
-    """0 -> 1 -> 2 -> over with a reward of 1 (action 0); action 1 stays, for nothing."""
+    """Count a chain: 0 -> 1 -> 2 -> termination with a reward of 1 (action 0); action 1 stays, with a reward of 0."""
     rows = [(0, 0, 0.0, 1, 0), (1, 0, 0.0, 2, 0), (2, 0, 1.0, 3, 1)] + [(s, 1, 0.0, s, 0) for s in range(3)]
     return counted(rows)

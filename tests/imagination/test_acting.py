@@ -14,7 +14,7 @@ from tests.helpers.model_free import quick_settings
 
 
 def test_generalised_exploration_is_every_rows_own():
-    """With gSDE all rows of imagination had one exploration matrix, and the same one every time."""
+    """Regression: with gSDE all imagined rows had the same exploration matrix, at every call."""
     agent = tiny(use_sde=True).learn(60)
     obs = th.zeros(500, 3)
     kept = agent.actor.action_dist.exploration_mat

@@ -19,7 +19,7 @@ def toy(cls=LinearToy, **kwargs):
 
 
 def by_obs(obs: th.Tensor) -> th.Tensor:
-    """A policy that depends on what it sees."""
+    """Act by the observation."""
     return th.stack([obs.sum(1).tanh(), -obs[:, 0].tanh()], 1)
 
 
@@ -71,7 +71,7 @@ def test_certain_terminations_are_certain(p, rows, generator):
 
 
 class Breaking(LinearToy):
-    """Not finite where the first column goes above a threshold; refuses to see such a thing itself."""
+    """A model that is not finite where the first column exceeds a threshold, and refuses to decode such states."""
 
     def __init__(self, *args, where="state", **kwargs):
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Where imagination starts: rules by name, functions, and what an agent does with them."""
+"""Start states: rules by name, functions, and their use by an agent."""
 
 import gymnasium as gym
 import numpy as np
@@ -59,7 +59,7 @@ def agent(imagination="branched", **kwargs):
     "options", [{}, {"world_model": "oracle", "world_model_kwargs": {"env": "Pendulum-v1"}}], ids=["ensemble", "oracle"]
 )
 def test_an_agent_starts_where_the_rule_says(options):
-    """Also where states are snapshots of the environment, which lie beside the rows."""
+    """Also where states are snapshots of the environment, from the side store."""
     mbpo = agent(imagination_kwargs={"starts": newest_alone, "starts_per_step": 1, "freq": 10}, **options).learn(25)
     newest = th.as_tensor(mbpo.replay_buffer.observations[mbpo.replay_buffer.pos - 1])
     obs = mbpo.world_model.decode(mbpo._start_states(3, th.Generator().manual_seed(0)))
@@ -84,7 +84,7 @@ def test_a_wrong_rule_is_named(rule, words):
 
 
 class FromTheStart(BranchedRollouts):
-    """A plug-in's rule."""
+    """The rule of a plug-in."""
 
     def choose_starts(self, data, n, *, generator=None):
         return data.row_ids()[:1].expand(n)

@@ -20,7 +20,7 @@ def known(**kwargs):
 
 
 def policy(obs):
-    """A deterministic policy."""
+    """Act deterministically."""
     return th.tanh(obs[:, :2])
 
 
@@ -39,7 +39,7 @@ def view(model):
 
 
 def by_hand(model, row, horizon, first_discount):
-    """The return of one row, its last state and the discount of that state's value, step by step in plain numbers."""
+    """Compute the return of one row, its last state and the discount of that state's value, step by step in plain numbers."""
     total, discount, state = row["reward"], first_discount * (1 - row["done"]), row["next_obs"]
     for _ in range(horizon):
         prediction = model.step(state[None], policy(state[None]))

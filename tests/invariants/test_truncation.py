@@ -39,7 +39,7 @@ GAMMA, VALUE, EPISODE = 0.9, 100.0, 7
 
 
 class OneStep(gym.Env):
-    """Every step pays 1 and ends the episode: by a time limit or in a terminal state."""
+    """An environment whose every step pays 1 and ends the episode, by a time limit or in a terminal state."""
 
     observation_space, action_space = spaces.Discrete(1), spaces.Discrete(2)
 
@@ -60,7 +60,7 @@ class OneStep(gym.Env):
 
 
 def ends_of(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each step of :func:`filled` ends an episode, and whether in a terminal state: every second episode."""
+    """Tell which steps of :func:`filled` end an episode, and which of these in a terminal state: every second episode."""
     time = np.arange(steps)
     last = time % EPISODE == EPISODE - 1
     return last, last & (time // EPISODE % 2 == 0)
@@ -149,13 +149,13 @@ def test_the_horizon_of_a_rollout_is_no_termination():
 
 
 def targets(batch, gamma: float = GAMMA) -> th.Tensor:
-    """The targets of SB3's algorithms where every next state is worth 100."""
+    """Compute the targets of SB3's algorithms where the value of every next state is 100."""
     discount = gamma if batch.discounts is None else batch.discounts
     return (batch.rewards + (1 - batch.dones) * discount * VALUE).flatten()
 
 
 def steps(ended: bool, length: int) -> Imagined:
-    """A rollout of ``length`` steps with rewards 0, 1, 2, ... and observations to match; it terminates at the last or not."""
+    """Make a rollout of ``length`` steps with rewards 0, 1, 2, ... that terminates at the last one if ``ended``."""
     time = th.arange(float(length))[:, None]
     terminated = th.zeros(length, 1)
     terminated[-1] = float(ended)
@@ -222,7 +222,7 @@ def test_the_loss_of_dqn_has_the_targets_of_both_kinds_of_rows(real_ends, model_
 
 
 def n_step_target(step: int, length: int, ended: bool, reward: float, n: int = 3) -> float:
-    """The target of a step with the rewards ``reward``, ``reward + 1``, ... in an episode of ``length`` steps."""
+    """Compute the target of a step with the rewards ``reward``, ``reward + 1``, ... in an episode of ``length`` steps."""
     joined = min(n, length - step)
     total = sum(GAMMA**i * (reward + i) for i in range(joined))
     return total + (0.0 if ended and step + joined == length else GAMMA**joined * VALUE)
@@ -249,7 +249,7 @@ def test_imagined_returns_of_several_steps_are_those_of_real_ones(ended):
 
 
 @pytest.mark.parametrize("truncated", [False, True])
-def test_value_expansion_goes_on_after_a_time_limit(truncated):
+def test_value_expansion_continues_after_a_time_limit(truncated):
     """A real reward of 3; the model pays the next state 0.5 and then bootstraps."""
     real = ReplayBuffer(8, OBS, ACT, device="cpu")
     for _ in range(8):

@@ -44,7 +44,7 @@ def test_a_ball_is_caught():
 
 def test_a_cue_is_remembered():
     """
-    For ten steps; who forgets earns 0.5. Reward is for the action that fits the cue, so neither of them alone says anything.
-    Few latent variables: each is drawn at every step, and the cue has to get through their noise.
+    For ten steps; a policy that forgets it earns 0.5. The reward depends on cue and action together, so neither alone predicts
+    it. There are few latent variables, since each is drawn at every step and the cue has to get through their noise.
     """
     learn_until(0.95, "MemoryCue-v0", 10_000, 500, world_model_kwargs={"stoch": 2, "classes": 4})

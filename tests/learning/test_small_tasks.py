@@ -39,7 +39,7 @@ def test_mbpo_swings_the_pendulum_up_within_800_real_steps(world_model):
 
 
 def test_ppo_learns_in_a_model_that_was_fitted_on_random_data():
-    """What PPO learns in the dream holds in the real environment."""
+    """A policy that PPO learns in a model works in the real environment."""
     source = MBPO("MlpPolicy", "Pendulum-v1", world_model=None, learning_starts=4000, seed=7, device="cpu").learn(4000)
     model = EnsembleModel(
         source.observation_space, source.action_space, members=5, elites=4, hidden=[64, 64], learning_rate=3e-3, device="cpu"

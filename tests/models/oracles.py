@@ -30,7 +30,7 @@ def to_env(space: gym.Space, action: th.Tensor):
 
 
 def advance(env: gym.Env, n: int, seed: int = 0):
-    """Some way into an episode."""
+    """Make some steps of an episode."""
     obs, _ = env.reset(seed=seed)
     for action in scaled_actions(env.action_space, n, seed):
         obs, _, terminated, truncated, _ = env.step(to_env(env.action_space, action))

@@ -30,7 +30,7 @@ def test_elites_are_the_members_with_the_lowest_holdout_error(generator):
     assert model.step(state, th.zeros(500, 1), generator=generator).reward.isfinite().all()
 
 
-def test_every_row_draws_its_member_anew(generator):
+def test_every_row_draws_its_own_member(generator):
     model = EnsembleModel(OBS, ACT, members=3, elites=3, **SMALL)
     with th.no_grad():
         model.heads.max_logvar.fill_(-30.0)

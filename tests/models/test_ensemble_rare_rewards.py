@@ -1,4 +1,4 @@
-"""Regression: PETS on the swing-up never learned that standing up is worth something."""
+"""Regression: PETS on the swing-up never learned the reward of standing up."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ OBS, ACTION = spaces.Box(-4, 4, (2,), np.float32), spaces.Box(-1, 1, (1,), np.fl
 
 
 def seldom_good(rows: int) -> ReplayBuffer:
-    """Points on a circle move along it; the top is worth up to 1, and one row in forty is near it."""
+    """Points on a circle move along it; the reward at the top is up to 1, and one row in forty is near it."""
     rng = np.random.default_rng(0)
     buffer = ReplayBuffer(rows, OBS, ACTION, device="cpu")
     for _ in range(rows):
@@ -29,7 +29,7 @@ def seldom_good(rows: int) -> ReplayBuffer:
 
 @pytest.mark.parametrize(("nll_beta", "learned"), [(0.5, True), (0.0, False)])
 def test_rewards_that_are_rare_are_learned(nll_beta, learned):
-    """By likelihood alone they count as noise."""
+    """By likelihood alone such rewards count as noise."""
     data = ReplayData(seldom_good(800))
     model = EnsembleModel(OBS, ACTION, members=2, elites=2, hidden=[64, 64], nll_beta=nll_beta, device="cpu")
     model.fit(data, FitBudget(max_batches=3000), generator=th.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""``MLPModel``: what it learns, and options that do not fit."""
+"""``MLPModel``: learning, and options that do not fit together."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,10 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_mbrl.buffers import ReplayData
-from sb3_mbrl.contracts import FitBudget, UnsupportedSpace
+from sb3_mbrl.contracts import FitBudget, Transitions, UnsupportedSpace
+from sb3_mbrl.models import mlp
 from sb3_mbrl.models.ensemble import EnsembleModel
-from sb3_mbrl.models.mlp import MLPModel, layer_weight_decay
+from sb3_mbrl.models.mlp import FitRows, MLPModel, layer_weight_decay
 from tests.models.data import ACT, OBS, SMALL, linear_data
 
 
@@ -99,3 +100,28 @@ def test_options_that_do_not_fit_are_refused():
         MLPModel(OBS, ACT, target="residual")
     with pytest.raises(UnsupportedSpace, match=r"EnsembleModel does not take these spaces: observation space: .* is an image"):
         EnsembleModel(spaces.Box(0, 255, (8, 8, 3), np.uint8), ACT)
+
+
+def test_categories_that_are_encoded_batch_by_batch_are_the_same(monkeypatch, generator):
+    """One-hot vectors of all rows at once took hundreds of megabytes for a few thousand rows of many categories."""
+    space = spaces.Dict(shelf=spaces.Discrete(40), x=spaces.Box(-5, 5, (2,)))
+    model = MLPModel(space, spaces.Discrete(3), **SMALL)
+    n = 300
+    obs, next_obs = (
+        {"shelf": th.randint(40, (n, 1), generator=generator), "x": th.randn(n, 2, generator=generator)} for _ in range(2)
+    )
+    action, reward = th.randint(3, (n, 1), generator=generator), th.randn(n, generator=generator)
+    rows = Transitions(obs, action, next_obs, reward, (reward > 1).float())
+    at_once = FitRows(model, rows, learn_scales=True)
+    scales = [value.clone() for value in model.state_dict().values()]
+    monkeypatch.setattr(mlp, "LARGE", 100)
+    by_batch = FitRows(model, rows, learn_scales=True)
+    assert by_batch.encoded is None
+    for one, other in zip(scales, model.state_dict().values(), strict=True):
+        th.testing.assert_close(one, other)
+    index = th.randint(n, (1, 16), generator=generator)
+    (inputs, targets), (other_inputs, other_targets) = at_once.batch(index), by_batch.batch(index)
+    th.testing.assert_close(inputs, other_inputs)
+    for one, other in zip(targets, other_targets, strict=True):
+        th.testing.assert_close(one, other)
+    th.testing.assert_close(model._holdout_scores(at_once), model._holdout_scores(by_batch))

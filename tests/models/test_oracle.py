@@ -1,4 +1,4 @@
-"""The oracle repeats what the real environment goes on to do, from any captured moment."""
+"""The oracle repeats the real environment's next steps from any snapshot."""
 
 import gymnasium as gym
 import numpy as np
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*out of date:DeprecationWarning
 
 
 def check_continuation(env: gym.Env, oracle: OracleModel, obs, n_steps: int = 50) -> int:
-    """The oracle first, the environment afterwards: nothing but the snapshot can tell the oracle what will happen."""
+    """Step the oracle first and the environment afterwards, so that the oracle knows nothing but the snapshot."""
     actions = scaled_actions(env.action_space, n_steps, seed=99)
     state = oracle.initial(as_obs(env, obs), oracle.capture(env)[None])
     predictions = []

@@ -43,7 +43,7 @@ def test_the_mean_alone():
 
 
 def test_after_moment_matching_the_particles_are_normal():
-    """Those of TSinf are a mixture of four, far apart; matched ones have no excess."""
+    """Particles of TSinf are a mixture of four members that are far apart; matched ones have no excess kurtosis."""
 
     def excess(particles):
         standard = (particles - particles.mean()) / particles.std()
@@ -78,15 +78,15 @@ class Lottery(Line):
 
 
 def test_the_return_is_the_mean_over_particles_terminations_included():
-    """Half of the particles earn 1, the others 1 at each of five steps; a planner adds up what it is told."""
-    found = evaluate(
+    """Half of the particles earn 1, the others 1 at each of five steps; a planner adds these up."""
+    evaluation = evaluate(
         Particles(Lottery(), 10, "tsinf"), Particles(Lottery(), 10, "tsinf").initial(th.zeros(1, 1)), th.zeros(1, 1, 5, 1)
     )
-    assert float(found.returns) == pytest.approx(0.5 * 1 + 0.5 * 5)
+    assert float(evaluation.returns) == pytest.approx(0.5 * 1 + 0.5 * 5)
 
 
 class HalfEnds(EnsembleModel):
-    """Of two members one says that the episode ends now, the other that it goes on; every step earns 1."""
+    """An ensemble of two members: one predicts a termination now, the other none; every step earns 1."""
 
     def __init__(self):
         super().__init__(spaces.Box(-9, 9, (1,)), spaces.Box(-1, 1, (1,)), members=2, elites=2, hidden=(4,), device="cpu")
@@ -105,8 +105,8 @@ class HalfEnds(EnsembleModel):
 def test_moment_matching_counts_an_end_once():
     """Half of the weight ends at the first of five steps: 1 + 4 / 2. Redrawn, the survivors must not end again."""
     model = Particles(HalfEnds(), 1_000, "moment")
-    found = evaluate(model, model.initial(th.zeros(1, 1)), th.zeros(1, 1, 5, 1), generator=th.Generator().manual_seed(0))
-    assert float(found.returns) == pytest.approx(3.0, abs=0.01)
+    evaluation = evaluate(model, model.initial(th.zeros(1, 1)), th.zeros(1, 1, 5, 1), generator=th.Generator().manual_seed(0))
+    assert float(evaluation.returns) == pytest.approx(3.0, abs=0.01)
 
 
 def test_the_value_of_a_cloud_is_the_mean_over_those_that_go_on():
@@ -138,8 +138,9 @@ def test_particles_may_follow_their_members_means():
 def test_drawn_members_are_followed_to_their_means_too():
     """It used to do nothing but under TSinf."""
     model, action = Particles(Drifting(), 1_000, "ts1", aleatoric=False), th.zeros(1, 1)
-    found = model.step(model.initial(th.zeros(1, 1)), action, generator=th.Generator().manual_seed(0))
-    assert sorted(set(found.state["particles"]["obs"].flatten().tolist())) == pytest.approx(sorted(Drifting.OFFSETS.tolist()))
+    prediction = model.step(model.initial(th.zeros(1, 1)), action, generator=th.Generator().manual_seed(0))
+    places = prediction.state["particles"]["obs"].flatten().tolist()
+    assert sorted(set(places)) == pytest.approx(sorted(Drifting.OFFSETS.tolist()))
     particles, _ = cloud("moment", aleatoric=False)
     within = Drifting.SIGMA**2 * (Drifting.DECAY ** (2 * np.arange(STEPS))).sum()
     assert float(particles.var()) == pytest.approx(Drifting.moments(STEPS, False)[1] - within, rel=0.02)
@@ -150,9 +151,9 @@ def test_the_reward_of_matched_particles_is_that_of_where_they_are():
     model = Drifting()
     model.reward_fn = lambda obs, action, next_obs: next_obs[:, 0] ** 4
     cloud = Particles(model, 400_000, "moment")
-    found = cloud.step(cloud.initial(th.zeros(1, 1)), th.zeros(1, 1), generator=th.Generator().manual_seed(0))
+    prediction = cloud.step(cloud.initial(th.zeros(1, 1)), th.zeros(1, 1), generator=th.Generator().manual_seed(0))
     mean, variance = Drifting.moments(1, False)
-    assert float(found.reward) == pytest.approx(mean**4 + 6 * mean**2 * variance + 3 * variance**2, rel=0.03)
+    assert float(prediction.reward) == pytest.approx(mean**4 + 6 * mean**2 * variance + 3 * variance**2, rel=0.03)
 
 
 class Discounting(Line):
@@ -172,8 +173,8 @@ def test_discounts_of_the_model_are_kept():
     plain = evaluate(model, start, actions)
     assert plain.returns.flatten().tolist() == pytest.approx([0.2 + 0.5 * 0.5 + 0.25 * 0.6, -0.2 - 0.9 * 0.5 + 0.81 * 0.5])
     particles = Particles(model, 4, "ts1")
-    found = evaluate(particles, particles.spread(start), actions)
-    th.testing.assert_close(found.returns, plain.returns)
+    evaluation = evaluate(particles, particles.spread(start), actions)
+    th.testing.assert_close(evaluation.returns, plain.returns)
     model.factor = -1.0
     with pytest.raises(MissingCapability, match="predicts negative discounts"):
         evaluate(particles, particles.spread(start), actions)
@@ -181,9 +182,9 @@ def test_discounts_of_the_model_are_kept():
 
 def test_one_particle_that_diverges_spoils_the_sequence():
     model = Particles(Line(break_at=0.5), 4, "ts1")
-    found = evaluate(model, model.initial(th.zeros(1, 1)), th.tensor([[[[0.2]], [[0.9]]]]))
-    assert found.diverged.tolist() == [[False, True]]
-    assert found.returns.tolist() == [[pytest.approx(0.2), -np.inf]]
+    evaluation = evaluate(model, model.initial(th.zeros(1, 1)), th.tensor([[[[0.2]], [[0.9]]]]))
+    assert evaluation.diverged.tolist() == [[False, True]]
+    assert evaluation.returns.tolist() == [[pytest.approx(0.2), -np.inf]]
 
 
 def test_an_ensemble_steps_by_the_members_it_is_told():
@@ -192,9 +193,9 @@ def test_an_ensemble_steps_by_the_members_it_is_told():
     model.elites = [2, 0, 3]
     state, action = model.initial(th.rand(6, 2)), th.rand(6, 2)
     member = th.tensor([0, 1, 2, 0, 1, 2])
-    found = model.member_step(state, action, member, deterministic=True).state["obs"]
+    chosen = model.member_step(state, action, member, deterministic=True).state["obs"]
     everyone = model.members(state, action).mean.clamp(-1, 1)
-    assert th.allclose(found, everyone[member, th.arange(6)], atol=1e-5)
+    assert th.allclose(chosen, everyone[member, th.arange(6)], atol=1e-5)
 
 
 def test_what_a_model_lacks_is_said():

@@ -4,11 +4,11 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.models.vector_heads import Heads, Targets
+from sb3_mbrl.models.vector_heads import Targets, VectorHeads
 from sb3_mbrl.spaces import SpaceCodec
 
 
-def heads(space=None, **kwargs) -> Heads:
+def heads(space=None, **kwargs) -> VectorHeads:
     options = {
         "members": 2,
         "probabilistic": True,
@@ -18,7 +18,7 @@ def heads(space=None, **kwargs) -> Heads:
         "learn_reward": True,
         "learn_termination": False,
     }
-    return Heads(SpaceCodec(space or spaces.Box(-9, 9, (2,))), **{**options, **kwargs})
+    return VectorHeads(SpaceCodec(space or spaces.Box(-9, 9, (2,))), **{**options, **kwargs})
 
 
 def test_gaussian_loss_against_the_formula():
@@ -130,7 +130,7 @@ def test_without_a_single_termination_in_the_data_none_is_predicted():
 
 
 def test_the_bounds_of_many_columns_do_not_drive_each_other_past():
-    """With a sum in the place of the mean, 46 columns end at one constant variance, 30 times too wide on quiet rows."""
+    """With a sum instead of the mean, 46 columns end at one constant variance, 30 times too wide on quiet rows."""
     generator = th.Generator().manual_seed(0)
     part = heads(spaces.Box(-9, 9, (46,)), members=1, learn_reward=False)
     logit = th.nn.Parameter(th.zeros(2, 46))

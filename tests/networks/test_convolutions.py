@@ -6,7 +6,7 @@ import torch as th
 from sb3_mbrl.networks.convolutions import ImageDecoder, ImageEncoder, halved_sizes
 
 SIDES = {64: 4, 36: 3, 16: 4, 10: 3, 96: 6, 128: 8, 300: 10}
-"""Of square images, and of what is left of them"""
+"""The sizes of square images, and those that remain of them"""
 
 
 @pytest.mark.parametrize(("size", "expected"), [*(((a, a), (b, b)) for a, b in SIDES.items()), ((84, 96), (6, 6))])

@@ -7,7 +7,16 @@ import pytest
 import torch as th
 
 from sb3_mbrl.networks.layers import symexp
-from sb3_mbrl.networks.outputs import BernoulliOutput, NormalOutput, OneHotOutput, SymlogOutput, TwoHotOutput
+from sb3_mbrl.networks.outputs import (
+    BernoulliOutput,
+    NormalOutput,
+    OneHotOutput,
+    ScaledOutput,
+    SymlogOutput,
+    TwoHotOutput,
+    inverse_value_transform,
+    value_transform,
+)
 
 
 def test_a_two_hot_head_that_begins_at_zero_predicts_exactly_zero():
@@ -38,8 +47,8 @@ def test_the_gradient_of_a_two_hot_mean(in_symlog, generator):
     expected = symexp(mean) if in_symlog else mean
     th.testing.assert_close(output.mean(logits), expected)
     weights = th.arange(1.0, 5.0)
-    for found, wanted in zip(*(th.autograd.grad(x @ weights, logits) for x in (output.mean(logits), expected)), strict=True):
-        th.testing.assert_close(found, wanted)
+    for got, wanted in zip(*(th.autograd.grad(x @ weights, logits) for x in (output.mean(logits), expected)), strict=True):
+        th.testing.assert_close(got, wanted)
 
 
 @pytest.mark.parametrize("in_symlog", [False, True])
@@ -76,3 +85,32 @@ def test_other_outputs_by_hand():
     assert float(logit.grad) == pytest.approx(0.5 - 0.9)
     assert float(OneHotOutput(4).loss(th.zeros(4), th.tensor([0.0, 1.0, 0.0, 0.0]))) == pytest.approx(math.log(4))
     assert OneHotOutput(3).mean(th.tensor([0.0, 5.0, 1.0])).tolist() == [0.0, 1.0, 0.0]
+
+
+class TestScaledOutput:
+    """MuZero's categorical numbers."""
+
+    def test_the_transform_and_its_inverse(self):
+        x = th.tensor([-300.0, -1.0, 0.0, 0.01, 3.0, 1e4])
+        y = value_transform(x)
+        assert float(y[4]) == pytest.approx(np.sqrt(4.0) - 1 + 0.003)
+        assert th.allclose(inverse_value_transform(y), x, rtol=1e-4, atol=1e-4)
+
+    def test_a_target_is_the_mean_of_its_two_bins(self):
+        output = ScaledOutput(11, 10.0)
+        target = th.tensor([-7.0, -0.3, 0.0, 2.0, 9.9])
+        weights = output.two_hot(target)
+        assert th.allclose(weights.sum(-1), th.ones(5))
+        assert ((weights > 0).sum(-1) <= 2).all()
+        assert th.allclose(output.mean(weights.clamp(min=1e-12).log()), target, atol=1e-3)
+
+    def test_targets_beyond_the_range_count_as_the_outermost_bins(self):
+        output = ScaledOutput(11, 10.0)
+        assert th.allclose(output.two_hot(th.tensor([1e6])), output.two_hot(th.tensor([10.0])), atol=1e-5)
+
+    def test_equal_logits_are_exactly_zero(self):
+        assert float(ScaledOutput(51, 300.0).mean(th.zeros(51))) == 0.0
+
+    def test_the_loss_is_the_cross_entropy(self):
+        output = ScaledOutput(3, 1.0)
+        assert float(output.loss(th.zeros(3), th.tensor(0.3))) == pytest.approx(np.log(3))

@@ -93,7 +93,7 @@ class Drifting(WorldModel):
 
     @classmethod
     def moments(cls, steps, kept):
-        """Mean and variance after some steps from 0 without action, for members that are kept or drawn anew."""
+        """Mean and variance after some steps from 0 without action, for members that are kept or drawn again at every step."""
         powers = cls.DECAY ** np.arange(steps)
         offsets = cls.OFFSETS.numpy()
         mean = offsets.mean() * powers.sum()

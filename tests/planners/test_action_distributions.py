@@ -65,7 +65,7 @@ def test_a_mask_leaves_what_is_allowed():
     assert masked[0, 1, 0].tolist() == pytest.approx([1 / 3] * 3)
 
 
-def test_rows_start_anew_where_their_episode_does():
+def test_rows_restart_where_an_episode_begins():
     distribution = make_action_distribution(spaces.Box(-1.0, 1.0, (1,)), 3)
     carry = {"mean": th.tensor([[[0.1], [0.2], [0.3]]]).repeat(2, 1, 1), "std": th.full((2, 3, 1), 0.01)}
     parameters = start(distribution, carry, th.tensor([True, False]), 2, CPU)

@@ -1,4 +1,4 @@
-"""Every planner of sequences: the contract, exact problems, what must never win, and what may not be asked."""
+"""Every planner of sequences: the contract, problems with known solutions, divergence, and refusals."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_the_contract(part, check):
     ids=lambda value: type(value).__name__ if not isinstance(value, float) else "",
 )
 def test_the_riccati_solution(planner, tolerance):
-    """Relative to what doing nothing costs more than the best."""
+    """The regret is relative to that of doing nothing."""
     model = LinearQuadratic()
     best, actions = model.riccati(STARTS, HORIZON)
     assert actions.abs().max() < 1  # the bounds are not touched
@@ -57,51 +57,51 @@ def test_the_riccati_solution(planner, tolerance):
 
 
 @pytest.mark.parametrize("cls", SAMPLING)
-def test_nothing_that_diverges_wins(cls):
-    """mbrl-lib replaces NaN by -1e-10, so that with negative rewards such a sequence is the best one there is."""
+def test_a_sequence_that_diverges_never_wins(cls):
+    """mbrl-lib replaces NaN by -1e-10, so that with negative rewards such a sequence is the best one."""
     planner = cls(ONE, horizon=4)
-    found = plan(planner, Line(break_at=-2.5), [[-4.0]])
-    sound = th.full((1,), -4.0) + found.sequence[0, :, 0].cumsum(0)
+    planned = plan(planner, Line(break_at=-2.5), [[-4.0]])
+    sound = th.full((1,), -4.0) + planned.sequence[0, :, 0].cumsum(0)
     assert (sound <= -2.5).all()
-    assert 0 < found.info["diverged"] < 1
+    assert 0 < planned.info["diverged"] < 1
 
 
 @pytest.mark.parametrize("cls", EVERY)
 @pytest.mark.parametrize("scale", [2.5e37, 3e38, -2.5e37])
-def test_sums_beyond_what_can_be_held_neither_win_nor_poison_what_follows(cls, scale):
-    """Every reward is finite, their sum need not be: it used to win, and of MPPI nothing but NaN was left."""
+def test_sums_that_overflow_neither_win_nor_spoil_the_next_plan(cls, scale):
+    """Regression: with finite rewards whose sum overflows, such a sequence won, and MPPI returned NaN."""
 
     class Huge(Line):
         def step(self, state, action, **kwargs):
-            found = super().step(state, action, **kwargs)
-            return found._replace(reward=scale * (1.0 + action[:, 0].clamp(min=0.0)))
+            prediction = super().step(state, action, **kwargs)
+            return prediction._replace(reward=scale * (1.0 + action[:, 0].clamp(min=0.0)))
 
     planner = cls(ONE, horizon=6)
-    found = plan(planner, Huge(), [[0.0]])
-    assert found.action.isfinite().all()
-    assert not (found.value == th.inf).any()
-    assert plan(planner, Line(), [[0.0]], carry=found.carry, first=False).action.isfinite().all()
+    planned = plan(planner, Huge(), [[0.0]])
+    assert planned.action.isfinite().all()
+    assert not (planned.value == th.inf).any()
+    assert plan(planner, Line(), [[0.0]], carry=planned.carry, first=False).action.isfinite().all()
 
 
 @pytest.mark.parametrize("cls", SAMPLING)
-def test_where_everything_diverges_there_is_still_an_action(cls):
-    found = plan(cls(ONE, horizon=3), Line(break_at=-10.0), [[0.0]])
-    assert found.info["diverged"] == 1
-    assert found.action.isfinite().all()
-    assert found.action.abs().max() <= 1
+def test_there_is_an_action_where_everything_diverges(cls):
+    planned = plan(cls(ONE, horizon=3), Line(break_at=-10.0), [[0.0]])
+    assert planned.info["diverged"] == 1
+    assert planned.action.isfinite().all()
+    assert planned.action.abs().max() <= 1
 
 
 @pytest.mark.parametrize("cls", [CEM, ICEM, MPPI])
-def test_nothing_is_earned_after_the_end(cls):
+def test_rewards_after_a_termination_do_not_count(cls):
     """Rewards are places, so the point would run away; beyond 1 the episode is over, and staying within pays more."""
-    found = plan(cls(ONE, horizon=6), Line(edge=1.0), [[0.5]])
-    place = 0.5 + found.sequence[0, :, 0].cumsum(0)
+    planned = plan(cls(ONE, horizon=6), Line(edge=1.0), [[0.5]])
+    place = 0.5 + planned.sequence[0, :, 0].cumsum(0)
     assert place[:-1].max() <= 1.0
-    assert found.action[0, 0] <= 0.5
+    assert planned.action[0, 0] <= 0.5
 
 
-def test_what_ended_may_diverge():
-    """The first step ends the episode for certain; that later ones pass 6, where numbers break, harms nobody."""
+def test_divergence_after_a_termination_does_no_harm():
+    """The first step ends the episode for certain; that later ones pass 6, where numbers break, does no harm."""
     assert plan(CEM(ONE, horizon=3), Line(break_at=6.0), [[5.0]]).info["diverged"] > 0
     assert plan(CEM(ONE, horizon=3), Line(edge=0.0, break_at=6.0), [[5.0]]).info["diverged"] == 0.0
 
@@ -111,8 +111,8 @@ def test_a_terminal_value_decides(cls):
     """Rewards are small, the value of the last state is minus its distance from -0.6."""
     model = Line()
     value = lambda state: -100 * (state["obs"][:, 0] + 0.6).square()  # noqa: E731
-    found = plan(cls(ONE, horizon=2), model, [[0.0]], value=value)
-    assert float(found.sequence.sum()) == pytest.approx(-0.6, abs=0.15)
+    planned = plan(cls(ONE, horizon=2), model, [[0.0]], value=value)
+    assert float(planned.sequence.sum()) == pytest.approx(-0.6, abs=0.15)
 
 
 @pytest.mark.parametrize("cls", [CEM, ICEM, MPPI, GradientPlanner, RandomShooting])
@@ -128,16 +128,16 @@ def test_a_prior_adds_sequences(cls):
 
 def test_gamma_discounts():
     """Giving up 0.5 now for 0.1 in each of the next steps pays without discounting only."""
-    found = {gamma: plan(CEM(ONE, horizon=12, gamma=gamma), LinearQuadratic(), [[0.4, 0.0]]) for gamma in (1.0, 0.3)}
-    assert found[1.0].action.abs() > 3 * found[0.3].action.abs()
+    plans = {gamma: plan(CEM(ONE, horizon=12, gamma=gamma), LinearQuadratic(), [[0.4, 0.0]]) for gamma in (1.0, 0.3)}
+    assert plans[1.0].action.abs() > 3 * plans[0.3].action.abs()
 
 
 # ------------------------------------------------------------------------------------------------------- carry, noise, masks
 
 
 @pytest.mark.parametrize("cls", [CEM, ICEM, MPPI, GradientPlanner, ILQR])
-def test_the_carry_is_one_step_on(cls):
-    """Planning on from where the plan leads needs less than planning anew."""
+def test_the_carry_is_shifted_by_one_step(cls):
+    """A warm start needs fewer sequences than a cold one."""
     model = LinearQuadratic()
     small = {"iterations": 1, "population": 20} if cls not in (GradientPlanner, ILQR) else {"iterations": 1}
     if cls is MPPI:
@@ -169,12 +169,12 @@ def test_discrete_actions(cls, space):
                 state, action - int(getattr(space, "start", 0) if isinstance(space, spaces.Discrete) else 0), **kwargs
             )
 
-    found = plan(cls(space, horizon=4), Shifted(space), [[0.0], [1.0]])
+    planned = plan(cls(space, horizon=4), Shifted(space), [[0.0], [1.0]])
     largest = {spaces.Discrete: 7, spaces.MultiDiscrete: 2, spaces.MultiBinary: 1}[type(space)]
-    assert not found.action.is_floating_point()
-    assert (found.action[:, 0] == largest).all()
+    assert not planned.action.is_floating_point()
+    assert (planned.action[:, 0] == largest).all()
     assert all(
-        space.contains(a if a.size > 1 or not isinstance(space, spaces.Discrete) else a[0]) for a in found.action.numpy()
+        space.contains(a if a.size > 1 or not isinstance(space, spaces.Discrete) else a[0]) for a in planned.action.numpy()
     )
 
 
@@ -182,9 +182,9 @@ def test_discrete_actions(cls, space):
 def test_forbidden_actions_are_not_tried_first(cls):
     space = spaces.Discrete(3)
     mask = th.tensor([[True, True, False], [True, False, False]])
-    found = plan(cls(space, horizon=3), Line(space), [[0.0], [0.0]], action_mask=mask)
-    assert found.action.flatten().tolist() == [1, 0]
-    assert (found.sequence[:, 1:, 0] == 2).float().mean() > 0.5
+    planned = plan(cls(space, horizon=3), Line(space), [[0.0], [0.0]], action_mask=mask)
+    assert planned.action.flatten().tolist() == [1, 0]
+    assert (planned.sequence[:, 1:, 0] == 2).float().mean() > 0.5
 
 
 # ----------------------------------------------------------------------------------------------------------------- bad input
@@ -215,22 +215,22 @@ def test_infinite_bounds(cls):
 @pytest.mark.parametrize("cls", EVERY)
 @pytest.mark.parametrize("bounds", [([-1.0, 2.0], [1.0, 2.0]), ([-3e38, -1.0], [3e38, 1.0])])
 def test_bounds_that_cannot_be_scaled(cls, bounds):
-    """They used to send NaN to the environment."""
+    """Regression: NaN was sent to the environment."""
     low, high = (np.array(bound, np.float32) for bound in bounds)
     with pytest.raises(UnsupportedSpace, match=r"cannot be scaled to \[-1, 1\]"):
         cls(spaces.Box(low, high))
 
 
 @pytest.mark.parametrize("cls", EVERY)
-def test_where_no_action_changes_anything_there_is_still_one(cls):
-    """A model of the first few rows may know no more. iLQR used to end the training."""
+def test_there_is_an_action_where_none_changes_anything(cls):
+    """A model of the first few rows may predict this. Regression: iLQR raised, which ended the training."""
 
     class Still(Line):
         def step(self, state, action, **kwargs):
             return super().step(state, 0.0 * action, **kwargs)
 
-    found = plan(cls(ONE, horizon=3), Still(), [[0.3]])
-    assert found.action.isfinite().all()
+    planned = plan(cls(ONE, horizon=3), Still(), [[0.3]])
+    assert planned.action.isfinite().all()
 
 
 def test_masks_are_for_discrete_actions():

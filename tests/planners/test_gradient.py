@@ -1,4 +1,4 @@
-"""What planners by gradient ask of a model."""
+"""The gradient planner, and what it needs of a model."""
 
 import pytest
 import torch as th

@@ -32,11 +32,11 @@ def test_icem_without_elites_of_earlier_does_not_lose_its_best(monkeypatch):
     scored = []
 
     def recorded(*args, **kwargs):
-        found = evaluate(*args, **kwargs)
-        scored.append(found.returns)
-        return found
+        evaluation = evaluate(*args, **kwargs)
+        scored.append(evaluation.returns)
+        return evaluation
 
     monkeypatch.setattr("sb3_mbrl.planners.base.evaluate", recorded)
-    found = plan(ICEM(ONE, horizon=HORIZON, population=16, iterations=6, keep=0.0), LinearQuadratic(), STARTS)
+    planned = plan(ICEM(ONE, horizon=HORIZON, population=16, iterations=6, keep=0.0), LinearQuadratic(), STARTS)
     assert len(scored) == 6
-    th.testing.assert_close(found.value, th.cat(scored, 1).max(1).values)
+    th.testing.assert_close(planned.value, th.cat(scored, 1).max(1).values)

@@ -20,17 +20,17 @@ def test_ilqr_takes_a_terminal_value():
     p = th.diag(-own)
     p[0, 1] = p[1, 0] = 0.5 * (-model.riccati(off, HORIZON)[0] + own.sum())
     value = lambda state: -((state["obs"] @ p) * state["obs"]).sum(1)  # noqa: E731
-    found = plan(ILQR(ONE, horizon=HORIZON, iterations=3), model, STARTS, value=value)
-    assert found.sequence == pytest.approx(actions[:, :HORIZON], abs=1e-3)
-    assert found.value == pytest.approx(best, rel=1e-3)
+    planned = plan(ILQR(ONE, horizon=HORIZON, iterations=3), model, STARTS, value=value)
+    assert planned.sequence == pytest.approx(actions[:, :HORIZON], abs=1e-3)
+    assert planned.value == pytest.approx(best, rel=1e-3)
 
 
 def test_ilqr_where_rewards_bend_upwards():
     """Values used to grow from step to step until nothing was finite, and every second iteration was lost."""
     model = CartPoleSwingUpModel(device="cpu")
     hanging = th.tensor([[0.0, 0.0, -1.0, 0.0, 0.1], [0.0, 0.0, -1.0, 0.0, -0.1]])
-    found = plan(ILQR(ONE, horizon=30, iterations=10), model, hanging)
-    assert (found.value > 3.0).all()
+    planned = plan(ILQR(ONE, horizon=30, iterations=10), model, hanging)
+    assert (planned.value > 3.0).all()
 
 
 def test_ilqr_in_a_model_that_knows_nothing():
@@ -39,5 +39,5 @@ def test_ilqr_in_a_model_that_knows_nothing():
     many, few = (spaces.Box(-np.inf, np.inf, (17,), np.float32), spaces.Box(-1, 1, (6,)))
     model = EnsembleModel(many, few, members=2, elites=2, hidden=[32, 32], device="cpu")
     model.fitted = True
-    found = plan(ILQR(few, horizon=25, iterations=4), model, th.randn(2, 17))
-    assert found.sequence.isfinite().all()
+    planned = plan(ILQR(few, horizon=25, iterations=4), model, th.randn(2, 17))
+    assert planned.sequence.isfinite().all()

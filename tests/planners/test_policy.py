@@ -30,8 +30,8 @@ def test_a_trained_agent_plans():
     assert planned > -450
 
 
-def test_policies_that_speak_in_the_environments_units():
-    """PPO does not squash its actions; of a torque of 1, half the bound, it was made the whole."""
+def test_actions_of_policies_in_the_environments_units_are_scaled():
+    """PPO does not squash its actions. Regression: its torque of 1, half the bound, became the whole bound."""
     ppo = PPO("MlpPolicy", "Pendulum-v1", seed=0, device="cpu")
     with th.no_grad():
         ppo.policy.action_net.weight.zero_()
@@ -45,14 +45,14 @@ def test_policies_that_speak_in_the_environments_units():
 
 def test_planning_on_top_leaves_the_global_stream_alone():
     sac = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, buffer_size=10)
-    found = []
+    actions = []
     for seed in (1, 2):
         policy = PlannerPolicy(CEM(sac.action_space, horizon=3, population=8), PendulumModel(device="cpu"), sac.policy, seed=0)
         th.manual_seed(seed)
         before = th.get_rng_state()
-        found.append(policy.predict(np.zeros(3, np.float32))[0])
+        actions.append(policy.predict(np.zeros(3, np.float32))[0])
         assert th.equal(th.get_rng_state(), before)
-    assert found[0] == found[1]
+    assert actions[0] == actions[1]
 
 
 def test_a_critic_under_ilqr():
@@ -117,12 +117,12 @@ def test_a_state_of_other_environments_is_refused():
 
 
 def test_an_oracle_cannot_plan_from_an_observation():
-    """It used to be found out after the random steps."""
+    """Regression: the error came only after the random steps."""
     with pytest.raises(ValueError, match="An oracle starts from a snapshot of the true environment"):
         PETS("MlpPolicy", "Pendulum-v1", device="cpu", world_model="oracle", world_model_kwargs={"env": "Pendulum-v1"})
 
 
-def test_acting_at_random_is_said():
+def test_a_model_that_is_not_fitted_is_warned_of():
     learner = PETS("MlpPolicy", "Pendulum-v1", device="cpu", world_model_kwargs={"members": 2, "elites": 2, "hidden": [4]})
     with pytest.warns(UserWarning, match="has not been fitted yet: until it is, actions are random"):
         PlannerPolicy(learner.planner, learner.world_model)
@@ -155,8 +155,8 @@ def test_there_is_nothing_to_save(tmp_path):
         pendulum().save(tmp_path / "policy")
 
 
-def test_known_functions_of_a_twin_are_held_to_their_shape():
-    """They used to fail within torch; an ensemble's were checked."""
+def test_shapes_of_the_known_functions_of_a_twin_are_checked():
+    """Regression: they failed within torch, while an ensemble's were checked."""
     for wrong, got in ((lambda o, a, n: a, r"\(8, 1\)"), (lambda o, a, n: 1.0, "float")):
         policy = pendulum(model=PendulumModel(device="cpu", reward_fn=wrong))
         with pytest.raises(ValueError, match=rf"reward_fn must return a tensor of shape \(8,\), one value per row; got {got}"):

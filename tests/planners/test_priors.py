@@ -79,7 +79,7 @@ def test_parts_of_other_spaces():
 
 @pytest.mark.parametrize("name", ["TQC", "CrossQ"])
 def test_critics_of_sb3_contrib(name):
-    """Of TQC the mean over quantiles, of several critics the smallest. They used to fail within torch."""
+    """The mean over quantiles for TQC, the smallest of several critics. Both used to fail within torch."""
     contrib = pytest.importorskip("sb3_contrib")
     agent = model_based(getattr(contrib, name))(
         "MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [8]}, buffer_size=10
@@ -90,8 +90,8 @@ def test_critics_of_sb3_contrib(name):
     agent.policy.set_training_mode(False)
     with th.no_grad():
         action = as_prior(agent.policy, model, deterministic=True)(state)
-        found = agent.critic(model.decode(state), action)
-        by_hand = found.mean(-1).min(1).values if name == "TQC" else th.cat(found, 1).min(1).values
+        values = agent.critic(model.decode(state), action)
+        by_hand = values.mean(-1).min(1).values if name == "TQC" else th.cat(values, 1).min(1).values
         th.testing.assert_close(value(state), by_hand)
 
 

@@ -37,7 +37,7 @@ def test_rewards_are_discounted():
     assert returns(Scripted([1.0, 2.0, 4.0], [0.0] * 3), 3, gamma=0.5)[0] == pytest.approx(1 + 0.5 * 2 + 0.25 * 4)
 
 
-def test_a_reward_counts_as_far_as_the_episode_goes_on():
+def test_a_reward_has_the_weight_of_the_chance_to_reach_it():
     """A chance of 0.25 to end at the first step: its own reward counts fully, the others for three quarters."""
     model = Scripted([1.0, 2.0, 4.0], [0.25, 0.0, 0.0])
     assert returns(model, 3, gamma=0.5)[0] == pytest.approx(1 + 0.75 * (0.5 * 2 + 0.25 * 4))

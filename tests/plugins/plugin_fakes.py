@@ -27,7 +27,7 @@ DICT = spaces.Dict({"a": VECTOR})
 
 
 class Still(WorldModel):
-    """Nothing ever changes."""
+    """A model in which nothing ever changes."""
 
     def __init__(self, observation_space, action_space, *, speed=0.0, members=1, **kwargs):
         super().__init__(observation_space, action_space, **kwargs)
@@ -41,7 +41,7 @@ class Still(WorldModel):
 
 
 class Strict(Still):
-    """A model that spells its arguments."""
+    """A model that names its arguments one by one."""
 
     def __init__(
         self, observation_space, action_space, *, n_hidden=8, ridge=1.0, reward_fn=None, termination_fn=None, device="cpu"
@@ -61,7 +61,7 @@ def hopper_functions(env):
 
 
 class BuiltIn:
-    """Stands in for sb3_mbrl.builtin, so that these tests do not depend on what the library happens to offer."""
+    """A stand-in for sb3_mbrl.builtin, so that these tests do not depend on what the library happens to offer."""
 
     @hookimpl
     def sb3_mbrl_world_models(self):

@@ -22,7 +22,7 @@ def test_sb3_mbrl_world_models(install):
 
 
 def offer(install, kind: str, spec: str) -> None:
-    """A plugin that offers one part of a kind, and that part found by its name."""
+    """Install a plug-in that offers one part of a kind, and check that the part is found by its name."""
     install(
         "sb3-mbrl-x",
         f"""

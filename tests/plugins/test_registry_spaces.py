@@ -1,4 +1,4 @@
-"""Which part takes the spaces, whose environment functions count, and the overview."""
+"""The choice of parts by their spaces, of environment functions by their ids, and the overview."""
 
 import gymnasium as gym
 import pytest
@@ -56,8 +56,8 @@ def test_auto_passes_over_a_faulty_candidate(install, supports):
         registry.check_supports(registry.resolve("world_model", "faulty"), VECTOR, ACTION)
 
 
-def test_a_refusal_is_told_although_another_plugin_is_faulty(install):
-    """The list of models that would do must not be cut off by one that cannot say whether it would."""
+def test_a_refusal_names_other_models_although_one_plugin_is_faulty(install):
+    """The list of models that take the spaces must not be cut short by one whose ``supports`` fails."""
 
     class Faulty:
         @hookimpl

@@ -1,6 +1,7 @@
 """The reference to a chosen part that a checkpoint keeps."""
 
 import logging
+import sys
 
 import pytest
 
@@ -66,8 +67,9 @@ def test_reference_round_trip(install, choice):
         ),
         (
             ("class", "Y", "no_module_x:Y", "", ""),
-            "the saved agent's world model cannot be imported (unknown world model 'no_module_x:Y': "
-            "there is no module 'no_module_x'). Give it again: load(..., world_model=...).",
+            "the saved agent's world model is no_module_x:Y, which is neither registered nor the class of a world model that "
+            "is imported already: a file must not choose what is run. If you trust it: load(..., trust=['no_module_x:Y']), or "
+            "import its module first. Give it again: load(..., world_model=...).",
         ),
     ],
 )
@@ -92,3 +94,38 @@ def test_reference_to_a_broken_or_blocked_plugin(install, monkeypatch):
 def test_reference_to_a_given_plugin(install):
     reference = get_registry().with_plugins([Given]).resolve("world_model", "mine").reference
     assert get_registry().with_plugins([Given()]).from_reference("world_model", reference).factory is Local2
+
+
+def test_a_file_cannot_choose_what_is_imported_or_called(tmp_path, monkeypatch):
+    """A saved agent's JSON may name any ``module:attribute``: it was imported, and called with the spaces."""
+    mark = tmp_path / "mark"
+    text = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\ndef make(*args, **kwargs):\n    raise SystemExit\n"
+    (tmp_path / "a_stranger.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = (
+        "a_stranger:make",
+        "os:system",
+        "subprocess:Popen",
+        "sb3_mbrl.models.ensemble:th.load",
+        "builtins:object",
+        ":",
+        "",
+    )
+    for factory in names:
+        for how in ("class", "factory", "import"):
+            reference = {"how": how, "name": "x", "factory": factory, "distribution": "", "version": ""}
+            with pytest.raises(UnknownPartError, match="a file must not choose what is run"):
+                get_registry().from_reference("world_model", reference)
+    assert not mark.exists()
+    assert "a_stranger" not in sys.modules
+    reference = {"how": "import", "name": "x", "factory": "a_stranger:make", "distribution": "", "version": ""}
+    for trusted in ("a_stranger", "a_stranger:make"):
+        assert get_registry().from_reference("world_model", reference, [trusted]).factory.__name__ == "make"
+    assert mark.exists()
+    monkeypatch.delitem(sys.modules, "a_stranger")
+
+
+def test_a_file_may_name_what_is_registered_or_imported():
+    for factory in ("sb3_mbrl.models.ensemble:EnsembleModel", f"{Local2.__module__}:Local2"):
+        reference = {"how": "class", "name": "x", "factory": factory, "distribution": "", "version": ""}
+        assert get_registry().from_reference("world_model", reference).factory.__name__ == factory.partition(":")[2]

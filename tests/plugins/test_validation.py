@@ -1,4 +1,4 @@
-"""Checks of a model's results: each fault is one sentence that names model, method, value and what was expected."""
+"""Checks of a model's results: each fault names model, method, value, what was expected, and the remedy."""
 
 import pytest
 import torch as th
@@ -15,7 +15,7 @@ def test_validate_prediction():
     state, action = th.zeros(32, 3), th.zeros(32, 2)
     prediction = model.step(state, action)
     validate_prediction(model, state, action, prediction)
-    message = r"LinearToy\.step returned reward of shape \(32, 1\), expected \(32,\)\. \[contract v2, check_step_shapes\]"
+    message = r"LinearToy\.step returned reward of shape \(32, 1\), expected \(32,\)\.\n(.|\n)*v2, check_step_shapes\]$"
     with pytest.raises(PluginContractError, match=message):
         validate_prediction(model, state, action, prediction._replace(reward=prediction.reward[:, None]))
     with pytest.raises(PluginContractError, match=r"turned a state \(32, 3\) into \(31, 3\)"):
@@ -50,7 +50,7 @@ def step():
         ({"discount": th.zeros(())}, ".step returned discount of shape (), expected (4,)"),
         (
             {"state": {"obs": th.zeros(4, 3, dtype=th.float64)}},
-            ".step turned a state leaf of torch.float32 into torch.float64; types must stay",
+            ".step turned the state leaf state['obs'] of torch.float32 into torch.float64",
         ),
         (
             {"state": {"obs": 3.0}},
@@ -60,7 +60,9 @@ def step():
 )
 def test_each_fault_is_described(step, changes, fault):
     model, state, action, prediction = step
-    assert prediction_fault(model, state, action, prediction._replace(**changes)) == fault
+    found = prediction_fault(model, state, action, prediction._replace(**changes))
+    assert found.what == fault
+    assert found.remedy
 
 
 def test_a_sound_prediction_has_no_fault(step):
@@ -72,7 +74,7 @@ def test_a_sound_prediction_has_no_fault(step):
 def test_something_else_than_a_prediction(step):
     model, state, action, prediction = step
     fault = prediction_fault(model, state, action, tuple(prediction))
-    assert fault == ".step returned tuple, expected sb3_mbrl.contracts.Prediction"
+    assert fault.what == ".step returned tuple, expected sb3_mbrl.contracts.Prediction"
 
 
 @pytest.mark.parametrize(
@@ -80,17 +82,19 @@ def test_something_else_than_a_prediction(step):
     [
         (None, ".fit returned NoneType, expected a dictionary of metrics by name"),
         ({1: 0.5}, ".fit returned dict, expected a dictionary of metrics by name"),
-        ({"loss": "low"}, ".fit returned metrics that are no plain numbers: {'loss': 'low'}"),
+        ({"loss": "low"}, ".fit returned metrics that are no plain numbers: 'loss' is 'low'"),
         ({}, None),
         ({"loss": 0.5, "epochs": 3}, None),
     ],
 )
 def test_metrics_are_plain_numbers_by_name(metrics, fault):
-    assert metrics_fault(metrics) == fault
+    found = metrics_fault(metrics)
+    assert (found and found.what) == fault
     model = LinearToy(*BOX, device="cpu")
     if fault is None:
         validate_metrics(model, metrics)
     else:
         with pytest.raises(PluginContractError) as caught:
             validate_metrics(model, metrics)
-        assert str(caught.value) == f"LinearToy{fault}. [contract v2, check_fit_one_row]"
+        assert str(caught.value).startswith(f"LinearToy{fault}.\n  where: ")
+        assert str(caught.value).endswith("[contract v2, check_fit_one_row]")

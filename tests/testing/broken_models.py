@@ -1,4 +1,4 @@
-"""World models that each break one thing, and the sentence that their authors read."""
+"""World models that each break one check, and the messages that their authors read."""
 
 from typing import ClassVar
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.contracts import (
+    Loss,
     MemberPrediction,
     UnsupportedSpace,
 )
@@ -21,7 +22,7 @@ from sb3_mbrl.testing import (
 
 
 def stepping(change, base=NeighbourToy):
-    """A model whose predictions go through ``change(prediction, state, action, generator)``."""
+    """Make a model whose predictions go through ``change(prediction, state, action, generator)``."""
 
     class Broken(base):
         def step(self, state, action, *, deterministic=False, generator=None):
@@ -192,7 +193,7 @@ class OnlyRewards(NeighbourToy):
 
 
 class Memorising(NeighbourToy):
-    """Stores everything that it can lay its hands on."""
+    """A model that stores all the rows that it can reach."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"k": 1, **kwargs})
@@ -218,22 +219,18 @@ class RandomFit(NeighbourToy):
     def fit(self, data, budget=None, *, generator=None):
         metrics = super().fit(data, budget, generator=generator)
         type(self).fits += 1
-        self._outputs = self._outputs + 1e-3 * type(self).fits
+        self._outputs[:, -2] += 1e-3 * type(self).fits  # the rewards
         return metrics
 
 
 class OneLossForAll(RecurrentToy):
-    def fit(self, data, budget=None, *, generator=None):
-        self.fitted = True
-        return {}
-
     def loss(self, batch, start=None, *, generator=None):
         loss = super().loss(batch, start, generator=generator)
         return loss._replace(rows={name: value.mean() for name, value in loss.rows.items()})
 
 
 def losing(change):
-    """A model whose loss goes through ``change(loss)``."""
+    """Make a model whose loss goes through ``change(loss)``."""
 
     class Broken(OneLossForAll):
         def loss(self, batch, start=None, *, generator=None):
@@ -250,16 +247,12 @@ class LossOfVersion1(OneLossForAll):
 class ReadsWhatItDoesNotAskFor(WeightedToy):
     extra: ClassVar = {}
 
-    def fit(self, data, budget=None, *, generator=None):
-        self.fitted = True
-        return {}
-
 
 class WrongDiscount(NeighbourToy):
     discount = 2.0
 
 
-class ForeignOptimizer(OneLossForAll):
+class ForeignOptimizer(RecurrentToy):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.optimizer = th.optim.Adam([nn.Parameter(p.detach().clone()) for p in self.parameters()])
@@ -316,7 +309,7 @@ class Sharing(NeighbourToy):
 
 
 class DataShaped(NeighbourToy):
-    """Its parameters have as many rows as its data."""
+    """A model whose parameters have as many rows as its data."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -343,9 +336,9 @@ class DataShaped(NeighbourToy):
 
 BROKEN_MODELS = [
     ("check_spaces", SilentlyRefusing, r"refused the spaces of case 'discrete' without a message"),
-    ("check_spaces", Crashing, r"raised (TypeError|IndexError) for the spaces of case '.*UnsupportedSpace"),
+    ("check_spaces", Crashing, r"raised (TypeError|IndexError).* for the spaces of case '(.|\n)*UnsupportedSpace"),
     ("check_attributes", NoContext, r"\.context is 0, expected an integer of at least 1"),
-    ("check_attributes", Unfitted, r"neither fit nor loss, so it is known: set fitted = True"),
+    ("check_attributes", Unfitted, r"neither fit nor loss, so it is known(.|\n)*set fitted = True"),
     ("check_attributes", NeverFitted, r"\.fitted is False after fit"),
     (
         "check_step_shapes",
@@ -368,7 +361,7 @@ BROKEN_MODELS = [
     (
         "check_step_shapes",
         stepping(lambda p, *_: p._replace(state={"obs": p.state["obs"].double()})),
-        r"state leaf of torch.float32 into torch.float64",
+        r"state leaf state\['obs'\] of torch.float32 into torch.float64",
     ),
     (
         "check_step_shapes",
@@ -378,20 +371,20 @@ BROKEN_MODELS = [
     (
         "check_step_shapes",
         stepping(lambda p, *_: p._replace(reward=p.reward / 0)),
-        r"not finite on data that it was fitted on",
+        r"reward that is not finite, on data that it was fitted on",
     ),
     ("check_large_batch", Small, r"raised MemoryError: too many rows"),
     (
         "check_row_independence",
         stepping(lambda p, *_: p._replace(reward=p.reward - p.reward.mean())),
-        r"another prediction when it is alone",
+        r"another reward when it is alone",
     ),
     (
         "check_row_independence",
         stepping(lambda p, *_: p._replace(reward=p.reward + th.arange(len(p.reward)))),
-        r"another prediction when the rows are shuffled",
+        r"another reward when the rows are shuffled",
     ),
-    ("check_determinism", Moody, r"different predictions for generators of the same seed"),
+    ("check_determinism", Moody, r"another reward for a generator of the same seed"),
     (
         "check_determinism",
         stepping(lambda p, s, a, g: p._replace(reward=th.rand(p.reward.shape, generator=g))),
@@ -403,25 +396,25 @@ BROKEN_MODELS = [
         r"\.step drew from torch's global",
     ),
     ("check_global_randomness", NumpyFit, r"\.fit drew from NumPy's global"),
-    ("check_no_side_effects", InPlace, r"changed the state or the action that it was given"),
-    ("check_no_side_effects", Counting, r"changed its own weights or extra state"),
+    ("check_no_side_effects", InPlace, r"changed the state\['obs'\] that it was given"),
+    ("check_no_side_effects", Counting, r"changed extra_state\(\)\['calls'\] while"),
     (
         "check_state_operations",
         stepping(lambda p, *_: p._replace(reward=p.reward + th.arange(len(p.reward)))),
         r"whose rows were repeated",
     ),
-    ("check_decode", NotClipped, r"\.decode returned = \[.*no member of Box"),
-    ("check_decode", FlatDecode, r"\.decode returned as torch.float64, expected torch.float32"),
+    ("check_decode", NotClipped, r"\.decode returned obs = \[.*no member of Box"),
+    ("check_decode", FlatDecode, r"\.decode returned obs as torch.float64, expected torch.float32"),
     ("check_features", FlatFeatures, r"\.features returned torch.float32 of shape \(8,\)"),
     ("check_far_out_of_distribution", FragileFar, r"raised OverflowError"),
     ("check_known_functions", ScaledActions, r"ActionCodec.to_env"),
-    ("check_known_functions", IgnoresKnown, r"did not call the known reward"),
+    ("check_known_functions", IgnoresKnown, r"did not call the known reward_fn"),
     ("check_filter", LeakyFilter, r"another episode leaks"),
     ("check_filter", ReadsLastAction, r"uses the last action"),
     ("check_observe", LeakyObserve, r"remembers the last episode"),
     ("check_members", OneMember, r"mean of shape \(8, 3\), expected \(8, 8, 3\)"),
     ("check_members", NegativeVariance, r"negative variance"),
-    ("check_fit_one_row", NeedsTwoRows, r"\.fit raised IndexError on one row: empty holdout"),
+    ("check_fit_one_row", NeedsTwoRows, r"\.fit raised IndexError: empty holdout \(on one row\)"),
     ("check_fit_one_row", TensorMetrics, r"metrics that are no plain numbers"),
     ("check_fit_constant_data", DividesByDeviation, r"not finite after a fit on constant data"),
     ("check_fit_learns", LearnsNothing, r"did not learn the reward"),
@@ -441,15 +434,16 @@ BROKEN_MODELS = [
     ("check_loss", losing(lambda loss: loss._replace(scalars={"l2": th.ones(3)})), r"'l2' of shape \(3,\) among scalars"),
     ("check_loss", losing(lambda loss: loss._replace(weights={"reward": 2.0})), r"weight for 'reward', which is none of its"),
     ("check_loss", losing(lambda loss: loss._replace(scalars={"obs_loss": th.ones(())})), r"both as a term of the rows"),
-    ("check_loss", losing(lambda loss: loss._replace(figures={"loss": loss.total()})), r"metrics with gradients"),
+    ("check_loss", losing(lambda loss: loss._replace(metrics={"loss": loss.total()})), r"metrics with gradients"),
+    ("check_loss", losing(lambda loss: Loss(loss.rows, figures={})), r"called metrics now, so give Loss\(metrics=\.\.\.\)"),
     ("check_loss", losing(lambda loss: loss._replace(states=th.zeros(3, 2))), r"states of 3 rows for a batch of 8"),
     ("check_loss", losing(lambda loss: loss._replace(scalars={"l2": th.ones(()) / 0})), r"with the total inf"),
-    ("check_loss", LossOfVersion1, r"cannot be called as loss\(batch, start, generator=generator\)"),
+    ("check_signatures", LossOfVersion1, r"cannot be called as loss\(batch, start, generator=generator\)"),
     ("check_loss", ReadsWhatItDoesNotAskFor, r"raised KeyError: 'weight'"),
     ("check_attributes", WrongDiscount, r"\.discount is 2.0, expected None or a float from 0 to 1"),
     ("check_optimizer", ForeignOptimizer, r"parameters that are not the model's"),
-    ("check_state_dict", IntegerBuffer, r"state_dict\(\)\['elites'\] is torch.int64.*extra_state"),
-    ("check_save_load", Forgetful, r"predicts something else after extra_state and state_dict"),
+    ("check_state_dict", IntegerBuffer, r"state_dict\(\)\['elites'\] is torch.int64(.|\n)*extra_state"),
+    ("check_save_load", Forgetful, r"\.extra_state and state_dict do not hold all that matters"),
     ("check_save_load", ForgetsFitted, r"lost whether the model is fitted"),
     ("check_fit_after_load", FitsOnce, r"raised RuntimeError: no optimiser state"),
     ("check_pickle_and_deepcopy", Unpicklable, r"raised (AttributeError|PicklingError)"),

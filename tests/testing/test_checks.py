@@ -1,5 +1,7 @@
 """Reports, expected failures, and what may be checked."""
 
+import re
+
 import pytest
 
 from sb3_mbrl.contracts import (
@@ -17,8 +19,8 @@ from sb3_mbrl.testing import (
     parametrize_with_checks,
     world_model_checks,
 )
-from sb3_mbrl.testing.world_model_checks import check_spaces
-from tests.testing.broken_models import NoContext, stepping
+from sb3_mbrl.testing.learning_checks import check_spaces
+from tests.testing.broken_models import FlatFeatures, NegativeVariance, NoContext
 
 
 def test_the_report_says_what_came_of_every_check():
@@ -29,11 +31,15 @@ def test_the_report_says_what_came_of_every_check():
 
 
 def test_all_failures_are_listed_at_once():
-    wrong = stepping(lambda p, *_: p._replace(reward=p.reward[:, None]), LinearToy)
-    with pytest.raises(PluginContractError, match=r"Broken fails \d+ of \d+ checks:\n  - Broken") as caught:
-        check_world_model(wrong)
-    assert "check_spaces]" in str(caught.value)
-    assert "check_step_shapes]" in str(caught.value)
+    """Two mistakes, two messages."""
+
+    class Wrong(FlatFeatures):
+        def members(self, state, action):
+            return NegativeVariance.members(self, state, action)
+
+    with pytest.raises(PluginContractError, match=r"Wrong fails 2 of \d+ checks:\n  - Wrong.features") as caught:
+        check_world_model(Wrong)
+    assert re.findall(r"\w+(?=\]$)", str(caught.value), flags=re.M) == ["check_features", "check_members"]
 
 
 def test_expected_failures_are_reported_and_do_not_raise():

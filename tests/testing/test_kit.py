@@ -18,6 +18,7 @@ from sb3_mbrl.testing.kit import (
     Violation,
     close_values,
     contract_check,
+    first_difference,
     kind_of,
     member_fault,
     same_values,
@@ -115,18 +116,83 @@ def test_models_that_start_from_snapshots_are_skipped():
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
-        (Violation(".step is late"), r"LinearToy\.step is late\. \[contract v2, check_it\]"),
-        (KeyError("deter"), r"LinearToy raised KeyError: 'deter'\. \[contract v2, check_it\]"),
-        (PluginContractError("as it is"), "^as it is$"),
+        (Violation(".step is late", "be early"), ["LinearToy.step is late.", "Parts are on time.", "be early."]),
+        (KeyError("deter"), ["LinearToy raised KeyError: 'deter'.", "Parts are on time.", "mend the line"]),
+        (Violation(".fit is late", "be early", "Fits are quick"), ["LinearToy.fit is late.", "Fits are quick.", "be early."]),
     ],
 )
-def test_failures_are_sentences_that_name_part_and_check(raised, expected):
+def test_failures_name_fault_place_requirement_remedy_and_check(raised, expected):
     @contract_check("world_model")
     def check_it(subject):
+        """Parts are on time."""
         raise raised
 
-    with pytest.raises(PluginContractError, match=expected):
+    with pytest.raises(PluginContractError) as caught:
         check_it(LinearToy)
+    fault, where, required, remedy, check = str(caught.value).splitlines()
+    assert fault == expected[0]
+    assert "toys.py:" in where
+    assert required == f"  required: {expected[1]}"
+    assert remedy.startswith(f"  remedy: {expected[2]}")
+    assert check == "  [contract v2, check_it]"
+
+
+def test_errors_about_contracts_stay_as_they_are():
+    @contract_check("world_model")
+    def check_it(subject):
+        raise PluginContractError("as it is")
+
+    with pytest.raises(PluginContractError, match=r"^as it is$"):
+        check_it(LinearToy)
+
+
+def test_checks_that_need_a_failed_one_are_not_tried():
+    """Of three checks in a row the first fails: one failure, and the reason of the others is its name."""
+    tried = []
+
+    @contract_check("world_model")
+    def check_first(subject):
+        tried.append("first")
+        raise Violation(".step is late", "be early")
+
+    @contract_check("world_model", check_first)
+    def check_second(subject):
+        tried.append("second")
+
+    @contract_check("world_model", check_second)
+    def check_third(subject):
+        tried.append("third")
+
+    subject = Subject.of(LinearToy, "world_model")
+    with pytest.raises(SkipTest, match="not tried, since check_first has failed"):
+        check_third(subject)
+    with pytest.raises(PluginContractError, match="step is late"):
+        check_first(subject)
+    assert tried == ["first"], "each runs once"
+    check_third(LinearToy)  # alone
+    assert tried == ["first", "third"]
+
+
+def test_the_same_fault_is_reported_once():
+    def checks():
+        for rows in (3, 4):
+
+            @contract_check("world_model")
+            def check(subject, rows=rows):
+                raise Violation(f".step returned {rows} rows", "return all")
+
+            check.__name__ = f"check_{rows}"
+            yield check
+
+    subject = Subject.of(LinearToy, "world_model")
+    subject.judge("check_0", [], lambda subject: None)
+    failures = []
+    for check in checks():
+        try:
+            subject.judge(check.__name__, [], lambda subject, check=check: check(LinearToy))
+        except (PluginContractError, SkipTest) as error:
+            failures.append(str(error).splitlines()[0])
+    assert failures == ["LinearToy.step returned 3 rows.", "the same fault as in check_3"]
 
 
 def test_the_original_error_is_the_cause_and_skips_stay_skips():
@@ -190,6 +256,19 @@ def test_same_means_every_bit(left, right, same):
 
 
 @pytest.mark.parametrize(
+    ("left", "right", "place"),
+    [
+        ({"a": [th.ones(2), 1]}, {"a": [th.ones(2), 2]}, "x['a'][1]"),
+        ({"a": th.ones(2)}, {"a": th.ones(2), "b": 0}, "x"),
+        (Violation, Subject, None),  # functions and classes are made anew: they tell nothing
+        ((th.zeros(1),), (th.zeros(1),), None),
+    ],
+)
+def test_the_first_difference_is_named(left, right, place):
+    assert first_difference(left, right, "x") == place
+
+
+@pytest.mark.parametrize(
     ("left", "right", "close"),
     [
         (th.tensor([1.0, NAN]), th.tensor([1.0 + 1e-6, NAN]), True),
@@ -208,12 +287,12 @@ def test_close_means_up_to_rounding(left, right, close):
     ("space", "obs", "fault"),
     [
         (spaces.Box(-1, 1, (2,)), th.zeros(3, 2), None),
-        (spaces.Box(-1, 1, (2,)), th.zeros(3, 4), " of shape (3, 4), expected (3, 2)"),
-        (spaces.Box(-1, 1, (2,)), th.zeros(3, 2, dtype=th.float64), " as torch.float64, expected torch.float32"),
-        (spaces.Box(-1, 1, (2,)), np.zeros((3, 2)), " of shape ndarray, expected (3, 2)"),
+        (spaces.Box(-1, 1, (2,)), th.zeros(3, 4), "obs of shape (3, 4), expected (3, 2)"),
+        (spaces.Box(-1, 1, (2,)), th.zeros(3, 2, dtype=th.float64), "obs as torch.float64, expected torch.float32"),
+        (spaces.Box(-1, 1, (2,)), np.zeros((3, 2)), "obs as ndarray, expected a tensor of shape (3, 2)"),
         (spaces.Discrete(3, start=1), th.tensor([[1], [3]]), None),
-        (spaces.Dict(a=spaces.Box(-1, 1, (2,))), th.zeros(3, 2), "expected a dictionary with the keys ['a']"),
-        (spaces.Dict(a=spaces.Box(-1, 1, (2,))), {"a": th.zeros(3, 1)}, "['a'] of shape (3, 1), expected (3, 2)"),
+        (spaces.Dict(a=spaces.Box(-1, 1, (2,))), th.zeros(3, 2), "Tensor, expected a dictionary with the keys ['a']"),
+        (spaces.Dict(a=spaces.Box(-1, 1, (2,))), {"a": th.zeros(3, 1)}, "obs['a'] of shape (3, 1), expected (3, 2)"),
     ],
 )
 def test_members_of_a_space(space, obs, fault):
@@ -222,6 +301,6 @@ def test_members_of_a_space(space, obs, fault):
 
 def test_a_value_outside_its_space_is_shown():
     assert member_fault(spaces.Box(-1, 1, (2,)), th.full((3, 2), 2.0), 3) == (
-        " = [2. 2.], which is no member of Box(-1.0, 1.0, (2,), float32)"
+        "obs = [2. 2.], which is no member of Box(-1.0, 1.0, (2,), float32)"
     )
-    assert member_fault(spaces.Discrete(3), th.tensor([[3]]), 1) == " = 3, which is no member of Discrete(3)"
+    assert member_fault(spaces.Discrete(3), th.tensor([[3]]), 1) == "obs = 3, which is no member of Discrete(3)"

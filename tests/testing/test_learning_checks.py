@@ -7,13 +7,8 @@ import pytest
 
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.testing import LinearToy, NeighbourToy
-from sb3_mbrl.testing.learning_checks import (
-    LEARNING_CHECKS,
-    check_fit_learns,
-    check_held_out,
-    check_loss,
-    check_optimizer,
-)
+from sb3_mbrl.testing.learning_checks import LEARNING_CHECKS, check_fit_learns, check_held_out
+from sb3_mbrl.testing.world_model_checks import check_loss, check_optimizer
 from tests.testing.broken_models import BROKEN_MODELS, DataShaped
 
 CHECKS = {check.__name__: check for check in LEARNING_CHECKS}

@@ -89,7 +89,7 @@ def test_toy_data_agrees_with_replay_data_on_the_same_rows():
     index = {tuple(obs.tolist()): i for i, obs in enumerate(rows.obs.flatten(0, 1))}
 
     def described(context):
-        """Which rows, and what is said of them, by the row that a window ends in."""
+        """Map the last row of each window to its rows and flags."""
         where = [[index[tuple(obs.tolist())] for obs in window] for window in context.obs]
         return {
             w[-1]: (w, first.tolist(), last.tolist())

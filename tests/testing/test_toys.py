@@ -1,4 +1,4 @@
-"""The toys know their answers, pass the kit, and pass through everything that rolls a world model out."""
+"""The toys: known results, the kit, and everything that rolls a world model out."""
 
 import io
 
@@ -114,7 +114,7 @@ def test_nim_value_is_that_of_exhaustive_search(stones, takes, gamma):
     model = TwoPlayerToy(spaces.Discrete(13), spaces.Discrete(takes), gamma=gamma, device="cpu")
 
     def search(pile):
-        """Negamax over the model's own steps: max_a reward + discount * value."""
+        """Search by negamax over the model's own steps: max_a reward + discount * value."""
         options = []
         for action in range(takes):
             prediction = model.step(th.tensor([[pile]]), th.tensor([[action]]))

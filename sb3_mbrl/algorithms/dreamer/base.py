@@ -33,8 +33,8 @@ from sb3_mbrl.algorithms.dreamer.policy import DreamerPolicy
 from sb3_mbrl.buffers.sequences import SequenceReplay, compact
 from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import LatentModel, Timesteps, WorldModel
-from sb3_mbrl.models.rssm.observations import has_image
 from sb3_mbrl.rng import on_device
+from sb3_mbrl.spaces import has_image
 from sb3_mbrl.trees import State, tree_map
 
 

@@ -117,9 +117,8 @@ class DreamerPolicy(StatefulPolicy):
 
     def attach(self, world_model: LatentModel) -> None:
         """Build actor and critic on the features of a world model, and act in it from now on."""
-        self._world_model = (
-            world_model,
-        )  # in a tuple, so that torch does not register it: its weights are saved with the model
+        # In a tuple, so that torch does not register it as a part of the policy: its weights are saved with the model.
+        self._world_model = (world_model,)
         features, style = world_model.n_features, world_model.head_defaults()
         units = self.units or style["units"]
         del style["units"]

@@ -204,6 +204,7 @@ class DreamerV3(DreamerBase):
         imagined, actor_outs, critic_outs = self._imagine(states, last, generator)
         dynamics = self.actor_gradient == "dynamics"
         actor, entropy = actor_loss(policy.actor.output, actor_outs, imagined, self.ent_coef, dynamics)
+        # The critic learns from all imagined states but the last. Its outputs are in the order of steps, hence the transposes.
         imagined = Trajectories(*(value.detach() for value in imagined))
         critic = imagined.weight * self._critic_loss(by_step(imagined.features)[:-1], critic_outs, imagined.returns.T).T
         total = model_loss.total() + actor.mean() + critic.mean()
@@ -212,7 +213,7 @@ class DreamerV3(DreamerBase):
                 f"model/{name}_loss": value.detach().mean()
                 for name, value in {**model_loss.rows, **model_loss.scalars}.items()
             },
-            **{f"model/{name}": value for name, value in model_loss.figures.items()},
+            **{f"model/{name}": value for name, value in model_loss.metrics.items()},
             "train/actor_loss": actor.detach().mean(),
             "train/critic_loss": critic.detach().mean(),
             "train/entropy": entropy.detach().mean(),

@@ -60,7 +60,7 @@ class TabularPlanner(AgentObject):
         :param kappa: the weight of the exploration bonus of Dyna-Q+
         :param theta: smaller errors are not queued, and smaller changes end value iteration
         """
-        done = n
+        done = n  # Dyna-Q makes exactly n updates; the other methods may stop earlier, and value iteration makes more
         if self.planning == "dyna_q":
             updates.dyna_q(table, tables, self.rng.random((n, 3)), alpha, gamma)
         elif self.planning == "dyna_q_plus":

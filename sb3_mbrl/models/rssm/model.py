@@ -405,7 +405,7 @@ class RSSM(LatentModel):
             scalars={name: value for name, value in terms.items() if not value.dim()},
             weights={name: weight for name, weight in self._loss_weights().items() if name in terms},
             states=states,
-            figures={"kl": divergences.dynamics.detach().mean()},
+            metrics={"kl": divergences.dynamics.detach().mean()},
         )
 
     def _kl_terms(self, parts: KLParts) -> dict[str, th.Tensor]:

@@ -17,12 +17,6 @@ from sb3_mbrl.networks.outputs import BernoulliOutput, OneHotOutput, Output, Sym
 from sb3_mbrl.spaces import SpaceCodec, unsupported_by_vectors
 
 
-def has_image(space: spaces.Space) -> bool:
-    """Tell whether a space has an image, channels first or last: ``Box(0, 255, ..., uint8)`` of three axes."""
-    children = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-    return any(isinstance(child, spaces.Box) and is_image_space(child, check_channels=False) for child in children)
-
-
 def _looks_like_an_image(space: spaces.Box) -> bool:
     return len(space.shape) == 3 and min(space.shape) in (1, 3, 4) and sorted(space.shape)[1] >= 8
 

@@ -1,4 +1,4 @@
-"""DreamerV3 as a class of Stable-Baselines3: data, saving, spaces, and what must not be."""
+"""DreamerV3 as a class of Stable-Baselines3: data, saving, spaces."""
 
 import gymnasium as gym
 import numpy as np
@@ -26,7 +26,7 @@ def trained():
 
 
 def test_latent_states_in_the_buffer_are_those_the_agent_had():
-    """Every deterministic state follows from the state before, and from what was done and seen."""
+    """Every deterministic state follows from the state, the action and the observation before."""
     agent = small(learning_starts=1000).learn(60)
     buffer, side, model = agent.replay_buffer, agent.real.side, agent.world_model
     deter, stoch = th.as_tensor(side.arrays["latent.deter"][:60, 0]).float(), th.as_tensor(side.arrays["latent.stoch"][:60, 0])
@@ -153,29 +153,29 @@ def test_dictionaries_and_images(tmp_path):
         assert env.action_space.contains(loaded.predict(obs, deterministic=True)[0])
 
 
-def beliefs(predict, scale):
-    """After three observations; the first alone decides nothing of the deterministic state."""
-    memory, first = None, np.array([True])
+def deter_after(predict, scale):
+    """Return the deterministic state after three observations; the first alone does not determine it."""
+    state, first = None, np.array([True])
     for value in (0.3, -0.2, 0.5):
-        _, memory = predict(scale(np.full((1, 4), value, np.float32)), memory, first, deterministic=True)
+        _, state = predict(scale(np.full((1, 4), value, np.float32)), state, first, deterministic=True)
         first = np.array([False])
-    return memory["latent"]["deter"]
+    return state["latent"]["deter"]
 
 
 def test_normalised_environments_are_seen_raw(tmp_path):
     env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]), clip_obs=2.0)
     agent = small(env).learn(60)
-    raw = beliefs(agent.policy.predict, lambda obs: obs)
+    raw = deter_after(agent.policy.predict, lambda obs: obs)
     env.clip_obs = 1e9  # what lies outside is lost before predict() is asked
-    th.testing.assert_close(beliefs(agent.predict, env.normalize_obs), raw, atol=1e-4, rtol=0)
-    assert not th.allclose(beliefs(agent.policy.predict, env.normalize_obs), raw)
+    th.testing.assert_close(deter_after(agent.predict, env.normalize_obs), raw, atol=1e-4, rtol=0)
+    assert not th.allclose(deter_after(agent.policy.predict, env.normalize_obs), raw)
     agent.save(tmp_path / "agent")
     with pytest.warns(UserWarning, match="was trained behind VecNormalize, and has none now"):
         DreamerV3.load(tmp_path / "agent", device="cpu").predict(np.zeros((1, 4), np.float32))
 
 
-def test_what_is_acted_on_is_what_is_stored():
-    """VecNormalize cuts off what is far from its mean; the model does not see that."""
+def test_the_policy_sees_the_observations_that_are_stored():
+    """VecNormalize clips observations far from its mean; policy and model see them unclipped."""
     env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]), clip_obs=0.1)
     agent = small(env, learning_starts=1000).learn(32)
     seen = []
@@ -188,7 +188,7 @@ def test_what_is_acted_on_is_what_is_stored():
 
 @pytest.mark.parametrize("other", [{"world_model_kwargs": {**MODEL, "classes": 3}}, {"seed": 1}])
 def test_latent_states_of_another_model_are_left_out(trained, tmp_path, other):
-    """Those of one with the same sizes used to be taken for its own."""
+    """Regression: states of a model with the same sizes were restored as its own."""
     trained.save_replay_buffer(tmp_path / "buffer")
     agent = small(**other)
     agent.load_replay_buffer(tmp_path / "buffer")
@@ -200,7 +200,7 @@ def test_latent_states_of_another_model_are_left_out(trained, tmp_path, other):
 
 
 def test_data_of_others_gets_latent_states_while_it_is_learned_from(tmp_path):
-    """They never had any, so that every sequence began anew for ever."""
+    """Regression: they never got any, so every sequence began with an unknown state."""
     source = SAC("MlpPolicy", "Pendulum-v1", learning_starts=100, buffer_size=100, device="cpu").learn(60)
     source.save_replay_buffer(tmp_path / "buffer")
     agent = small("Pendulum-v1")
@@ -211,7 +211,7 @@ def test_data_of_others_gets_latent_states_while_it_is_learned_from(tmp_path):
 
 
 def test_without_its_replay_buffer_an_agent_waits_for_new_data(trained, tmp_path):
-    """Every sequence of a batch was the same one, over and over."""
+    """Regression: every sequence of a batch was the same one."""
     trained.save(tmp_path / "agent")
     agent = DreamerV3.load(tmp_path / "agent", gym.make("CartPole-v1"), device="cpu")
     before = weights(agent)
@@ -263,12 +263,12 @@ def test_gradients_through_the_dynamics_reach_the_actor_alone():
     loss, _, _ = agent._losses(*batch, agent.update.generator)
     agent.optimizer.zero_grad()
     loss.backward()
-    found = model.cell.gates.weight.grad.clone()
+    gradient = model.cell.gates.weight.grad.clone()
     assert policy.actor.out.weight.grad.abs().sum() > 0
     agent.update.generator.manual_seed(3)
     agent.optimizer.zero_grad()
     model.loss(*batch, generator=agent.update.generator).total().backward()
-    th.testing.assert_close(found, model.cell.gates.weight.grad)
+    th.testing.assert_close(gradient, model.cell.gates.weight.grad)
     assert all(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(ValueError, match="actor_gradient='dynamics' needs Box actions"):
         small(actor_gradient="dynamics")
@@ -281,7 +281,7 @@ def test_sequences_may_begin_with_nothing():
     assert rows.is_first[:, 0].all()
 
 
-def test_an_optimiser_that_there_is_not():
+def test_an_unknown_optimiser_is_refused():
     with pytest.raises(ValueError, match="optimizer_class='sgd': choose one of 'laprop', 'adam', or a class"):
         small(optimizer_class="sgd")
     assert isinstance(small(optimizer_class=th.optim.SGD).optimizer, th.optim.SGD)

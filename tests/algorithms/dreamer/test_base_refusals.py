@@ -1,4 +1,4 @@
-"""What DreamerV3 refuses, and what it says."""
+"""Mistakes that DreamerV3 refuses, and its messages."""
 
 import warnings
 from types import SimpleNamespace
@@ -82,20 +82,20 @@ def test_a_fault_in_a_dictionary_is_named():
 
 
 def test_a_checkpoint_of_another_algorithm(saved):
-    """It used to be a KeyError."""
+    """Regression: the error was a KeyError."""
     with pytest.raises(ValueError, match="was saved by DreamerV3, not by PETS"):
         PETS.load(saved)
 
 
 def test_the_same_choices_again_are_no_others(saved):
-    """The agent's own size and discount, kept with the saved choices, made the same choices look like others."""
+    """Regression: the agent's size and discount, saved with the choices, made equal choices look different."""
     assert DreamerV3.load(saved, world_model_kwargs=MODEL).world_model.settings.deter == MODEL["deter"]
     with pytest.raises(ValueError, match="the saved weights belong to a world model"):
         DreamerV3.load(saved, world_model_kwargs={**MODEL, "deter": 32})
 
 
 def test_the_optimizer_of_a_checkpoint(saved):
-    """Its settings used to be ignored, and another class failed at the first update."""
+    """Regression: new settings were ignored, and another class failed at the first update."""
     agent = DreamerV3.load(saved, optimizer_kwargs={"warmup": 3})
     assert [group["warmup"] for group in agent.optimizer.param_groups] == [3, 3, 3]
     assert agent.optimizer.state
@@ -105,7 +105,7 @@ def test_the_optimizer_of_a_checkpoint(saved):
 
 @pytest.mark.parametrize("broken", ["reward", "weights"])
 def test_what_is_not_finite_ends_training(broken):
-    """An agent whose weights were NaN used to train on, and to act as if nothing were wrong."""
+    """Regression: an agent whose weights were NaN kept training and acting."""
 
     class Rich(gym.Wrapper):
         def step(self, action):
@@ -125,7 +125,7 @@ def test_what_is_not_finite_ends_training(broken):
 
 
 def test_actions_without_a_choice():
-    """They were divided by the distance of their bounds: NaN."""
+    """Regression: actions were divided by the distance of their bounds, 0."""
     space = spaces.Box(np.float32([-1, 0]), np.float32([1, 0]))
     with pytest.raises(UnsupportedSpace, match=r"low and high are the same at \[\[1\]\]"):
         small(ActionEnv(space))
@@ -158,7 +158,7 @@ def test_any_key_may_be_an_image():
 
 
 def test_a_buffer_that_does_not_fit_leaves_the_other_in_place(tmp_path):
-    """It took the place of 60 steps, and every learn() after that failed."""
+    """Regression: it replaced a buffer of 60 steps, and every learn() after that failed."""
     small(buffer_size=6, batch_length=4).learn(30).save_replay_buffer(tmp_path / "small")
     agent = small().learn(64)
     with pytest.raises(ValueError, match="batch_length=8: the replay buffer keeps 6 steps"):
@@ -188,11 +188,11 @@ def test_imagining_nothing():
 @pytest.mark.parametrize(("free", "warns"), [(30_000, True), (40_000, False)])
 def test_memory_for_latent_states_is_counted(monkeypatch, free, warns):
     """
-    It is taken as the buffer fills: an hour later, perhaps. 1,000 steps of 16 numbers of two bytes and three categories of one
-    are 35,000 bytes.
+    The memory is taken as the buffer fills, so a run would fail hours later. 1,000 steps of 16 values of two bytes and three
+    categories of one byte are 35,000 bytes.
     """
     psutil = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=free))
     monkeypatch.setattr(sequence_sampler, "psutil", psutil)
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as caught:
         small().learn(1)
-    assert any("latent states of 1000 steps take" in str(warning.message) for warning in found) == warns
+    assert any("latent states of 1000 steps take" in str(warning.message) for warning in caught) == warns

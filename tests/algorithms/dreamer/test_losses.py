@@ -1,4 +1,4 @@
-"""What actor and critic learn, by hand."""
+"""The losses of actor and critic, by hand."""
 
 import pytest
 import torch as th
@@ -23,22 +23,22 @@ def critic():
 def test_advantages_and_weights_by_hand(critic):
     """Two steps, values 1, 2, 3, discounts .9, .5, .8; rewards of arriving 10, 20."""
     features = th.tensor([[[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]])
-    reward, goes_on = th.tensor([[99.0, 10.0, 20.0]]), th.tensor([[0.9, 0.5, 0.8]])
+    reward, discount = th.tensor([[99.0, 10.0, 20.0]]), th.tensor([[0.9, 0.5, 0.8]])
     scale = ReturnScale(rate=1.0)
-    found = evaluate(features, th.zeros(1, 2, 1), reward, goes_on, critic.mean(features), 0.5, scale)
+    imagined = evaluate(features, th.zeros(1, 2, 1), reward, discount, critic.mean(features), 0.5, scale)
     second = 20 + 0.8 * 3
     first = 10 + 0.5 * (0.5 * 2 + 0.5 * second)
-    th.testing.assert_close(found.returns, th.tensor([[first, second]]))
+    th.testing.assert_close(imagined.returns, th.tensor([[first, second]]))
     width = 0.9 * (second - first)  # from the 5th to the 95th percentile of two numbers
-    th.testing.assert_close(found.advantage, th.tensor([[first - 1, second - 2]]) / width)
-    th.testing.assert_close(found.weight, th.tensor([[0.9, 0.45]]))
+    th.testing.assert_close(imagined.advantage, th.tensor([[first - 1, second - 2]]) / width)
+    th.testing.assert_close(imagined.weight, th.tensor([[0.9, 0.45]]))
 
 
 def test_the_actors_gradient_is_that_of_reinforce(generator):
     actor = Actor(3, spaces.Discrete(4), 8, 1, unimix=0.0)
     features, action = th.randn((5, 4, 3), generator=generator), th.randint(4, (5, 3, 1), generator=generator)
     advantage, weight = th.randn((5, 3), generator=generator), th.rand((5, 3), generator=generator)
-    outs = actor(features[:, :-1].transpose(0, 1).flatten(0, 1)).split([4, 11])  # step by step, in two pieces
+    outs = actor(features[:, :-1].transpose(0, 1).flatten(0, 1)).split([4, 11])  # step by step, in two chunks
     loss, entropy = actor_loss(actor.output, outs, Trajectories(features, action, advantage, advantage, weight), 0.1)
     chances = actor(features[:, :-1]).softmax(-1)
     th.testing.assert_close(entropy, -(chances * chances.log()).sum(-1))
@@ -83,8 +83,8 @@ def test_real_returns_end_with_the_episode():
     reward = th.tensor([[0.0, 1.0, 0.0, 1.0, 1.0, 0.0]])
     is_last = th.tensor([[False, True, False, False, True, False]])
     terminated = th.tensor([[0.0, 0.0, 0.0, 0.0, 1.0, 0.0]])
-    found = replayed_returns(reward, terminated, is_last, th.full((1, 6), 100.0), gamma=0.9, lam=1.0)
+    returns = replayed_returns(reward, terminated, is_last, th.full((1, 6), 100.0), gamma=0.9, lam=1.0)
     # From the first row: a reward, then the value of the last observation of the episode.
-    assert float(found[0, 0]) == pytest.approx(91.0)
-    assert float(found[0, 2]) == pytest.approx(1.9)
-    assert float(found[0, 3]) == pytest.approx(1.0)
+    assert float(returns[0, 0]) == pytest.approx(91.0)
+    assert float(returns[0, 2]) == pytest.approx(1.9)
+    assert float(returns[0, 3]) == pytest.approx(1.0)

@@ -20,9 +20,9 @@ def test_size1m_is_the_authors():
 
     agent = DreamerV3("MultiInputPolicy", Walker(), size="size1m", buffer_size=100, device="cpu")
     parts = {"actor": agent.policy.actor, "critic": agent.policy.critic, "model": agent.world_model}
-    found = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    assert found == {"actor": 50_316, "critic": 66_111, "model": 524_440}
-    assert sum(found.values()) == 640_867
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    assert counts == {"actor": 50_316, "critic": 66_111, "model": 524_440}
+    assert sum(counts.values()) == 640_867
     assert sum(p.numel() for group in agent.optimizer.param_groups for p in group["params"]) == 640_867
     assert Dreamer is DreamerV3
 
@@ -38,12 +38,12 @@ def test_presets_learn(name, env_id):
 def test_all_sizes_have_a_preset():
     """The authors' numbers, none of them left to our defaults."""
     sizes = [name for name in SIZES if name != "tiny"]
-    found = [DreamerV3.preset(name) for name in sizes]
-    assert [settings.pop("size") for settings in found] == sizes
-    assert found[0]["optimizer_kwargs"] == {"warmup": 1000}
+    presets = [DreamerV3.preset(name) for name in sizes]
+    assert [settings.pop("size") for settings in presets] == sizes
+    assert presets[0]["optimizer_kwargs"] == {"warmup": 1000}
     numbers = ("learning_rate", "batch_size", "batch_length", "imagine_last", "ent_coef", "replay_value_scale")
-    assert [found[0][name] for name in numbers] == [4e-5, 16, 64, None, 3e-4, 0.3]
-    assert all(settings == found[0] for settings in found)
+    assert [presets[0][name] for name in numbers] == [4e-5, 16, 64, None, 3e-4, 0.3]
+    assert all(settings == presets[0] for settings in presets)
     first, continuous = (DreamerV3.preset(name) for name in ("v3-2023", "v3-2023-continuous"))
     assert continuous == {**first, "actor_gradient": "dynamics"}
 

@@ -12,7 +12,7 @@ from sb3_mbrl.envs.mazes import Maze
 
 
 class Episodes(BaseCallback):
-    """Steps per episode, until there are enough."""
+    """A callback that notes the steps of every episode, and stops after some episodes."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -26,13 +26,13 @@ class Episodes(BaseCallback):
 
 
 def lengths(n: int, runs: int, episodes: int) -> np.ndarray:
-    """``(runs, episodes)``"""
-    found = []
+    """Return the steps of every episode, ``(runs, episodes)``."""
+    lengths = []
     for seed in range(runs):
         callback = Episodes(episodes)
         DynaQ("QTablePolicy", "DynaMaze-v0", gradient_steps=n, seed=seed).learn(10**6, callback=callback)
-        found.append(callback.lengths)
-    return np.array(found)
+        lengths.append(callback.lengths)
+    return np.array(lengths)
 
 
 def test_the_maze_with_50_planning_updates():
@@ -72,7 +72,7 @@ def test_value_iteration_has_the_exact_values():
     agent = DynaQ("QTablePolicy", "DynaMaze-v0", planning="value_iteration", seed=0, **settings)
     agent.learn(10_000)
     assert (agent.world_model.tables.n_tried > 0).sum() == 54 - 7 - 1, "everywhere but in walls and at the goal"
-    # Beside the goal a step is worth 1, and every step further away gamma.
+    # The value of a step beside the goal is 1; it falls by gamma with every step further away.
     assert agent.policy.table()[2 * 9].max() == pytest.approx(0.95**13, abs=1e-9)
 
 
@@ -86,7 +86,7 @@ def test_no_planning_is_q_learning():
 
 
 def test_terminal_states_and_time_limits():
-    """A time limit is no end: the next state's value counts. A terminal state's does not, whatever the table says."""
+    """A time limit is no termination: the next state's value counts. A terminal state's does not, whatever the table says."""
     env = gym.make("DynaMaze-v0", max_episode_steps=1)
     agent = DynaQ("QTablePolicy", env, gradient_steps=0, learning_rate=0.5, policy_kwargs={"initial_value": 2.0}, seed=0)
     agent.learn(1)
@@ -125,7 +125,7 @@ def test_dyna_q_plus_finds_the_shortcut_and_dyna_q_does_not():
 
 
 def test_a_bonus_grows_over_calls_of_learn():
-    """``num_timesteps`` begins anew with every ``learn``, time does not: bonuses vanished."""
+    """Regression: bonuses vanished with every ``learn``, which resets ``num_timesteps`` but not the clock."""
     agent = DynaQ("QTablePolicy", "BlockingMaze-v0", planning="dyna_q_plus", world_model_kwargs={"memory": 0.0}, seed=0)
     agent.learn(300)
     agent.learn(100)
@@ -136,10 +136,10 @@ def test_a_bonus_grows_over_calls_of_learn():
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
-def test_prioritised_sweeping_carries_news_back_whatever_the_step_size(alpha):
+def test_prioritised_sweeping_updates_predecessors_with_any_step_size(alpha):
     """
-    A corridor of four, a reward at its end. The real update has used up its error when the step size is 1: what leads there
-    has to be looked at all the same.
+    A corridor of four, a reward at its end. With a step size of 1 the real update leaves no error, but its
+    predecessors must be queued all the same.
     """
     agent = DynaQ(
         "QTablePolicy",
@@ -197,7 +197,7 @@ def test_gymnasiums_tables(env_id, tmp_path):
     assert loaded.world_model.tables.total.sum() == 550
 
 
-def test_save_load_goes_on_as_if_nothing_had_been(tmp_path):
+def test_a_loaded_agent_continues_to_the_last_bit(tmp_path):
     """Model, queue and random stream come back: both continuations are the same to the last bit."""
     agent = DynaQ("QTablePolicy", "DynaMaze-v0", planning="prioritized_sweeping", gradient_steps=5, seed=0)
     agent.learn(3_000)

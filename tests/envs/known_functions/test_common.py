@@ -1,4 +1,4 @@
-"""What the known functions share."""
+"""The helpers that known functions share."""
 
 import pytest
 import torch as th

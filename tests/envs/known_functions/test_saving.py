@@ -71,8 +71,8 @@ def test_fields_survive_with_their_types(function):
 def test_every_class_of_the_library_is_registered():
     classes, todo = set(), [VectorFunction]
     while todo:
-        found = [cls for cls in todo.pop().__subclasses__() if cls.__module__.startswith("sb3_mbrl.")]
-        classes, todo = classes | set(found), todo + found
+        subclasses = [cls for cls in todo.pop().__subclasses__() if cls.__module__.startswith("sb3_mbrl.")]
+        classes, todo = classes | set(subclasses), todo + subclasses
     assert {cls.saved_as for cls in classes} <= set(common.REGISTERED)
     assert len(classes) == 15
 

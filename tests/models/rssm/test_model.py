@@ -123,7 +123,7 @@ def test_the_discount_is_in_the_continue_head():
 
 
 def test_without_a_continue_head_episodes_never_end():
-    """An untrained head used to end every second one."""
+    """Regression: an untrained head ended every second one."""
     model = small(continue_scale=0.0, gamma=0.99)
     th.nn.init.normal_(model.continue_head.out.weight)
     state, action = model.initial(th.zeros(4, 3)), th.zeros(4, 6)
@@ -135,7 +135,7 @@ def test_without_a_continue_head_episodes_never_end():
 
 
 def test_every_loss_has_its_scale():
-    """Of observations, vectors of numbers have one; images and categories count in full."""
+    """Among observations, vectors of continuous values have one; images and categories count in full."""
     scales = {
         "vector_scale": 2.0,
         "reward_scale": 3.0,
@@ -173,7 +173,7 @@ def test_imagining_is_stepping(generator):
 
 
 def test_a_dream_with_gradients_is_the_same_dream(generator):
-    """Without, states are written where they stay; an actor may keep what it sees for gradients of its own."""
+    """Without gradients, states are written in place; an actor may still keep features for gradients of its own."""
     model, kept = small(), []
     state, actor = model.initial(th.randn((2, 3), generator=generator)), th.nn.Linear(16 + model.latent.flat, 6)
 
@@ -194,7 +194,7 @@ def test_a_dream_with_gradients_is_the_same_dream(generator):
 
 
 def test_latents_are_overfitted_to_one_batch():
-    """Ladder, level 1: what was seen once can be said again; and shuffled actions make it worse."""
+    """Ladder, level 1: the model reconstructs a batch that it was trained on; shuffled actions make it worse."""
     model = small(deter=32, units=32, hidden=32, lr=3e-3, warmup=0)
     generator = th.Generator().manual_seed(1)
     action = 2 * th.rand((4, 12, 6), generator=generator) - 1
@@ -230,12 +230,12 @@ def open_loop_error(model, rows):
 
 
 def test_the_divergence_is_logged_without_free_nats():
-    """The losses were clamped: below one nat nothing could be seen."""
+    """Regression: the logged losses were clamped, so values below one nat did not show."""
     batch = random_rows(th.Generator().manual_seed(0))
     for free in (0.0, 1e4):
         model = small(free_nats=free)
         loss = model.loss(batch, generator=th.Generator().manual_seed(1))
-        kl = float(loss.figures["kl"])
+        kl = float(loss.metrics["kl"])
         sequence = batch.obs, batch.action, batch.is_first
         states, posterior = model.observe_sequence(*sequence, generator=th.Generator().manual_seed(1))
         th.testing.assert_close(states["deter"], loss.states["deter"])
@@ -270,7 +270,7 @@ def test_observations_and_actions_of_every_kind(actions):
 
 
 def test_decode_keeps_the_order_of_the_spaces_keys():
-    """Keys came back in alphabetical order, vectors behind images: agents refused that."""
+    """Regression: keys came back in alphabetical order and vectors after images, which agents refused."""
     parts = [("place", vector(2)), ("camera", spaces.Box(0, 255, (1, 12, 12), np.uint8)), ("flags", spaces.MultiBinary(2))]
     space = spaces.Dict(parts)
     assert list(space.spaces) == ["place", "camera", "flags"]
@@ -315,7 +315,7 @@ def test_the_contract(check):
 
 @pytest.mark.parametrize("cell", ["block_gru", "layer_norm_gru", "gru"])
 def test_actions_beyond_their_bounds_count_as_the_bound(cell):
-    """An actor's samples are not cut off, and what was stored is."""
+    """An actor's samples are not clipped; stored actions are."""
     model = small(cell=cell)
     state = model.initial(th.ones(1, 3))
     at, beyond = (model.step(state, th.full((1, 6), value), deterministic=True).state["deter"] for value in (1.0, 2.5))

@@ -14,19 +14,19 @@ CONTEXT, HORIZON = 4, 10
 
 
 def episodes(seed, steps):
-    """Of random actions: observations ``(T + 1, 4)`` and actions ``(T, 1)`` of each."""
+    """Collect episodes of random actions: the observations ``(T + 1, 4)`` and actions ``(T, 1)`` of each."""
     env = gym.make("CartPole-v1")
     env.action_space.seed(seed)
-    found = []
-    while sum(len(actions) for _, actions in found) < steps:
-        obs, over, actions = [env.reset(seed=seed if not found else None)[0]], False, []
+    episodes = []
+    while sum(len(actions) for _, actions in episodes) < steps:
+        obs, over, actions = [env.reset(seed=seed if not episodes else None)[0]], False, []
         while not over:
             actions.append([env.action_space.sample()])
             following, _, terminated, truncated, _ = env.step(actions[-1][0])
             obs.append(following)
             over = terminated or truncated
-        found.append((np.array(obs), np.array(actions)))
-    return found
+        episodes.append((np.array(obs), np.array(actions)))
+    return episodes
 
 
 def test_it_beats_persistence_and_actions_of_others(generator):
@@ -54,11 +54,11 @@ def test_it_beats_persistence_and_actions_of_others(generator):
     @th.no_grad()
     def imagined(actions):
         first = th.zeros(len(new), CONTEXT, dtype=th.bool)
-        state, found = model.filter(seen, done[:, :CONTEXT], first), []
+        state, decoded = model.filter(seen, done[:, :CONTEXT], first), []
         for t in range(CONTEXT - 1, CONTEXT + HORIZON - 1):
             state = model.step(state, actions[:, t], deterministic=True).state
-            found.append(model.decode(state))
-        return th.stack(found, 1)
+            decoded.append(model.decode(state))
+        return th.stack(decoded, 1)
 
     assert len(new) > 20
     right = error(imagined(done))

@@ -1,4 +1,4 @@
-"""What the contract promises a recurrent model: planners, imagined environments and agents take it as any other."""
+"""A recurrent model in use: planners, imagined environments and agents take it like any other."""
 
 import math
 
@@ -25,21 +25,21 @@ def planning():
 
 
 def test_a_planner_remembers_what_it_saw(planning, tmp_path):
-    """Two histories that end in the same observation lead to different beliefs; saved and loaded, to the same ones."""
+    """Two histories with the same last observation lead to different latent states, also after saving and loading."""
     planning.save(tmp_path / "agent")
     loaded = PETS.load(tmp_path / "agent", device="cpu")
 
-    def belief(agent, first):
-        memory, start = None, np.array([True])
+    def deter_after(agent, first):
+        state, start = None, np.array([True])
         for value in (first, 0.0):
-            _, memory = agent.predict(np.full((1, 3), value, np.float32), memory, start, deterministic=True)
+            _, state = agent.predict(np.full((1, 3), value, np.float32), state, start, deterministic=True)
             start = np.array([False])
-        return memory["latent"]["particles"]["deter"]
+        return state["latent"]["particles"]["deter"]
 
-    left, right = belief(planning, 1.0), belief(planning, -1.0)
+    left, right = deter_after(planning, 1.0), deter_after(planning, -1.0)
     assert not th.allclose(left, right)
     again = PETS.load(tmp_path / "agent", device="cpu")
-    th.testing.assert_close(belief(again, 1.0), belief(loaded, 1.0))
+    th.testing.assert_close(deter_after(again, 1.0), deter_after(loaded, 1.0))
 
 
 def test_ppo_trains_on_its_features(planning):
@@ -79,8 +79,8 @@ def test_it_has_the_agents_discount():
             MBPO("MlpPolicy", env, world_model=model, device="cpu")
 
 
-def test_what_it_learned_of_ends_does_not_depend_on_the_discount_it_is_loaded_with(tmp_path):
-    """Ten percent of all steps used to end where a head that was taught 0.9 was read as if it had been taught 0.999."""
+def test_learned_terminations_do_not_depend_on_the_discount_of_load(tmp_path):
+    """Regression: 10 % of all steps terminated when a head that had learned 0.9 was read as if it had learned 0.999."""
     agent = imagining(gamma=0.9, termination_fn=None)
     with th.no_grad():
         agent.world_model.continue_head.out.weight.zero_()
@@ -92,11 +92,11 @@ def test_what_it_learned_of_ends_does_not_depend_on_the_discount_it_is_loaded_wi
     th.testing.assert_close(prediction.discount, th.full((2,), 0.999))
 
 
-def test_it_waits_at_the_gate_until_it_beats_a_copy():
-    """It used to be trusted as soon as there were two rows."""
+def test_it_is_not_trusted_until_it_beats_a_copy():
+    """Regression: it was trusted as soon as there were two rows."""
     agent = imagining().learn(100)
-    figures = agent.logger.name_to_value
-    assert figures["model/error"] > figures["model/copy_error"]
+    logged = agent.logger.name_to_value
+    assert logged["model/error"] > logged["model/copy_error"]
     assert agent.imagined is None
 
 
@@ -114,8 +114,8 @@ def test_it_is_not_chosen_by_itself():
         assert not isinstance(MBPO("MlpPolicy", env, buffer_size=10, device="cpu").world_model, RSSM)
 
 
-def test_a_dreamer_is_told_what_it_did():
-    """An environment that shows the last action: a model that is told the wrong one cannot follow."""
+def test_the_last_action_reaches_the_model_of_a_dreamer():
+    """An environment that shows the last action: a model that is given the wrong one cannot follow."""
 
     class Echo(gym.Env):
         observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
@@ -149,9 +149,9 @@ def test_a_dreamer_is_told_what_it_did():
     import torch as th
 
     state = model.initial(th.zeros(1, 1))
-    found = []
+    decoded = []
     for choice in action:
         prediction = model.step(state, th.tensor([[choice]]), deterministic=True)
         state = prediction.state
-        found.append(float(model.decode(state)))
-    np.testing.assert_allclose(found, 2 * action - 1, atol=0.4)
+        decoded.append(float(model.decode(state)))
+    np.testing.assert_allclose(decoded, 2 * action - 1, atol=0.4)

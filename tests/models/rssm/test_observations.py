@@ -10,8 +10,8 @@ from sb3_mbrl.models.rssm.observations import Layout
 from tests.models.rssm.small import mixed
 
 
-def test_what_looks_like_an_image_and_is_none_is_said():
-    """Floats, or bytes with other bounds, became a vector of thousands of numbers without a word."""
+def test_spaces_shaped_like_images_are_warned_of():
+    """Regression: floats, or bytes with other bounds, became a vector of thousands of values without a warning."""
     for odd in (spaces.Box(0, 1, (3, 16, 16)), spaces.Box(0, 1, (16, 16, 3), np.uint8), spaces.Box(0, 255, (16, 16, 1))):
         with pytest.warns(UserWarning, match=r"view has the shape of an image.*Box\(0, 255, "):
             layout = Layout(spaces.Dict(camera=spaces.Box(0, 255, (3, 16, 16), np.uint8), view=odd))

@@ -1,4 +1,4 @@
-"""Settings of the RSSM that there are not."""
+"""Settings of the RSSM that are refused."""
 
 import pytest
 

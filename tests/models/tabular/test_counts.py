@@ -12,11 +12,11 @@ BIT = st.integers(0, 1)
 
 
 def outcomes(tables, state, action) -> dict:
-    found, k = {}, tables.head[state, action]
+    seen, k = {}, tables.head[state, action]
     while k >= 0:
-        found[int(tables.state[k]), int(tables.terminal[k])] = (float(tables.weight[k]), float(tables.reward[k]))
+        seen[int(tables.state[k]), int(tables.terminal[k])] = (float(tables.weight[k]), float(tables.reward[k]))
         k = tables.link[k]
-    return found
+    return seen
 
 
 def test_outcomes_are_counted_with_their_mean_reward():
@@ -34,10 +34,10 @@ def test_outcomes_are_counted_with_their_mean_reward():
 def test_a_model_that_forgets_follows_a_world_that_changes(memory, weights):
     """By hand, for 0.5: the weights of 3 go 1, 0.5, 1.25; its reward is 2 + (6 - 2) / 1.25 = 5.2."""
     tables = counted([(0, 0, 2.0, 3, 0), (0, 0, 1.0, 2, 0), (0, 0, 6.0, 3, 0)], memory=memory)
-    found = outcomes(tables, 0, 0)
-    assert found.keys() == weights.keys()
-    for outcome, figures in weights.items():
-        assert found[outcome] == pytest.approx(figures)
+    seen = outcomes(tables, 0, 0)
+    assert seen.keys() == weights.keys()
+    for outcome, weight_and_reward in weights.items():
+        assert seen[outcome] == pytest.approx(weight_and_reward)
     assert tables.total[0, 0] == pytest.approx(sum(weight for weight, _ in weights.values()))
 
 

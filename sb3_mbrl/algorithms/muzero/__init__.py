@@ -1,0 +1,3 @@
+from sb3_mbrl.algorithms.muzero.muzero import MuZero
+
+__all__ = ["MuZero"]

@@ -1,0 +1,495 @@
+"""MuZero (Schrittwieser et al. 2020): tree search with a learned model. The loop::
+
+learn                                   SB3's
+  collect_rollouts                      SB3's: steps of the real environment (of a board: both players in turn)
+    _decide                             one search for all environments together: improved policy, root value, action
+    _store_transition                   stores the search's results beside the step
+  train                                 once per collect_rollouts, gradient_steps times:
+    replay.draw                         windows of K steps, by priority
+    _reanalyze                          searches some of their states again, with the target network
+    replay.batch                        value targets of n steps, which bootstrap through time limits
+    update                              the model's loss over K unrolled steps; one step of the optimiser
+    replay.update                       new priorities: the errors of the values
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+
+from sb3_mbrl.agent.agent import OffPolicyAgent
+from sb3_mbrl.agent.cuda_graph import Compile
+from sb3_mbrl.agent.joint_update import JointUpdate, Learner
+from sb3_mbrl.agent.stateful import StatefulActing
+from sb3_mbrl.algorithms.muzero.edges import SampledActions
+from sb3_mbrl.algorithms.muzero.policy import MuZeroPolicy, root_state, search_metrics
+from sb3_mbrl.algorithms.muzero.replay import EDGES, EXPLORED, MASK, POLICY, SIGN, VALUE, VERSION, Drawn, UnrollReplay
+from sb3_mbrl.checks import number, whole
+from sb3_mbrl.contracts import Obs, Sequences
+from sb3_mbrl.diagnostics.tree_page import tree_page, write_tree_page
+from sb3_mbrl.models.muzero.model import MuZeroModel
+from sb3_mbrl.planners.tree_search import SearchResult, TreeSearch
+from sb3_mbrl.trees import State, tree_map
+
+
+class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
+    """
+    An agent that plans by tree search in a model that it learns, and learns from its searches.
+
+    For boards, and for problems with a few actions. The default search is Gumbel MuZero's (Danihelka et al. 2022), which is
+    sound with few simulations. ``Box``, ``MultiDiscrete`` and ``MultiBinary`` actions are sampled (Hubert et al. 2021). Two
+    players: an environment with ``turns = 2`` is played by the agent for both (self-play).
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"`` or ``"MultiInputPolicy"``: all encode whatever the observations are
+    :param env: the environment; several environments share each search, which is the cheapest way to more steps
+    :param learning_rate: the learning rate of Adam, or a schedule of it
+    :param buffer_size: the number of real steps that are kept
+    :param learning_starts: the number of real steps before the first update
+    :param batch_size: the number of windows in an update
+    :param gamma: the discount of a step
+    :param train_freq: as in SB3
+    :param gradient_steps: as in SB3; -1: as many updates as real steps were collected
+    :param num_simulations: the simulations of a search, or a schedule of their number
+    :param search: ``"gumbel"`` or ``"puct"``
+    :param search_kwargs: further arguments of :class:`~sb3_mbrl.planners.tree_search.TreeSearch`
+    :param temperature: for ``"puct"``: the temperature of the choice by visit counts, or a schedule of it; by default 1, 0.5
+        from half of the training on, and 0.25 from three quarters on
+    :param exploration: the probability of a random legal action in training, on top of the noise of the search. Games visit
+        more positions; value targets stop before a random action (:mod:`~sb3_mbrl.algorithms.muzero.targets`)
+    :param n_sampled_actions: the number of actions that are sampled in a node where actions cannot be listed
+    :param unroll_steps: ``K``, the number of steps that the model is unrolled in an update
+    :param td_steps: the number of real rewards in a value target; -1: all until the episode ends (boards)
+    :param prioritized: whether windows are drawn by the errors of their values
+    :param alpha: how much priorities count
+    :param beta: how much of the bias of priorities is taken away
+    :param reanalyze_ratio: the share of the windows of a batch whose states are searched again, with the target network
+    :param value_bootstrap: ``"target"``: value targets bootstrap from the present target network (the cheap half of
+        reanalysis); ``"search"``: from the values of the stored searches
+    :param target_update_interval: the number of updates between two copies of the network
+    :param max_grad_norm: the largest norm of the gradient; ``None``: no clipping
+    :param optimizer_kwargs: further arguments of Adam
+    :param world_model: ``"muzero"``, or a subclass of :class:`~sb3_mbrl.models.muzero.MuZeroModel`
+    :param world_model_kwargs: keyword arguments of the world model
+    :param compile: see :class:`~sb3_mbrl.DreamerV3`
+    :param mixed_precision: see :class:`~sb3_mbrl.DreamerV3`
+    :param plugins: plug-ins that are not installed
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = dict.fromkeys(
+        ("MlpPolicy", "CnnPolicy", "MultiInputPolicy"), MuZeroPolicy
+    )
+    needs_latent_model = True
+    fits_model = False
+    object_names = (*OffPolicyAgent.object_names, "update", "replay")
+    model_free_class = OffPolicyAlgorithm
+    preset_file = "muzero.yml"
+    policy: MuZeroPolicy
+    acting: StatefulActing
+    update: JointUpdate
+    replay: UnrollReplay
+
+    def __init__(
+        self,
+        policy: str | type[MuZeroPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        buffer_size: int = 100_000,
+        learning_starts: int = 500,
+        batch_size: int = 128,
+        gamma: float = 0.997,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        replay_buffer_class: Any = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        num_simulations: int | Schedule = 25,
+        search: Literal["gumbel", "puct"] = "gumbel",
+        search_kwargs: dict[str, Any] | None = None,
+        temperature: float | Schedule | None = None,
+        exploration: float = 0.0,
+        n_sampled_actions: int = 20,
+        unroll_steps: int = 5,
+        td_steps: int = 10,
+        prioritized: bool = True,
+        alpha: float = 0.6,
+        beta: float = 0.4,
+        reanalyze_ratio: float = 0.0,
+        value_bootstrap: Literal["target", "search"] = "target",
+        target_update_interval: int = 100,
+        max_grad_norm: float | None = 10.0,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        world_model: Any = "muzero",
+        world_model_kwargs: dict[str, Any] | None = None,
+        compile: Compile = False,
+        mixed_precision: bool | Literal["auto"] = False,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        plugins: Iterable[Any] | None = None,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            policy_kwargs=None if policy_kwargs is None else dict(policy_kwargs),
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            sde_support=False,
+            support_multi_env=True,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self.num_simulations, self.search_kind, self.search_kwargs = num_simulations, search, dict(search_kwargs or {})
+        self.temperature, self.exploration, self.n_sampled_actions = temperature, exploration, n_sampled_actions
+        self.unroll_steps, self.td_steps = unroll_steps, td_steps
+        self.prioritized, self.alpha, self.beta = prioritized, alpha, beta
+        self.reanalyze_ratio, self.value_bootstrap = reanalyze_ratio, value_bootstrap
+        self.target_update_interval, self.max_grad_norm = target_update_interval, max_grad_norm
+        self.optimizer_kwargs = {"weight_decay": 1e-4, **(optimizer_kwargs or {})}
+        self.world_model_class, self.world_model_kwargs = world_model, world_model_kwargs
+        self.reward_fn, self.termination_fn, self.plugins = None, None, plugins
+        self.compile, self.mixed_precision = compile, mixed_precision
+        self.players = 1 if self.env is None else _players(self.env)
+        self._n_updates = 0
+        if _init_setup_model:
+            self._setup_model()
+
+    # ------------------------------------------------------------------------------------------------ setup
+
+    def _check_hyperparameters(self) -> None:
+        super()._check_hyperparameters()
+        kind = self.replay_buffer_class
+        if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
+            raise ValueError(f"MuZero learns from single steps as they were, and cannot use {kind.__name__}")
+        for name in ("batch_size", "unroll_steps", "target_update_interval"):
+            setattr(self, name, whole(name, getattr(self, name), 1))
+        whole("n_sampled_actions", self.n_sampled_actions, 2)
+        if self.td_steps != -1:
+            whole("td_steps", self.td_steps, 1)
+        for name in ("alpha", "beta", "reanalyze_ratio", "exploration"):
+            number(name, getattr(self, name), 0.0, 1.0)
+        if self.value_bootstrap not in ("target", "search"):
+            raise ValueError(f"value_bootstrap={self.value_bootstrap!r}: choose 'target' or 'search'")
+
+    def _shared_settings(self) -> dict[str, Any]:
+        return {"gamma": self.gamma, "players": self.players}
+
+    def _build(self) -> None:
+        first = self._simulations(1.0)
+        tree_search = TreeSearch(self.search_kind, num_simulations=first, **self.search_kwargs)
+        with self.random.scope(self.device):
+            self.policy.attach(self.latent_model, tree_search, self.n_sampled_actions)
+        self.latent_model.optimizer = None  # the joint update trains it
+        self.update = JointUpdate(
+            [Learner(self.latent_model, 1.0, self.max_grad_norm)],
+            self._losses,
+            lambda: None,
+            optimizer_class="adam",
+            optimizer_kwargs=self.optimizer_kwargs,
+            learning_rate=self.lr_schedule(1.0),
+            random=self.random,
+            device=self.device,
+            compile=self.compile,
+            mixed_precision=self.mixed_precision,
+            name=type(self).__name__,
+            verbose=self.verbose,
+        )
+        self.replay = self._make_replay()
+        self._act_by(self.policy)
+        self._result: SearchResult | None = None
+        """The search of the last decision in training"""
+
+    def _make_replay(self) -> UnrollReplay:
+        td_steps = None if self.td_steps == -1 else self.td_steps
+        side, alpha = self.real.side_of(self._buffer), self.alpha if self.prioritized else 0.0
+        return UnrollReplay(self._buffer, side, self.gamma, self.unroll_steps, td_steps, alpha, self.beta)
+
+    @property
+    def latent_model(self) -> MuZeroModel:
+        """The world model"""
+        model = self._model
+        if not isinstance(model, MuZeroModel):
+            raise ValueError(f"MuZero learns 'muzero' or a subclass of MuZeroModel, not {type(model).__name__}")
+        return model
+
+    @property
+    def optimizer(self) -> th.optim.Optimizer:
+        """The optimiser of the world model"""
+        return self.update.optimizer
+
+    # ------------------------------------------------------------------------------------------------ saving
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_result"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        return [*state_dicts, "optimizer"], variables
+
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Set parameters as in SB3; the joint update starts anew with them."""
+        super().set_parameters(*args, **kwargs)
+        self.update.reset()
+
+    def _side_state(self) -> dict[str, Any]:
+        self._follow_buffer()
+        return {**super()._side_state(), "replay": self.replay.buffer_state()}
+
+    def _restore_side(self, state: Mapping[str, Any]) -> None:
+        super()._restore_side(state)
+        if self._buffer.size() and POLICY not in self.real.side_of(self._buffer).arrays:
+            raise ValueError(
+                "The replay buffer has no results of searches beside its steps: it was filled by another class. MuZero learns "
+                "from its own searches: start with an empty buffer."
+            )
+        self.replay = self._make_replay()
+        self.replay.restore_buffer_state(state.get("replay", {}))
+
+    def _follow_buffer(self) -> None:
+        """Renew the sampler if the user has given the agent another replay buffer."""
+        if self.replay.buffer is not self.replay_buffer:
+            self.replay = self._make_replay()
+
+    # ------------------------------------------------------------------------------------------------ acting
+
+    def search(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        *,
+        action_masks: np.ndarray | None = None,
+        num_simulations: int | None = None,
+        deterministic: bool = True,
+    ) -> SearchResult:
+        """
+        Search from observations, as :meth:`predict` does, and return everything that the search has found.
+
+        :param observation: one, or a batch
+        :param action_masks: ``(n_envs, n_actions)``, true where an action is allowed
+        :param num_simulations: the number of simulations; ``None``: the agent's
+        :param deterministic: whether there is no noise
+        """
+        raw = self.acting.raw(observation, self._vec_normalize_env)
+        obs, vectorised = self.policy.obs_to_tensor(raw)
+        mask = None
+        if action_masks is not None:
+            mask = th.as_tensor(np.asarray(action_masks))
+            mask = mask if vectorised or mask.dim() > 1 else mask[None]
+        n = self._simulations() if num_simulations is None else num_simulations
+        return self.policy.search(obs, action_mask=mask, num_simulations=n, deterministic=deterministic)
+
+    def explain(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        path: str | Path = "tree.html",
+        *,
+        labels: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        """
+        Search from an observation, and write the tree as a page of HTML that opens in any browser.
+
+        :param observation: one observation
+        :param path: the file
+        :param labels: the names of the actions; ``None``: their numbers
+        :param kwargs: as in :meth:`search`: ``action_masks``, ``num_simulations``, ``deterministic``
+        :return: the path of the file
+        """
+        result = self.search(observation, **kwargs)
+        if len(result.action) != 1:
+            raise ValueError(f"explain() was given {len(result.action)} observations: give one")
+        label: Any = labels
+        if label is None and isinstance(self.policy.edges, SampledActions):
+            actions = result.tree.states["action"][:, 0].cpu().numpy()
+            label = lambda node, edge: np.array2string(actions[node, edge], precision=2)  # noqa: E731
+        title = f"{type(self).__name__} after {self.num_timesteps} real steps"
+        return write_tree_page(path, tree_page(result, label=label, title=title, observation=observation))
+
+    def _simulations(self, progress_remaining: float | None = None) -> int:
+        progress = self._current_progress_remaining if progress_remaining is None else progress_remaining
+        n = self.num_simulations
+        return whole("num_simulations", round(n(progress)) if callable(n) else n, 1)
+
+    def _temperature(self) -> float:
+        if self.temperature is None:
+            done = 1.0 - self._current_progress_remaining
+            return 1.0 if done < 0.5 else 0.5 if done < 0.75 else 0.25
+        return float(FloatSchedule(self.temperature)(self._current_progress_remaining))
+
+    def _decide(self, obs: Any, state: Any, is_first: th.Tensor, deterministic: bool) -> tuple[th.Tensor, Any]:
+        mask = self._env_masks()
+        if mask is not None:
+            self.real.keep(MASK, mask.numpy())
+        with self.recorder.phase("search"):
+            self._result = result = self.policy.search(
+                obs,
+                action_mask=mask,
+                num_simulations=self._simulations(),
+                temperature=self._temperature(),
+                generator=self.random.generator,
+            )
+        self.recorder.record_all("search", search_metrics(result))
+        edge = self._explore(result) if self.exploration else result.action
+        return self.policy.scaled_actions(result, edge), None
+
+    def _explore(self, result: SearchResult) -> np.ndarray:
+        """Replace some of the chosen edges by random legal ones, and note where, ``(n_envs,)``."""
+        legal = th.as_tensor(result.tree.prior[:, 0] > 0).double()
+        drawn = th.multinomial(legal, 1, generator=self.random.generator)[:, 0].numpy()
+        chosen = th.rand(len(drawn), generator=self.random.generator).numpy() < self.exploration
+        edge = np.where(chosen, drawn, result.action)
+        self.real.keep(EXPLORED, (edge != result.action).astype(np.int8))
+        return edge
+
+    def _env_masks(self) -> th.Tensor | None:
+        """Ask the environments for their masks, where they have any (``action_masks()``, as for MaskablePPO)."""
+        if self.env is None or not isinstance(self.action_space, spaces.Discrete) or not self.env.has_attr("action_masks"):
+            return None
+        return th.as_tensor(np.stack(self.env.env_method("action_masks")))
+
+    def _random_until(self, learning_starts: int) -> int:
+        return 0  # searches with an untrained network are random enough, and their results are stored
+
+    def _store_transition(
+        self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list
+    ) -> None:
+        self._follow_buffer()
+        result = self._result
+        if result is None:
+            raise ValueError("A step was collected without a search: MuZero stores the results of its own searches")
+        self.real.keep(POLICY, result.policy.astype(np.float32))
+        self.real.keep(VALUE, result.value.astype(np.float32))
+        self.real.keep(VERSION, np.full(self.n_envs, self._n_updates, np.int64))
+        if (edges := self.policy.edges.stored(root_state(result))) is not None:
+            self.real.keep(EDGES, edges)
+        if self.players == 2:
+            self.real.keep(SIGN, np.full(self.n_envs, -1, np.int8))
+        position = replay_buffer.pos
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self.replay.added(position)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._setup_learn(*args, **kwargs)
+        self._follow_buffer()
+        return result
+
+    # ------------------------------------------------------------------------------------------------ learning
+
+    def train(self, gradient_steps: int, batch_size: int = 128) -> None:
+        """
+        Train the world model on unrolled windows.
+
+        :param gradient_steps: the number of updates
+        :param batch_size: the number of windows in a batch
+        """
+        self._follow_buffer()
+        if not self._enough_data():
+            return
+        self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+        model = self.latent_model.train()
+        rate = self.lr_schedule(self._current_progress_remaining)
+        self.update.set_learning_rate(rate)
+        self.recorder.record("train/learning_rate", rate)
+        metrics: dict[str, th.Tensor] = {}
+        with self.recorder.phase("update"):
+            for _ in range(gradient_steps):
+                metrics = self._update_once(batch_size)
+        model.eval()
+        model.fitted = True
+        for name, value in metrics.items():
+            self.recorder.record(name, float(value))
+        self.recorder.record("train/n_updates", self._n_updates)
+        self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+
+    def _update_once(self, batch_size: int) -> dict[str, th.Tensor]:
+        drawn = self.replay.draw(batch_size, self.random.generator)
+        if self.reanalyze_ratio > 0.0:
+            self._reanalyze(drawn)
+        rows = self.replay.batch(drawn, self._target_value, stored_values=self.value_bootstrap == "search")
+        weights = th.as_tensor(drawn.weights, dtype=th.float32, device=self.device)
+        self.update.n_updates = self._n_updates
+        on_device = tree_map(lambda leaf: leaf.to(self.device), rows)
+        states, metrics = self.update((on_device, weights), batch_size=batch_size)
+        self.replay.update(drawn, states["value"], rows)
+        self._n_updates += 1
+        if self._n_updates % self.target_update_interval == 0:
+            self.policy.target.load_state_dict(self.latent_model.state_dict())
+        return metrics
+
+    def _losses(
+        self, rows: Sequences, weights: th.Tensor, generator: th.Generator | None
+    ) -> tuple[th.Tensor, State, dict[str, th.Tensor]]:
+        """Compute the loss of a batch of windows, the predicted values of their first states, and metrics."""
+        loss = self.latent_model.loss(rows, generator=generator)
+        terms = {f"train/{name}_loss": value.detach().mean() for name, value in loss.rows.items()}
+        metrics = {f"model/{name}": value for name, value in loss.metrics.items()}
+        return loss.total(weights), loss.states, {**terms, **metrics}
+
+    @th.no_grad()
+    def _target_value(self, obs: Obs) -> np.ndarray:
+        """Compute the values of raw observations by the target network, ``(N,)``."""
+        target = self.policy.target
+        return target.output.mean(target.predictions(target.initial(obs)["latent"])[1]).cpu().numpy()
+
+    def _reanalyze(self, drawn: Drawn) -> None:
+        """Search the states of some of the windows again, with the target network, and store the results."""
+        n = round(self.reanalyze_ratio * len(drawn.envs))
+        positions, envs = drawn.places(self.unroll_steps + 1)
+        places = np.unique(np.stack([positions[:n].ravel(), envs[:n].ravel()], 1), axis=0)
+        if not len(places):
+            return
+        rows, owners = places.T
+        side = self.real.side_of(self._buffer)
+        mask = th.as_tensor(side.arrays[MASK][rows, owners]) if MASK in side.arrays else None
+        with self.recorder.phase("reanalyze"):
+            result = self.policy.search(
+                self.replay.obs_at(rows, owners),
+                action_mask=mask,
+                num_simulations=self._simulations(),
+                generator=self.random.generator,
+                model=self.policy.target,
+            )
+        side.put_rows(POLICY, rows, owners, result.policy.astype(np.float32))
+        side.put_rows(VALUE, rows, owners, result.value.astype(np.float32))
+        side.put_rows(VERSION, rows, owners, np.full(len(rows), self._n_updates, np.int64))
+        if (edges := self.policy.edges.stored(root_state(result))) is not None:
+            side.put_rows(EDGES, rows, owners, edges)
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "MuZero",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train as in SB3."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def _players(env: Any) -> int:
+    """Return how many players move in turn in an environment (its ``turns``), by default 1."""
+    return int(env.get_attr("turns")[0]) if env.has_attr("turns") else 1

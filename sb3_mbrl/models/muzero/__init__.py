@@ -1,0 +1,3 @@
+from sb3_mbrl.models.muzero.model import MuZeroModel
+
+__all__ = ["MuZeroModel"]

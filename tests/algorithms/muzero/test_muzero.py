@@ -1,0 +1,121 @@
+"""The agent: learning, two players, saving, refusals."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_mbrl import MuZero
+from sb3_mbrl.algorithms.muzero.replay import MASK, POLICY, SIGN, VALUE
+from tests.algorithms.muzero.agents import SMALL, Count, small
+
+
+class Bandit(gym.Env):
+    """One step; action 2 pays."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,)), spaces.Discrete(4)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), float(action == 2), True, False, {}
+
+
+def test_it_learns_which_action_pays():
+    agent = small(Bandit(), learning_rate=3e-3, batch_size=32).learn(250)
+    result = agent.search(np.zeros(2, np.float32))
+    assert int(result.action[0]) == 2
+    assert agent.predict(np.zeros(2, np.float32), deterministic=True)[0] == 2
+    _, value = agent.latent_model.policy_value(agent.latent_model.initial(th.zeros(1, 2)))
+    assert float(value.detach()) == pytest.approx(1.0, abs=0.3)
+
+
+def test_results_of_searches_lie_beside_their_steps():
+    agent = small(DummyVecEnv([Count] * 2)).learn(30)
+    side = agent.real.side
+    assert np.allclose(side.arrays[POLICY][:15].sum(-1), 1.0, atol=1e-5)
+    assert side.written(VALUE)[:15].all()
+    assert SIGN not in side.arrays
+    assert MASK not in side.arrays
+
+
+def test_every_update_is_of_the_budget_of_collected_steps():
+    agent = small(DummyVecEnv([Count] * 2), gradient_steps=-1).learn(60)
+    assert agent._n_updates == 60 - 20
+
+
+def test_boards_are_played_for_both_players():
+    agent = small(make_vec_env("TicTacToe-v0", 2), gamma=1.0, td_steps=-1, num_simulations=6).learn(60)
+    assert agent.players == 2
+    assert agent.latent_model.step_discount == -1.0
+    assert (agent.real.side.arrays[SIGN][:30] == -1).all()
+    masks = agent.real.side.arrays[MASK][:30]
+    assert (np.take_along_axis(masks, agent.replay_buffer.actions[:30].astype(int), 2)).all(), "no illegal move was made"
+    assert (agent.real.side.arrays[POLICY][:30][~masks] == 0).all()
+    # Who wins gets 1, so the mover before would have had -1.
+    drawn = agent.replay.draw(64, th.Generator().manual_seed(0))
+    batch = agent.replay.batch(drawn, agent._target_value)
+    decided = (drawn.steps.reward[:, 0] == 0) & (drawn.steps.reward[:, 1] == 1) & (drawn.steps.discount[:, 0] != 0)
+    assert decided.any()
+    assert np.allclose(batch.extra["value"][decided, 0], -1.0)
+
+
+def test_save_and_load_without_an_environment(tmp_path):
+    agent = small().learn(40)
+    agent.save(tmp_path / "agent")
+    loaded = MuZero.load(tmp_path / "agent", device="cpu")
+    obs = np.random.default_rng(0).uniform(-1, 1, (5, 4)).astype(np.float32)
+    assert np.array_equal(agent.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
+    assert th.equal(agent.policy.target.predictions.out.weight, loaded.policy.target.predictions.out.weight)
+
+
+def test_explain_writes_the_tree(tmp_path):
+    agent = small(num_simulations=6).learn(40)
+    path = agent.explain(np.zeros(4, np.float32), tmp_path / "tree.html", labels=["left", "right"])
+    page = path.read_text(encoding="utf-8")
+    assert "6 simulations" in page
+    assert "MuZero after 40 real steps" in page
+    with pytest.raises(ValueError, match="was given 2 observations: give one"):
+        agent.explain(np.zeros((2, 4), np.float32), tmp_path / "tree.html")
+
+
+def test_a_schedule_of_simulations_and_of_temperature():
+    agent = small(num_simulations=lambda progress: 2 + 6 * (1 - progress), search="puct").learn(40)
+    assert agent.search(np.zeros(4, np.float32)).visits.sum() == 8
+    agent._current_progress_remaining = 0.6
+    assert (agent._simulations(), agent._temperature()) == (4, 1.0)
+    agent._current_progress_remaining = 0.3
+    assert agent._temperature() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"td_steps": 0}, "td_steps=0"),
+        ({"unroll_steps": 0}, "unroll_steps=0"),
+        ({"reanalyze_ratio": 1.5}, "reanalyze_ratio=1.5"),
+        ({"value_bootstrap": "mean"}, "value_bootstrap='mean'"),
+        ({"search": "alpha"}, "kind='alpha'"),
+        ({"num_simulations": 0}, "num_simulations=0"),
+        ({"world_model": "ensemble"}, "LatentModel"),
+        ({"world_model": None}, "latent states of its world model"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        MuZero("MlpPolicy", "CartPole-v1", **{**SMALL, **settings})
+
+
+def test_a_buffer_without_searches_is_refused(tmp_path):
+    from sb3_mbrl import Dyna
+
+    other = Dyna("MlpPolicy", "CartPole-v1", buffer_size=200, learning_starts=10, world_model=None, device="cpu").learn(30)
+    other.save_replay_buffer(tmp_path / "buffer")
+    agent = small()
+    with pytest.raises(ValueError, match="no results of searches"):
+        agent.load_replay_buffer(tmp_path / "buffer")

@@ -1,0 +1,117 @@
+"""Batches of windows from a real replay buffer, against what is known of every step."""
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_mbrl.algorithms.muzero.replay import POLICY
+from tests.algorithms.muzero.agents import Count, small
+
+GAMMA = 0.9
+
+
+def collected(length, terminates, n_envs=1, steps=18, **settings):
+    env = DummyVecEnv([lambda: Count(length, terminates)] * n_envs)
+    return small(env, **{"learning_starts": 1000, **settings}).learn(steps)
+
+
+def value_of(obs):
+    """The target network's values, if they were the observation plus 100."""
+    return 100.0 + obs[:, 0].numpy()
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("terminates", [False, True])
+def test_every_window_has_the_targets_of_its_episode(terminates, n_envs):
+    length, n = 4, 2
+    agent = collected(length, terminates, n_envs, steps=18 * n_envs)
+    drawn = agent.replay.draw(200, th.Generator().manual_seed(0))
+    batch = agent.replay.batch(drawn, value_of)
+    newest = agent.replay_buffer.size() - 1
+    for row in range(200):
+        place, start = drawn.positions[row, 0], int(batch.obs[row, 0, 0])
+        assert start == place % length
+        for k in range(agent.unroll_steps + 1):
+            t, at = start + k, place + k
+            # The episode's last step: after it the state is not part of the episode; after the newest nothing is known.
+            alive = t < length and at <= newest
+            gone = terminates and t >= length and place + (length - start) - 1 <= newest
+            assert bool(batch.extra["policy_weight"][row, k]) == alive
+            assert bool(batch.extra["value_weight"][row, k]) == (alive or gone)
+            if k < agent.unroll_steps:
+                assert bool(batch.extra["real"][row, k]) == alive
+                assert bool(batch.extra["known"][row, k]) == (alive or gone)
+                if alive:
+                    assert float(batch.reward[row, k]) == 10.0 * (t + 1)
+                    assert float(batch.next_obs[row, k, 0]) == t + 1, "also where the episode ends"
+                if gone:
+                    assert float(batch.reward[row, k]) == 0.0
+                    assert float(batch.terminated[row, k]) == 1.0
+            if not alive:
+                if gone:
+                    assert float(batch.extra["value"][row, k]) == 0.0
+                continue
+            value, weight = 0.0, 1.0
+            for ahead in range(n):
+                value += weight * 10.0 * (t + ahead + 1)
+                weight *= GAMMA
+                if t + ahead + 1 == length or at + ahead == newest:
+                    break
+            last = t + ahead + 1
+            if not (terminates and last == length):
+                value += weight * (100.0 + last)
+            assert float(batch.extra["value"][row, k]) == pytest.approx(value, rel=1e-5)
+
+
+def test_stored_values_are_those_of_the_searches():
+    agent = collected(4, False)
+    agent.real.side.arrays["search.value"][:18] = np.arange(18)[:, None] + 1000.0
+    drawn = agent.replay.draw(50, th.Generator().manual_seed(0))
+    batch = agent.replay.batch(drawn, value_of, stored_values=True)
+    for row in range(50):
+        place, start = drawn.positions[row, 0], int(batch.obs[row, 0, 0])
+        if start + 2 < 4 and place + 2 < 18:  # both steps within the episode: the search of the state after them
+            expected = 10 * (start + 1) + GAMMA * 10 * (start + 2) + GAMMA**2 * (1000 + place + 2)
+            assert float(batch.extra["value"][row, 0]) == pytest.approx(expected, rel=1e-5)
+        if start == 2:  # the second step ends the episode by a time limit: no search was made of what follows
+            expected = 30 + GAMMA * 40 + GAMMA**2 * 104
+            assert float(batch.extra["value"][row, 0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_a_limit_targets_sum_all_rewards_of_the_episode():
+    agent = collected(4, True, td_steps=-1)
+    drawn = agent.replay.draw(50, th.Generator().manual_seed(0))
+    batch = agent.replay.batch(drawn, value_of)
+    full = [sum(GAMMA ** (t - s) * 10 * (t + 1) for t in range(s, 4)) for s in range(4)]
+    rows = [row for row in range(50) if drawn.positions[row, 0] < 16]
+    assert len(rows) > 30
+    for row in rows:
+        assert float(batch.extra["value"][row, 0]) == pytest.approx(full[int(batch.obs[row, 0, 0])], rel=1e-5)
+
+
+def test_windows_of_large_priority_are_drawn_more_often():
+    agent = collected(4, False, alpha=1.0, beta=1.0)
+    agent.replay.priorities.values[:18] = 1.0
+    agent.replay.priorities.values[7] = 9.0
+    drawn = agent.replay.draw(4000, th.Generator().manual_seed(0))
+    chosen = drawn.positions[:, 0] == 7
+    assert chosen.mean() == pytest.approx(9 / 26, abs=0.03)
+    assert drawn.weights[chosen][0] == pytest.approx(drawn.weights[~chosen][0] / 9)
+    agent.replay.update(drawn, th.zeros(4000), agent.replay.batch(drawn, value_of))
+    # |v - z| of a step in the middle of an episode: 10 (s + 1) + 9 (s + 2) + 0.81 (100 + s + 2).
+    assert agent.replay.priorities.values[4, 0] == pytest.approx(10 + 18 + 0.81 * 102, rel=1e-4)
+
+
+def test_reanalysis_replaces_the_results_of_searches():
+    agent = collected(4, False, reanalyze_ratio=1.0)
+    drawn = agent.replay.draw(8, th.Generator().manual_seed(0))
+    before = agent.real.side.arrays[POLICY].copy()
+    agent.real.side.arrays["search.version"][:] = -1
+    agent._reanalyze(drawn)
+    searched = agent.real.side.arrays["search.version"][:, 0] == 0
+    wanted = set(drawn.positions[:, :4].ravel().tolist())
+    assert set(np.flatnonzero(searched).tolist()) == wanted
+    changed = (agent.real.side.arrays[POLICY] != before).any(-1)[:, 0]
+    assert changed[searched].any()
+    assert not changed[~searched].any()
