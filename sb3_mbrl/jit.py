@@ -23,11 +23,19 @@ def jit_stored(function: Function) -> Function:
     Compile as :func:`jit`, and store the result on disk, for functions that take seconds to compile.
 
     It is stored until the function's own file changes: a change in another file, such as that of a function that it calls,
-    goes unnoticed. Where no folder can be written, nothing is stored.
+    goes unnoticed. Where no folder can be written, nothing is stored. A division by zero is no error, as in numpy, since the
+    checks make small functions slower by half.
     """
     if not COMPILED:
         return function
     try:
-        return cast(Function, _compile(cache=True)(function))
+        return cast(Function, _compile(cache=True, error_model="numpy")(function))
     except RuntimeError:  # "no locator available": neither the folder of the file nor the user's own can be written
-        return jit(function)
+        return cast(Function, _compile(error_model="numpy")(function))
+
+
+def jit_inline(function: Function) -> Function:
+    """
+    Compile a small function into those that call it: otherwise every call passes all arrays of its named tuples one by one.
+    """
+    return cast(Function, _compile(inline="always", error_model="numpy")(function)) if COMPILED else function

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch as th
 
-from tests.benchmarks import bench_dreamer, bench_mbpo, bench_planning, bench_tabular, bench_world_model
+from tests.benchmarks import bench_dreamer, bench_mbpo, bench_planning, bench_search, bench_tabular, bench_world_model
 
 BENCHMARKS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "mbpo": bench_mbpo.run,
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "planning": bench_planning.run,
     "dreamer": bench_dreamer.run,
     "tabular": bench_tabular.run,
+    "search": bench_search.run,
 }
 
 

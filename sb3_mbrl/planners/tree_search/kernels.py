@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sb3_mbrl.jit import jit_stored
+from sb3_mbrl.jit import jit_inline, jit_stored
 from sb3_mbrl.planners.tree_search.tree import Arrays
 
 GUMBEL, PUCT = 0, 1
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
 # ---- selection: Gumbel
 
 
-@jit_stored
+@jit_inline
 def mixed_value(tree, row, node):
     """
     Estimate the value of a node from its raw value ``v`` and the visited edges (Gumbel, appendix D)::
@@ -66,7 +66,7 @@ def mixed_value(tree, row, node):
     return (tree.raw_value[row, node] + total * weighted / share) / (1 + total)
 
 
-@jit_stored
+@jit_inline
 def complete(tree, row, node, out):
     """
     Write the completed Q-values of a node (Gumbel, equation 10) into ``out``, ``(A,)``::
@@ -78,7 +78,7 @@ def complete(tree, row, node, out):
         out[a] = tree.q[row, node, a] if tree.visits[row, node, a] > 0 else value
 
 
-@jit_stored
+@jit_inline
 def scale(tree, row, node, rule, out):
     """
     Turn completed Q-values into logits, in place (Gumbel, equation 8)::
@@ -100,7 +100,7 @@ def scale(tree, row, node, rule, out):
         out[a] = factor * (out[a] - low)
 
 
-@jit_stored
+@jit_inline
 def choose_at_root(tree, row, node, rule, score, considered, out):
     """
     Choose the edge of the root to visit (Gumbel, algorithm 1: sequential halving)::
@@ -124,7 +124,7 @@ def choose_at_root(tree, row, node, rule, score, considered, out):
     return best
 
 
-@jit_stored
+@jit_inline
 def choose_below(tree, row, node, rule, out):
     """
     Choose the edge of an inner node, so that its visits approach the improved policy (Gumbel, equation 14)::
@@ -155,7 +155,7 @@ def choose_below(tree, row, node, rule, out):
 # ---- selection: PUCT
 
 
-@jit_stored
+@jit_inline
 def choose_by_puct(tree, row, node, rule):
     """
     Choose the edge of a node (MuZero, equation 2)::
@@ -192,7 +192,7 @@ def choose_by_puct(tree, row, node, rule):
 # ---- selection: the walk
 
 
-@jit_stored
+@jit_inline
 def choose_outcome(tree, row, node):
     """Choose the outcome of a chance node, so that visits approach probabilities: ``argmax_a P(a) / (1 + n(a))``."""
     best, highest = 0, -1.0
@@ -203,7 +203,7 @@ def choose_outcome(tree, row, node):
     return best
 
 
-@jit_stored
+@jit_inline
 def select(tree, row, rule, score, considered, out):
     """
     Walk from the root of one tree along the chosen edges to an edge that has no node yet, or that has ended the episode.
@@ -233,7 +233,7 @@ def select(tree, row, rule, score, considered, out):
 # ---- expansion
 
 
-@jit_stored
+@jit_inline
 def expand(tree, row, node, parent, edge, logits, value, reward, discount, chance):
     """
     Add a node to one tree, with the prior ``P = softmax(logits)``.
@@ -275,7 +275,7 @@ def expand(tree, row, node, parent, edge, logits, value, reward, discount, chanc
 # ---- backup
 
 
-@jit_stored
+@jit_inline
 def backup(tree, row, node, value):
     """
     Add the return of one simulation to every node on the way from a node back to the root::
