@@ -198,6 +198,11 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         return {"gamma": self.gamma, "players": self.players}
 
     def _build(self) -> None:
+        if self.latent_model.chance is not None and not isinstance(self.action_space, spaces.Discrete):
+            raise ValueError(
+                f"world_model_kwargs has chance_codes, and actions of {self.action_space} are sampled: chance is for Discrete "
+                "actions"
+            )
         first = self._simulations(1.0)
         tree_search = TreeSearch(self.search_kind, num_simulations=first, **self.search_kwargs)
         with self.random.scope(self.device):
@@ -356,7 +361,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
 
     def _explore(self, result: SearchResult) -> np.ndarray:
         """Replace some of the chosen edges by random legal ones, and note where, ``(n_envs,)``."""
-        legal = th.as_tensor(result.tree.prior[:, 0] > 0).double()
+        legal = th.as_tensor(result.tree.prior[:, 0, : self.policy.edges.n] > 0).double()
         drawn = th.multinomial(legal, 1, generator=self.random.generator)[:, 0].numpy()
         chosen = th.rand(len(drawn), generator=self.random.generator).numpy() < self.exploration
         edge = np.where(chosen, drawn, result.action)

@@ -50,6 +50,49 @@ class LearnedGame:
         return Leaf(state, logits.float().cpu().numpy(), value.cpu().numpy(), reward, self._discounts)
 
 
+class GameOfChance(LearnedGame):
+    """
+    A learned model with chance (Stochastic MuZero): an action leads to a node where chance decides, whose edges are outcomes.
+
+    Trees may be at nodes of different kinds in one simulation, so both networks are called for all of them.
+
+    :param model: the world model, with ``chance_codes``
+    :param edges: one edge per action
+    :param generator: not used
+    """
+
+    def root(self, obs: PyTorchObs) -> Leaf:
+        leaf = super().root(obs)
+        never = np.zeros(len(leaf.value), bool)
+        state = {**leaf.state, "chance": th.as_tensor(never, device=self.model.device)}
+        return leaf._replace(state=state, logits=self._padded(leaf.logits), chance=never)
+
+    def expand(self, state: State, edge: np.ndarray) -> Leaf:
+        assert self.model.chance is not None  # this class is chosen for such models
+        chance, latent = state["chance"], state["latent"]
+        edges, n_actions, codes = th.as_tensor(edge, device=latent.device).long(), self.edges.n, self.model.chance.codes
+        action = self.edges.actions(state, edges.clamp(max=n_actions - 1))
+        after, outcomes, after_value = self.model.predict_afterstate(latent, action)
+        following, reward, policy, value = self.model.predict_outcome(latent, edges.clamp(max=codes - 1))
+        decided = chance.cpu().numpy()  # the parent was a chance node, so the child is one where the agent chooses
+        logits = np.where(decided[:, None], self._padded(policy.cpu().numpy()), self._padded(outcomes.cpu().numpy()))
+        new = {"latent": th.where(chance[:, None], following, after), "chance": ~chance}
+        return Leaf(
+            new,
+            logits,
+            th.where(chance, value, after_value).cpu().numpy(),
+            th.where(chance, reward, th.zeros_like(reward)).cpu().numpy(),
+            np.where(decided, self.model.step_discount, 1.0).astype(np.float32),
+            ~decided,
+        )
+
+    def _padded(self, logits: np.ndarray) -> np.ndarray:
+        """Give nodes of both kinds the same number of edges."""
+        assert self.model.chance is not None
+        missing = max(self.edges.n, self.model.chance.codes) - logits.shape[1]
+        return np.pad(logits, ((0, 0), (0, missing)), constant_values=-np.inf) if missing else logits
+
+
 class MuZeroPolicy(StatefulPolicy):
     """
     A policy that searches: the observation is represented, and a tree is grown in latent space.
@@ -114,10 +157,15 @@ class MuZeroPolicy(StatefulPolicy):
             mask = check_action_mask(action_mask, batch_size(obs), self.action_space).numpy()
         source = th.Generator().manual_seed(FIXED_SEED) if deterministic else generator or self.generator
         seed = int(th.randint(2**62, (1,), generator=source, device=source.device))
+        searched = model or self.world_model
+        kind = LearnedGame if searched.chance is None else GameOfChance
         with th.inference_mode():
-            game = LearnedGame(model or self.world_model, self.edges, source)
-            return self.tree_search.search(
-                game.root(obs),
+            game = kind(searched, self.edges, source)
+            root = game.root(obs)
+            if mask is not None:  # there may be more edges than actions, which no mask allows
+                mask = np.pad(mask, ((0, 0), (0, root.logits.shape[1] - mask.shape[1])))
+            result = self.tree_search.search(
+                root,
                 game.expand,
                 mask=mask,
                 num_simulations=num_simulations,
@@ -125,6 +173,8 @@ class MuZeroPolicy(StatefulPolicy):
                 deterministic=deterministic,
                 temperature=temperature,
             )
+        own = slice(0, self.edges.n)
+        return result._replace(policy=result.policy[:, own], visits=result.visits[:, own], q=result.q[:, own])
 
     def scaled_actions(self, result: SearchResult, action: np.ndarray | None = None) -> th.Tensor:
         """Return the scaled actions ``(B, A)`` that a search has chosen."""
@@ -158,7 +208,8 @@ def search_metrics(result: SearchResult) -> dict[str, float]:
     """
     tree, policy = result.tree, result.policy
     with np.errstate(divide="ignore", invalid="ignore"):
-        gains = np.where(policy > 0, policy * (np.log(policy) - np.log(tree.prior[:, 0])), 0.0)
+        prior = tree.prior[:, 0, : policy.shape[1]]
+        gains = np.where(policy > 0, policy * (np.log(policy) - np.log(prior)), 0.0)
     seconds = result.seconds
     return {
         "depth": float(tree.depth.mean()),

@@ -21,10 +21,11 @@ from sb3_mbrl.contracts import (
     Timesteps,
     Transitions,
 )
-from sb3_mbrl.models.muzero.networks import Dynamics, Predictions, Projection, Representation
+from sb3_mbrl.models.muzero.networks import Chance, Dynamics, Predictions, Projection, Representation
 from sb3_mbrl.models.rssm.observations import Layout
 from sb3_mbrl.networks.actions import action_output
 from sb3_mbrl.networks.outputs import Output, ScaledOutput
+from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import ActionCodec
 from sb3_mbrl.trees import State, tree_map
 
@@ -55,6 +56,8 @@ class MuZeroModel(LatentModel):
     :param value_range: the largest value, and reward, that the bins can stand for
     :param consistency: the weight of the consistency loss (EfficientZero; 0: off)
     :param value_weight: the weight of the value's loss (0.25 in the paper's reanalysis)
+    :param chance_codes: the number of outcomes that a step may have, for random environments (Stochastic MuZero; 0: the model
+        is deterministic)
     :param gradient_scale: the share of the gradient that flows from a step of the dynamics into the one before (appendix G)
     :param lr: the learning rate of Adam, where the model is fitted by itself
     :param reward_fn: not taken: there are no observations to compute it from
@@ -79,6 +82,7 @@ class MuZeroModel(LatentModel):
         value_range: float = 300.0,
         consistency: float = 2.0,
         value_weight: float = 0.25,
+        chance_codes: int = 0,
         gradient_scale: float = 0.5,
         lr: float = 1e-3,
         reward_fn: RewardFn | None = None,
@@ -105,7 +109,12 @@ class MuZeroModel(LatentModel):
         self.output = ScaledOutput(bins, value_range)
         layout = Layout(observation_space)
         self.representation = Representation(layout, latent, units, layers, depth, norm)
-        self.dynamics = Dynamics(latent, self.actions.dim, units, layers, self.output.size, norm)
+        self.chance: Chance | None = None
+        if whole("chance_codes", chance_codes, 0):
+            sizes = (latent, self.actions.dim, units, layers, depth, self.output.size, norm)
+            self.chance = Chance(layout, whole("chance_codes", chance_codes, 2), *sizes)
+        inputs = chance_codes or self.actions.dim
+        self.dynamics = Dynamics(latent, inputs, units, layers, self.output.size, norm)
         self.predictions = Predictions(latent, units, layers, self.policy_output.size, self.output.size, norm)
         self.projection = Projection(latent, units) if self.consistency > 0.0 else None
         self.to(self.device)
@@ -136,10 +145,42 @@ class MuZeroModel(LatentModel):
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
     ) -> Prediction:
-        """Predict one step. The model is deterministic."""
-        latent, reward, ended = self.dynamics(state["latent"], self.actions.encode(action.to(self.device)))
+        """Predict one step. Only the outcomes of ``chance_codes`` are random; ``deterministic``: the likeliest one."""
+        latent, inputs = state["latent"], self.actions.encode(action.to(self.device))
+        if self.chance is not None:
+            latent = self.chance.afterstate(latent, inputs)[0]
+            inputs = self._outcome(self.chance.predictions(latent)[0], deterministic, generator)
+        latent, reward, ended = self.dynamics(latent, inputs)
         terminated = th.sigmoid(ended)
         return Prediction({"latent": latent}, self.output.mean(reward), terminated, self.step_discount * (1 - terminated))
+
+    def _outcome(self, logits: th.Tensor, deterministic: bool, generator: th.Generator | None) -> th.Tensor:
+        """Draw outcomes, one-hot, ``(B, codes)``."""
+        if deterministic:
+            code = logits.argmax(-1)
+        else:
+            source = on_device(generator, logits.device)
+            code = th.multinomial(logits.float().softmax(-1), 1, generator=source)[:, 0]
+        return F.one_hot(code, logits.shape[-1]).to(logits)
+
+    def predict_afterstate(self, latent: th.Tensor, action: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """
+        Predict what follows from an action before chance has its turn.
+
+        :param latent: ``(B, latent)``
+        :param action: scaled, ``(B, A)``
+        :return: the afterstates ``(B, latent)``, the logits of the outcomes ``(B, codes)``, and values ``(B,)``
+        """
+        assert self.chance is not None  # only asked for where there is chance
+        after = self.chance.afterstate(latent, self.actions.encode(action))[0]
+        outcomes, value = self.chance.predictions(after)
+        return after, outcomes, self.output.mean(value)
+
+    def predict_outcome(self, after: th.Tensor, code: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+        """
+        Step from afterstates by the numbers of outcomes ``(B,)``; the result is that of :meth:`predict_step`.
+        """
+        return self._with_predictions(after, F.one_hot(code, self.chance.codes if self.chance else 0).to(after))
 
     def predict_step(self, latent: th.Tensor, action: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
         """
@@ -149,7 +190,10 @@ class MuZeroModel(LatentModel):
         :param action: scaled, ``(B, A)``
         :return: the next latent states, rewards ``(B,)``, the parameters of their policies, and values ``(B,)``
         """
-        following, reward, _ = self.dynamics(latent, self.actions.encode(action))
+        return self._with_predictions(latent, self.actions.encode(action))
+
+    def _with_predictions(self, latent: th.Tensor, inputs: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+        following, reward, _ = self.dynamics(latent, inputs)
         policy, value = self.predictions(following)
         both = self.output.mean(th.stack([reward, value]))  # one inverse transform for both
         return following, both[0], policy, both[1]
@@ -240,7 +284,7 @@ class MuZeroModel(LatentModel):
         real = extra["real"].float() if "real" in extra else known
         scale = th.full((steps + 1,), 1.0 / steps, device=self.device)
         scale[0] = 1.0
-        latents, rewards, endings = self._unroll(rows)
+        latents, rewards, endings, chance = self._unroll(rows)
         policies, values = self.predictions(latents)
         terms = {
             "reward": (self.output.loss(rewards, rows.reward) * known * scale[1:]).sum(1),
@@ -251,6 +295,16 @@ class MuZeroModel(LatentModel):
         if "value" in extra:
             losses = self.output.loss(values, extra["value"])
             terms["value"] = (losses * extra["value_weight"] * scale).sum(1)
+            if chance:
+                losses = self.output.loss(chance["value"], extra["value"][:, :-1])
+                terms["afterstate_value"] = (losses * extra["value_weight"][:, :-1] * scale[1:]).sum(1)
+        if chance:
+            # The distribution learns the codes; the scores of a code are drawn to the code itself.
+            terms["chance"] = -((chance["code"].detach() * chance["outcomes"].log_softmax(-1)).sum(-1) * real * scale[1:]).sum(
+                1
+            )
+            distance = (chance["scores"] - chance["code"].detach()).square().sum(-1)
+            terms["commitment"] = (distance * real * scale[1:]).sum(1)
         if "policy" in extra:
             losses = self.policy_loss(policies, extra["policy"], extra.get("edges"))
             terms["policy"] = (losses * extra["policy_weight"] * scale).sum(1)
@@ -259,7 +313,7 @@ class MuZeroModel(LatentModel):
             with th.no_grad():
                 true = self.representation(flat).view(*known.shape, -1)
             terms["consistency"] = (self.projection.distance(latents[:, 1:], true) * real * scale[1:]).sum(1)
-        weights = {"value": self.value_weight, "consistency": self.consistency}
+        weights = {name: self.value_weight for name in ("value", "afterstate_value")} | {"consistency": self.consistency}
         return Loss(
             rows=terms,
             weights={name: weight for name, weight in weights.items() if name in terms},
@@ -270,23 +324,34 @@ class MuZeroModel(LatentModel):
             },
         )
 
-    def _unroll(self, batch: Sequences) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def _unroll(self, batch: Sequences) -> tuple[th.Tensor, th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """
         Follow the actions of windows from their first observations.
 
-        :return: the latent states ``(B, K + 1, latent)``, and the parameters of rewards ``(B, K, n)`` and terminations
-            ``(B, K)``
+        :return: the latent states ``(B, K + 1, latent)``, the parameters of rewards ``(B, K, n)`` and terminations ``(B, K)``;
+            and, where there is chance, the ``code`` of each step, its ``scores``, the logits of the ``outcomes``
+            (``(B, K, codes)`` each) and the parameters of the afterstates' ``value`` ``(B, K, n)``
         """
         first: Any = tree_map(lambda leaf: leaf[:, 0], batch.obs)
         latent = self.representation(first)
         latents, rewards, endings = [latent], [], []
+        chance: dict[str, list[th.Tensor]] = {}
         for k in range(batch.reward.shape[1]):
             scaled = _scale_gradient(latent, self.gradient_scale) if k else latent
-            latent, reward, ended = self.dynamics(scaled, self.actions.encode(batch.action[:, k]))
+            inputs = self.actions.encode(batch.action[:, k])
+            if self.chance is not None:
+                scaled = self.chance.afterstate(scaled, inputs)[0]
+                following: Any = tree_map(lambda leaf, k=k: leaf[:, k], batch.next_obs)
+                inputs, scores = self.chance.encode(following)
+                outcomes, value = self.chance.predictions(scaled)
+                for name, part in (("code", inputs), ("scores", scores), ("outcomes", outcomes), ("value", value)):
+                    chance.setdefault(name, []).append(part)
+            latent, reward, ended = self.dynamics(scaled, inputs)
             latents.append(latent)
             rewards.append(reward)
             endings.append(ended)
-        return th.stack(latents, 1), th.stack(rewards, 1), th.stack(endings, 1)
+        stacked = {name: th.stack(parts, 1) for name, parts in chance.items()}
+        return th.stack(latents, 1), th.stack(rewards, 1), th.stack(endings, 1), stacked
 
     def policy_loss(self, out: th.Tensor, target: th.Tensor, edges: th.Tensor | None = None) -> th.Tensor:
         """

@@ -74,6 +74,57 @@ class Dynamics(nn.Module):
         return min_max(latent + change), reward, ended.squeeze(-1)
 
 
+class Chance(nn.Module):
+    """
+    The networks of a random environment (Antonoglou et al. 2022, Stochastic MuZero). A step is made of the agent's choice,
+    which leads to an afterstate, and of chance, which is one of ``codes`` outcomes::
+
+        as_k       = phi(s_k, a_k)       the afterstate
+        p_k, q_k   = psi(as_k)           the distribution of the outcomes, and the value
+        s_k+1, r_k = g(as_k, c_k+1)      dynamics, with the outcome in the place of the action
+        c_k+1      = e(o_k+1)            what the outcome was, learned as a code
+
+    :param layout: the parts of the observations
+    :param codes: the number of outcomes
+    :param latent: the number of columns of a latent state
+    :param actions: the number of columns of an encoded action
+    :param units: the units of the layers
+    :param layers: the number of layers
+    :param depth: the depth of the convolutions on images
+    :param values: the number of outputs of the value
+    :param norm: the norm of the layers
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        codes: int,
+        latent: int,
+        actions: int,
+        units: int,
+        layers: int,
+        depth: int,
+        values: int,
+        norm: str,
+    ) -> None:
+        super().__init__()
+        self.codes = codes
+        self.afterstate = Dynamics(latent, actions, units, layers, 0, norm)
+        self.predictions = Predictions(latent, units, layers, codes, values, norm)
+        self.encoder = Encoder(layout, units, layers, depth, norm=norm)
+        self.code = Linear(self.encoder.outputs, codes)
+
+    def encode(self, obs: th.Tensor | dict[str, th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Name the outcomes that led to observations.
+
+        :return: one-hot codes ``(B, codes)``, whose gradients are those of the scores (straight through), and the scores
+        """
+        scores = self.code(self.encoder(obs))
+        code = nn.functional.one_hot(scores.argmax(-1), self.codes).to(scores)
+        return code + scores - scores.detach(), scores
+
+
 class Predictions(nn.Module):
     """
     The predictions ``f``, from a latent state to the parameters of the policy and of the value.

@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from sb3_mbrl.algorithms.muzero.policy import root_state, search_metrics
 from sb3_mbrl.planners.tree_search import TreeSearch
-from tests.algorithms.muzero.agents import small
+from tests.algorithms.muzero.agents import SMALL, small
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +122,32 @@ def test_the_search_is_that_of_the_agents_settings():
     assert isinstance(agent.policy.tree_search, TreeSearch)
     assert agent.policy.tree_search.kind == "puct"
     assert agent.search(OBS).visits.sum(1).tolist() == [5] * 6
+
+
+@pytest.mark.parametrize("codes", [2, 3])
+def test_agents_and_chance_take_turns_in_a_tree(codes):
+    agent = small(num_simulations=20, world_model_kwargs={**SMALL["world_model_kwargs"], "chance_codes": codes})
+    with th.no_grad():
+        agent.latent_model.predictions.out.weight.normal_(std=0.5)
+        agent.latent_model.chance.predictions.out.weight.normal_(std=0.5)
+    result = agent.search(OBS)
+    tree = result.tree
+    assert result.policy.shape == result.visits.shape == (6, 2)
+    assert set(result.action.tolist()) <= {0, 1}
+    assert not tree.chance[:, 0].any()
+    for row in range(6):
+        for node in range(21):
+            for edge in range(tree.children.shape[2]):
+                child = tree.children[row, node, edge]
+                if child < 0:
+                    continue
+                assert tree.chance[row, child] != tree.chance[row, node]
+                if tree.chance[row, child]:
+                    assert edge < 2
+                    assert (tree.reward[row, child], tree.discount[row, child]) == (0.0, 1.0)
+                else:
+                    assert edge < codes
+                    assert tree.discount[row, child] == pytest.approx(0.9)
+    agent.learn(30)
+    with pytest.raises(ValueError, match="chance is for Discrete actions"):
+        small("Pendulum-v1", world_model_kwargs={**SMALL["world_model_kwargs"], "chance_codes": codes})

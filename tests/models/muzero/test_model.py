@@ -160,3 +160,56 @@ def test_images_are_represented():
     image = spaces.Box(0, 255, shape, np.uint8)
     world = MuZeroModel(image, env.action_space, device="cpu", latent=8, units=16, depth=2)
     assert world.initial(th.zeros(2, *shape, dtype=th.uint8))["latent"].shape == (2, 8)
+
+
+def test_a_step_of_chance_is_an_afterstate_and_an_outcome():
+    world = model(chance_codes=3, consistency=0.0)
+    latent, action = world.initial(th.rand(4, 3))["latent"], th.tensor([[2], [3], [4], [5]])
+    after, outcomes, value = world.predict_afterstate(latent, action)
+    assert th.equal(outcomes, th.zeros(4, 3)), "all outcomes are equally likely at first"
+    assert th.all(value == 0.0)
+    following, reward, policy, _ = world.predict_outcome(after, th.tensor([0, 1, 2, 0]))
+    assert following.shape == (4, 8)
+    assert policy.shape == (4, 4)
+    assert th.all(reward == 0.0)
+    draws = [
+        world.step({"latent": latent}, action, generator=th.Generator().manual_seed(i)).state["latent"] for i in range(12)
+    ]
+    assert len({tuple(draw[0].tolist()) for draw in draws}) == 3, "three outcomes lead to three states"
+    fixed = [world.step({"latent": latent}, action, deterministic=True).state["latent"] for _ in range(2)]
+    assert th.equal(*fixed)
+
+
+def test_the_losses_of_chance_by_hand():
+    world = model(chance_codes=3, consistency=0.0)
+    loss = world.loss(windows(**targets()))
+    assert th.allclose(loss.rows["chance"], np.log(3) * th.ones(5))
+    assert th.allclose(loss.rows["afterstate_value"], np.log(11) * th.ones(5))
+    # Scores that are the one-hot codes themselves have no distance to them.
+    code, scores = world.chance.encode(th.rand(6, 3))
+    assert th.allclose(code, th.nn.functional.one_hot(scores.argmax(-1), 3).float(), atol=1e-6)
+    code[:, 0].sum().backward()
+    assert th.allclose(world.chance.code.bias.grad, th.tensor([6.0, 0.0, 0.0])), "straight through"
+
+
+def test_chance_learns_what_happens_how_often():
+    """After action 2 comes -1 or 1, with a probability of 0.25 and 0.75; after all others 0."""
+    world = model(chance_codes=4, units=32, latent=16, lr=3e-3)
+    generator = th.Generator().manual_seed(0)
+    for _ in range(200):
+        action = th.randint(2, 4, (128, 1, 1), generator=generator)
+        coin = 2.0 * (th.rand(128, 1, generator=generator) < 0.75) - 1
+        reward = th.where(action[..., 0] == 2, coin, th.zeros(128, 1))
+        next_obs = reward[..., None].expand(128, 1, 3)
+        none = th.zeros(128, 1, dtype=th.bool)
+        loss = world.loss(Sequences(th.zeros(128, 1, 3), action, next_obs, reward, th.zeros(128, 1), none, none))
+        world.optimizer.zero_grad()
+        loss.total().backward()
+        world.optimizer.step()
+    latent = world.initial(th.zeros(1, 3))["latent"]
+    after, outcomes, _ = world.predict_afterstate(latent, th.tensor([[2]]))
+    probs = outcomes.softmax(-1)[0]
+    rewards = world.predict_outcome(after.expand(4, -1), th.arange(4))[1]
+    assert float((probs * rewards).sum()) == pytest.approx(0.5, abs=0.15)
+    assert float(probs[rewards > 0.5].sum()) == pytest.approx(0.75, abs=0.1)
+    assert float(probs[rewards < -0.5].sum()) == pytest.approx(0.25, abs=0.1)
