@@ -57,7 +57,7 @@ def test_auto_knows_one_candidate():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("name", ["ensemble", "mlp", "rssm", "tabular"])
+@pytest.mark.parametrize("name", ["ensemble", "mlp", "rssm", "muzero", "tabular"])
 def test_supports_says_what_the_constructor_does(name, case):
     """Spaces that ``supports`` takes can be built with; those that it refuses are refused by the class too."""
     spec, arguments = WORLD_MODELS[name], (case.observation_space, case.action_space)

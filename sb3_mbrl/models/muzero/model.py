@@ -266,16 +266,19 @@ class MuZeroModel(LatentModel):
 
         The terms of all steps but the first are divided by their number ``K`` (appendix G).
 
-        :param batch: windows of ``K`` steps. Their ``extra`` may hold ``known`` ``(B, K)``, whether a step is known (by
-            default, those of the first episode of a window are), and ``real`` ``(B, K)``, whether it was really taken (a step
-            after a termination is known, and was not); and the targets of the ``K + 1`` states: ``policy``
-            ``(B, K + 1, n)``, a distribution over the actions, or over ``edges`` ``(B, K + 1, n, A)``; ``policy_weight``
-            ``(B, K + 1)``; ``value`` and ``value_weight`` ``(B, K + 1)``. Without targets, rewards, terminations and
-            consistency are learned
+        :param batch: windows of ``K`` steps, or single transitions. The ``extra`` of windows may hold ``known`` ``(B, K)``,
+            whether a step is known (by default, those of the first episode of a window are), and ``real`` ``(B, K)``, whether
+            it was really taken (a step after a termination is known, and was not); and the targets of the ``K + 1`` states:
+            ``policy`` ``(B, K + 1, n)``, a distribution over the actions, or over ``edges`` ``(B, K + 1, n, A)``;
+            ``policy_weight`` ``(B, K + 1)``; ``value`` and ``value_weight`` ``(B, K + 1)``. Without targets, rewards,
+            terminations and consistency are learned
         :param start: not used: windows begin with an observation
         :return: ``rows``: one value per window and term; ``states``: ``{"value": (B,)}``, the predicted value of the first
             state, from which priorities are computed
         """
+        if isinstance(batch, Transitions):  # windows of one step
+            one, none = tree_map(lambda leaf: leaf[:, None], batch), th.zeros(len(batch.reward), 1, dtype=th.bool)
+            batch = Sequences(one.obs, one.action, one.next_obs, one.reward, one.terminated, none, none)
         if not isinstance(batch, Sequences):
             raise TypeError(f"MuZeroModel.loss takes Sequences, not {type(batch).__name__}: draw windows of steps")
         rows = Sequences(*(tree_map(lambda leaf: leaf.to(self.device), part) for part in batch))

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from sb3_mbrl.contracts import LatentModel, MissingCapability, Sequences
 from sb3_mbrl.models.muzero import MuZeroModel
 from sb3_mbrl.models.muzero.networks import min_max
+from sb3_mbrl.testing import check_world_model
 
 OBS, ACTIONS = spaces.Box(-1, 1, (3,)), spaces.Discrete(4, start=2)
 
@@ -213,3 +214,7 @@ def test_chance_learns_what_happens_how_often():
     assert float((probs * rewards).sum()) == pytest.approx(0.5, abs=0.15)
     assert float(probs[rewards > 0.5].sum()) == pytest.approx(0.75, abs=0.1)
     assert float(probs[rewards < -0.5].sum()) == pytest.approx(0.25, abs=0.1)
+
+
+def test_it_keeps_the_contract():
+    check_world_model(lambda *spaces, **known: MuZeroModel(*spaces, latent=16, units=32, **known))
