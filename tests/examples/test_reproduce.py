@@ -196,6 +196,13 @@ def test_evaluation_leaves_every_random_stream_and_the_policys_mode_alone(monkey
     assert first[0] != first[1]
 
 
+def test_episodes_played_together_are_those_played_one_after_the_other():
+    agent = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu")
+    one = run.evaluate(agent, gym.make("Pendulum-v1", max_episode_steps=7), 3)
+    envs = [gym.make("Pendulum-v1", max_episode_steps=7) for _ in range(3)]
+    assert run.evaluate_together(agent, envs) == pytest.approx(one, rel=1e-5)
+
+
 def test_evaluation_hands_the_policy_state_on():
     """Without its state a planner or a recurrent agent would begin a new episode at every step."""
     calls = []
