@@ -80,7 +80,7 @@ class UnrollReplay:
         positions = self.data.positions()
         offsets, envs, weights = self.priorities.draw(positions, n, generator)
         width = self.unroll + 1 + (self._longest_episode() if self.n_steps is None else self.n_steps)
-        places = offsets[:, None] + np.arange(min(width, len(positions)))
+        places = offsets[:, None] + np.arange(width)
         newest = len(positions) - 1
         slots = positions[np.minimum(places, newest)]
         wide = np.broadcast_to(envs[:, None], slots.shape)

@@ -115,3 +115,11 @@ def test_reanalysis_replaces_the_results_of_searches():
     changed = (agent.real.side.arrays[POLICY] != before).any(-1)[:, 0]
     assert changed[searched].any()
     assert not changed[~searched].any()
+
+
+def test_a_window_may_be_longer_than_what_is_stored():
+    agent = collected(4, True, steps=2)
+    batch = agent.replay.batch(agent.replay.draw(8, th.Generator().manual_seed(0)), value_of)
+    assert batch.reward.shape == (8, 3)
+    assert batch.extra["real"][:, 0].all()
+    assert not batch.extra["real"][:, 2].any()
