@@ -1,7 +1,14 @@
 """Shared by all tests."""
 
+import signal
+
 import pytest
 import torch as th
+
+# As in a terminal: whoever starts the tests in the background may have them ignore these signals, which children would too.
+for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, default)
 
 
 @pytest.fixture(autouse=True)

@@ -174,6 +174,7 @@ def test_every_logged_key_is_explained():
         fit_freq=50,
         imagination_kwargs={"freq": 10, "starts_per_step": 5},
         world_model_kwargs={"members": 2, "elites": 1, "hidden": [32]},
+        termination_fn=None,  # learned, so that it is judged
         device="cpu",
         seed=0,
     )
