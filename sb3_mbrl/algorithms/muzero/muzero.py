@@ -1,15 +1,16 @@
-"""MuZero (Schrittwieser et al. 2020): tree search with a learned model. The loop::
+"""
+MuZero (Schrittwieser et al. 2020): tree search with a learned model. The loop::
 
-learn                                   SB3's
-  collect_rollouts                      SB3's: steps of the real environment (of a board: both players in turn)
-    _decide                             one search for all environments together: improved policy, root value, action
-    _store_transition                   stores the search's results beside the step
-  train                                 once per collect_rollouts, gradient_steps times:
-    replay.draw                         windows of K steps, by priority
-    _reanalyze                          searches some of their states again, with the target network
-    replay.batch                        value targets of n steps, which bootstrap through time limits
-    update                              the model's loss over K unrolled steps; one step of the optimiser
-    replay.update                       new priorities: the errors of the values
+    learn                                   SB3's
+      collect_rollouts                      SB3's: steps of the real environment (of a board: both players in turn)
+        _decide                             one search for all environments together: improved policy, root value, action
+        _store_transition                   stores the search's results beside the step
+      train                                 once per collect_rollouts, gradient_steps times:
+        replay.draw                         windows of K steps, by priority
+        _reanalyze                          searches some of their states again, with the target network
+        replay.batch                        value targets of n steps, which bootstrap through time limits
+        update                              the model's loss over K unrolled steps; one step of the optimiser
+        replay.update                       new priorities: the errors of the values
 """
 
 from collections.abc import Iterable, Mapping, Sequence
