@@ -140,9 +140,14 @@ def updates_per_step(agent: Any) -> float | None:
 
 
 def describe_pace(agent: Any) -> str | None:
-    """Say in a line how many updates per real step several environments make; ``None`` where one environment makes as many."""
+    """
+    Say in a line how many updates per real step several environments make.
+
+    :return: the line; ``None`` where one environment makes as many, and for ``gradient_steps=n_envs``, SB3's own idiom, which
+        shows that the user has thought of it
+    """
     ratio = updates_per_step(agent)
-    if not ratio or agent.n_envs == 1 or agent.gradient_steps < 1:
+    if not ratio or agent.n_envs == 1 or agent.gradient_steps < 1 or agent.gradient_steps == agent.n_envs:
         return None
     alone = ratio * agent.n_envs
     return (

@@ -52,6 +52,7 @@ def test_several_environments_say_how_many_updates_that_is():
 def test_what_one_environment_and_a_model_that_is_off_say(recwarn):
     several(1)
     several(4, gradient_steps=-1)
+    several(4, gradient_steps=4)  # SB3's idiom
     several(4, world_model=None)
     assert describe_pace(several(1)) is None
     assert not [warning for warning in recwarn if warning.category is UpdateRatioWarning]
