@@ -44,8 +44,8 @@ def test_with_few_free_squares_100_simulations_play_perfectly(kind):
 def test_3200_simulations_play_perfectly_in_all_positions(settings):
     """
     True dynamics, a uniform prior, values of zero and no noise: the chosen move preserves the minimax value. Gumbel search
-    with Q-values scaled by siblings, as in mctx, does not, even with 12,800 simulations: in three positions an edge that looked
-    bad at first is never tried again.
+    with Q-values scaled by siblings, as in mctx, does not, even with 12,800 simulations: in three positions an edge that
+    looked bad at first is never tried again.
     """
     rows = positions()
     assert len(rows) == 4520
