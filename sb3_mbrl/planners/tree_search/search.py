@@ -74,7 +74,8 @@ class TreeSearch:
     :param gumbel_scale: Gumbel: the scale of the noise
     :param q_norm: the normalisation of Q-values: ``"siblings"``: by the lowest and highest of a node's own edges, as in mctx;
         ``"tree"``: by those of the whole tree, as in MuZero; ``"none"``. ``"auto"``: ``"siblings"`` for Gumbel, ``"tree"`` for
-        PUCT
+        PUCT. Siblings make the smallest difference look like a won game, so that Gumbel search without a good value function
+        may give up a move for good after one bad reply; with ``"none"``, for values within [-1, 1] as on boards, it does not
     :param min_q_range: the smallest difference between highest and lowest that is stretched to 1; smaller ones stay small
     :param pb_c_init: PUCT: the weight of the prior
     :param pb_c_base: PUCT: the number of visits from which on the weight of the prior grows

@@ -22,27 +22,35 @@ def run(kind="gumbel", seed=0, rows=7, players=2, simulations=20, noise=0, **kwa
     return tree_search.search(table.root(starts), table.expand, rng=np.random.default_rng(noise), **kwargs)
 
 
-def chosen(kind, rows, simulations):
+def chosen(kind, rows, simulations, **settings):
     """The minimax values that are left after the chosen moves in TicTacToe, to the player who moved."""
-    result = TreeSearch(kind).search(tictactoe_root(rows), tictactoe, num_simulations=simulations, deterministic=True)
+    result = TreeSearch(kind, **settings).search(
+        tictactoe_root(rows), tictactoe, num_simulations=simulations, deterministic=True
+    )
     moves = zip(rows.tolist(), result.action.tolist(), strict=True)
     return [-minimax(other, own | 1 << action) for (own, other), action in moves]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_with_few_free_squares_every_move_is_perfect(kind):
+def test_with_few_free_squares_100_simulations_play_perfectly(kind):
     rows = np.array([row for row in positions() if int(row[0] | row[1]).bit_count() >= 5])
     assert len(rows) == 3430
-    assert chosen(kind, rows, 400) == [minimax(*row) for row in rows.tolist()]
+    assert chosen(kind, rows, 100) == [minimax(*row) for row in rows.tolist()]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "simulations"), [("gumbel", 12_800), ("puct", 3_200)])
-def test_every_move_is_perfect(kind, simulations):
+@pytest.mark.parametrize(
+    "settings", [{"kind": "puct"}, pytest.param({"kind": "gumbel", "q_norm": "none"}, marks=pytest.mark.slow)]
+)
+def test_3200_simulations_play_perfectly_in_all_positions(settings):
+    """
+    True dynamics, a uniform prior, values of zero and no noise: the chosen move preserves the minimax value. Gumbel search
+    with Q-values scaled by siblings, as in mctx, does not, even with 12,800 simulations: in three positions an edge that
+    looked bad at first is never tried again.
+    """
     rows = positions()
     assert len(rows) == 4520
     for part in np.array_split(rows, 40):
-        assert chosen(kind, part, simulations) == [minimax(*row) for row in part.tolist()]
+        assert chosen(rows=part, simulations=3200, **settings) == [minimax(*row) for row in part.tolist()]
 
 
 @pytest.mark.parametrize("kind", KINDS)
