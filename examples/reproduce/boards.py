@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch as th
-from records import CHECKPOINTS, RESULTS, Record, read_record, run_name, write_record
+from records import CHECKPOINTS, HERE, Record, read_record, run_name, write_record
 from run import machine, versions
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -33,6 +33,9 @@ from sb3_mbrl.envs.boards.line_game import CONNECT_FOUR, TIC_TAC_TOE
 from sb3_mbrl.envs.boards.players import AgentPlayer, AlphaBetaPlayer
 
 N_ENVS = 16
+
+RESULTS = HERE / "results-of-boards"
+"""Apart from the other results, since games are won or lost, and have no curve of returns"""
 
 
 class Game(NamedTuple):
