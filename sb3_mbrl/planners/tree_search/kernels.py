@@ -133,21 +133,27 @@ def choose_below(tree, row, node, rule, out):
 
     The scores of all edges sum to more than 0, and that of an edge with ``P = 0`` is 0: it is never chosen.
     """
+    prior, visits = tree.prior[row, node], tree.visits[row, node]
+    edges, count = out.shape[0], tree.total[row, node]
+    best, highest = 0, -math.inf
+    if count == 1:  # nothing is visited yet: sigma is the same for all edges, and pi' = P
+        for a in range(edges):
+            if prior[a] > highest:
+                best, highest = a, prior[a]
+        return best
     complete(tree, row, node, out)
     scale(tree, row, node, rule, out)
     largest = -math.inf
-    for a in range(out.shape[0]):
-        if tree.prior[row, node, a] > 0.0:
+    for a in range(edges):
+        if prior[a] > 0.0:
             largest = max(largest, out[a])
     total = 0.0
-    for a in range(out.shape[0]):
-        prior = tree.prior[row, node, a]
-        out[a] = prior * math.exp(out[a] - largest) if prior > 0.0 else 0.0
+    for a in range(edges):
+        out[a] = prior[a] * math.exp(out[a] - largest) if prior[a] > 0.0 else 0.0
         total += out[a]
-    best, highest = 0, -math.inf
-    for a in range(out.shape[0]):
-        value = out[a] / total - tree.visits[row, node, a] / tree.total[row, node]
-        if value > highest and tree.prior[row, node, a] > 0.0:
+    for a in range(edges):
+        value = out[a] / total - visits[a] / count
+        if value > highest and prior[a] > 0.0:
             best, highest = a, value
     return best
 
