@@ -35,7 +35,7 @@ after ``set_parameters``.
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
@@ -60,6 +60,7 @@ from sb3_mbrl.agent.zip_file import (
     saved_attributes,
 )
 from sb3_mbrl.plugins.selection import path_of
+from sb3_mbrl.rng import streams_kept
 
 STATE = "model_based"
 """The key of the zip that holds the state of all objects"""
@@ -294,8 +295,13 @@ def load(
     if safe:
         _refuse_pickles(path, {name: value for name, value in saved.items() if name not in custom})
     custom = {"policy_class": _policy_class(cls, saved), **custom}
+    # SB3 seeds the global streams again, so that whoever loads an agent draws the numbers of its first steps once more. With a
+    # world model they stay as they are; without one the class is SB3's to the last bit.
+    modelled = "world_model" in state["parts"]["references"]
+    seeding = streams_kept() if modelled else nullcontext()
     try:
-        agent = load_by_sb3(custom_objects=custom, **kwargs, **{TRUSTED: trusted_names(trust)})
+        with seeding:
+            agent = load_by_sb3(custom_objects=custom, **kwargs, **{TRUSTED: trusted_names(trust)})
     except ImportError as error:
         error.add_note(
             f"{path} pickles an object of this module. Make it importable; if it is a known reward or termination "
@@ -303,6 +309,8 @@ def load(
         )
         raise
     restore(agent, state)
+    if modelled:
+        agent.streams.continue_actions()
     agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=state["plugins"])
     return agent
 

@@ -18,9 +18,9 @@ class SharedStreams(AgentObject):
     """
     The random streams of Python, NumPy, torch, the action space, the environments and (where it has one) the policy.
 
-    Exploration, minibatches and dropout of SB3 draw from them. They are saved with the agent. ``load`` itself leaves them
-    alone, so that whoever only predicts is not surprised; the first ``learn`` that continues the run puts them back
-    (:meth:`put_back`).
+    Exploration, minibatches and dropout of SB3 draw from them. They are saved with the agent. ``load`` itself leaves the
+    global ones alone, so that whoever only predicts is not surprised; the first ``learn`` that continues the run puts them
+    back (:meth:`put_back`). The action space belongs to the agent, and its stream continues at once.
 
     :param action_space: the agent's; SB3 draws random actions from it
     :param policy: the agent's; a :class:`~sb3_mbrl.policies.StatefulPolicy` has a stream of its own
@@ -74,6 +74,11 @@ class SharedStreams(AgentObject):
             generator = np.random.Generator(getattr(np.random, state["bit_generator"])())
             generator.bit_generator.state = state
             venv.set_attr("np_random", generator, index)
+
+    def continue_actions(self) -> None:
+        """Continue the stream of the action space alone, at the end of ``load``."""
+        if self._saved is not None:
+            self.action_space.np_random.bit_generator.state = self._saved["action_space"]
 
     def drop(self) -> None:
         """Forget the streams of the saved agent: a new run begins."""

@@ -29,6 +29,9 @@ def saved(tmp_path):
 
 
 def load(folder, env="Pendulum-v1", **settings):
+    random.seed(5)  # as in another process
+    np.random.seed(5)
+    th.manual_seed(5)
     loaded = MBPO.load(folder / "agent", env=DummyVecEnv([lambda: gym.make(env)]), device="cpu", **settings)
     loaded.load_replay_buffer(folder / "buffer")
     return loaded
@@ -43,13 +46,17 @@ def test_the_first_learn_that_continues_puts_streams_back(saved):
 
 
 def test_whoever_only_predicts_is_not_surprised(saved):
-    """``load`` seeds as SB3's does, and leaves the saved streams alone."""
-    folder, streams, _ = saved
+    """``load`` leaves the global streams alone: SB3's seeds them, and the numbers of the first steps are drawn once more."""
+    folder, streams, actions = saved
     loaded = load(folder)
-    before = global_streams()
-    assert before != streams
+    after = global_streams()
+    random.seed(5)
+    np.random.seed(5)
+    th.manual_seed(5)
+    assert global_streams() == after != streams
+    assert loaded.action_space.np_random.bit_generator.state == actions
     loaded.predict(np.zeros(3, np.float32), deterministic=True)
-    assert global_streams() == before
+    assert global_streams() == after
 
 
 def test_a_run_that_starts_anew_draws_anew(saved):
