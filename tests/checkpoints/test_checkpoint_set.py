@@ -22,6 +22,7 @@ from tests.helpers.dreamers import small
 
 def makers():
     shared = {**TINY, **LEARNED, "learning_starts": 20, "fit_freq": 20, "buffer_size": 200}
+    shared["policy_kwargs"] = {"net_arch": [16]}  # of its own: classes of SB3 write into it
     noise = NormalActionNoise(np.zeros(1), np.ones(1))
     no_imagination = {name: value for name, value in shared.items() if name not in ("imagination_kwargs", "gradient_steps")}
     del no_imagination["batch_size"], no_imagination["policy_kwargs"]
