@@ -34,6 +34,7 @@ after ``set_parameters``.
 
 import json
 import pathlib
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -47,11 +48,12 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import is_json_serializable, json_to_data
 
 from sb3_mbrl.agent.known_functions import FUNCTIONS, plain_function
-from sb3_mbrl.agent.manifest import verify_file
-from sb3_mbrl.agent.objects import from_plain, to_plain
+from sb3_mbrl.agent.manifest import DamagedError, verify_file
+from sb3_mbrl.agent.objects import from_plain, to_plain, unlike
 from sb3_mbrl.agent.plain_values import decode, encode
 from sb3_mbrl.agent.whole_files import write_beside
 from sb3_mbrl.agent.zip_file import (
+    check_archive,
     check_names,
     name_what_cannot_be_pickled,
     qualified_name,
@@ -79,6 +81,10 @@ TRUSTED = "trusted_names"
 
 SAVED_ONLY = (STATE, CUSTOM_POLICY, KNOWN_FUNCTIONS)
 """In the zip, not on the agent"""
+
+
+_OF_WRONG_VALUES = (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError, RuntimeError)
+"""The errors of code that was given values of other types, lengths or sizes than it has saved"""
 
 
 # ---- saving
@@ -253,6 +259,7 @@ def _check_state(state: Any, path: Any) -> None:
     if present and all(isinstance(state["saved_by"].get(name), str) for name in ("class", "base")):
         references = state["parts"].get("references")
         texts = isinstance(references, dict) and all(_is_reference(reference) for reference in references.values())
+        texts = texts and isinstance(state["parts"].get("known"), dict)
         if texts and "policy" in state and "algorithm" in state["saved_by"]:
             return
     raise ValueError(f"{path} is damaged: what it holds under {STATE!r} is not what sb3-mbrl saves")
@@ -285,34 +292,62 @@ def load(
     :param trust: what the file may name as its parts, although it is neither registered nor imported yet
     :raises ValueError: for pickles where ``safe`` is true; the message names them
     """
+    entries = check_archive(path)
     custom = {**_decoded(path, saved), **(custom_objects or {})}
     # Where all of them are given again, the saved functions are not even unpickled: their module may be missing.
     functions = {name: kwargs[name] for name in FUNCTIONS if callable(kwargs.get(name))}
-    state = from_plain(saved[STATE])
+    try:
+        state = from_plain(saved[STATE])
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
     pickled = {name for name, value in state["parts"]["known"].items() if value == "pickled"}
     if functions and pickled <= set(functions):
         custom = {KNOWN_FUNCTIONS: {}, **functions, **custom}
     if safe:
         _refuse_pickles(path, {name: value for name, value in saved.items() if name not in custom})
-    custom = {"policy_class": _policy_class(cls, saved), **custom}
+    custom = {"policy_class": _policy_class(cls, saved, path), **custom}
     # SB3 seeds the global streams again, so that whoever loads an agent draws the numbers of its first steps once more. With a
     # world model they stay as they are; without one the class is SB3's to the last bit.
     modelled = "world_model" in state["parts"]["references"]
     seeding = streams_kept() if modelled else nullcontext()
     try:
-        with seeding:
-            agent = load_by_sb3(custom_objects=custom, **kwargs, **{TRUSTED: trusted_names(trust)})
+        with _naming(path):
+            with seeding:
+                agent = load_by_sb3(custom_objects=custom, **kwargs, **{TRUSTED: trusted_names(trust)})
+            restore(agent, state)
+        if agent._get_torch_save_params()[1] and "pytorch_variables.pth" not in entries:  # SB3's load does without
+            raise DamagedError(f"{path} is damaged: its entry 'pytorch_variables.pth' is missing")
     except ImportError as error:
         error.add_note(
             f"{path} pickles an object of this module. Make it importable; if it is a known reward or termination "
             "function, give what was known again instead: load(..., reward_fn=..., termination_fn=...)"
         )
         raise
-    restore(agent, state)
     if modelled:
         agent.streams.continue_actions()
     agent.registry.hook.sb3_mbrl_on_load(agent=agent, extra=state["plugins"])
     return agent
+
+
+@contextmanager
+def _naming(path: Any) -> Iterator[None]:
+    """Name the file in errors of SB3 and PyTorch that come from what is in it, and not from the user's settings."""
+    try:
+        yield
+    except DamagedError as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+    except (EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DamagedError(f"{path} is damaged: an entry cannot be read ({reason})") from error
+    except RuntimeError as error:  # PyTorch's, whose type says nothing
+        if not str(error).startswith(("Error(s) in loading state_dict", "PytorchStreamReader")):
+            raise
+        raise DamagedError(f"{path} does not fit its own settings: {' '.join(str(error).split())}") from error
+    except KeyError as error:
+        # SB3's load looks for an old kind of file where parameters are missing, and then fails itself.
+        if not isinstance(error.__context__, ValueError):
+            raise
+        raise DamagedError(f"{path} is damaged: {error.__context__}") from error
 
 
 def _decoded(path: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -358,18 +393,44 @@ def trusted_names(trust: Iterable[Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def restore_structure(parts: Any, state: Mapping[str, Any]) -> None:
+    """
+    Restore what a world model has stored beside its weights.
+
+    :raises DamagedError: for something that it has not stored
+    """
+    try:
+        parts.restore_structure(state)
+    except _OF_WRONG_VALUES as error:
+        raise DamagedError(f"the stored data of the world model is not what was saved ({error!r})") from error
+
+
 def restore(agent: Any, state: Mapping[str, Any]) -> None:
-    """Put counters, verdicts and random streams back, after the weights."""
+    """
+    Put counters, verdicts and random streams back, after the weights.
+
+    :raises DamagedError: for a state that no object of its name has saved
+    """
     for name in agent.object_names:
         part = getattr(agent, name)
-        if part is not None and name in state:
+        if part is None or name not in state:
+            continue
+        if name != "parts" and (reason := unlike(state[name], part.state_dict(), name)):
+            raise DamagedError(f"{reason}, under {STATE!r}")
+        try:
             part.load_state_dict(state[name])
+        except _OF_WRONG_VALUES as error:
+            raise DamagedError(f"the state of {name!r} under {STATE!r} is not what was saved ({error!r})") from error
 
 
-def _policy_class(cls: Any, saved: Mapping[str, Any]) -> Any:
+def _policy_class(cls: Any, saved: Mapping[str, Any], path: Any) -> Any:
     name = saved[STATE]["policy"]
-    if name is not None:
+    if name is None and CUSTOM_POLICY not in saved:
+        raise DamagedError(f"{path} is damaged: it names no policy")
+    if isinstance(name, str) and name in cls.policy_aliases:
         return cls.policy_aliases[name]
+    if name is not None:
+        raise DamagedError(f"{path} is damaged: {cls.__name__} has no policy {name!r}, but {', '.join(cls.policy_aliases)}")
     return json_to_data(json.dumps({CUSTOM_POLICY: saved[CUSTOM_POLICY]}))[CUSTOM_POLICY]
 
 

@@ -105,7 +105,7 @@ class Recorder(AgentObject):
         return {"phase_seconds": dict(self.phase_seconds)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.phase_seconds = dict(state["phase_seconds"])
+        self.phase_seconds = {name: float(seconds) for name, seconds in state["phase_seconds"].items()}
 
 
 def leaves(callback: BaseCallback) -> Iterator[BaseCallback]:

@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl.agent.objects import AgentObject
-from sb3_mbrl.trees import tree_map
+from sb3_mbrl.trees import tree_leaves, tree_map
 
 Decide = Callable[[Any, Any, th.Tensor, bool], tuple[th.Tensor, Any]]
 """``decide(obs, state, is_first, deterministic)``: scaled actions ``(n_envs, A)`` and the new policy state"""
@@ -104,3 +104,5 @@ class StatefulActing(AgentObject):
         if len(state["is_first"]) == len(self.is_first):
             self.is_first = state["is_first"]
             self.state = tree_map(lambda leaf: leaf.to(self.device), state["state"])
+            if self.state is not None and any(len(leaf) != len(self.is_first) for leaf in tree_leaves(self.state)):
+                raise ValueError(f"the policy state is not of {len(self.is_first)} environments")

@@ -71,9 +71,7 @@ class SharedStreams(AgentObject):
             return
         venv.unwrapped._reset_seeds()
         for index, state in enumerate(states):
-            generator = np.random.Generator(getattr(np.random, state["bit_generator"])())
-            generator.bit_generator.state = state
-            venv.set_attr("np_random", generator, index)
+            venv.set_attr("np_random", _generator(state), index)
 
     def continue_actions(self) -> None:
         """Continue the stream of the action space alone, at the end of ``load``."""
@@ -110,4 +108,26 @@ class SharedStreams(AgentObject):
         return [generator.bit_generator.state for generator in generators]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        # Tried out now: a damaged one would fail at the next ``learn``.
+        random.Random().setstate(state["python"])
+        np.random.RandomState().set_state(state["numpy"])
+        th.Generator().set_state(state["torch"])
+        for generator in (state["action_space"], *(state["environments"] or ())):
+            _generator(generator)
+        if isinstance(self.policy, StatefulPolicy) and state["policy"] is not None:
+            th.Generator().set_state(state["policy"])
         self._saved = dict(state)
+
+
+def _generator(state: Mapping[str, Any]) -> np.random.Generator:
+    """
+    Make a NumPy generator that continues a saved one.
+
+    :raises ValueError: for the state of no bit generator of NumPy
+    """
+    kind = getattr(np.random, state["bit_generator"], None)
+    if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
+        raise ValueError(f"{state['bit_generator']!r} is no bit generator of NumPy")
+    generator = np.random.Generator(kind())
+    generator.bit_generator.state = state
+    return generator

@@ -24,6 +24,70 @@ _TELLING: dict[str, tuple[str, ...]] = {
 """Attributes by which the classes of a file can be guessed"""
 
 
+LARGE, MOST = 1 << 26, 100
+"""The size in bytes from which the entries of a zip are suspicious that are so many times larger than what is stored"""
+
+
+def check_entries(archive: zipfile.ZipFile, size: int) -> None:
+    """
+    Refuse a zip that would fill the memory, or whose entries are ambiguous.
+
+    Stable-Baselines3, PyTorch and NumPy do not compress what they save; whoever packs a file again is far from the limit.
+
+    :param archive: the zip; nothing in it is unpacked
+    :param size: the size of its file in bytes
+    :raises ValueError: for an entry that is there twice, or is much larger than the file
+    """
+    entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if twice is not None:
+        raise ValueError(f"it has two entries {twice!r}")
+    for entry in entries:
+        if entry.file_size > LARGE and entry.file_size > MOST * entry.compress_size:
+            raise ValueError(
+                f"its entry {entry.filename!r} would take {entry.file_size / 2**20:,.0f} MiB of memory, and is "
+                f"{entry.compress_size / 2**20:,.1f} MiB: nothing that was saved is compressed like this"
+            )
+    if sum(entry.compress_size for entry in entries) > size:
+        raise ValueError("its entries overlap")
+
+
+def check_archive(path: str | pathlib.Path | io.BufferedIOBase) -> list[str]:
+    """
+    Check the entries of a checkpoint, and those of the tensor files in it.
+
+    :return: the names of its entries
+    :raises ValueError: for a file that would fill the memory, or whose entries are ambiguous
+    """
+    file = open_path(path, "r", verbose=0, suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            check_entries(archive, file.seek(0, io.SEEK_END))
+            for name in archive.namelist():
+                if name.endswith(".pth"):
+                    _check_tensors(archive, name)
+            return archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not an agent that was saved with save(): {error}") from error
+    finally:
+        if isinstance(path, (str, pathlib.Path)):
+            file.close()
+        else:
+            file.seek(0)
+
+
+def _check_tensors(archive: zipfile.ZipFile, name: str) -> None:
+    with archive.open(name) as entry:
+        if not zipfile.is_zipfile(entry):  # as torch.save writes it since PyTorch 1.6
+            raise ValueError(f"its entry {name!r} is no file of PyTorch")
+        with zipfile.ZipFile(entry) as tensors:
+            try:
+                check_entries(tensors, archive.getinfo(name).file_size)
+            except ValueError as error:
+                raise ValueError(f"in {name!r}, {error}") from error
+
+
 def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
     """
     Read the attributes in a checkpoint as SB3 writes them: JSON values, and dictionaries that describe what is pickled.
@@ -34,6 +98,7 @@ def saved_attributes(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, 
     file = open_path(path, "r", verbose=0, suffix="zip")
     try:
         with zipfile.ZipFile(file) as archive:
+            check_entries(archive, file.seek(0, io.SEEK_END))
             attributes = json.loads(archive.read("data"))
         if not isinstance(attributes, dict):
             raise ValueError(f"its 'data' is a JSON {type(attributes).__name__}, not an object")

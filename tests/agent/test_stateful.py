@@ -128,3 +128,10 @@ def test_what_was_done_is_remembered_with_its_noise():
     trained = PETS("MlpPolicy", "Pendulum-v1", action_noise=noise, **SMALL).learn(70)
     newest = (trained.replay_buffer.pos - 1) % trained.replay_buffer.buffer_size
     np.testing.assert_allclose(trained.acting.state["action"], trained.replay_buffer.actions[newest], atol=1e-6)
+
+
+def test_a_policy_state_of_another_number_of_environments():
+    acts = acting()
+    state = {"normalised": False, "is_first": np.zeros(2, bool), "state": {"action": th.zeros(3, 1)}}
+    with pytest.raises(ValueError, match="the policy state is not of 2 environments"):
+        acts.load_state_dict(state)

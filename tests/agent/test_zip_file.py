@@ -1,11 +1,15 @@
 """The contents of a saved file, and files that cannot be written or are damaged."""
 
+import io
 import json
 import zipfile
 
+import numpy as np
 import pytest
 
 from sb3_mbrl import MBPO, hookimpl
+from sb3_mbrl.agent.zip_file import LARGE, check_entries
+from sb3_mbrl.plugins import UnknownPartError
 from tests.helpers.agents import tiny
 
 
@@ -53,3 +57,123 @@ def test_a_zip_with_damaged_attributes(tmp_path, data):
         archive.writestr("data", data)
     with pytest.raises(ValueError, match=r"agent.zip is not an agent that was saved with save\(\): "):
         MBPO.load(tmp_path / "agent.zip")
+
+
+# ---- hostile and damaged zips
+
+
+def repacked(path, to, change=None, more=(), compression=zipfile.ZIP_STORED):
+    """Write a checkpoint again, with some entries changed (``None``: left out) and others added."""
+    change = change or {}
+    with zipfile.ZipFile(path.with_suffix(".zip")) as archive:
+        entries = {name: change.get(name, archive.read(name)) for name in archive.namelist()}
+    with zipfile.ZipFile(to, "w", compression) as archive:
+        for name, content in [*entries.items(), *more]:
+            if content is not None:
+                archive.writestr(name, content)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["data", "policy.pth"])
+def test_an_entry_that_is_there_twice(path, tmp_path, name):
+    """Readers may differ in which of the two they take."""
+    repacked(path, tmp_path / "twice.zip", more=[(name, b"{}")])
+    with pytest.raises(ValueError, match=rf"twice.zip is not an agent .*: it has two entries '{name}'"):
+        MBPO.load(tmp_path / "twice.zip")
+
+
+def test_a_zip_bomb_is_not_unpacked(path, tmp_path):
+    """5 MB that became 5 GB of memory before anything was checked."""
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data", bytes(LARGE + 1))
+    with pytest.raises(ValueError, match=r"bomb.zip is not an agent .*: its entry 'data' would take 64 MiB of memory"):
+        MBPO.load(tmp_path / "bomb.zip")
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(LARGE + 1))
+    repacked(path, tmp_path / "inner.zip", {"policy.pth": inner.getvalue()})
+    with pytest.raises(ValueError, match=r"inner.zip is not an agent .*: in 'policy.pth', its entry 'archive/data/0' would"):
+        MBPO.load(tmp_path / "inner.zip")
+
+
+def test_entries_that_overlap(path, tmp_path):
+    with zipfile.ZipFile(path.with_suffix(".zip")) as archive, pytest.raises(ValueError, match="its entries overlap"):
+        check_entries(archive, 100)
+
+
+def test_a_compressed_checkpoint_is_read(path, tmp_path):
+    repacked(path, tmp_path / "small.zip", compression=zipfile.ZIP_DEFLATED)
+    assert MBPO.load(tmp_path / "small.zip").num_timesteps == 50
+
+
+@pytest.mark.parametrize("name", ["policy.pth", "critic.optimizer.pth", "world_model.pth", "pytorch_variables.pth"])
+def test_an_entry_that_is_missing_or_no_tensor_file(path, tmp_path, name):
+    """A KeyError: 'policy.optimizer', whatever was missing; without pytorch_variables.pth an entropy coefficient of 1."""
+    repacked(path, tmp_path / "less.zip", {name: None})
+    with pytest.raises(ValueError, match=r"less.zip is damaged: "):
+        MBPO.load(tmp_path / "less.zip")
+    for content in (b"", b"no tensors"):
+        repacked(path, tmp_path / "wrong.zip", {name: content})
+        with pytest.raises(ValueError, match=rf"wrong.zip is not an agent .*: its entry '{name}' is no file of PyTorch"):
+            MBPO.load(tmp_path / "wrong.zip")
+
+
+def test_tensors_of_another_agent(path, tmp_path):
+    other = tiny(policy_kwargs={"net_arch": [5]}, world_model=None)
+    other.save(tmp_path / "other")
+    with zipfile.ZipFile(tmp_path / "other.zip") as archive:
+        repacked(path, tmp_path / "mixed.zip", {"policy.pth": archive.read("policy.pth")})
+    with pytest.raises(ValueError, match=r"mixed.zip does not fit its own settings: Error\(s\) in loading state_dict"):
+        MBPO.load(tmp_path / "mixed.zip")
+
+
+# ---- values of other types than were saved
+
+
+def places(value, path=()):
+    """List the places in nested values."""
+    if path:
+        yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from places(child, (*path, key))
+
+
+WRONG = [None, -1, 2.5, "x", [], {}, True, {"a": 1}, 10**30, {"__tensor__": "foo", "shape": [1], "data": "AA=="}]
+
+
+def test_values_of_wrong_types_are_refused_by_name_when_the_file_is_loaded(path, tmp_path):
+    """Raw errors from the middle of ``load``, or of the next ``learn``: TypeError: 'int' object is not subscriptable."""
+    with zipfile.ZipFile(path.with_suffix(".zip")) as archive:
+        data = json.loads(archive.read("data"))
+    chosen, refused = np.random.default_rng(0), 0
+    for place in list(places(data["model_based"])):
+        changed = json.loads(json.dumps(data))
+        parent = changed["model_based"]
+        for key in place[:-1]:
+            parent = parent[key]
+        parent[place[-1]] = WRONG[chosen.integers(len(WRONG))]
+        repacked(path, tmp_path / "typed.zip", {"data": json.dumps(changed)})
+        try:
+            MBPO.load(tmp_path / "typed.zip")
+        except (ValueError, UnknownPartError):
+            refused += 1
+    assert refused > 60
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("streams", {}, r"streams lacks 'python'"),
+        ("trainer", 5, r"trainer is 5, not a dictionary"),
+        ("recorder", {"phase_seconds": {"fit": "x"}}, r"the state of 'recorder' under 'model_based' is not what was saved"),
+        ("random", {"generator": None}, r"the state of 'random' under 'model_based' is not what was saved"),
+    ],
+)
+def test_the_message_names_file_and_object(path, tmp_path, name, value, words):
+    with zipfile.ZipFile(path.with_suffix(".zip")) as archive:
+        data = json.loads(archive.read("data"))
+    data["model_based"][name] = value
+    repacked(path, tmp_path / "typed.zip", {"data": json.dumps(data)})
+    with pytest.raises(ValueError, match=rf"typed.zip is damaged: {words}"):
+        MBPO.load(tmp_path / "typed.zip")
