@@ -1,5 +1,6 @@
 """A value in one ``.npz`` file: plain arrays, and JSON that says how they belong together. Nothing in it is pickled."""
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -8,9 +9,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sb3_mbrl.agent.plain_values import Arrays, decode, encode
+from sb3_mbrl.agent.zip_file import check_entries
 
 _JSON = "json"
 """The name of the array that holds the JSON, as UTF-8"""
+
+_OF_DAMAGED_FILES = (
+    *(ValueError, KeyError, OSError, EOFError, RecursionError, NotImplementedError, OverflowError, zipfile.BadZipFile),
+    MemoryError,  # an array whose header promises more numbers than any file has
+)
 
 
 def write_array_file(path: Path, value: Any, what: str) -> None:
@@ -36,6 +43,7 @@ def read_array_file(path: Path | BinaryIO, what: str) -> Any:
     :raises ValueError: for a file that is damaged, or of another kind
     """
     try:
+        _check_size(path)
         with np.load(path, allow_pickle=False) as stored:
             content = json.loads(stored[_JSON].tobytes())
             if not isinstance(content, dict) or content.get("what") != what:
@@ -43,8 +51,20 @@ def read_array_file(path: Path | BinaryIO, what: str) -> Any:
             return decode(content, Arrays(stored))["value"]
     except FileNotFoundError:
         raise
-    except (ValueError, KeyError, OSError, EOFError, RecursionError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a {what} that can be read: {error}") from error
+    except _OF_DAMAGED_FILES as error:
+        raise ValueError(f"{getattr(path, 'name', path)} is not a {what} that can be read: {error}") from error
+
+
+def _check_size(path: Path | BinaryIO) -> None:
+    """:raises ValueError: for a file that would fill the memory; its position stays"""
+    if isinstance(path, Path):
+        with path.open("rb") as file:
+            _check_size(file)
+        return
+    place = path.tell()
+    with zipfile.ZipFile(path) as archive:
+        check_entries(archive, path.seek(0, io.SEEK_END))
+    path.seek(place)
 
 
 def is_array_file(file: BinaryIO) -> bool:

@@ -4,6 +4,7 @@ The pickle is followed by a mark and the SHA-256 of all bytes before it. Reading
 classes do not notice.
 """
 
+import copy
 import hashlib
 import io
 import pathlib
@@ -12,8 +13,10 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from stable_baselines3.common.save_util import open_path
 
 from sb3_mbrl.agent.array_file import is_array_file, read_array_file, write_array_file
@@ -39,6 +42,12 @@ _ROWS = (
     "ep_length",
 )
 """The arrays of SB3's buffers that have one row per position; those that were never filled are not stored"""
+
+_OF_WRONG_VALUES = (
+    *(KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError),
+    MemoryError,  # a buffer_size that no machine has room for
+)
+"""The errors of code that was given values of other types or sizes than it has saved"""
 
 
 # ---- pickles
@@ -117,9 +126,10 @@ def load(load_by_sb3: Callable[[Any], None], path: Any, safe: bool) -> ReplayBuf
     try:
         verify_file(name, "pkl")
         if file.seekable() and is_array_file(file):
+            saved = read_array_file(file, _WHAT)
             try:
-                return from_plain(read_array_file(file, _WHAT))
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                return from_plain(saved)
+            except _OF_WRONG_VALUES as error:
                 raise ValueError(f"{name} is not a replay buffer that can be read: {error}") from error
         if safe:
             raise ValueError(
@@ -204,11 +214,30 @@ def from_plain(saved: Any) -> ReplayBuffer:
             )
             state[name] = filled
     vars(buffer).update(state)
+    _check_plain(buffer)
     if isinstance(buffer, HerReplayBuffer):
         buffer.env = None
     if saved["side"]:
         vars(buffer)["side_store"] = saved["side"]
     return buffer
+
+
+def _check_plain(buffer: Any) -> None:
+    """:raises ValueError: for values that fit neither each other nor the spaces"""
+    size, n_envs = buffer.buffer_size, buffer.n_envs
+    whole = all(type(number) is int for number in (size, n_envs, buffer.pos)) and isinstance(buffer.full, (bool, np.bool_))
+    if not (whole and n_envs > 0 and 0 <= buffer.pos < size):
+        raise ValueError(f"position {buffer.pos!r} of {size!r} rows of {n_envs!r} environments, full: {buffer.full!r}")
+    for space in (buffer.observation_space, buffer.action_space):
+        if not isinstance(space, spaces.Space) or not isinstance(repr(space), str) or not space == copy.deepcopy(space):
+            raise ValueError("one of its spaces is none of Gymnasium's")
+    if buffer.obs_shape != get_obs_shape(buffer.observation_space) or buffer.action_dim != get_action_dim(buffer.action_space):
+        raise ValueError("its shapes do not fit its spaces")
+    for name in _ROWS:
+        rows = vars(buffer).get(name, {})
+        for array in rows.values() if isinstance(rows, dict) else (rows,):
+            if array.shape[:2] != (size, n_envs):
+                raise ValueError(f"its {name!r} are of the shape {array.shape}, and not ({size}, {n_envs}, ...)")
 
 
 def _filled(rows: np.ndarray, size: int) -> np.ndarray:

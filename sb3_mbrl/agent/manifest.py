@@ -54,9 +54,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DamagedError(f"{path} is damaged: {error}") from error
     if not intact:
         raise DamagedError(f"{path} is damaged: its checksum is another one")
-    if manifest["format"] != FORMAT:
-        raise DamagedError(f"{path} was written by another version of sb3-mbrl (format {manifest['format']}, not {FORMAT})")
+    number = manifest.get("format")
+    if number != FORMAT:
+        raise DamagedError(f"{path} was written by another version of sb3-mbrl (format {number}, not {FORMAT})")
+    files = manifest.get("files")
+    if not (isinstance(files, dict) and all(_is_entry(name, entry) for name, entry in files.items())):
+        raise DamagedError(f"{path} is damaged: it does not list the files of the folder")
     return manifest
+
+
+def _is_entry(name: str, entry: Any) -> bool:
+    expected = {"bytes": int, "sha256": str}
+    inside = Path(name).name == name
+    return inside and isinstance(entry, dict) and all(type(entry.get(key)) is kind for key, kind in expected.items())
 
 
 def verify(folder: Path) -> dict[str, Any]:

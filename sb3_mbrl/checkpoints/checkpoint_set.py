@@ -8,7 +8,7 @@ from typing import Any
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_mbrl.agent.agent import OffPolicyAgent
-from sb3_mbrl.agent.manifest import read_manifest, verify, write_manifest
+from sb3_mbrl.agent.manifest import MANIFEST, DamagedError, read_manifest, verify, write_manifest
 from sb3_mbrl.agent.plain_values import NotPlainError
 from sb3_mbrl.checkpoints.normalising import load_statistics, save_statistics
 from sb3_mbrl.version import __version__
@@ -45,7 +45,11 @@ class CheckpointSet:
 
         :raises DamagedError: when it cannot be read
         """
-        return read_manifest(self.path)
+        manifest = read_manifest(self.path)
+        for name, kind in {"step": int, "n_envs": int, "class": str, "lacks": dict, "pickled": dict}.items():
+            if type(manifest.get(name)) is not kind:
+                raise DamagedError(f"{self.path / MANIFEST} is damaged: its {name!r} is {manifest.get(name)!r}")
+        return manifest
 
     @property
     def step(self) -> int:
@@ -73,6 +77,8 @@ class CheckpointSet:
 
     def verify(self) -> None:
         """:raises DamagedError: when a file is missing, incomplete or damaged; the message names it"""
+        if MODEL not in self.manifest["files"]:
+            raise DamagedError(f"{self.path} is no checkpoint: its {MANIFEST} lists no {MODEL}")
         verify(self.path)
 
     def load(self, cls: type[OffPolicyAlgorithm], env: Any = None, *, safe: bool = False, **kwargs: Any) -> Any:

@@ -1,11 +1,15 @@
 """Values in ``.npz`` files."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import torch as th
 
 from sb3_mbrl.agent.array_file import is_array_file, read_array_file, write_array_file
 from sb3_mbrl.agent.plain_values import NotPlainError
+from sb3_mbrl.agent.zip_file import LARGE
 
 
 def test_a_value_returns_and_numpy_reads_the_arrays(tmp_path):
@@ -39,3 +43,18 @@ def test_other_files_are_refused_by_name(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"x.npz is not a test that can be read"):
             read_array_file(path, "test")
+
+
+def test_files_that_would_fill_the_memory(tmp_path):
+    """A MemoryError without a name, after minutes of unpacking."""
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("json.npy", bytes(LARGE + 1))
+    with pytest.raises(ValueError, match=r"x.npz is not a test that can be read: its entry 'json.npy' would take 64 MiB"):
+        read_array_file(path, "test")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**15,)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("json.npy", header.getvalue())
+    with path.open("rb") as file, pytest.raises(ValueError, match=r"^.*/x.npz is not a test that can be read: Unable to allo"):
+        read_array_file(file, "test")

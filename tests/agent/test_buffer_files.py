@@ -1,6 +1,7 @@
 """Saved replay buffers: checksums, plain arrays, and what is refused."""
 
 import io
+import json
 import pickle
 import random
 
@@ -162,3 +163,39 @@ def test_what_is_refused(dyna, tmp_path):
     with pytest.raises(ValueError, match="The replay buffer was recorded with observation_space"):
         lake.load_replay_buffer(tmp_path / "c.npz")
     assert lake.replay_buffer is before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pos", {}),
+        ("pos", 10**6),
+        ("n_envs", 2),
+        ("buffer_size", 10**13),
+        ("action_dim", 7),
+        ("full", "no"),
+        ("timeouts", [1]),
+    ],
+)
+def test_plain_values_that_do_not_fit_each_other(dyna, tmp_path, name, value):
+    """TypeError: unsupported operand type(s) in the next ``learn``, or a MemoryError without a name."""
+    dyna.save_plain_replay_buffer(tmp_path / "a.npz")
+    arrays = dict(np.load(tmp_path / "a.npz"))
+    content = json.loads(arrays["json"].tobytes())
+    content["value"]["state"][name] = value
+    np.savez(tmp_path / "b.npz", **{**arrays, "json": np.frombuffer(json.dumps(content).encode(), np.uint8)})
+    agent = Dyna("MlpPolicy", "CartPole-v1", **OFF)
+    before = agent.replay_buffer
+    with pytest.raises(ValueError, match=r"b.npz is not a replay buffer that can be read"):
+        agent.load_replay_buffer(tmp_path / "b.npz")
+    assert agent.replay_buffer is before
+
+
+def test_a_space_without_its_bounds(dyna, tmp_path):
+    dyna.save_plain_replay_buffer(tmp_path / "a.npz")
+    arrays = dict(np.load(tmp_path / "a.npz"))
+    content = json.loads(arrays["json"].tobytes())
+    content["value"]["state"]["observation_space"]["state"]["low"] = None
+    np.savez(tmp_path / "b.npz", **{**arrays, "json": np.frombuffer(json.dumps(content).encode(), np.uint8)})
+    with pytest.raises(ValueError, match=r"b.npz is not a replay buffer that can be read"):
+        Dyna("MlpPolicy", "CartPole-v1", **OFF).load_replay_buffer(tmp_path / "b.npz")

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from sb3_mbrl.agent.manifest import MANIFEST, DamagedError, verify, verify_file, write_manifest
+from sb3_mbrl.agent.manifest import MANIFEST, DamagedError, _checksum_of, _text, verify, verify_file, write_manifest
 
 
 @pytest.fixture
@@ -80,3 +80,12 @@ def test_files_without_a_manifest_are_not_checked(tmp_path):
     verify_file(tmp_path / "a", "zip")
     verify_file(tmp_path / "missing", "zip")
     verify_file(None, "zip")
+
+
+@pytest.mark.parametrize("files", [None, [], {"a.bin": 3}, {"a.bin": {"bytes": "200", "sha256": ""}}, {"../a": {}}])
+def test_a_manifest_with_other_values_under_a_good_checksum(folder, files):
+    """AttributeError: 'list' object has no attribute 'items'."""
+    content = {"format": 1, "files": files}
+    (folder / MANIFEST).write_bytes(_text({**content, "checksum": _checksum_of(content)}))
+    with pytest.raises(DamagedError, match=r"manifest.json is damaged: it does not list the files"):
+        verify(folder)

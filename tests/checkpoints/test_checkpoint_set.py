@@ -14,7 +14,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_mbrl import MBPO, PETS, Dyna, DynaQ, model_based
-from sb3_mbrl.agent.manifest import DamagedError
+from sb3_mbrl.agent.manifest import MANIFEST, DamagedError, write_manifest
 from sb3_mbrl.checkpoints import CheckpointFolder, CheckpointSet
 from tests.helpers.agents import LEARNED, TINY
 from tests.helpers.dreamers import small
@@ -153,3 +153,25 @@ def test_every_flipped_bit_is_noticed_and_named(tmp_path):
 def test_a_folder_that_is_no_checkpoint(tmp_path):
     with pytest.raises(DamagedError, match=r"manifest.json is missing"):
         CheckpointSet(tmp_path).verify()
+
+
+@pytest.mark.parametrize("name", ["step", "n_envs", "class", "lacks", "pickled"])
+def test_a_manifest_without_its_facts(tmp_path, name):
+    """The set was taken for intact, and then a KeyError ended the run that was to be resumed."""
+    saved = CheckpointFolder(tmp_path).save(makers()["DynaQ"]().learn(5))
+    facts = {key: value for key, value in saved.manifest.items() if key not in (name, "format", "files", "checksum")}
+    (saved.path / MANIFEST).unlink()
+    write_manifest(saved.path, facts)
+    with pytest.raises(DamagedError, match=rf"manifest.json is damaged: its '{name}' is None"):
+        saved.verify()
+    assert CheckpointFolder(tmp_path).newest().chosen is None
+
+
+def test_a_folder_without_an_agent_is_no_checkpoint(tmp_path):
+    saved = CheckpointFolder(tmp_path).save(makers()["DynaQ"]().learn(5))
+    facts = {key: value for key, value in saved.manifest.items() if key not in ("format", "files", "checksum")}
+    for path in (saved.path / MANIFEST, saved.model):
+        path.unlink()
+    write_manifest(saved.path, facts)
+    with pytest.raises(DamagedError, match=r"is no checkpoint: its manifest.json lists no model.zip"):
+        saved.verify()
