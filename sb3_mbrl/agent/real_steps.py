@@ -1,6 +1,7 @@
 """Steps of the real environment: refusing bad ones, storing data beside them, and ending episodes that were cut off."""
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_mbrl.agent.objects import AgentObject
 from sb3_mbrl.buffers import RowCount, SideStore
+from sb3_mbrl.checks import user_stacklevel
 from sb3_mbrl.contracts import WorldModel
 from sb3_mbrl.spaces import outside
 
@@ -32,6 +34,7 @@ class RealSteps(AgentObject):
         """By name, the values that belong to the next row"""
         self._statistics: dict[str, Any] | None = None
         """The statistics of ``VecNormalize`` after the last good step"""
+        self._warned = False
         self._saved_returns: np.ndarray | None = None
         """The discounted returns of the saved run's episodes so far, ``(n_envs,)``"""
 
@@ -47,10 +50,11 @@ class RealSteps(AgentObject):
         num_timesteps: int,
     ) -> None:
         """
-        Refuse a step with NaN, infinity or a category outside the space.
+        Refuse a step with NaN, infinity, a category outside the space, or rewards that are not one number each.
 
         :raises ValueError: and puts running statistics back to their values before the step
         """
+        self._warn_of_missing_ends(dones, infos)
         fault = fault_of_step(self.observation_space, new_obs, reward, dones, infos)
         if fault is None and normalising is not None:
             # Clipping hides infinity; the original is stored.
@@ -64,6 +68,21 @@ class RealSteps(AgentObject):
         raise ValueError(
             f"{fault} at real step {num_timesteps}. The transition was not stored; everything before it is intact, and "
             "the agent can be saved. Mend the environment (stable_baselines3's VecCheckNan finds the action that led there)."
+        )
+
+    def _warn_of_missing_ends(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """Warn once where the last observation of an episode is missing: the first one of the next is learned instead."""
+        if self._warned:
+            return
+        env = next((env for env in np.flatnonzero(dones) if infos[env].get("terminal_observation") is None), None)
+        if env is None:
+            return
+        self._warned = True
+        warnings.warn(
+            f"Environment {env} ended an episode without infos[{env}]['terminal_observation'], so the first observation of "
+            "its next episode is taken for the last of this one. Vectorised environments of Stable-Baselines3 give it; let "
+            "yours (or the wrapper that drops it) give it too.",
+            stacklevel=user_stacklevel(),
         )
 
     def check_reset(self, obs: Any, n_envs: int, num_timesteps: int) -> None:
@@ -142,10 +161,12 @@ class RealSteps(AgentObject):
     # ---- saving
 
     def state_dict(self) -> dict[str, Any]:
-        return {"returns": None if self._statistics is None else self._statistics["returns"]}
+        # Loaded, and saved again before any training: those of the saved run.
+        return {"returns": self._saved_returns if self._statistics is None else self._statistics["returns"]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._saved_returns = state["returns"]
+        returns = state["returns"]
+        self._saved_returns = None if returns is None else np.asarray(returns, dtype=np.float64)
 
 
 def cut_off_episodes(buffer: ReplayBuffer) -> None:
@@ -181,6 +202,12 @@ def fault_of_step(
     :param dones: ``(n_envs,)``
     :param infos: one per environment, with the terminal observations
     """
+    if np.shape(reward) != (len(infos),):
+        return f"The environments returned rewards of the shape {np.shape(reward)}, and not one number each, ({len(infos)},),"
+    for env, info in enumerate(infos):
+        truncated = info.get("TimeLimit.truncated", False)
+        if not isinstance(truncated, (bool, int, float, np.bool_, np.number)):
+            return f"Environment {env} returned truncated={truncated!r}, which is neither True nor False,"
     if nonfinite := nonfinite_fault(new_obs, reward, dones, infos):
         return f"Environment {nonfinite[1]} returned NaN or infinity in its {nonfinite[0]}"
     if foreign := outside_fault(space, new_obs, dones, infos):

@@ -1,12 +1,14 @@
 """Real steps: nothing is stored that did not happen, whatever environments, callbacks and users do."""
 
+import warnings
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_mbrl import MBPO, Dyna, DynaQ
 from tests.helpers.agents import LEARNED, TINY, BrokenEnv, Counter, DictEnv, intact, learned, quick, tiny
@@ -253,3 +255,71 @@ def test_infinity_is_refused_also_where_vec_normalize_clips_it():
     agent = tiny(env)
     with pytest.raises(ValueError, match="NaN or infinity in its observation at real step 70"):
         agent.learn(100)
+
+
+# ---- vectorised environments that leave something out
+
+
+class Leaves(VecEnvWrapper):
+    """A wrapper that changes rewards and infos."""
+
+    def __init__(self, n_envs: int, change, discrete: bool = False) -> None:
+        super().__init__(DummyVecEnv([(lambda: Cells(5)) if discrete else (lambda: Counter(5))] * n_envs))
+        self.change = change
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        obs, rewards, dones, infos = self.venv.step_wait()
+        return obs, self.change(rewards, infos), dones, infos
+
+
+def without_ends(rewards, infos):
+    for info in infos:
+        info.pop("terminal_observation", None)
+    return rewards
+
+
+@pytest.mark.parametrize("cls", [MBPO, DynaQ])
+def test_the_last_observation_of_an_episode_is_missing(cls):
+    """DynaQ failed with KeyError: 'terminal_observation'; the others learned the next episode's first one, without a word."""
+    env = Leaves(2, without_ends, discrete=cls is DynaQ)
+    agent = MBPO("MlpPolicy", env, **SMALL) if cls is MBPO else DynaQ("QTablePolicy", env, seed=0)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        agent.learn(30)
+    said = [str(one.message) for one in seen if "terminal_observation" in str(one.message)]
+    assert len(said) == 1
+    assert said[0].startswith("Environment 0 ended an episode without infos[0]['terminal_observation']")
+
+
+def test_rewards_of_another_shape():
+    """ValueError: could not broadcast input array, from SB3's buffer."""
+    agent = MBPO("MlpPolicy", Leaves(2, lambda rewards, infos: rewards[:, None]), **SMALL)
+    with pytest.raises(ValueError, match=r"returned rewards of the shape \(2, 1\), and not one number each, \(2,\), at real"):
+        agent.learn(10)
+
+
+def test_truncated_is_none():
+    """SB3 stores NaN as a time limit; the error came 20 steps later, from the replay buffer."""
+
+    class Undecided(Counter):
+        def step(self, action):
+            obs, reward, _, _, info = super().step(action)
+            return obs, reward, None, None, info
+
+    agent = MBPO("MlpPolicy", Undecided(), **SMALL)
+    with pytest.raises(ValueError, match="Environment 0 returned truncated=None, which is neither True nor False, at real"):
+        agent.learn(10)
+    assert agent.replay_buffer.pos == 0
+
+
+def test_returns_survive_a_load_and_a_save_without_training(tmp_path):
+    """The agent was loaded, saved again and loaded: VecNormalize scaled rewards by returns of zero."""
+    agent = MBPO("MlpPolicy", VecNormalize(DummyVecEnv([Counter] * 2)), **SMALL).learn(16)
+    returns = agent.real.state_dict()["returns"]
+    assert (returns != 0).any()
+    agent.save(tmp_path / "a")
+    MBPO.load(tmp_path / "a").save(tmp_path / "b")
+    np.testing.assert_array_equal(MBPO.load(tmp_path / "b").real.state_dict()["returns"], returns)

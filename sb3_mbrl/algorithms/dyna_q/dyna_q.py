@@ -275,7 +275,7 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
         states, actions, next_states = np.ravel(before), np.ravel(buffer_action), np.ravel(new_obs)
         errors = []
         for i, done in enumerate(dones):
-            following = infos[i]["terminal_observation"] if done else next_states[i]
+            following = infos[i].get("terminal_observation", next_states[i]) if done else next_states[i]
             terminal = bool(done) and not infos[i].get("TimeLimit.truncated", False)
             step = self._indices(states[i], actions[i], following)
             errors.append(self._learn_from(table, model, alpha, *step, float(reward[i]), terminal))
