@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 
@@ -159,10 +160,32 @@ def check_action_mask(mask: Any, rows: int, action_space: spaces.Space) -> th.Te
     """
     if not isinstance(action_space, spaces.Discrete):
         raise MissingCapability(f"action masks are for Discrete actions, not for {action_space}")
-    mask, wanted = th.as_tensor(mask).bool(), (rows, int(action_space.n))
-    if tuple(mask.shape) != wanted or not bool(mask.any(1).all()):
+    mask, wanted = as_mask(mask), (rows, int(action_space.n))
+    if tuple(mask.shape) != wanted:
         raise ValueError(f"action_mask has the shape {tuple(mask.shape)}: give {wanted}, with an allowed action in every row")
+    if not bool(mask.any(1).all()):
+        row = int((~mask.any(1)).nonzero()[0, 0])
+        raise ValueError(
+            f"action_mask allows no action in row {row}: give {wanted}, with an allowed action in every row (an episode that "
+            "is over must be reset before the next decision)"
+        )
     return mask
+
+
+def as_mask(mask: Any) -> th.Tensor:
+    """
+    Turn a mask of an environment or a user into booleans.
+
+    :raises ValueError: for text, ``None`` and other values that are neither true nor false, NaN among them
+    """
+    if not isinstance(mask, th.Tensor):
+        array = np.asarray(mask)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"action_mask is {mask!r}: give true where an action is allowed, else false")
+        mask = th.as_tensor(array)
+    if mask.is_floating_point() and not bool(mask.isfinite().all()):
+        raise ValueError("action_mask holds NaN or infinity: give true where an action is allowed, else false")
+    return mask.bool()
 
 
 def best_of(actions: th.Tensor, returns: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

@@ -7,6 +7,7 @@ from gymnasium import spaces
 
 from sb3_mbrl.contracts import MissingCapability, UnsupportedSpace
 from sb3_mbrl.planners import CEM, ICEM, ILQR, MPPI, GradientPlanner, RandomShooting
+from sb3_mbrl.planners.base import check_action_mask
 from sb3_mbrl.testing import parametrize_with_checks
 from tests.planners.problems import HORIZON, ONE, STARTS, Line, LinearQuadratic, plan
 
@@ -240,3 +241,19 @@ def test_masks_are_for_discrete_actions():
         plan(CEM(spaces.Discrete(3)), Line(spaces.Discrete(3)), [[0.0]], action_mask=th.ones(1, 2))
     with pytest.raises(ValueError, match="with an allowed action in every row"):
         plan(CEM(spaces.Discrete(3)), Line(spaces.Discrete(3)), [[0.0]], action_mask=th.zeros(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.array([[1, 0], [0, 0]]), "allows no action in row 1"),
+        (np.ones((2, 3)), r"has the shape \(2, 3\): give \(2, 2\)"),
+        (np.array([[np.nan, 0], [1, 1]]), "holds NaN or infinity"),
+        (None, "is None: give true where an action is allowed"),
+        (np.array([["a", "b"]] * 2), "is array.* give true where an action is allowed"),
+    ],
+)
+def test_masks_that_say_nothing(mask, words):
+    """NaN counted as allowed, and without an allowed action the message asked for the shape that was given."""
+    with pytest.raises(ValueError, match=rf"(?s)action_mask {words}"):
+        check_action_mask(mask, 2, spaces.Discrete(2))

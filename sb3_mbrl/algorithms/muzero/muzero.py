@@ -13,7 +13,9 @@ MuZero (Schrittwieser et al. 2020): tree search with a learned model. The loop::
         replay.update                       new priorities: the errors of the values
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -34,10 +36,11 @@ from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.algorithms.muzero.edges import SampledActions
 from sb3_mbrl.algorithms.muzero.policy import MuZeroPolicy, root_state, search_metrics
 from sb3_mbrl.algorithms.muzero.replay import EDGES, EXPLORED, MASK, POLICY, SIGN, VALUE, VERSION, Drawn, UnrollReplay
-from sb3_mbrl.checks import number, whole
+from sb3_mbrl.checks import number, user_stacklevel, whole
 from sb3_mbrl.contracts import Obs, Sequences
 from sb3_mbrl.diagnostics.tree_page import tree_page, write_tree_page
 from sb3_mbrl.models.muzero.model import MuZeroModel
+from sb3_mbrl.planners.base import as_mask
 from sb3_mbrl.planners.tree_search import SearchResult, TreeSearch
 from sb3_mbrl.trees import State, tree_map
 
@@ -188,6 +191,14 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         for name in ("batch_size", "unroll_steps", "target_update_interval"):
             setattr(self, name, whole(name, getattr(self, name), 1))
         whole("n_sampled_actions", self.n_sampled_actions, 2)
+        number("gamma", self.gamma, 0.0, 1.0)
+        if self.max_grad_norm is not None:
+            number("max_grad_norm", self.max_grad_norm, 0.0, open_low=True)
+        for progress in (1.0, 0.0):  # schedules are checked at their begin and their end
+            self._simulations(progress)
+            if self.temperature is not None:
+                at = self.temperature(progress) if callable(self.temperature) else self.temperature
+                number("temperature", at, 0.0)
         if self.td_steps != -1:
             whole("td_steps", self.td_steps, 1)
         for name in ("alpha", "beta", "reanalyze_ratio", "exploration"):
@@ -301,7 +312,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         obs, vectorised = self.policy.obs_to_tensor(raw)
         mask = None
         if action_masks is not None:
-            mask = th.as_tensor(np.asarray(action_masks))
+            mask = as_mask(action_masks)
             mask = mask if vectorised or mask.dim() > 1 else mask[None]
         n = self._simulations() if num_simulations is None else num_simulations
         return self.policy.search(obs, action_mask=mask, num_simulations=n, deterministic=deterministic)
@@ -336,7 +347,10 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
     def _simulations(self, progress_remaining: float | None = None) -> int:
         progress = self._current_progress_remaining if progress_remaining is None else progress_remaining
         n = self.num_simulations
-        return whole("num_simulations", round(n(progress)) if callable(n) else n, 1)
+        if not callable(n):
+            return whole("num_simulations", n, 1)
+        now: Any = n(progress)
+        return whole("num_simulations", round(now) if isinstance(now, float) and isfinite(now) else now, 1)
 
     def _temperature(self) -> float:
         if self.temperature is None:
@@ -373,7 +387,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         """Ask the environments for their masks, where they have any (``action_masks()``, as for MaskablePPO)."""
         if self.env is None or not isinstance(self.action_space, spaces.Discrete) or not self.env.has_attr("action_masks"):
             return None
-        return th.as_tensor(np.stack(self.env.env_method("action_masks")))
+        return th.stack([as_mask(mask) for mask in self.env.env_method("action_masks")])
 
     def _random_until(self, learning_starts: int) -> int:
         return 0  # searches with an untrained network are random enough, and their results are stored
@@ -385,6 +399,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         result = self._result
         if result is None:
             raise ValueError("A step was collected without a search: MuZero stores the results of its own searches")
+        self._warn_of_large_rewards(reward)
         self.real.keep(POLICY, result.policy.astype(np.float32))
         self.real.keep(VALUE, result.value.astype(np.float32))
         self.real.keep(VERSION, np.full(self.n_envs, self._n_updates, np.int64))
@@ -395,6 +410,18 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         position = replay_buffer.pos
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         self.replay.added(position)
+
+    def _warn_of_large_rewards(self, reward: np.ndarray) -> None:
+        """Warn once of a reward that the bins of the world model cannot stand for."""
+        largest, limit = float(np.max(np.abs(reward))), self.latent_model.output.value_range
+        if largest > limit and "value_range" not in self.recorder.said:
+            self.recorder.said.add("value_range")
+            warnings.warn(
+                f"The environment returned a reward of {largest:g}, and the world model counts rewards and values beyond "
+                f"value_range={limit:g} as {limit:g}: scale the rewards, or give world_model_kwargs={{'value_range': ...}} "
+                "the largest sum of rewards to expect.",
+                stacklevel=user_stacklevel(),
+            )
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._setup_learn(*args, **kwargs)

@@ -14,7 +14,7 @@ from sb3_mbrl.planners.base import FIXED_SEED, check_action_mask
 from sb3_mbrl.planners.tree_search import Leaf, SearchResult, TreeSearch
 from sb3_mbrl.policies import StatefulPolicy
 from sb3_mbrl.spaces import ActionCodec
-from sb3_mbrl.trees import State, batch_size, tree_map
+from sb3_mbrl.trees import State, batch_size, tree_leaves, tree_map
 
 
 class LearnedGame:
@@ -152,6 +152,8 @@ class MuZeroPolicy(StatefulPolicy):
         :param generator: the source of randomness; ``None``: the policy's own
         :param model: the world model to search in; ``None``: the agent's
         """
+        if not all(bool(leaf.isfinite().all()) for leaf in tree_leaves(obs) if leaf.is_floating_point()):
+            raise ValueError("The observation holds NaN or infinity: there is nothing to search from")
         mask = None
         if action_mask is not None:
             mask = check_action_mask(action_mask, batch_size(obs), self.action_space).numpy()

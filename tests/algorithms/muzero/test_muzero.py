@@ -128,3 +128,63 @@ def test_a_run_is_estimated_before_it_begins(env):
     assert estimate.updates == 80
     assert agent._n_updates == 0
     assert agent.replay_buffer.size() == 0
+
+
+class Masked(gym.Env):
+    """An environment with a given mask, and a given reward."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,)), spaces.Discrete(3)
+
+    def __init__(self, mask=(True, False, True), reward=1.0):
+        self.mask, self.reward = mask, reward
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def action_masks(self):
+        return self.mask
+
+    def step(self, action):
+        self.t += 1
+        return np.zeros(2, np.float32), self.reward, False, self.t == 5, {}
+
+
+@pytest.mark.parametrize("mask", [None, np.array([np.nan, 0, 1]), np.zeros(3), np.ones(2)])
+def test_masks_of_environments_that_say_nothing(mask):
+    with pytest.raises(ValueError, match=r"action_mask (is|holds|allows|has) "):
+        small(Masked(mask)).learn(2)
+
+
+def test_rewards_beyond_the_support_are_reported_once():
+    """A reward of a million was learned as 20, without a word."""
+    agent = small(Masked(reward=1e6), learning_starts=1000)
+    with pytest.warns(UserWarning, match=r"a reward of 1e\+06, .* value_range=20 as 20: scale the rewards") as seen:
+        agent.learn(12)
+    assert len([one for one in seen if "value_range" in str(one.message)]) == 1
+
+
+def test_nothing_is_searched_from_nan():
+    """The message was about an episode that is over."""
+    agent = small(Masked())
+    for ask in (agent.predict, agent.search):
+        with pytest.raises(ValueError, match="The observation holds NaN or infinity"):
+            ask(np.full(2, np.nan, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"temperature": "warm"}, "temperature='warm'"),
+        ({"num_simulations": lambda progress: 3 * progress}, "num_simulations=0: give a whole number from 1 on"),
+        ({"num_simulations": lambda progress: None}, "num_simulations=None: give a whole number from 1 on"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm=nan"),
+        ({"gamma": float("nan")}, "gamma=nan: give a number from 0 up to 1"),
+    ],
+)
+def test_settings_are_checked_before_the_run(settings, words):
+    """They ended training in the middle: a schedule of simulations at its end."""
+    with pytest.raises(ValueError, match=words):
+        small(**settings)
