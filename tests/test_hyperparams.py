@@ -187,3 +187,10 @@ def test_private_names_are_never_suggested():
 
 def test_algorithms_with_presets_are_listed():
     assert {"mbpo", "pets", "dreamer_v3"} <= set(preset_algorithms())
+
+
+@pytest.mark.parametrize("name", [None, 3, ["Hopper-v5"]])
+def test_a_name_that_is_no_text(name):
+    """TypeError: 'NoneType' object is not iterable."""
+    with pytest.raises(KeyError, match="is no name of a preset: give a Gymnasium id"):
+        MBPO.preset(name)

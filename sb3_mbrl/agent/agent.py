@@ -54,7 +54,7 @@ from sb3_mbrl.agent.recorder import Recorder, leaves, writes
 from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.agent.streams import SharedStreams
 from sb3_mbrl.buffers import ReplayData
-from sb3_mbrl.checks import did_you_mean, user_stacklevel
+from sb3_mbrl.checks import did_you_mean, number, user_stacklevel, whole
 from sb3_mbrl.contracts import Data, FitBudget, UnsupportedSpace, WorldModel
 from sb3_mbrl.hyperparams import load_preset, with_overrides
 from sb3_mbrl.imagination.starts import replay_starts
@@ -194,10 +194,12 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         self._check_hyperparameters()
         self.parts = self._choose_parts(given, saved)
         self.parts.build(self.random)
+        if self.world_model is not None:
+            self._check_settings_of_sb3()
         self._build()
         self._convert_actions()
         if saved is not None:
-            self.parts.restore_structure(saved["parts"])
+            checkpoint.restore_structure(self.parts, saved["parts"])
         if saved is None and self.world_model is not None:
             self._say_pace()
         self.registry.hook.sb3_mbrl_on_setup(agent=self)
@@ -230,6 +232,13 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
         given = self.plugins
         if given is not None and (isinstance(given, (str, ModuleType)) or not isinstance(given, Iterable)):
             raise TypeError(f"plugins={given!r}: give a list: plugins=[...]")
+
+    def _check_settings_of_sb3(self) -> None:
+        """
+        Check settings that SB3 takes as they are, where there is a world model.
+
+        :raises ValueError: for a value with which learning would fail in the middle, or learn nothing
+        """
 
     def _choose_parts(self, given: Mapping[str, Any], saved: Mapping[str, Any] | None) -> Parts:
         """
@@ -458,6 +467,23 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
     def _converts_actions(self) -> bool:
         """Whether actions are converted by us, since SB3's own results are no members of the space"""
         return self.world_model is not None and left_behind_by_sb3(self.action_space)
+
+    def _check_settings_of_sb3(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        for name in {"batch_size", "buffer_size", "target_update_interval"} & set(given):
+            whole(name, given[name], 1)
+        exploration = {"exploration_fraction", "exploration_initial_eps", "exploration_final_eps"}
+        for name in {"gamma", "tau", *exploration} & set(given):
+            number(name, given[name], 0.0, 1.0)
+        for progress in (1.0, 0.0):  # of training, the begin and the end
+            number("learning_rate", self.lr_schedule(progress), 0.0)
+        norm = given.get("max_grad_norm")
+        if isinstance(norm, (int, float)) and not norm > 0:  # NaN too; DreamerV3 takes one for each of its networks
+            raise ValueError(f"max_grad_norm={norm!r}: give a number above 0")
+        if self.action_noise is not None and not isinstance(self.action_noise, ActionNoise):
+            raise TypeError(f"action_noise={self.action_noise!r}: give an ActionNoise of stable_baselines3.common.noise")
+        if not isinstance(self.train_freq.frequency, Integral) or self.train_freq.frequency < 1:
+            raise ValueError(f"train_freq={self.train_freq!r}: give the steps (or episodes) between two updates, from 1 on")
 
     def _act_by(self, policy: StatefulPolicy) -> None:
         """Act with a policy that has a state; actions come from :meth:`_decide`."""

@@ -52,6 +52,8 @@ def load_preset(algo: str, env_id: str) -> Preset:
     :return: values that are not shared with any other call
     :raises KeyError: when there is no such preset; the message names the nearest one
     """
+    if not isinstance(env_id, str):
+        raise KeyError(f"{env_id!r} is no name of a preset: give a Gymnasium id, such as 'Pendulum-v1'")
     table = _read(algo)
     if env_id not in table:
         hint = did_you_mean(env_id, table)

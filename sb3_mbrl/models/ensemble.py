@@ -9,6 +9,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 
+from sb3_mbrl.checks import whole
 from sb3_mbrl.contracts import MemberPrediction, Prediction
 from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.models.vector_heads import Outcome
@@ -31,7 +32,8 @@ class EnsembleModel(MLPModel):
     def __init__(
         self, observation_space: spaces.Space, action_space: spaces.Space, *, members: int = 7, elites: int = 5, **kwargs: Any
     ) -> None:
-        if not 1 <= elites <= members:
+        members, elites = whole("members", members, 1), whole("elites", elites, 1)
+        if elites > members:
             raise ValueError(f"elites={elites} of members={members}: give 1 <= elites <= members")
         super().__init__(observation_space, action_space, _members=members, **kwargs)
         self.n_elites = elites

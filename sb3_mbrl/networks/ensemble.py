@@ -172,7 +172,11 @@ class Standardiser(nn.Module):
         :param columns: ``(dim,)`` booleans: the columns to standardise, the others stay as they are
         :param constant: the scale of columns that do not vary; 0: :meth:`inverse` always returns the constant
         """
-        self.set(rows.mean(0), rows.std(0, correction=0), columns, constant)
+        mean, std = rows.mean(0), rows.std(0, correction=0)
+        if not (mean.isfinite().all() and std.isfinite().all()):  # the sum, or the squares, are beyond float32
+            wide = rows.double()
+            mean, std = wide.mean(0).float(), wide.std(0, correction=0).float()
+        self.set(mean, std, columns, constant)
 
     def set(self, mean: th.Tensor, std: th.Tensor, columns: th.Tensor | None = None, constant: float = 1.0) -> None:
         """Set mean and standard deviation, ``(dim,)`` each; see :meth:`fit` for the other parameters."""

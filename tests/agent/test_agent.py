@@ -2,7 +2,9 @@
 
 import pytest
 
+from sb3_mbrl import Dyna
 from tests.helpers.agents import learned, quick
+from tests.helpers.dreamers import small
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,35 @@ def test_options_that_contradict_each_other(wrong, words):
 def test_options_that_contradict_each_other_are_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         learned(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"batch_size": 0}, "batch_size=0: give a whole number from 1 on"),
+        ({"batch_size": -3}, "batch_size=-3"),
+        ({"buffer_size": 0}, "buffer_size=0"),
+        ({"gamma": float("nan")}, "gamma=nan: give a number from 0 up to 1"),
+        ({"tau": -1}, "tau=-1"),
+        ({"train_freq": 0}, r"train_freq=TrainFreq\(frequency=0"),
+        ({"target_update_interval": 0}, "target_update_interval=0"),
+        ({"learning_rate": lambda progress: progress - 0.5}, "learning_rate=-0.5: give a number from 0"),
+        ({"action_noise": 3}, "action_noise=3: give an ActionNoise"),
+    ],
+)
+def test_settings_of_sb3_that_end_training_in_the_middle(wrong, words):
+    """NaN weights, a ZeroDivisionError, an action noise without ``reset``: all after the run had begun."""
+    with pytest.raises((ValueError, TypeError), match=words):
+        quick(**wrong)
+
+
+def test_a_learning_rate_of_nan_is_not_blamed_on_the_environment():
+    """DreamerV3 gave the environment an action of NaN, and said that the environment had returned NaN."""
+    with pytest.raises(ValueError, match="learning_rate=nan: give a number from 0"):
+        small(learning_rate=float("nan"))
+
+
+def test_a_gradient_norm_of_nan():
+    """All weights of Dyna's policy were NaN after the first update."""
+    with pytest.raises(ValueError, match="max_grad_norm=nan: give a number above 0"):
+        Dyna("MlpPolicy", "CartPole-v1", max_grad_norm=float("nan"), device="cpu")

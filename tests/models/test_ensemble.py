@@ -89,3 +89,10 @@ def test_the_loss_of_the_contract_is_the_one_that_fit_minimises():
     first = th.zeros(50).index_fill(0, th.tensor([0]), 50.0)
     alone = model.loss(type(rows)(*(column[:1] for column in rows)))
     th.testing.assert_close(loss.total(first), alone.total())
+
+
+@pytest.mark.parametrize(("name", "value"), [("members", "two"), ("elites", 0), ("members", 1.5)])
+def test_numbers_of_members_are_named(name, value):
+    """TypeError: '<=' not supported between instances of 'int' and 'str'."""
+    with pytest.raises(ValueError, match=rf"{name}={value!r}: give a whole number from 1 on"):
+        EnsembleModel(OBS, ACT, **{**SMALL, name: value})

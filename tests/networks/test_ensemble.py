@@ -58,3 +58,14 @@ def test_standardiser_leaves_constant_columns_at_scale_one():
     assert abs(float(out[:, 1].std(correction=0)) - 1) < 1e-5
     assert out[:, 0].abs().max() < 1e-2
     th.testing.assert_close(standardiser.inverse(out), rows)
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e38])
+def test_standardiser_of_columns_whose_sums_overflow(scale):
+    """The mean was infinite, and every prediction NaN."""
+    rows = scale * th.tensor([[1.0], [-1.0], [3.0], [1.0]]).clamp(-2, 2)
+    standardiser = Standardiser(1)
+    standardiser.fit(rows)
+    assert standardiser.mean.isfinite().all()
+    assert standardiser.std.isfinite().all()
+    assert standardiser(rows).abs().max() < 2
