@@ -415,7 +415,8 @@ def restore(agent: Any, state: Mapping[str, Any]) -> None:
         part = getattr(agent, name)
         if part is None or name not in state:
             continue
-        if name != "parts" and (reason := unlike(state[name], part.state_dict(), name)):
+        # The kind of the streams of this process says nothing of the saved ones, which are tried out when they are loaded.
+        if name not in ("parts", "streams") and (reason := unlike(state[name], part.state_dict(), name)):
             raise DamagedError(f"{reason}, under {STATE!r}")
         try:
             part.load_state_dict(state[name])

@@ -164,7 +164,7 @@ def test_values_of_wrong_types_are_refused_by_name_when_the_file_is_loaded(path,
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("streams", {}, r"streams lacks 'python'"),
+        ("streams", {}, r"the state of 'streams' under 'model_based' is not what was saved"),
         ("trainer", 5, r"trainer is 5, not a dictionary"),
         ("recorder", {"phase_seconds": {"fit": "x"}}, r"the state of 'recorder' under 'model_based' is not what was saved"),
         ("random", {"generator": None}, r"the state of 'random' under 'model_based' is not what was saved"),
