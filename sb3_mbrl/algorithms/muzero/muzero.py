@@ -35,11 +35,23 @@ from sb3_mbrl.agent.joint_update import JointUpdate, Learner
 from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.algorithms.muzero.edges import SampledActions
 from sb3_mbrl.algorithms.muzero.policy import MuZeroPolicy, root_state, search_metrics
-from sb3_mbrl.algorithms.muzero.replay import EDGES, EXPLORED, MASK, POLICY, SIGN, VALUE, VERSION, Drawn, UnrollReplay
+from sb3_mbrl.algorithms.muzero.replay import (
+    EDGES,
+    EXPLORED,
+    MASK,
+    POLICY,
+    SIGN,
+    SNAPSHOT,
+    VALUE,
+    VERSION,
+    Drawn,
+    UnrollReplay,
+)
 from sb3_mbrl.checks import number, user_stacklevel, whole
 from sb3_mbrl.contracts import Obs, Sequences
 from sb3_mbrl.diagnostics.tree_page import tree_page, write_tree_page
 from sb3_mbrl.models.muzero.model import MuZeroModel
+from sb3_mbrl.models.oracle import OracleModel
 from sb3_mbrl.planners.base import as_mask
 from sb3_mbrl.planners.tree_search import SearchResult, TreeSearch
 from sb3_mbrl.trees import State, tree_map
@@ -64,6 +76,11 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
     :param gradient_steps: as in SB3; -1: as many updates as real steps were collected
     :param num_simulations: the simulations of a search, or a schedule of their number
     :param search: ``"gumbel"`` or ``"puct"``
+    :param search_model: what is searched in: ``"learned"``, or ``"oracle"``, the true environment, which is
+        AlphaZero (Silver et al. 2018). The world model is learned all the same, and judges positions: so a user sees whether
+        the learned dynamics is to blame. ``load(..., search_model="learned")`` continues with it. The environments must be
+        in this process (``DummyVecEnv``), and their states must be such as an oracle can capture
+        (:class:`~sb3_mbrl.models.oracle.OracleModel`); to ``predict``, they must be found in observations (as on boards)
     :param search_kwargs: further arguments of :class:`~sb3_mbrl.planners.tree_search.TreeSearch`
     :param temperature: for ``"puct"``: the temperature of the choice by visit counts, or a schedule of it; by default 1, 0.5
         from half of the training on, and 0.25 from three quarters on
@@ -116,6 +133,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         num_simulations: int | Schedule = 25,
         search: Literal["gumbel", "puct"] = "gumbel",
+        search_model: Literal["learned", "oracle"] = "learned",
         search_kwargs: dict[str, Any] | None = None,
         temperature: float | Schedule | None = None,
         exploration: float = 0.0,
@@ -167,6 +185,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         self.num_simulations, self.search_kind, self.search_kwargs = num_simulations, search, dict(search_kwargs or {})
+        self.search_model = search_model
         self.temperature, self.exploration, self.n_sampled_actions = temperature, exploration, n_sampled_actions
         self.unroll_steps, self.td_steps = unroll_steps, td_steps
         self.prioritized, self.alpha, self.beta = prioritized, alpha, beta
@@ -203,6 +222,8 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             whole("td_steps", self.td_steps, 1)
         for name in ("alpha", "beta", "reanalyze_ratio", "exploration"):
             number(name, getattr(self, name), 0.0, 1.0)
+        if self.search_model not in ("learned", "oracle"):
+            raise ValueError(f"search_model={self.search_model!r}: choose 'learned' or 'oracle'")
         if self.value_bootstrap not in ("target", "search"):
             raise ValueError(f"value_bootstrap={self.value_bootstrap!r}: choose 'target' or 'search'")
 
@@ -219,6 +240,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         tree_search = TreeSearch(self.search_kind, num_simulations=first, **self.search_kwargs)
         with self.random.scope(self.device):
             self.policy.attach(self.latent_model, tree_search, self.n_sampled_actions)
+        self._choose_game()
         self.latent_model.optimizer = None  # the joint update trains it
         self.update = JointUpdate(
             [Learner(self.latent_model, 1.0, self.max_grad_norm)],
@@ -238,6 +260,24 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         self._act_by(self.policy)
         self._result: SearchResult | None = None
         """The search of the last decision in training"""
+
+    def _choose_game(self) -> None:
+        """Search in the world model, or in a copy of the first environment."""
+        learned, oracle = self.search_model == "learned", None
+        if not learned and self.env is not None:
+            envs = getattr(self.env.unwrapped, "envs", None)
+            if envs is None:
+                raise ValueError(
+                    "search_model='oracle' searches in a copy of the environment, and those of "
+                    f"{type(self.env.unwrapped).__name__} are in other processes: use DummyVecEnv, make_vec_env's default"
+                )
+            oracle = OracleModel(self.observation_space, self.action_space, env=envs[0], device=self.device)
+        self.policy.search_in(oracle, learned=learned)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """As SB3's; with ``search_model="oracle"``, the new environment is searched in."""
+        super().set_env(env, force_reset)
+        self._choose_game()
 
     def _make_replay(self) -> UnrollReplay:
         td_steps = None if self.td_steps == -1 else self.td_steps
@@ -359,9 +399,12 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         return float(FloatSchedule(self.temperature)(self._current_progress_remaining))
 
     def _decide(self, obs: Any, state: Any, is_first: th.Tensor, deterministic: bool) -> tuple[th.Tensor, Any]:
-        mask = self._env_masks()
+        mask, snapshot = self._env_masks(), None
         if mask is not None:
             self.real.keep(MASK, mask.numpy())
+        if (oracle := self.policy.oracle) is not None and self.env is not None:
+            snapshot = oracle.capture_vec(self.env)
+            self.real.keep(SNAPSHOT, snapshot.numpy())
         with self.recorder.phase("search"):
             self._result = result = self.policy.search(
                 obs,
@@ -369,6 +412,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
                 num_simulations=self._simulations(),
                 temperature=self._temperature(),
                 generator=self.random.generator,
+                snapshot=snapshot,
             )
         self.recorder.record_all("search", search_metrics(result))
         edge = self._explore(result) if self.exploration else result.action
@@ -462,9 +506,13 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         self._update_once(batch_size)
 
     def side_row_bytes(self) -> int:
-        """The bytes of the result of a search: a policy in single precision, the value, the age and the sampled actions."""
+        """The bytes of the result of a search: a policy in single precision, the value, the age and the sampled
+        actions; and the state of the environment, where it is searched in.
+        """
         sampled = 0 if isinstance(self.action_space, spaces.Discrete) else 4 * self._buffer.action_dim
-        return (4 + sampled) * self.policy.edges.n + 4 + 8
+        oracle = self.policy.oracle
+        state = 0 if oracle is None else oracle.snapshot_size * (8 if oracle.snapshot_dtype == th.float64 else 1)
+        return (4 + sampled) * self.policy.edges.n + 4 + 8 + state
 
     def forget_side_store(self) -> None:
         """Begin with an empty side store, in which all searches of the present replay buffer have found nothing."""
@@ -517,6 +565,14 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         rows, owners = places.T
         side = self.real.side_of(self._buffer)
         mask = th.as_tensor(side.arrays[MASK][rows, owners]) if MASK in side.arrays else None
+        snapshot = None
+        if self.policy.oracle is not None:
+            if not side.written(SNAPSHOT)[rows].all():
+                raise ValueError(
+                    "The replay buffer holds steps without the states of the environment, which search_model='oracle' needs "
+                    "to search them again: continue with load(..., reanalyze_ratio=0.0)"
+                )
+            snapshot = th.as_tensor(side.arrays[SNAPSHOT][rows, owners])
         with self.recorder.phase("reanalyze"):
             result = self.policy.search(
                 self.replay.obs_at(rows, owners),
@@ -524,6 +580,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
                 num_simulations=self._simulations(),
                 generator=self.random.generator,
                 model=self.policy.target,
+                snapshot=snapshot,
             )
         side.put_rows(POLICY, rows, owners, result.policy.astype(np.float32))
         side.put_rows(VALUE, rows, owners, result.value.astype(np.float32))

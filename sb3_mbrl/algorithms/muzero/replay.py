@@ -19,6 +19,8 @@ POLICY, VALUE, EDGES, MASK = "search.policy", "search.value", "search.edges", "s
 """The names in the side store of what belongs to a row's search: its policy, root value, sampled actions, allowed actions"""
 SIGN, VERSION, EXPLORED = "search.sign", "search.version", "search.explored"
 """-1 where the other player moves next; the number of updates of the network that searched; 1 where the action was random"""
+SNAPSHOT = "search.snapshot"
+"""The state of the true environment, where it is searched in"""
 
 
 class Drawn(NamedTuple):
