@@ -51,7 +51,7 @@ GAMES = {
     "connect-four": Game("ConnectFour-v0", 400_000, 20_000),
 }
 SEEDS = (0, 1, 2)
-SETTINGS: dict[str, Any] = {"learning_rate": [2e-3, 1e-4]}
+SETTINGS: dict[str, Any] = {"learning_rate": [2e-3, 1e-5]}
 """What differs from the preset: the learning rate falls linearly"""
 
 

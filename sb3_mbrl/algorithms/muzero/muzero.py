@@ -33,6 +33,7 @@ from sb3_mbrl.agent.agent import OffPolicyAgent
 from sb3_mbrl.agent.cuda_graph import Compile
 from sb3_mbrl.agent.joint_update import JointUpdate, Learner
 from sb3_mbrl.agent.stateful import StatefulActing
+from sb3_mbrl.algorithms.muzero import segments
 from sb3_mbrl.algorithms.muzero.edges import SampledActions
 from sb3_mbrl.algorithms.muzero.policy import MuZeroPolicy, root_state, search_metrics
 from sb3_mbrl.algorithms.muzero.replay import (
@@ -47,6 +48,7 @@ from sb3_mbrl.algorithms.muzero.replay import (
     Drawn,
     UnrollReplay,
 )
+from sb3_mbrl.algorithms.muzero.segments import Segment, Snapshot
 from sb3_mbrl.checks import number, user_stacklevel, whole
 from sb3_mbrl.contracts import Obs, Sequences
 from sb3_mbrl.diagnostics.tree_page import tree_page, write_tree_page
@@ -471,6 +473,39 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         result = super()._setup_learn(*args, **kwargs)
         self._follow_buffer()
         return result
+
+    # ------------------------------------------------------------------------------------------------ collecting elsewhere
+
+    def snapshot(self) -> Snapshot:
+        """Copy the networks, for an agent that collects steps elsewhere (:mod:`~sb3_mbrl.algorithms.muzero.segments`)."""
+        weights = {name: value.detach().cpu().clone() for name, value in self.latent_model.state_dict().items()}
+        return Snapshot(self._n_updates, weights)
+
+    def load_snapshot(self, snapshot: Snapshot) -> None:
+        """Search with the networks of another agent's :meth:`snapshot` from now on."""
+        self.latent_model.load_state_dict(snapshot.world_model)
+        self.latent_model.fitted = True
+        self._n_updates = snapshot.version
+
+    def newest(self, n: int) -> Segment:
+        """
+        Return the newest real steps, with the results of their searches.
+
+        :param n: the number of steps of each environment
+        """
+        self._follow_buffer()
+        return segments.newest(self.replay, n)
+
+    def add(self, segment: Segment) -> int:
+        """
+        Add real steps that another agent has collected.
+
+        :return: the number of steps, to which :meth:`train`'s ``gradient_steps`` should be in proportion
+        """
+        self._follow_buffer()
+        steps = segments.add(self.replay, segment)
+        self.num_timesteps += steps
+        return steps
 
     # ------------------------------------------------------------------------------------------------ learning
 
