@@ -47,7 +47,7 @@ class Game(NamedTuple):
 
 
 GAMES = {
-    "tictactoe": Game("TicTacToe-v0", 80_000, 8_000),
+    "tictactoe": Game("TicTacToe-v0", 160_000, 8_000),
     "connect-four": Game("ConnectFour-v0", 400_000, 20_000),
 }
 SEEDS = (0, 1, 2)
