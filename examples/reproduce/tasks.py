@@ -46,6 +46,7 @@ class Task:
     :param algo: the name of the algorithm
     :param true_model: the settings that replace the world model's, so that the model is the environment itself; ``None``: the
         task has no such variant
+    :param n_envs: the number of environments that are stepped together; their steps are counted one by one
     """
 
     name: str
@@ -60,6 +61,7 @@ class Task:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     algo: str = "mbpo"
     true_model: Mapping[str, Any] | None = None
+    n_envs: int = 1
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -247,13 +249,14 @@ TASKS = {
         Task(
             "muzero-frozenlake",
             "FrozenLake-v1",
-            40_000,
-            2_000,
+            30_000,
+            3_000,
             1_000,
             _THREE,
             load_preset("muzero", "FrozenLake-v1").kwargs,
             0.666,
             algo="muzero",
+            n_envs=8,
         ),
         Task(
             "muzero-pendulum",
@@ -265,6 +268,7 @@ TASKS = {
             load_preset("muzero", "Pendulum-v1").kwargs,
             -300.0,
             algo="muzero",
+            n_envs=4,
         ),
         *(preset_task(f"{body}-v5") for body in ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid")),
     )
@@ -350,6 +354,7 @@ def conditions(
         "deadline": task.deadline,
         "settings": dict(settings),
         "device": device,
+        **({"n_envs": task.n_envs} if task.n_envs > 1 else {}),
     }
     # JSON turns tuples into lists, and these values are compared with those of a file.
     return json.loads(json.dumps(values))
