@@ -295,7 +295,9 @@ class MuZeroModel(LatentModel):
                 F.binary_cross_entropy_with_logits(endings, rows.terminated.float(), reduction="none") * known * scale[1:]
             ).sum(1),
         }
+        value_errors: dict[str, th.Tensor] = {}
         if "value" in extra:
+            value_errors = _errors("value", 0, self.output.mean(values), extra["value"], extra["value_weight"])
             losses = self.output.loss(values, extra["value"])
             terms["value"] = (losses * extra["value_weight"] * scale).sum(1)
             if chance:
@@ -321,10 +323,7 @@ class MuZeroModel(LatentModel):
             rows=terms,
             weights={name: weight for name, weight in weights.items() if name in terms},
             states={"value": self.output.mean(values[:, 0]).detach()},
-            metrics={
-                f"reward_error_{k + 1}": _mean_error(self.output.mean(rewards[:, k]), rows.reward[:, k], known[:, k])
-                for k in sorted({0, steps - 1})
-            },
+            metrics={**_errors("reward", 1, self.output.mean(rewards), rows.reward, known), **value_errors},
         )
 
     def _unroll(self, batch: Sequences) -> tuple[th.Tensor, th.Tensor, th.Tensor, dict[str, th.Tensor]]:
@@ -382,5 +381,16 @@ def _first_episode(is_last: th.Tensor) -> th.Tensor:
     return (ended == 0).float()
 
 
-def _mean_error(predicted: th.Tensor, true: th.Tensor, known: th.Tensor) -> th.Tensor:
-    return ((predicted - true).abs() * known).sum().detach() / known.sum().clamp(min=1.0)
+def _errors(name: str, first: int, predicted: th.Tensor, true: th.Tensor, known: th.Tensor) -> dict[str, th.Tensor]:
+    """
+    Compute mean absolute errors by the number of unrolled steps.
+
+    :param name: the name of what is predicted
+    :param first: the number of unrolled steps that the first column stands for
+    :param predicted: ``(B, n)``
+    :param true: ``(B, n)``
+    :param known: ``(B, n)``, 1 where ``true`` counts
+    :return: ``name_error_k`` for each column
+    """
+    means = ((predicted - true).abs() * known).sum(0).detach() / known.sum(0).clamp(min=1.0)
+    return {f"{name}_error_{k}": mean for k, mean in enumerate(means.unbind(), start=first)}
