@@ -39,6 +39,7 @@ from sb3_mbrl.buffers import ImaginedBuffer
 from sb3_mbrl.contracts import Data, Imagination, Obs, ReplaySampler, RolloutImagination, UnsupportedSpace
 from sb3_mbrl.imagination.acting import act_in_imagination
 from sb3_mbrl.imagination.starts import check_choice
+from sb3_mbrl.policies import policy_names
 from sb3_mbrl.spaces import ActionCodec, unusable_by_sb3
 
 
@@ -80,6 +81,10 @@ class ModelBasedMixin(OffPolicyAgent):
     imagination_class: Any
     imagination_kwargs: Any
     real_ratio: float
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.policy_aliases = policy_names(cls.policy_aliases)
 
     def __init__(
         self,
