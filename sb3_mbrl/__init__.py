@@ -8,7 +8,7 @@ from sb3_mbrl.algorithms.model_based import model_based
 from sb3_mbrl.algorithms.muzero import MuZero
 from sb3_mbrl.algorithms.pets import PETS
 from sb3_mbrl.contracts import Planner, WorldModel
-from sb3_mbrl.envs import boards, cartpole, catch, mazes, memory_cue
+from sb3_mbrl.envs import boards, cartpole, catch, control_suite, mazes, memory_cue
 from sb3_mbrl.envs.latent_vec_env import LatentVecEnv
 from sb3_mbrl.envs.model_vec_env import ModelVecEnv
 from sb3_mbrl.hookspecs import hookimpl
@@ -36,3 +36,4 @@ cartpole.register()
 catch.register()
 memory_cue.register()
 boards.register()
+control_suite.register()
