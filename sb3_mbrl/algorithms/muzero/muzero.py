@@ -564,7 +564,8 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         drawn = self.replay.draw(batch_size, self.random.generator)
         if self.reanalyze_ratio > 0.0:
             self._reanalyze(drawn)
-        rows = self.replay.batch(drawn, self._target_value, stored_values=self.value_bootstrap == "search")
+        stored, chance = self.value_bootstrap == "search", self.latent_model.chance is not None
+        rows = self.replay.batch(drawn, self._target_value, stored_values=stored, action_values=chance)
         weights = th.as_tensor(drawn.weights, dtype=th.float32, device=self.device)
         self.update.n_updates = self._n_updates
         on_device = tree_map(lambda leaf: leaf.to(self.device), rows)

@@ -109,7 +109,14 @@ class UnrollReplay:
 
     # ---- a batch
 
-    def batch(self, drawn: Drawn, value_of: Callable[[Obs], np.ndarray], *, stored_values: bool = False) -> Sequences:
+    def batch(
+        self,
+        drawn: Drawn,
+        value_of: Callable[[Obs], np.ndarray],
+        *,
+        stored_values: bool = False,
+        action_values: bool = False,
+    ) -> Sequences:
         """
         Make the targets of windows.
 
@@ -117,6 +124,7 @@ class UnrollReplay:
         :param value_of: the values of raw observations ``(N, ...)`` by the target network
         :param stored_values: whether to bootstrap from the values of stored searches where there are some (else, and behind
             time limits always, from the target network)
+        :param action_values: whether to make targets for the values of actions too, which afterstates learn
         :return: windows of ``K`` steps, with the ``extra`` that :meth:`~sb3_mbrl.models.muzero.model.MuZeroModel.loss` takes
         """
         steps, unroll, states = drawn.steps, self.unroll, self.unroll + 1
@@ -138,6 +146,10 @@ class UnrollReplay:
             "policy": th.as_tensor(self.side.arrays[POLICY][positions, envs]),
             "policy_weight": th.as_tensor(living, dtype=th.float32),
         }
+        if action_values:
+            last = targets.last_steps(steps, unroll, n, of_actions=True)
+            of_actions = targets.value_targets(steps, last, self._bootstrap(drawn, last, value_of, stored_values))
+            extra["action_value"] = th.as_tensor(of_actions, dtype=th.float32)
         if EDGES in self.side.arrays:
             extra["edges"] = th.as_tensor(self.side.arrays[EDGES][positions, envs])
         none = th.zeros_like(ended)

@@ -270,8 +270,9 @@ class MuZeroModel(LatentModel):
             whether a step is known (by default, those of the first episode of a window are), and ``real`` ``(B, K)``, whether
             it was really taken (a step after a termination is known, and was not); and the targets of the ``K + 1`` states:
             ``policy`` ``(B, K + 1, n)``, a distribution over the actions, or over ``edges`` ``(B, K + 1, n, A)``;
-            ``policy_weight`` ``(B, K + 1)``; ``value`` and ``value_weight`` ``(B, K + 1)``. Without targets, rewards,
-            terminations and consistency are learned
+            ``policy_weight`` ``(B, K + 1)``; ``value`` and ``value_weight`` ``(B, K + 1)``; and, for afterstates,
+            ``action_value`` ``(B, K)`` (by default ``value``, from which it differs where actions were random). Without
+            targets, rewards, terminations and consistency are learned
         :param start: not used: windows begin with an observation
         :return: ``rows``: one value per window and term; ``states``: ``{"value": (B,)}``, the predicted value of the first
             state, from which priorities are computed
@@ -301,7 +302,7 @@ class MuZeroModel(LatentModel):
             losses = self.output.loss(values, extra["value"])
             terms["value"] = (losses * extra["value_weight"] * scale).sum(1)
             if chance:
-                losses = self.output.loss(chance["value"], extra["value"][:, :-1])
+                losses = self.output.loss(chance["value"], extra.get("action_value", extra["value"][:, :-1]))
                 terms["afterstate_value"] = (losses * extra["value_weight"][:, :-1] * scale[1:]).sum(1)
         if chance:
             # The distribution learns the codes; the scores of a code are drawn to the code itself.
