@@ -52,11 +52,17 @@ class UnrollReplay:
     :param n_steps: the number of real steps whose rewards a value target sums; ``None``: all until the episode ends
     :param alpha: see :class:`~sb3_mbrl.buffers.priorities.Priorities`
     :param beta: see :class:`~sb3_mbrl.buffers.priorities.Priorities`
+    :raises ValueError: for a buffer that does not know how episodes ended
     """
 
     def __init__(
         self, buffer: ReplayBuffer, side: SideStore, gamma: float, unroll: int, n_steps: int | None, alpha: float, beta: float
     ) -> None:
+        if buffer.optimize_memory_usage or not getattr(buffer, "handle_timeout_termination", True):
+            raise ValueError(
+                "MuZero's targets bootstrap through time limits, from the last observations of episodes, and a replay buffer "
+                "with optimize_memory_usage=True or handle_timeout_termination=False does not know these: leave them out"
+            )
         self.data, self.side = ReplayData(buffer), side
         self.gamma, self.unroll, self.n_steps = gamma, unroll, n_steps
         self.priorities = Priorities((buffer.buffer_size, buffer.n_envs), alpha, beta)

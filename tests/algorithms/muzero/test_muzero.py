@@ -6,10 +6,11 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_mbrl import MuZero
-from sb3_mbrl.algorithms.muzero.replay import MASK, POLICY, SIGN, VALUE
+from sb3_mbrl.algorithms.muzero.replay import EXPLORED, MASK, POLICY, SIGN, VALUE
+from sb3_mbrl.envs.boards import Opponent, RandomPlayer
 from tests.algorithms.muzero.agents import SMALL, Count, small
 
 
@@ -163,6 +164,33 @@ def test_rewards_beyond_the_support_are_reported_once():
     with pytest.warns(UserWarning, match=r"a reward of 1e\+06, .* value_range=20 as 20: scale the rewards") as seen:
         agent.learn(12)
     assert len([one for one in seen if "value_range" in str(one.message)]) == 1
+
+
+def test_rewards_are_judged_as_they_are_stored():
+    """Behind ``VecNormalize`` the reward of the step was judged, and the buffer keeps that of before."""
+    env = VecNormalize(DummyVecEnv([lambda: Masked(reward=1e6)]), norm_obs=False)
+    with pytest.warns(UserWarning, match=r"a reward of 1e\+06, .* value_range=20 as 20: scale the rewards"):
+        small(env, learning_starts=1000).learn(3)
+
+
+def test_steps_after_exploration_are_not_marked_as_random():
+    """The marks of the last decision with ``exploration`` were stored with every later step."""
+    agent = small(DummyVecEnv([Count] * 2), exploration=1.0, learning_starts=1000).learn(40)
+    assert agent.real.side.arrays[EXPLORED][:20].any()
+    agent.exploration = 0.0
+    agent.learn(40, reset_num_timesteps=False)
+    assert not agent.real.side.arrays[EXPLORED][20:40].any()
+
+
+def test_an_environment_of_other_players_is_refused(tmp_path):
+    """Rewards and values had the signs of one player, without a word."""
+    alone = small(Opponent(gym.make("TicTacToe-v0"), RandomPlayer()))
+    with pytest.raises(ValueError, match="turns=2, and the agent was made for 1: the signs"):
+        alone.set_env(gym.make("TicTacToe-v0"))
+    alone.save(tmp_path / "alone")
+    with pytest.raises(ValueError, match="turns=2, and the agent was made for 1: the signs"):
+        MuZero.load(tmp_path / "alone", env=gym.make("TicTacToe-v0"))
+    alone.set_env(Opponent(gym.make("TicTacToe-v0"), RandomPlayer(1)))
 
 
 def test_nothing_is_searched_from_nan():
