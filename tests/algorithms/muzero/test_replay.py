@@ -218,5 +218,5 @@ def test_buffers_that_lose_the_ends_of_episodes_are_refused(setting):
     agent = collected(4, False)
     spaces = agent.observation_space, agent.action_space
     agent.replay_buffer = ReplayBuffer(50, *spaces, "cpu", handle_timeout_termination=False, **setting)
-    with pytest.raises(ValueError, match="bootstrap through time limits .* leave these out"):
+    with pytest.raises(ValueError, match=r"bootstrap through time limits, .* leave them out"):
         agent.learn(2)
