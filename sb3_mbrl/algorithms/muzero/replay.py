@@ -170,18 +170,18 @@ class UnrollReplay:
         """Return the values of the observations after the last steps of the targets, ``(B, S)``."""
         rows, envs = np.arange(len(last))[:, None], np.broadcast_to(drawn.envs[:, None], last.shape)
         own, steps = last < np.arange(last.shape[1]), drawn.steps  # own: the state itself, nothing is summed
-        at = np.maximum(last, 0)
-        needed = own | (steps.discount[rows, at] != 0)
+        step = np.maximum(last, 0)
+        needed = own | (steps.discount[rows, step] != 0)
         following = np.minimum(last + 1, drawn.positions.shape[1] - 1)
-        inside = (following > last) & (own | ~steps.cut[rows, at])  # the next state is one of the episode, with a search
+        inside = (following > last) & (own | ~steps.cut[rows, step])  # the next state is one of the episode, with a search
         # Before a random action: from the search that was made there, which knows better actions.
         stored = needed & inside & (stored_values | steps.explored[rows, following])
         values = np.zeros(last.shape)
         values[stored] = self.side.arrays[VALUE][drawn.positions[rows, following], envs][stored]
         needed &= ~stored
-        at = drawn.positions[rows, at]
         if needed.any():
-            values[needed] = value_of(self.data.transitions_at(at[needed], envs[needed]).next_obs)
+            positions = drawn.positions[rows, step]
+            values[needed] = value_of(self.data.transitions_at(positions[needed], envs[needed]).next_obs)
         return values
 
     def obs_at(self, positions: np.ndarray, envs: np.ndarray) -> Obs:

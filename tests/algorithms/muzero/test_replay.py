@@ -7,7 +7,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_mbrl.algorithms.muzero.replay import POLICY
+from sb3_mbrl.algorithms.muzero.replay import POLICY, VALUE, VERSION
 from sb3_mbrl.envs.boards import TicTacToe
 from tests.algorithms.muzero.agents import Count, small
 
@@ -120,6 +120,31 @@ def test_reanalysis_replaces_the_results_of_searches():
     assert not changed[~searched].any()
 
 
+def test_reanalysis_searches_each_position_with_its_own_mask_by_the_target_network():
+    """
+    The target network prefers squares in order and values every state with 0.5, and the other network is as new. Values do not
+    count here (``c_scale=0``), so the improved policy is the target's own, over the free squares of the position; the root's
+    value is the mean of its own and of two replies: ``(v - v - v) / 3``, or ``(v - v + v) / 3`` if there is one move.
+    """
+    settings = {"num_simulations": 2, "search_kwargs": {"c_scale": 0.0}, "reanalyze_ratio": 1.0}
+    env = make_vec_env("TicTacToe-v0", 2, seed=0)
+    agent = small(env, gamma=1.0, td_steps=-1, learning_starts=1000, **settings).learn(100)
+    head, output = agent.policy.target.predictions.out, agent.policy.target.output
+    with th.no_grad():
+        head.bias[:9] = th.arange(9) / 3
+        head.bias[9:] = output.two_hot(th.tensor(0.5)).clamp(min=1e-9).log()
+    side = agent.real.side
+    side.arrays[VERSION][:] = -1
+    agent._reanalyze(agent.replay.draw(64, th.Generator().manual_seed(0)))
+    searched = np.argwhere(side.arrays[VERSION] == 0)
+    assert len(searched) > 80
+    for place in map(tuple, searched):
+        free = agent.replay_buffer.observations[place].sum(0).ravel() == 0
+        expected = np.where(free, np.exp(np.arange(9) / 3), 0.0)
+        assert side.arrays[POLICY][place] == pytest.approx(expected / expected.sum(), abs=1e-5)
+        assert side.arrays[VALUE][place] == pytest.approx(0.5 / 3 * (1 if free.sum() == 1 else -1), abs=1e-4)
+
+
 def test_a_window_may_be_longer_than_what_is_stored():
     agent = collected(4, True, steps=2)
     batch = agent.replay.batch(agent.replay.draw(8, th.Generator().manual_seed(0)), value_of)
@@ -139,6 +164,7 @@ def test_windows_follow_each_environment_around_a_full_buffer():
     buffer, arrays = agent.replay_buffer, agent.real.side.arrays
     assert buffer.full
     assert buffer.pos == 45 % 17 > 0
+    arrays[POLICY][:] = np.random.default_rng(0).dirichlet(np.ones(3), (17, 2))  # those of a new network are all alike
     drawn = agent.replay.draw(300, th.Generator().manual_seed(0))
     batch = agent.replay.batch(drawn, value_of, stored_values=True)
     explored, searched = arrays["search.explored"] > 0, arrays["search.value"]
