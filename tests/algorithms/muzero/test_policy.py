@@ -150,7 +150,8 @@ def test_agents_and_chance_take_turns_in_a_tree(codes):
                     assert edge < codes
                     assert tree.discount[row, child] == pytest.approx(0.9)
                     after = tree.states["latent"][node, row][None]
-                    _, reward, _, value = agent.latent_model.predict_outcome(after, th.tensor([edge]))
+                    with th.inference_mode():
+                        _, reward, _, value = agent.latent_model.predict_outcome(after, th.tensor([edge]))
                     assert float(tree.reward[row, child]) == pytest.approx(float(reward), abs=1e-4)
                     assert float(tree.raw_value[row, child]) == pytest.approx(float(value), abs=1e-4)
     agent.learn(30)
