@@ -1,5 +1,6 @@
 """Model-based reinforcement learning for Stable-Baselines3."""
 
+from sb3_mbrl.algorithms.dhmbpo import DHMBPO
 from sb3_mbrl.algorithms.dreamer import Dreamer, DreamerV3
 from sb3_mbrl.algorithms.dyna import Dyna
 from sb3_mbrl.algorithms.dyna_q.dyna_q import DynaQ
@@ -15,6 +16,7 @@ from sb3_mbrl.hookspecs import hookimpl
 from sb3_mbrl.version import __version__
 
 __all__ = [
+    "DHMBPO",
     "MBPO",
     "PETS",
     "Dreamer",

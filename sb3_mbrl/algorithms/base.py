@@ -188,8 +188,12 @@ class ModelBasedMixin(OffPolicyAgent):
             self._imagine()
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
         with self.recorder.phase("update"), augmented_replay(self, self._sampler()):
-            super().train(gradient_steps=gradient_steps, batch_size=batch_size)
+            self._update(gradient_steps, batch_size)
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+
+    def _update(self, gradient_steps: int, batch_size: int) -> None:
+        """Make the updates: those of the base class, unless an algorithm has its own."""
+        super().train(gradient_steps=gradient_steps, batch_size=batch_size)
 
     def _imagination_is_due(self) -> bool:
         imagination = self.imagination
