@@ -1,6 +1,6 @@
 """Model-based reinforcement learning for Stable-Baselines3."""
 
-from sb3_mbrl.algorithms.dhmbpo import DHMBPO
+from sb3_mbrl.algorithms.dhmbpo import DHMBPO, SVG
 from sb3_mbrl.algorithms.dreamer import Dreamer, DreamerV3
 from sb3_mbrl.algorithms.dyna import Dyna
 from sb3_mbrl.algorithms.dyna_q.dyna_q import DynaQ
@@ -19,6 +19,7 @@ __all__ = [
     "DHMBPO",
     "MBPO",
     "PETS",
+    "SVG",
     "Dreamer",
     "DreamerV3",
     "Dyna",

@@ -29,14 +29,14 @@ class StandardisedFeatures(BaseFeaturesExtractor):
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """Return ``(B, features_dim)``."""
-        return self.standardiser(observations.flatten(1))
+        return self.standardiser(observations.reshape(len(observations), -1))
 
 
 class StackedCritic(ContinuousCritic):
     """
-    Several critics in one batched matrix product per layer: SiLU, dropout, and a layer norm without parameters before every
-    layer but the first. Values are ``centre + width * output``, with the bounds that :meth:`set_bounds` gives; outputs begin at
-    0. The arguments are those of SB3's ``ContinuousCritic``, and ``dropout``.
+    Several critics in one batched matrix product per layer: SiLU, dropout, and a layer norm without parameters before each
+    layer but the first. Values are ``centre + width * output``, with the bounds that :meth:`set_bounds` gives; outputs begin
+    at 0. The arguments are those of SB3's ``ContinuousCritic``, and ``dropout``.
 
     :param dropout: the probability of dropout
     """
@@ -45,18 +45,17 @@ class StackedCritic(ContinuousCritic):
 
     def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        units = [layer.out_features for layer in self.q_networks[0] if isinstance(layer, nn.Linear)]
-        inputs = self.q_networks[0][0].in_features
+        linear = [layer for layer in self.q_networks[0].modules() if isinstance(layer, nn.Linear)]
+        units, inputs = [layer.out_features for layer in linear], linear[0].in_features
         for i in range(self.n_critics):
             delattr(self, f"qf{i}")
         self.q_networks = []
         self.dropout = dropout
         self.layers = nn.ModuleList()
         for n in units:
-            self.layers.append(EnsembleLinear(self.n_critics, inputs, n))
+            self.layers.append(last := EnsembleLinear(self.n_critics, inputs, n))
             inputs = n
-        with th.no_grad():
-            self.layers[-1].weight.zero_()
+        nn.init.zeros_(last.weight)
         self.register_buffer("bounds", th.tensor([-1.0, 1.0]))
 
     def forward(self, obs: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
@@ -94,8 +93,8 @@ class ValueGradientPolicy(SACPolicy):
 
     def __init__(
         self,
-        observation_space: gym.Space,
-        action_space: gym.Space,
+        observation_space: Any,
+        action_space: Any,
         lr_schedule: Any,
         *args: Any,
         dropout: float = 1e-3,
@@ -122,7 +121,7 @@ class ValueGradientPolicy(SACPolicy):
 
         :param observations: raw, ``(N, ...)``
         """
-        rows = th.as_tensor(observations, dtype=th.float32, device=self.device).flatten(1)
+        rows = th.as_tensor(observations, dtype=th.float32, device=self.device).reshape(len(observations), -1)
         for part in (self.actor, self.critic, self.critic_target):
             if isinstance(part.features_extractor, StandardisedFeatures):
                 part.features_extractor.standardiser.fit(rows)

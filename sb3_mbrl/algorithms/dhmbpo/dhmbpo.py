@@ -16,96 +16,33 @@ SVG (stochastic value gradients, Amos et al. 2021) is the same from real states.
 update, which is then SAC's with these critics: the control.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import torch as th
 import torch.nn.functional as F
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.utils import obs_as_tensor, polyak_update
 from stable_baselines3.sac.policies import SACPolicy
-from torch import nn
 
-from sb3_mbrl.agent.objects import AgentObject
+from sb3_mbrl.algorithms.dhmbpo.rollout import TrainingRollout, ValueBounds, frozen
 from sb3_mbrl.algorithms.mbpo import MBPO
-from sb3_mbrl.checks import whole
-from sb3_mbrl.contracts import FitBudget, Imagination, Obs, ReplaySampler, RewardFn, TerminationFn, WorldModel
+from sb3_mbrl.checks import number, whole
+from sb3_mbrl.contracts import (
+    FitBudget,
+    Imagination,
+    Obs,
+    RewardFn,
+    TerminationFn,
+    UnsupportedSpace,
+    WorldModel,
+)
 from sb3_mbrl.policies.value_gradient import StackedCritic, ValueGradientPolicy
-
-
-class TrainingRollout(NamedTuple):
-    """``B`` rollouts of ``H`` steps of the policy in the world model, whose gradients are kept."""
-
-    obs: Obs
-    """The first observations, ``(B, ...)``"""
-    action: th.Tensor
-    """The first actions, scaled, ``(B, A)``"""
-    rewards: th.Tensor
-    """``r_t``, ``(H, B)``"""
-    log_probs: th.Tensor
-    """``log pi(a_t | s_t)``, ``(H + 1, B)``"""
-    weights: th.Tensor
-    """``gamma^t m_t``, ``(H + 1, B)``: the discounts, times the probabilities that the episode has not ended"""
-    last_obs: Obs
-    """The observations after ``H`` steps, ``(B, ...)``"""
-    last_action: th.Tensor
-    """The actions there, ``(B, A)``"""
-
-    def returns(self, alpha: th.Tensor, last_value: th.Tensor, *, first_entropy: bool) -> th.Tensor:
-        """
-        Sum the rollouts' rewards and entropies, and the value at their end, ``(B,)``.
-
-        :param alpha: the entropy coefficient
-        :param last_value: the values of the last observations and actions, ``(B,)``
-        :param first_entropy: whether the entropy of the first action counts (it does for the actor; the critics' value of a
-            given action has none)
-        """
-        entropies = -alpha * self.log_probs
-        if not first_entropy:
-            entropies = th.cat([th.zeros_like(entropies[:1]), entropies[1:]])
-        soft = th.cat([self.rewards, last_value[None]]) + entropies
-        return (self.weights * soft).sum(0)
-
-
-class ValueBounds(AgentObject):
-    """
-    The bounds of values: ``[low, high]`` are the 1 % and 99 % quantiles of soft rewards, over ``1 - gamma``, and move slowly.
-
-    :param gamma: the discount of a step
-    :param rate: the share of the way to a batch's quantiles that an update moves
-    """
-
-    def __init__(self, gamma: float, rate: float) -> None:
-        self.gamma, self.rate = gamma, rate
-        self.low, self.high = 0.0, 0.0
-        self.known = False
-        """Whether any batch has been seen"""
-
-    def move(self, soft_rewards: th.Tensor, *, ends: bool) -> None:
-        """
-        Move towards the quantiles of a batch.
-
-        :param soft_rewards: ``r - alpha log pi``, of any shape
-        :param ends: whether episodes may end early, after which values are 0, so that the bounds include it
-        """
-        probabilities = th.tensor([0.01, 0.99], device=soft_rewards.device)
-        low, high = (soft_rewards.flatten().quantile(probabilities) / (1 - self.gamma)).tolist()
-        if ends:
-            low, high = min(low, 0.0), max(high, 0.0)
-        rate = self.rate if self.known else 1.0
-        self.low += rate * (low - self.low)
-        self.high += rate * (max(high, low + 1e-3) - self.high)
-        self.known = True
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"low": self.low, "high": self.high, "known": self.known}
-
-    def load_state_dict(self, state: Any) -> None:
-        self.low, self.high, self.known = state["low"], state["high"], state["known"]
+from sb3_mbrl.trees import tree_leaves
 
 
 class DHMBPO(MBPO):
@@ -130,9 +67,13 @@ class DHMBPO(MBPO):
     :param replay_buffer_class: as in SAC
     :param replay_buffer_kwargs: as in SAC
     :param optimize_memory_usage: as in SAC
+    :param n_steps: 1; training rollouts take its place
     :param ent_coef: as in SAC
     :param target_update_interval: as in SAC
     :param target_entropy: as in SAC
+    :param use_sde: ``False``
+    :param sde_sample_freq: not used
+    :param use_sde_at_warmup: not used
     :param stats_window_size: as in SAC
     :param tensorboard_log: as in SAC
     :param policy_kwargs: as in SAC
@@ -155,7 +96,7 @@ class DHMBPO(MBPO):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": ValueGradientPolicy, "SACPolicy": SACPolicy}
-    object_names = (*MBPO.object_names, "value_bounds")
+    object_names: ClassVar[tuple[str, ...]] = (*MBPO.object_names, "value_bounds")
     preset_file: ClassVar[str | None] = "dhmbpo"
     when_untrusted: ClassVar[str] = "Updates use real transitions alone, without the model, until it is better."
     value_bounds: ValueBounds
@@ -176,9 +117,13 @@ class DHMBPO(MBPO):
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
+        n_steps: int = 1,
         ent_coef: str | float = "auto_0.1",
         target_update_interval: int = 1,
         target_entropy: str | float = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -215,9 +160,13 @@ class DHMBPO(MBPO):
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
             ent_coef=ent_coef,
             target_update_interval=target_update_interval,
             target_entropy=target_entropy,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            use_sde_at_warmup=use_sde_at_warmup,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
@@ -249,6 +198,50 @@ class DHMBPO(MBPO):
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
         self.horizon = whole("horizon", self.horizon, 0)
+        number("bounds_rate", self.bounds_rate, 0.0, 1.0)
+        if self.world_model_class is None:
+            return
+        name = type(self).__name__
+        if self.use_sde:
+            raise ValueError(
+                f"use_sde=True: {name}'s training rollouts draw fresh noise at every step; use action_noise, or MBPO"
+            )
+        if self.n_steps != 1:
+            raise ValueError(
+                f"n_steps={self.n_steps}: {name}'s training rollouts are its multi-step targets: give horizon instead"
+            )
+        if self._vec_normalize_env is not None:
+            raise ValueError(
+                f"{name} standardises observations by itself, and its actor must see what its world model predicts: train "
+                "without VecNormalize"
+            )
+
+    def _check_spaces(self) -> None:
+        if self.world_model_class is not None and not isinstance(self.observation_space, spaces.Box):
+            raise UnsupportedSpace(
+                f"{type(self).__name__} learns through gradients of next observations, and {self.observation_space} has none: "
+                "give Box observations, or use MBPO"
+            )
+        super()._check_spaces()
+
+    def _build(self) -> None:
+        super()._build()
+        if self.horizon and self.world_model is not None and not self._has_gradients():
+            raise ValueError(
+                f"{type(self.world_model).__name__}.step has no gradient with respect to actions, which {type(self).__name__} "
+                "learns from: choose 'ensemble' or 'mlp', or MBPO, which needs none"
+            )
+
+    def _has_gradients(self) -> bool:
+        """Tell whether gradients flow from a step of the world model into its actions."""
+        if self._model.needs_snapshot:
+            return False
+        obs = obs_as_tensor(self.observation_space.sample()[None], self.device)
+        action = th.zeros(1, *(self.action_space.shape or ()), device=self.device, requires_grad=True)
+        with self.random.scope(self.device) as generator:
+            prediction = self._model.step(self._model.initial(obs), action, generator=generator)
+        outputs = [prediction.reward, *tree_leaves(prediction.state)]
+        return any(leaf.requires_grad for leaf in outputs)
 
     def _model_is_off(self) -> bool:
         return False  # real_ratio is about states here; world_model=None turns the model off
@@ -261,8 +254,8 @@ class DHMBPO(MBPO):
     def fit_world_model(self, budget: FitBudget | None = None) -> dict[str, float]:
         """Fit the world model as MBPO does, after observations are standardised by all real ones so far."""
         if isinstance(self.policy, ValueGradientPolicy) and self._buffer.size():
-            buffer = self._buffer
-            self.policy.standardise(buffer.observations[: buffer.size()].reshape(-1, *self.observation_space.shape))
+            rows: Any = self._buffer.observations
+            self.policy.standardise(rows[: self._buffer.size()].reshape(-1, *(self.observation_space.shape or ())))
         return super().fit_world_model(budget)
 
     def _update(self, gradient_steps: int, batch_size: int) -> None:
@@ -315,11 +308,16 @@ class DHMBPO(MBPO):
         # Temperature
         metrics = {"actor_loss": actor_loss.detach(), "critic_loss": critic_loss.detach(), "ent_coef": alpha.flatten()[0]}
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
-            gap = rollout.log_probs[0].detach() + self.target_entropy
+            gap = rollout.log_probs[0].detach() + float(self.target_entropy)
             self._step(self.ent_coef_optimizer, -(self.log_ent_coef * gap).mean(), "temperature")
         if (self._n_updates + 1) % self.target_update_interval == 0:
             polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
         return {**metrics, "value": target.mean(), "entropy": -rollout.log_probs[0].detach().mean()}
+
+    def trial_update(self, batch_size: int) -> None:
+        """Make one update on the copy of a trial."""
+        with self.random.scope(self.device) as generator, frozen(self._model):
+            self._update_once(batch_size, self.horizon, generator)
 
     def training_rollout(self, obs: Obs, horizon: int, generator: th.Generator | None = None) -> TrainingRollout:
         """
@@ -330,7 +328,7 @@ class DHMBPO(MBPO):
         :param generator: the source of the model's randomness; the policy draws from torch's global one
         """
         model, first = self._model, obs
-        action, log_prob = self.actor.action_log_prob(obs)  # type: ignore[arg-type]
+        action, log_prob = self.actor.action_log_prob(obs)
         actions, log_probs, rewards = [action], [log_prob], []
         weights = [th.ones_like(log_prob)]
         state = model.initial(obs) if horizon else None
@@ -340,7 +338,7 @@ class DHMBPO(MBPO):
             going_on = 1 - prediction.terminated
             weights.append(weights[-1] * (self.gamma * going_on if prediction.discount is None else prediction.discount))
             state, obs = prediction.state, model.decode(prediction.state)
-            action, log_prob = self.actor.action_log_prob(obs)  # type: ignore[arg-type]
+            action, log_prob = self.actor.action_log_prob(obs)
             actions.append(action)
             log_probs.append(log_prob)
         stacked = th.stack(rewards) if rewards else log_prob.new_zeros(0, len(log_prob))
@@ -377,8 +375,8 @@ class DHMBPO(MBPO):
     def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, what: str) -> None:
         if not bool(loss.isfinite()):
             raise ValueError(
-                f"The loss of the {what} is {float(loss)} after {self._n_updates} updates and {self.num_timesteps} real steps. "
-                "The agent is as it was before this update. A shorter horizon, a lower learning_rate or scaled rewards help."
+                f"The loss of the {what} is {float(loss)} after {self._n_updates} updates and {self.num_timesteps} steps. The "
+                " networks are as they were before. A shorter horizon, a lower learning_rate or scaled rewards help."
             )
         optimizer.zero_grad()
         loss.backward(retain_graph=what == "critic")
@@ -398,6 +396,33 @@ class DHMBPO(MBPO):
         return self
 
 
+class SVG(DHMBPO):
+    """
+    Stochastic value gradients (Heess et al. 2015; with entropy, SAC-SVG, Amos et al. 2021): :class:`DHMBPO` whose training
+    rollouts begin in real states, without distribution rollouts.
+
+    The arguments are those of :class:`DHMBPO`.
+    """
+
+    def __init__(
+        self, policy: str | type[SACPolicy], env: GymEnv | str, *args: Any, real_ratio: float = 1.0, **kwargs: Any
+    ) -> None:
+        super().__init__(policy, env, *args, real_ratio=real_ratio, **kwargs)
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "SVG",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> "SVG":
+        """Train as in SAC. Only steps of the real environment count."""
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        return self
+
+
 ENSEMBLE: dict[str, Any] = {"members": 5, "elites": 5, "hidden": [256, 256, 256]}
 """The default world model of DHMBPO"""
 
@@ -410,16 +435,3 @@ The distribution rollouts of the paper: 256 of 20 steps for every 20 real steps,
 def _default(choice: Any, name: str, given: dict[str, Any] | None, default: dict[str, Any]) -> dict[str, Any] | None:
     """Return the keyword arguments of a part: the default ones of a named part, unless there are others."""
     return dict(default) if given is None and isinstance(choice, str) and choice == name else given
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Let no gradients reach the parameters of a module, which would be a third of the work of the backward pass."""
-    changed = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in changed:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in changed:
-            parameter.requires_grad_(True)
