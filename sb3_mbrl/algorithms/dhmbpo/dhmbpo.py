@@ -261,8 +261,6 @@ class DHMBPO(MBPO):
     def _update(self, gradient_steps: int, batch_size: int) -> None:
         """Update critics, actor and temperature ``gradient_steps`` times."""
         self.policy.set_training_mode(True)
-        assert self.actor.optimizer is not None
-        assert self.critic.optimizer is not None
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         if self.ent_coef_optimizer is not None:
             optimizers.append(self.ent_coef_optimizer)
@@ -299,11 +297,13 @@ class DHMBPO(MBPO):
         critic_loss = sum((F.mse_loss(value.flatten(), target) for value in values), start=target.new_zeros(()))
         self._step(self.critic.optimizer, critic_loss, "critic")
 
-        # Actor
+        # Actor; dropout is for the critics' own learning
+        self.critic.set_training_mode(False)
         with frozen(self.critic):
             last_value = th.stack(self.critic(rollout.last_obs, rollout.last_action)).mean(0).flatten()
             actor_loss = -rollout.returns(alpha, last_value, first_entropy=True).mean()
         self._step(self.actor.optimizer, actor_loss, "actor")
+        self.critic.set_training_mode(True)
 
         # Temperature
         metrics = {"actor_loss": actor_loss.detach(), "critic_loss": critic_loss.detach(), "ent_coef": alpha.flatten()[0]}
