@@ -270,8 +270,8 @@ TASKS = {
         Task(
             "muzero-frozenlake",
             "FrozenLake-v1",
-            30_000,
-            3_000,
+            40_000,
+            4_000,
             1_000,
             _THREE,
             load_preset("muzero", "FrozenLake-v1").kwargs,
