@@ -17,6 +17,7 @@ from sb3_mbrl.agent.known_functions import (
     plain_function,
     restored_function,
     saved_functions,
+    try_functions,
 )
 from sb3_mbrl.agent.objects import AgentObject
 from sb3_mbrl.contracts import EnvFunctions, Imagination, LatentModel, Planner, WorldModel
@@ -214,6 +215,7 @@ class Parts(AgentObject):
 
         :param random: the source of initial weights
         """
+        try_functions(self.known, self.observation_space, self.action_space)
         self.world_model = self._build_world_model(random, self.known)
         for kind in self._others():
             arguments = [getattr(self, name) for name in KINDS[kind].given]

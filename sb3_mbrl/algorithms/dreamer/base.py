@@ -123,7 +123,7 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         # SB3 builds the replay buffer before hyperparameters are checked.
         kind = self.replay_buffer_class
-        if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
+        if isinstance(kind, type) and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
             raise ValueError(
                 f"{type(self).__name__} learns from sequences of single steps as they were; it cannot use {kind.__name__}"
             )

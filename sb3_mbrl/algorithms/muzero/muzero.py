@@ -32,6 +32,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_mbrl.agent.agent import OffPolicyAgent
 from sb3_mbrl.agent.cuda_graph import Compile
 from sb3_mbrl.agent.joint_update import JointUpdate, Learner
+from sb3_mbrl.agent.settings import keyword_arguments
 from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.algorithms.muzero import segments
 from sb3_mbrl.algorithms.muzero.edges import SampledActions
@@ -176,7 +177,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             gradient_steps=gradient_steps,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
-            policy_kwargs=None if policy_kwargs is None else dict(policy_kwargs),
+            policy_kwargs=keyword_arguments("policy_kwargs", policy_kwargs),
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
