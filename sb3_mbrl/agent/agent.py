@@ -620,13 +620,14 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         return result
 
     def _cut_off_episodes(self) -> None:
-        self._last_obs = None  # SB3 resets the environment then
+        self._last_obs, self.real.stepping = None, False  # SB3 resets the environment then
         if self.replay_buffer is not None:
             cut_off_episodes(self.replay_buffer)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
+        self.real.stepping = True
         if self.acting is None:
             action, stored = super()._sample_action(learning_starts, action_noise, n_envs)
         else:
@@ -670,6 +671,7 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
             self.real.check(new_obs, reward, dones, infos, self._vec_normalize_env, self.num_timesteps)
             self.real.store_kept(replay_buffer)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self.real.stepping = False
         self._take_snapshot()
         if self.acting is not None:
             self.acting.after_step(buffer_action, dones)

@@ -159,6 +159,9 @@ def _saved_values(agent: Any, extra: Mapping[str, Any], include: set[str]) -> di
         "algorithm": _algorithm(own),
     }
     values: dict[str, Any] = {STATE: plain, **{name: plain_function(getattr(agent, name)) for name in FUNCTIONS}}
+    if agent.world_model is not None and getattr(objects.get("real"), "stepping", False):
+        # The environment is a step ahead of the replay buffer, which never sees that step: it has to begin a new episode.
+        values |= {"_last_obs": None, "_last_original_obs": None}
     if pickled := agent.parts.pickled_functions():
         values[KNOWN_FUNCTIONS] = pickled
     # A model-free class that opens this file looks for a policy of this name, and says that there is none: see the name.

@@ -9,7 +9,6 @@ import pytest
 
 from sb3_mbrl import MBPO, hookimpl
 from sb3_mbrl.agent.zip_file import LARGE, check_entries
-from sb3_mbrl.plugins import UnknownPartError
 from tests.helpers.agents import tiny
 
 
