@@ -377,8 +377,8 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
         return metrics
 
     def _memory_settings(self, batch_size: int) -> dict[str, Any]:
-        """Return the settings that determine the memory of an update, for the message when it runs out."""
-        return {"batch_size": batch_size, "size": self.size, "batch_length": self.batch_length}
+        """Return the settings that decide about the memory of an update, the first to lower first."""
+        return {"batch_size": batch_size, "batch_length": self.batch_length, "size": self.size}
 
     def _record(self, metrics: dict[str, th.Tensor]) -> None:
         values = th.stack([value.float() for value in metrics.values()])

@@ -569,7 +569,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         weights = th.as_tensor(drawn.weights, dtype=th.float32, device=self.device)
         self.update.n_updates = self._n_updates
         on_device = tree_map(lambda leaf: leaf.to(self.device), rows)
-        states, metrics = self.update((on_device, weights), batch_size=batch_size)
+        states, metrics = self.update((on_device, weights), batch_size=batch_size, unroll_steps=self.unroll_steps)
         self.replay.update(drawn, states["value"], rows)
         self._n_updates += 1
         if self._n_updates % self.target_update_interval == 0:
