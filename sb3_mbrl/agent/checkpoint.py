@@ -281,6 +281,8 @@ def _refuse_contradictions(cls: Any, path: Any, kwargs: Mapping[str, Any], saved
     for name in kwargs:
         if name in _NOT_ARGUMENTS:
             raise TypeError(f"{where}{name}=...): {_NOT_ARGUMENTS[name]}")
+        if callable(getattr(cls, name, None)):
+            raise TypeError(f"{where}{name}=...): this is a method.{did_you_mean(name, saved)}")
         if name.startswith("_"):
             raise TypeError(f"{where}{name}=...): this is a private attribute.{did_you_mean(name, saved)}")
     for name, own, remedy in (

@@ -272,8 +272,8 @@ class Parts(AgentObject):
 
     def _refuse_other_than_latent(self) -> None:
         raise ValueError(
-            f"{self.choices.owner.__name__} learns in the latent states of its world model: world_model='rssm', or another "
-            f"LatentModel, such as a subclass of RSSM, not {self.choices.parts['world_model']!r}"
+            f"{self.choices.owner.__name__} learns in the latent states of its world model: leave world_model as it is, or "
+            f"give a LatentModel such as a subclass of RSSM or MuZeroModel, not {self.choices.parts['world_model']!r}"
         )
 
     def _check_instance(self, model: WorldModel) -> None:
