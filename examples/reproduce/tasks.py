@@ -194,13 +194,6 @@ def preset_task(env_id: str) -> Task:
     return Task(name, env_id, steps, 1_000, 1, (0,), preset.kwargs, env_kwargs=preset.env_kwargs)
 
 
-def dhmbpo_task(env_id: str, steps: int, every: int, seeds: tuple[int, ...], threshold: float | None) -> Task:
-    """Make a task of DHMBPO with its preset for an environment."""
-    name = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in env_id.split("-")[0])
-    settings = load_preset("dhmbpo", env_id).kwargs
-    return Task(f"dhmbpo{name}", env_id, steps, every, 5, seeds, settings, threshold, algo="dhmbpo")
-
-
 PENDULUM = Task("pendulum", "Pendulum-v1", 1_000, 100, 10, _FIVE, SMALL | {"gamma": 0.98}, threshold=-200.0, deadline=1_000)
 INVERTED_PENDULUM = Task("inverted-pendulum", "InvertedPendulum-v5", 1_500, 100, 10, _FIVE, SMALL, threshold=950.0)
 
