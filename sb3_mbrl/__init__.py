@@ -1,5 +1,6 @@
 """Model-based reinforcement learning for Stable-Baselines3."""
 
+from sb3_mbrl.algorithms.dhmbpo import DHMBPO, SVG
 from sb3_mbrl.algorithms.dreamer import Dreamer, DreamerV3
 from sb3_mbrl.algorithms.dyna import Dyna
 from sb3_mbrl.algorithms.dyna_q.dyna_q import DynaQ
@@ -15,8 +16,10 @@ from sb3_mbrl.hookspecs import hookimpl
 from sb3_mbrl.version import __version__
 
 __all__ = [
+    "DHMBPO",
     "MBPO",
     "PETS",
+    "SVG",
     "Dreamer",
     "DreamerV3",
     "Dyna",

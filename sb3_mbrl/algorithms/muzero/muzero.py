@@ -13,6 +13,7 @@ MuZero (Schrittwieser et al. 2020): tree search with a learned model. The loop::
         replay.update                       new priorities: the errors of the values
 """
 
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
@@ -32,6 +33,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_mbrl.agent.agent import OffPolicyAgent
 from sb3_mbrl.agent.cuda_graph import Compile
 from sb3_mbrl.agent.joint_update import JointUpdate, Learner
+from sb3_mbrl.agent.settings import keyword_arguments
 from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.algorithms.muzero import segments
 from sb3_mbrl.algorithms.muzero.edges import SampledActions
@@ -49,13 +51,13 @@ from sb3_mbrl.algorithms.muzero.replay import (
     UnrollReplay,
 )
 from sb3_mbrl.algorithms.muzero.segments import Segment, Snapshot
-from sb3_mbrl.checks import number, user_stacklevel, whole
+from sb3_mbrl.checks import did_you_mean, number, user_stacklevel, whole
 from sb3_mbrl.contracts import Obs, Sequences
 from sb3_mbrl.diagnostics.tree_page import tree_page, write_tree_page
 from sb3_mbrl.models.muzero.model import MuZeroModel
 from sb3_mbrl.models.oracle import OracleModel
-from sb3_mbrl.planners.base import as_mask
 from sb3_mbrl.planners.tree_search import SearchResult, TreeSearch
+from sb3_mbrl.spaces import as_mask
 from sb3_mbrl.trees import State, tree_map
 
 
@@ -177,7 +179,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             gradient_steps=gradient_steps,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
-            policy_kwargs=None if policy_kwargs is None else dict(policy_kwargs),
+            policy_kwargs=keyword_arguments("policy_kwargs", policy_kwargs),
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
@@ -187,14 +189,15 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             support_multi_env=True,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
-        self.num_simulations, self.search_kind, self.search_kwargs = num_simulations, search, dict(search_kwargs or {})
+        self.num_simulations, self.search_kind = num_simulations, search
+        self.search_kwargs = keyword_arguments("search_kwargs", search_kwargs)
         self.search_model = search_model
         self.temperature, self.exploration, self.n_sampled_actions = temperature, exploration, n_sampled_actions
         self.unroll_steps, self.td_steps = unroll_steps, td_steps
         self.prioritized, self.alpha, self.beta = prioritized, alpha, beta
         self.reanalyze_ratio, self.value_bootstrap = reanalyze_ratio, value_bootstrap
         self.target_update_interval, self.max_grad_norm = target_update_interval, max_grad_norm
-        self.optimizer_kwargs = {"weight_decay": 1e-4, **(optimizer_kwargs or {})}
+        self.optimizer_kwargs = {"weight_decay": 1e-4, **keyword_arguments("optimizer_kwargs", optimizer_kwargs)}
         self.world_model_class, self.world_model_kwargs = world_model, world_model_kwargs
         self.reward_fn, self.termination_fn, self.plugins = None, None, plugins
         self.compile, self.mixed_precision = compile, mixed_precision
@@ -210,6 +213,10 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         kind = self.replay_buffer_class
         if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
             raise ValueError(f"MuZero learns from single steps as they were, and cannot use {kind.__name__}")
+        if self.world_model_class is None:
+            raise ValueError("MuZero learns 'muzero' or a subclass of MuZeroModel, not None: it has no use without its model")
+        self._check_updates()
+        self._check_search()
         for name in ("batch_size", "unroll_steps", "target_update_interval"):
             setattr(self, name, whole(name, getattr(self, name), 1))
         whole("n_sampled_actions", self.n_sampled_actions, 2)
@@ -230,6 +237,36 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         if self.value_bootstrap not in ("target", "search"):
             raise ValueError(f"value_bootstrap={self.value_bootstrap!r}: choose 'target' or 'search'")
 
+    def _check_updates(self) -> None:
+        """Check settings of updates that would be ignored, or fail in the first of them."""
+        for name in ("compile", "mixed_precision"):
+            if getattr(self, name) != "auto" and not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose 'auto', True or False")
+        if not isinstance(self.prioritized, bool):
+            raise ValueError(f"prioritized={self.prioritized!r}: choose True or False")
+        if "lr" in self.optimizer_kwargs:
+            raise ValueError("optimizer_kwargs has 'lr': give learning_rate to MuZero")
+        for name, remedy in (("unroll_steps", ""), ("td_steps", " (-1: all rewards until the episode ends)")):
+            if isinstance(steps := getattr(self, name), int) and steps > self.buffer_size:
+                raise ValueError(
+                    f"{name}={steps}: give at most buffer_size={self.buffer_size}, the steps that are kept{remedy}"
+                )
+
+    def _check_search(self) -> None:
+        """Check the kind and the names of the settings of the search; :class:`TreeSearch` checks their values."""
+        if self.search_kind not in ("gumbel", "puct"):
+            raise ValueError(f"search={self.search_kind!r}: choose 'gumbel' or 'puct'")
+        self.search_kwargs = keyword_arguments("search_kwargs", self.search_kwargs)
+        own = {"kind": "search", "num_simulations": "num_simulations"}
+        names = [name for name in inspect.signature(TreeSearch).parameters if name not in own]
+        for name in self.search_kwargs:
+            if name in own:
+                raise ValueError(f"search_kwargs has {name!r}: give {own[name]} to MuZero")
+            if name not in names:
+                raise TypeError(
+                    f"search_kwargs does not take {name!r}.{did_you_mean(name, names)}\n  search_kwargs: {', '.join(names)}"
+                )
+
     def _shared_settings(self) -> dict[str, Any]:
         return {"gamma": self.gamma, "players": self.players}
 
@@ -244,6 +281,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         with self.random.scope(self.device):
             self.policy.attach(self.latent_model, tree_search, self.n_sampled_actions)
         self._choose_game()
+        self._check_masks()
         self.latent_model.optimizer = None  # the joint update trains it
         self.update = JointUpdate(
             [Learner(self.latent_model, 1.0, self.max_grad_norm)],
@@ -286,6 +324,27 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         """As SB3's; with ``search_model="oracle"``, the new environment is searched in."""
         super().set_env(env, force_reset)
         self._choose_game()
+        self._check_masks()
+
+    def _check_masks(self) -> None:
+        """
+        Refuse masks that would be ignored, where the environments are in this process.
+
+        :raises ValueError: where some environments have ``action_masks()``, and others do not
+        """
+        envs = [] if self.env is None else getattr(self.env.unwrapped, "envs", [])
+        having = [env for env in envs if callable(_attribute(env, "action_masks"))]
+        if having and len(having) < len(envs):
+            raise ValueError(
+                f"{len(having)} of {len(envs)} environments have action_masks(), and the others do not: let all have it, or "
+                "none"
+            )
+        if having and not isinstance(self.action_space, spaces.Discrete):
+            warnings.warn(
+                f"The environment has action_masks(), which are not used: MuZero samples actions of {self.action_space}, and "
+                "only those of Discrete spaces can be masked.",
+                stacklevel=user_stacklevel(),
+            )
 
     def _make_replay(self) -> UnrollReplay:
         td_steps = None if self.td_steps == -1 else self.td_steps
@@ -382,6 +441,9 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         :param kwargs: as in :meth:`search`: ``action_masks``, ``num_simulations``, ``deterministic``
         :return: the path of the file
         """
+        edges = self.policy.edges.n
+        if labels is not None and (isinstance(labels, str) or not isinstance(labels, Sequence) or len(labels) != edges):
+            raise ValueError(f"labels={labels!r}: give a name for each of the {edges} actions in a list, or None")
         result = self.search(observation, **kwargs)
         if len(result.action) != 1:
             raise ValueError(f"explain() was given {len(result.action)} observations: give one")
@@ -438,7 +500,16 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         """Ask the environments for their masks, where they have any (``action_masks()``, as for MaskablePPO)."""
         if self.env is None or not isinstance(self.action_space, spaces.Discrete) or not self.env.has_attr("action_masks"):
             return None
-        return th.stack([as_mask(mask) for mask in self.env.env_method("action_masks")])
+        masks = [as_mask(mask) for mask in self.env.env_method("action_masks")]
+        wanted = (int(self.action_space.n),)
+        for env, mask in enumerate(masks):
+            if tuple(mask.shape) != wanted or not mask.any():
+                wrong = "allows no action" if tuple(mask.shape) == wanted else f"has the shape {tuple(mask.shape)}"
+                raise ValueError(
+                    f"The action_masks() of environment {env} {wrong} after {self.num_timesteps} real steps: give {wanted}, "
+                    "true where an action is allowed, with at least one. Where none is left, the episode has to end."
+                )
+        return th.stack(masks)
 
     def _random_until(self, learning_starts: int) -> int:
         return 0  # searches with an untrained network are random enough, and their results are stored
@@ -575,7 +646,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         weights = th.as_tensor(drawn.weights, dtype=th.float32, device=self.device)
         self.update.n_updates = self._n_updates
         on_device = tree_map(lambda leaf: leaf.to(self.device), rows)
-        states, metrics = self.update((on_device, weights), batch_size=batch_size)
+        states, metrics = self.update((on_device, weights), batch_size=batch_size, unroll_steps=self.unroll_steps)
         self.replay.update(drawn, states["value"], rows)
         self._n_updates += 1
         if self._n_updates % self.target_update_interval == 0:
@@ -644,5 +715,22 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
 
 
 def _players(env: Any) -> int:
-    """Return how many players move in turn in an environment (its ``turns``), by default 1."""
-    return int(env.get_attr("turns")[0]) if env.has_attr("turns") else 1
+    """
+    Return how many players move in turn in an environment (its ``turns``), by default 1.
+
+    :raises ValueError: for more than two, or other numbers in the environments of one agent
+    """
+    if not env.has_attr("turns"):
+        return 1
+    turns = env.get_attr("turns")
+    if turns[0] not in (1, 2) or any(other != turns[0] for other in turns):
+        raise ValueError(f"The environments have turns={turns}: MuZero plays alone (1) or for two players (2), in all of them")
+    return int(turns[0])
+
+
+def _attribute(env: Any, name: str) -> Any:
+    """Return an attribute of an environment or of one that it wraps; ``None``: there is none."""
+    try:
+        return env.get_wrapper_attr(name)
+    except AttributeError:
+        return None

@@ -19,6 +19,9 @@ from sb3_mbrl.trees import State
 Expand = Callable[[State, np.ndarray], Leaf]
 """A function from states ``(B, ...)`` and the indices of edges, ``(B,)`` integers, to the nodes at their ends"""
 
+MOST_SIMULATIONS = 1_000_000
+"""The largest number of simulations of a search, whose trees are allocated before it begins"""
+
 KINDS = {"gumbel": kernels.GUMBEL, "puct": kernels.PUCT}
 NORMS = {"siblings": kernels.SIBLINGS, "tree": kernels.WHOLE_TREE, "none": kernels.AS_THEY_ARE}
 UNVISITED = {"zero": kernels.LOWEST, "parent": kernels.PARENT}
@@ -110,7 +113,7 @@ class TreeSearch:
                 raise ValueError(
                     f"{', '.join(wrong)} belong to kind={other!r}, and the search is kind={kind!r}: leave them out"
                 )
-        self.num_simulations = whole("num_simulations", num_simulations, 1)
+        self.num_simulations = _number_of_simulations(num_simulations)
         self.max_considered_actions = whole("max_considered_actions", max_considered_actions, 1)
         self.gumbel_scale = number("gumbel_scale", gumbel_scale, 0.0)
         self.q_norm = q_norm if q_norm != "auto" else {"gumbel": "siblings", "puct": "tree"}[kind]
@@ -158,7 +161,7 @@ class TreeSearch:
         :raises ValueError: for a mask of the wrong shape, a root without a legal action, and numbers that are not finite
         """
         start, network = time.perf_counter(), 0.0
-        simulations = self.num_simulations if num_simulations is None else whole("num_simulations", num_simulations, 1)
+        simulations = self.num_simulations if num_simulations is None else _number_of_simulations(num_simulations)
         temperature = number("temperature", temperature, 0.0)
         rng = rng if rng is not None else np.random.default_rng()
         logits, legal = root_logits(root, mask)
@@ -214,8 +217,8 @@ class TreeSearch:
         if self.kind == "gumbel":
             noise = 0.0 if deterministic else self.gumbel_scale * temperature
             score = logits - logits.max(1, keepdims=True) + (noise * rng.gumbel(size=logits.shape) if noise else 0.0)
-            m = np.minimum(legal.sum(1), self.max_considered_actions)
-            considered = np.ascontiguousarray(considered_visits(self.max_considered_actions, simulations)[m].T)
+            most = min(self.max_considered_actions, legal.shape[1])
+            considered = np.ascontiguousarray(considered_visits(most, simulations)[np.minimum(legal.sum(1), most)].T)
         elif not deterministic and self.exploration_fraction:
             noisy = softmax(logits)
             add_noise(noisy, legal, self.dirichlet_alpha, self.exploration_fraction, rng)
@@ -273,8 +276,17 @@ def _array(values: Any) -> np.ndarray:
     return np.ascontiguousarray(values, np.float32)
 
 
+def _number_of_simulations(given: Any) -> int:
+    n = whole("num_simulations", given, 1)
+    if n > MOST_SIMULATIONS:
+        raise ValueError(
+            f"num_simulations={n}: give at most {MOST_SIMULATIONS}, each of which is a node of the tree in memory"
+        )
+    return n
+
+
 def _one_of(name: str, value: str, choices: dict[str, int]) -> str:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")
     return value
 

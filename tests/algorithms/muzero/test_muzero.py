@@ -129,10 +129,10 @@ def test_a_schedule_of_simulations_and_of_temperature():
         ({"unroll_steps": 0}, "unroll_steps=0"),
         ({"reanalyze_ratio": 1.5}, "reanalyze_ratio=1.5"),
         ({"value_bootstrap": "mean"}, "value_bootstrap='mean'"),
-        ({"search": "alpha"}, "kind='alpha'"),
+        ({"search": "alpha"}, "search='alpha'"),
         ({"num_simulations": 0}, "num_simulations=0"),
         ({"world_model": "ensemble"}, "LatentModel"),
-        ({"world_model": None}, "latent states of its world model"),
+        ({"world_model": None}, "subclass of MuZeroModel, not None"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
@@ -182,7 +182,7 @@ class Masked(gym.Env):
 
 @pytest.mark.parametrize("mask", [None, np.array([np.nan, 0, 1]), np.zeros(3), np.ones(2)])
 def test_masks_of_environments_that_say_nothing(mask):
-    with pytest.raises(ValueError, match=r"action_mask (is|holds|allows|has) "):
+    with pytest.raises(ValueError, match=r"(action_mask (is|holds)|environment 0 (allows|has)) "):
         small(Masked(mask)).learn(2)
 
 
@@ -244,3 +244,111 @@ def test_settings_are_checked_before_the_run(settings, words):
     """They ended training in the middle: a schedule of simulations at its end."""
     with pytest.raises(ValueError, match=words):
         small(**settings)
+
+
+# ---- bad input, refused at construction
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"num_simulations": 10**9}, "num_simulations=1000000000: give at most 1000000"),
+        ({"search": "x"}, "search='x': choose 'gumbel' or 'puct'"),
+        ({"search_kwargs": 3}, "search_kwargs=3: give a dictionary"),
+        ({"search_kwargs": {"c_visits": 1}}, "search_kwargs does not take 'c_visits'. Did you mean 'c_visit'"),
+        ({"search_kwargs": {"num_simulations": 3}}, "give num_simulations to MuZero"),
+        ({"search_kwargs": {"q_norm": [1]}}, r"q_norm=\[1\]: choose one of"),
+        ({"unroll_steps": 10**6}, "unroll_steps=1000000: give at most buffer_size=200"),
+        ({"td_steps": 10**6}, "td_steps=1000000: give at most buffer_size=200.*-1: all rewards"),
+        ({"optimizer_kwargs": 3}, "optimizer_kwargs=3: give a dictionary"),
+        ({"optimizer_kwargs": {"lr": 1}}, "give learning_rate to MuZero"),
+        ({"world_model": None}, "MuZero learns 'muzero' or a subclass of MuZeroModel, not None"),
+        ({"world_model": "ensemble"}, "a subclass of RSSM or MuZeroModel, not 'ensemble'"),
+        ({"compile": "x"}, "compile='x': choose 'auto', True or False"),
+        ({"mixed_precision": 3}, "mixed_precision=3: choose"),
+        ({"prioritized": "x"}, "prioritized='x': choose True or False"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_were_ignored_or_failed_later(wrong, words):
+    """A search of a billion simulations filled the memory; names of the search were raw errors of Python."""
+    with pytest.raises((ValueError, TypeError), match=words):
+        small(**wrong)
+
+
+def test_more_considered_actions_than_there_are_cost_nothing():
+    """A table of a billion rows was computed for three actions."""
+    agents = [small(Count(), search_kwargs={"max_considered_actions": n}) for n in (3, 10**9)]
+    found = [agent.search(np.zeros(1, np.float32)) for agent in agents]
+    assert np.array_equal(found[0].policy, found[1].policy)
+
+
+class MaskedBy(Count):
+    """A game whose masks are what a function of the step says."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.mask = mask
+
+    def action_masks(self):
+        return self.mask(self.t)
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (lambda t: np.ones(2 if t == 2 else 3, bool), r"environment 1 has the shape \(2,\) after 6 real steps: give \(3,\)"),
+        (lambda t: np.full(3, t != 2), "environment 1 allows no action after 6 real steps"),
+        (lambda t: True, r"environment 1 has the shape \(\) after 0"),
+    ],
+)
+def test_a_wrong_mask_of_one_of_several_environments_is_named(mask, words):
+    """``stack expects each tensor to be equal size``, or ``row 1`` of nothing the user had made."""
+    good = [lambda: MaskedBy(lambda t: np.ones(3, bool))]
+    env = DummyVecEnv([*good, lambda: MaskedBy(mask), *good])
+    with pytest.raises(ValueError, match=words):
+        small(env).learn(30)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_masks_of_some_environments_only(order):
+    """The masks of all environments were ignored."""
+    envs = [Count, lambda: MaskedBy(lambda t: np.ones(3, bool))][::order]
+    with pytest.raises(ValueError, match=r"1 of 2 environments have action_masks\(\), and the others do not"):
+        small(DummyVecEnv(envs))
+
+
+def test_masks_of_actions_that_are_sampled():
+    env = MaskedBy(lambda t: np.ones(5, bool))
+    env.action_space = spaces.MultiDiscrete([2, 3])
+    with pytest.warns(UserWarning, match=r"action_masks\(\), which are not used: MuZero samples actions of MultiDiscrete"):
+        small(env)
+
+
+@pytest.mark.parametrize("turns", [(3, 3), ("x", "x"), (1, 2)])
+def test_players_that_cannot_be_mapped(turns):
+    def one(number):
+        env = Count()
+        env.turns = number
+        return lambda: env
+
+    with pytest.raises(ValueError, match=r"turns=.*: MuZero plays alone \(1\) or for two players \(2\), in all of them"):
+        small(DummyVecEnv([one(number) for number in turns]))
+
+
+def test_a_mask_of_text_in_predict():
+    with pytest.raises(ValueError, match="action_mask is 'x': give true where an action is allowed"):
+        small(Count()).predict(np.zeros(1, np.float32), action_masks="x")
+
+
+@pytest.mark.parametrize("labels", [["a"], 3, "abc"])
+def test_labels_that_are_none(tmp_path, labels):
+    with pytest.raises(ValueError, match=r"labels=.*: give a name for each of the 3 actions"):
+        small(Count()).explain(np.zeros(1, np.float32), tmp_path / "tree.html", labels=labels)
+
+
+def test_load_refuses_an_argument_that_hides_a_method(tmp_path):
+    """``load(path, search="puct")`` replaced the method ``search`` by a text, and changed nothing else."""
+    small(Count()).save(tmp_path / "agent")
+    with pytest.raises(TypeError, match=r"MuZero.load\(..., search=...\): this is a method. Did you mean 'search_"):
+        MuZero.load(tmp_path / "agent", search="puct")
