@@ -142,6 +142,8 @@ def test_windows_are_unrolled_step_by_step(codes):
         latent, reward, _ = world.dynamics(latent, inputs)
         assert th.allclose(rewards[:, k], reward, atol=1e-6)
     assert th.allclose(latents[:, 3], latent, atol=1e-6)
+    assert th.allclose(latents.amin(-1), th.zeros(5, 4), atol=1e-6)
+    assert th.allclose(latents.amax(-1), th.ones(5, 4), atol=1e-3), "dynamics are scaled as representations are"
 
 
 def test_consistency_compares_each_imagined_state_with_what_was_seen_after_the_step(monkeypatch):
