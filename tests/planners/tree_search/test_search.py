@@ -53,12 +53,17 @@ def test_3200_simulations_play_perfectly_in_all_positions(settings):
         assert chosen(rows=part, simulations=3200, **settings) == [minimax(*row) for row in part.tolist()]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_tree_in_a_batch_is_the_tree_alone(kind):
+@pytest.mark.parametrize(
+    "settings",
+    [{"kind": "gumbel"}, {"kind": "gumbel", "q_norm": "tree"}, {"kind": "puct"}, {"kind": "puct", "fpu": "parent"}],
+    ids=lambda settings: "-".join(settings.values()),
+)
+def test_a_tree_in_a_batch_is_the_tree_alone(settings):
+    """LightZero took the value of an edge that was never visited from the tree before it in the batch."""
     table, starts = scene()
-    together = TreeSearch(kind).search(table.root(starts), table.expand, deterministic=True)
+    together = TreeSearch(**settings).search(table.root(starts), table.expand, deterministic=True)
     for row, start in enumerate(starts):
-        alone = TreeSearch(kind).search(table.root(starts[row : row + 1]), table.expand, deterministic=True)
+        alone = TreeSearch(**settings).search(table.root(starts[row : row + 1]), table.expand, deterministic=True)
         for name in ("action", "policy", "value", "visits", "q"):
             assert np.array_equal(getattr(together, name)[row], getattr(alone, name)[0]), f"{name} from state {start}"
         for name, array in alone.tree._asdict().items():
@@ -183,6 +188,7 @@ def test_an_end_is_worth_its_reward_and_nothing_is_expanded_behind_it():
     assert result.q.tolist() == [[0.5, 1.0]]
     assert result.tree.depth.tolist() == [1]
     assert (result.tree.total[0] > 0).sum() == 3
+    assert result.tree.value[0, 1:3].tolist() == [0.0, 0.0]
 
 
 def test_chance_nodes_are_visited_in_proportion_to_the_probabilities():
