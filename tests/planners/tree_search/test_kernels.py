@@ -80,6 +80,61 @@ def test_puct(q_norm, fpu):
     assert kernels.choose_by_puct(node(), 0, 0, rule(kernels.PUCT, q_norm, fpu)) == scores.argmax()
 
 
+def random_node(rng):
+    """A node of four edges, of which some may be unvisited or have a prior of 0, and its parent tree's bounds."""
+    tree = new_arrays(rows=1, simulations=9, edges=4)
+    prior = rng.dirichlet(np.ones(4)) * (rng.random(4) < 0.8)
+    prior[rng.integers(4)] += 0.1
+    visits = rng.integers(0, 5, 4) * (rng.random(4) < 0.7) * (prior > 0)
+    tree.prior[0, 0], tree.visits[0, 0], tree.q[0, 0] = prior / prior.sum(), visits, rng.normal(size=4) * (visits > 0)
+    tree.total[0, 0], tree.raw_value[0, 0] = 1 + visits.sum(), rng.normal()
+    tree.value[0, 0] = (tree.raw_value[0, 0] + (visits * tree.q[0, 0]).sum()) / tree.total[0, 0]
+    if visits.any():
+        tree.bounds[0] = tree.q[0, 0].min() - 1, tree.q[0, 0].max() + 1
+    return tree, tree.prior[0, 0], visits, tree.q[0, 0], tree.value[0, 0], tree.raw_value[0, 0]
+
+
+@pytest.mark.parametrize("fpu", [kernels.LOWEST, kernels.PARENT])
+@pytest.mark.parametrize("q_norm", [kernels.SIBLINGS, kernels.WHOLE_TREE])
+def test_puct_on_random_nodes(q_norm, fpu):
+    """The plain node above has one best edge by far: a missing 1 in ``N`` went unnoticed there."""
+    rng, settings = np.random.default_rng(0), rule(kernels.PUCT, q_norm, fpu)._replace(pb_c_base=5.0)
+    for _ in range(400):
+        tree, prior, visits, q, value, _ = random_node(rng)
+        seen, total = np.append(q[visits > 0], value), 1 + visits.sum()
+        low, high = (seen.min(), seen.max()) if q_norm == kernels.SIBLINGS else tree.bounds[0]
+        if q_norm == kernels.WHOLE_TREE and not visits.any():
+            low, high = 0.0, 1.0
+        width = max(high - low, 1e-8)
+        unvisited = np.clip((value - low) / width, 0, 1) if fpu == kernels.PARENT else 0.0
+        weight = 1.25 + math.log((total + 5 + 1) / 5)
+        scores = np.where(visits > 0, (q - low) / width, unvisited) + weight * prior * math.sqrt(total) / (1 + visits)
+        assert kernels.choose_by_puct(tree, 0, 0, settings) == np.where(prior > 0, scores, -np.inf).argmax()
+
+
+@pytest.mark.parametrize("q_norm", [kernels.SIBLINGS, kernels.WHOLE_TREE, kernels.AS_THEY_ARE])
+def test_gumbel_selection_on_random_nodes(q_norm):
+    """At the root and below, with scales at which values and priors both count."""
+    rng, settings, out = np.random.default_rng(0), rule(q_norm=q_norm)._replace(c_visit=3.0, c_scale=0.3), np.empty(4)
+    for _ in range(400):
+        tree, prior, visits, q, _, raw = random_node(rng)
+        seen, n = visits > 0, visits.sum()
+        mix = (raw + n * (prior * q)[seen].sum() / prior[seen].sum()) / (1 + n) if n else raw
+        completed = np.where(seen, q, mix)
+        low, high = {
+            kernels.SIBLINGS: (completed.min(), completed.max()),
+            kernels.WHOLE_TREE: tuple(tree.bounds[0]) if n else (0.0, 1.0),
+            kernels.AS_THEY_ARE: (0.0, 1.0),
+        }[q_norm]
+        sigma = (3 + visits.max()) * 0.3 * (completed - low) / max(high - low, 1e-8)
+        improved = prior * np.exp(sigma - sigma.max())
+        below = improved / improved.sum() - visits / (1 + n)
+        assert kernels.choose_below(tree, 0, 0, settings, out) == np.where(prior > 0, below, -np.inf).argmax()
+        score, considered = rng.normal(size=4), visits[rng.integers(4)]
+        at_root = np.where(visits == considered, score + sigma, -np.inf).argmax()
+        assert kernels.choose_at_root(tree, 0, 0, settings, score, considered, out) == at_root
+
+
 def test_outcomes_follow_their_probabilities():
     tree, visits = node(), np.zeros(3, int)
     tree.visits[0, 0] = 0
