@@ -79,7 +79,7 @@ class MCTS(Planner):
         self.rollouts = whole("rollouts", rollouts, 1)
         if self.horizon * self.rollouts > MOST_STEPS:
             raise ValueError(
-                f"horizon={self.horizon} and rollouts={self.rollouts}: give at most {MOST_STEPS} steps in all rollouts from a node"
+                f"horizon={self.horizon} and rollouts={self.rollouts}: give at most {MOST_STEPS} steps in all rollouts of a node"
             )
         if estimate not in ("best", "mean"):
             raise ValueError(f"estimate={estimate!r}: choose 'best' or 'mean'")
