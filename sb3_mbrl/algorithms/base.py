@@ -40,6 +40,7 @@ from sb3_mbrl.buffers import ImaginedBuffer
 from sb3_mbrl.contracts import Data, Imagination, Obs, ReplaySampler, RolloutImagination, UnsupportedSpace
 from sb3_mbrl.imagination.acting import act_in_imagination
 from sb3_mbrl.imagination.starts import check_choice
+from sb3_mbrl.policies import policy_names
 from sb3_mbrl.spaces import ActionCodec, unusable_by_sb3
 
 
@@ -81,6 +82,10 @@ class ModelBasedMixin(OffPolicyAgent):
     imagination_class: Any
     imagination_kwargs: Any
     real_ratio: float
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.policy_aliases = policy_names(cls.policy_aliases)
 
     def __init__(
         self,
@@ -184,8 +189,12 @@ class ModelBasedMixin(OffPolicyAgent):
             self._imagine()
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
         with self.recorder.phase("update"), augmented_replay(self, self._sampler()):
-            super().train(gradient_steps=gradient_steps, batch_size=batch_size)
+            self._update(gradient_steps, batch_size)
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+
+    def _update(self, gradient_steps: int, batch_size: int) -> None:
+        """Make the updates: those of the base class, unless an algorithm has its own."""
+        super().train(gradient_steps=gradient_steps, batch_size=batch_size)
 
     def _imagination_is_due(self) -> bool:
         imagination = self.imagination

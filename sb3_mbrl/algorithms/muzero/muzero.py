@@ -86,8 +86,9 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         in this process (``DummyVecEnv``), and their states must be such as an oracle can capture
         (:class:`~sb3_mbrl.models.oracle.OracleModel`); to ``predict``, they must be found in observations (as on boards)
     :param search_kwargs: further arguments of :class:`~sb3_mbrl.planners.tree_search.TreeSearch`
-    :param temperature: for ``"puct"``: the temperature of the choice by visit counts, or a schedule of it; by default 1, 0.5
-        from half of the training on, and 0.25 from three quarters on
+    :param temperature: the temperature of the choice of actions in training, or a schedule of it; by default 1, 0.5 from half
+        of the training on, and 0.25 from three quarters on. ``"puct"``: of the choice by visit counts; ``"gumbel"``: the noise
+        is multiplied by it
     :param exploration: the probability of a random legal action in training, on top of the noise of the search. Games visit
         more positions; value targets stop before a random action (:mod:`~sb3_mbrl.algorithms.muzero.targets`)
     :param n_sampled_actions: the number of actions that are sampled in a node where actions cannot be listed
@@ -303,6 +304,11 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
 
     def _choose_game(self) -> None:
         """Search in the world model, or in a copy of the first environment."""
+        if self.env is not None and (turns := _players(self.env)) != self.players:
+            raise ValueError(
+                f"The environment has turns={turns}, and the agent was made for {self.players}: the signs of its values would "
+                "be wrong. Give an environment of as many players, or make a new agent."
+            )
         learned, oracle = self.search_model == "learned", None
         if not learned and self.env is not None:
             envs = getattr(self.env.unwrapped, "envs", None)
@@ -448,7 +454,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             raise ValueError(f"explain() was given {len(result.action)} observations: give one")
         label: Any = labels
         if label is None and isinstance(self.policy.edges, SampledActions):
-            actions = result.tree.states["action"][:, 0].cpu().numpy()
+            actions = self.policy.edges.taken(result.tree.states["action"][:, 0]).cpu().numpy()
             label = lambda node, edge: np.array2string(actions[node, edge], precision=2)  # noqa: E731
         title = f"{type(self).__name__} after {self.num_timesteps} real steps"
         return write_tree_page(path, tree_page(result, label=label, title=title, observation=observation))
@@ -485,16 +491,15 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             )
         self.recorder.record_all("search", search_metrics(result))
         edge = self._explore(result) if self.exploration else result.action
+        self.real.keep(EXPLORED, (edge != result.action).astype(np.int8))
         return self.policy.scaled_actions(result, edge), None
 
     def _explore(self, result: SearchResult) -> np.ndarray:
-        """Replace some of the chosen edges by random legal ones, and note where, ``(n_envs,)``."""
+        """Replace some of the chosen edges by random legal ones, ``(n_envs,)``."""
         legal = th.as_tensor(result.tree.prior[:, 0, : self.policy.edges.n] > 0).double()
         drawn = th.multinomial(legal, 1, generator=self.random.generator)[:, 0].numpy()
         chosen = th.rand(len(drawn), generator=self.random.generator).numpy() < self.exploration
-        edge = np.where(chosen, drawn, result.action)
-        self.real.keep(EXPLORED, (edge != result.action).astype(np.int8))
-        return edge
+        return np.where(chosen, drawn, result.action)
 
     def _env_masks(self) -> th.Tensor | None:
         """Ask the environments for their masks, where they have any (``action_masks()``, as for MaskablePPO)."""
@@ -521,7 +526,8 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         result = self._result
         if result is None:
             raise ValueError("A step was collected without a search: MuZero stores the results of its own searches")
-        self._warn_of_large_rewards(reward)
+        normalising = self._vec_normalize_env  # the buffer keeps the rewards of before
+        self._warn_of_large_rewards(reward if normalising is None else normalising.get_original_reward())
         self.real.keep(POLICY, result.policy.astype(np.float32))
         self.real.keep(VALUE, result.value.astype(np.float32))
         self.real.keep(VERSION, np.full(self.n_envs, self._n_updates, np.int64))
@@ -640,7 +646,8 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         drawn = self.replay.draw(batch_size, self.random.generator)
         if self.reanalyze_ratio > 0.0:
             self._reanalyze(drawn)
-        rows = self.replay.batch(drawn, self._target_value, stored_values=self.value_bootstrap == "search")
+        stored, chance = self.value_bootstrap == "search", self.latent_model.chance is not None
+        rows = self.replay.batch(drawn, self._target_value, stored_values=stored, action_values=chance)
         weights = th.as_tensor(drawn.weights, dtype=th.float32, device=self.device)
         self.update.n_updates = self._n_updates
         on_device = tree_map(lambda leaf: leaf.to(self.device), rows)

@@ -98,7 +98,7 @@ class MuZeroPolicy(StatefulPolicy):
         :param deterministic: whether there is no noise, and the best action is chosen
         :param action_mask: ``(B, n_actions)``, true where an action is allowed
         :param num_simulations: the number of simulations; ``None``: the agent's
-        :param temperature: of the choice by visits (``search="puct"``)
+        :param temperature: the temperature of the choice by visits (``"puct"``), or the scale of the noise (``"gumbel"``)
         :param generator: the source of randomness; ``None``: the policy's own
         :param model: the world model to search in, or to judge by; ``None``: the agent's
         :param snapshot: where the true environment is searched: its states, ``(B, S)``

@@ -84,8 +84,8 @@ class TreeSearch:
     :param pb_c_base: PUCT: the number of visits from which on the weight of the prior grows
     :param dirichlet_alpha: PUCT: the parameter of the noise at the root; ``"auto"``: 10 over the number of legal actions
     :param exploration_fraction: PUCT: the share of the noise in the root's prior
-    :param fpu: PUCT: the normalised value of edges that were never visited: ``"zero"``: 0, as in MuZero; ``"parent"``: that
-        of their node
+    :param fpu: PUCT: the normalised value of edges that were never visited (first-play urgency): ``"zero"``: 0, as in MuZero;
+        ``"parent"``: that of their node
     """
 
     def __init__(
@@ -165,24 +165,14 @@ class TreeSearch:
         temperature = number("temperature", temperature, 0.0)
         rng = rng if rng is not None else np.random.default_rng()
         logits, legal = root_logits(root, mask)
+        logits, score, considered = self._plan_root(logits, legal, simulations, deterministic, temperature, rng)
         rows, edges = logits.shape
         arrays = new_arrays(rows, simulations, edges)
         states = States(root.state, simulations + 1)
         settings = np.array(self.rule, np.float64)
-        score, considered = np.zeros((rows, edges)), np.zeros((simulations, rows), np.int32)
-        if self.kind == "gumbel":
-            noise = 0.0 if deterministic else self.gumbel_scale * temperature
-            score = logits - logits.max(1, keepdims=True) + (noise * rng.gumbel(size=logits.shape) if noise else 0.0)
-            numbers = np.minimum(legal.sum(1), self.max_considered_actions)
-            most = min(self.max_considered_actions, edges)
-            considered = np.ascontiguousarray(considered_visits(most, simulations)[numbers].T)
-        elif not deterministic and self.exploration_fraction:
-            noisy = softmax(logits)
-            add_noise(noisy, legal, self.dirichlet_alpha, self.exploration_fraction, rng)
-            with np.errstate(divide="ignore"):
-                logits = np.log(noisy)
         where, chosen = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-        places, never = th.from_numpy(where), np.zeros(rows, np.bool_)
+        places = th.from_numpy(where)  # the same memory: advance() writes into it where the next simulation has ended
+        never = np.zeros(rows, np.bool_)
         zeros, ones = np.zeros(rows, np.float32), np.ones(rows, np.float32)  # no edge leads to a root
         roots = (_array(logits), _array(root.value), zeros, ones, never)
         bad = advance(0, True, *roots, score, considered[0], settings, where, chosen, *arrays)
@@ -207,6 +197,34 @@ class TreeSearch:
         action, policy, q = self._decide(tree, settings, logits, score, legal, deterministic, temperature, rng)
         seconds = {"tree": time.perf_counter() - start - network, "network": network}
         return SearchResult(action, policy, tree.value[:, 0].astype(np.float32), tree.visits[:, 0].copy(), q, tree, seconds)
+
+    def _plan_root(
+        self,
+        logits: np.ndarray,
+        legal: np.ndarray,
+        simulations: int,
+        deterministic: bool,
+        temperature: float,
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """
+        Draw the noise of the roots, and plan the visits of their edges.
+
+        :return: the logits, with Dirichlet noise for PUCT; and, for Gumbel search, the scores ``g + logits``, ``(B, A)``, and
+            the number of visits of the edges that each simulation considers, ``(simulations, B)``
+        """
+        score, considered = np.zeros(logits.shape), np.zeros((simulations, len(logits)), np.int32)
+        if self.kind == "gumbel":
+            noise = 0.0 if deterministic else self.gumbel_scale * temperature
+            score = logits - logits.max(1, keepdims=True) + (noise * rng.gumbel(size=logits.shape) if noise else 0.0)
+            most = min(self.max_considered_actions, legal.shape[1])
+            considered = np.ascontiguousarray(considered_visits(most, simulations)[np.minimum(legal.sum(1), most)].T)
+        elif not deterministic and self.exploration_fraction:
+            noisy = softmax(logits)
+            add_noise(noisy, legal, self.dirichlet_alpha, self.exploration_fraction, rng)
+            with np.errstate(divide="ignore"):
+                logits = np.log(noisy)
+        return logits, score, considered
 
     def _decide(
         self,

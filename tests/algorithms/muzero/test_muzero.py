@@ -6,10 +6,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_mbrl import MuZero
-from sb3_mbrl.algorithms.muzero.replay import MASK, POLICY, SIGN, VALUE
+from sb3_mbrl.agent.joint_update import JointUpdate
+from sb3_mbrl.algorithms.muzero.replay import EXPLORED, MASK, POLICY, SIGN, VALUE
+from sb3_mbrl.envs.boards import Opponent, RandomPlayer
 from tests.algorithms.muzero.agents import SMALL, Count, small
 
 
@@ -47,6 +49,33 @@ def test_results_of_searches_lie_beside_their_steps():
 def test_every_update_is_of_the_budget_of_collected_steps():
     agent = small(DummyVecEnv([Count] * 2), gradient_steps=-1).learn(60)
     assert agent._n_updates == 60 - 20
+
+
+def test_targets_are_of_a_network_that_is_copied_from_time_to_time():
+    agent = small(gradient_steps=0, target_update_interval=3).learn(30)
+    own, target = agent.latent_model, agent.policy.target
+    for update in range(1, 8):
+        agent.train(1)
+        same = all(th.equal(one, other) for one, other in zip(own.parameters(), target.parameters(), strict=True))
+        assert same == (update % 3 == 0)
+    with th.no_grad():
+        target.predictions.out.weight[2:] = 0.0
+        target.predictions.out.bias[2:] = 10.0 * target.output.two_hot(th.tensor(3.0))
+    expected = float(target.output.mean(target.predictions.out.bias[2:]))
+    assert agent._target_value(th.zeros(2, 4)) == pytest.approx(expected)
+    assert expected > 2.0
+
+
+def test_rows_count_by_their_importance_weights(monkeypatch):
+    agent, given = small(gradient_steps=0, alpha=1.0, beta=1.0).learn(30), []
+    agent.replay.priorities.values[:30, 0] = np.arange(1, 31)
+    call = JointUpdate.__call__
+    monkeypatch.setattr(JointUpdate, "__call__", lambda *args, **kwargs: given.append(args[1]) or call(*args, **kwargs))
+    agent.train(1, batch_size=8)
+    rows, weights = given[0]
+    assert 0 < weights.min() < weights.max() == 1.0
+    one_by_one = th.stack([agent._losses(rows, one, None)[0] for one in th.eye(8)])  # each counts for an eighth of the mean
+    assert float(agent._losses(rows, weights, None)[0]) == pytest.approx(float((weights * one_by_one).sum()), rel=1e-4)
 
 
 def test_boards_are_played_for_both_players():
@@ -163,6 +192,33 @@ def test_rewards_beyond_the_support_are_reported_once():
     with pytest.warns(UserWarning, match=r"a reward of 1e\+06, .* value_range=20 as 20: scale the rewards") as seen:
         agent.learn(12)
     assert len([one for one in seen if "value_range" in str(one.message)]) == 1
+
+
+def test_rewards_are_judged_as_they_are_stored():
+    """Behind ``VecNormalize`` the reward of the step was judged, and the buffer keeps that of before."""
+    env = VecNormalize(DummyVecEnv([lambda: Masked(reward=1e6)]), norm_obs=False)
+    with pytest.warns(UserWarning, match=r"a reward of 1e\+06, .* value_range=20 as 20: scale the rewards"):
+        small(env, learning_starts=1000).learn(3)
+
+
+def test_steps_after_exploration_are_not_marked_as_random():
+    """The marks of the last decision with ``exploration`` were stored with every later step."""
+    agent = small(DummyVecEnv([Count] * 2), exploration=1.0, learning_starts=1000).learn(40)
+    assert agent.real.side.arrays[EXPLORED][:20].any()
+    agent.exploration = 0.0
+    agent.learn(40, reset_num_timesteps=False)
+    assert not agent.real.side.arrays[EXPLORED][20:40].any()
+
+
+def test_an_environment_of_other_players_is_refused(tmp_path):
+    """Rewards and values had the signs of one player, without a word."""
+    alone = small(Opponent(gym.make("TicTacToe-v0"), RandomPlayer()))
+    with pytest.raises(ValueError, match="turns=2, and the agent was made for 1: the signs"):
+        alone.set_env(gym.make("TicTacToe-v0"))
+    alone.save(tmp_path / "alone")
+    with pytest.raises(ValueError, match="turns=2, and the agent was made for 1: the signs"):
+        MuZero.load(tmp_path / "alone", env=gym.make("TicTacToe-v0"))
+    alone.set_env(Opponent(gym.make("TicTacToe-v0"), RandomPlayer(1)))
 
 
 def test_nothing_is_searched_from_nan():
