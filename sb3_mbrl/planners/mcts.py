@@ -80,7 +80,7 @@ class MCTS(Planner):
         self.rollouts = whole("rollouts", rollouts, 1)
         if self.horizon * self.rollouts > MOST_STEPS:
             raise ValueError(
-                f"horizon={self.horizon} and rollouts={self.rollouts}: give at most {MOST_STEPS} steps in all rollouts of a node"
+                f"horizon={self.horizon} and rollouts={self.rollouts}: give at most {MOST_STEPS} steps in a node's rollouts"
             )
         if estimate not in ("best", "mean"):
             raise ValueError(f"estimate={estimate!r}: choose 'best' or 'mean'")
