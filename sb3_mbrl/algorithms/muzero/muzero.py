@@ -244,7 +244,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose 'auto', True or False")
         if not isinstance(self.prioritized, bool):
             raise ValueError(f"prioritized={self.prioritized!r}: choose True or False")
-        if "lr" in self.optimizer_kwargs:
+        if "lr" in keyword_arguments("optimizer_kwargs", self.optimizer_kwargs):
             raise ValueError("optimizer_kwargs has 'lr': give learning_rate to MuZero")
         for name, remedy in (("unroll_steps", ""), ("td_steps", " (-1: all rewards until the episode ends)")):
             if isinstance(steps := getattr(self, name), int) and steps > self.buffer_size:
@@ -281,7 +281,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         with self.random.scope(self.device):
             self.policy.attach(self.latent_model, tree_search, self.n_sampled_actions)
         self._choose_game()
-        self._check_masks()
+        self._check_env()
         self.latent_model.optimizer = None  # the joint update trains it
         self.update = JointUpdate(
             [Learner(self.latent_model, 1.0, self.max_grad_norm)],
@@ -324,14 +324,19 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         """As SB3's; with ``search_model="oracle"``, the new environment is searched in."""
         super().set_env(env, force_reset)
         self._choose_game()
-        self._check_masks()
+        self._check_env()
 
-    def _check_masks(self) -> None:
+    def _check_env(self) -> None:
         """
-        Refuse masks that would be ignored, where the environments are in this process.
+        Refuse environments of another number of players, and masks that would be ignored (where they are in this process).
 
-        :raises ValueError: where some environments have ``action_masks()``, and others do not
+        :raises ValueError: for these, as where some environments have ``action_masks()``, and others do not
         """
+        if self.env is not None and (turns := _players(self.env)) != self.players:
+            raise ValueError(
+                f"The environment has turns={turns}, and this agent has learned with {self.players}: give it an environment "
+                "of as many players, or start a new agent"
+            )
         envs = [] if self.env is None else getattr(self.env.unwrapped, "envs", [])
         having = [env for env in envs if callable(_attribute(env, "action_masks"))]
         if having and len(having) < len(envs):
