@@ -34,6 +34,18 @@ def sb3_mbrl_algorithms() -> list[AlgorithmSpec]:
             base="SAC",
         ),
         AlgorithmSpec(
+            name="dhmbpo",
+            factory="sb3_mbrl.algorithms.dhmbpo.dhmbpo:DHMBPO",
+            summary="SAC through the gradient of a world model, from states that its rollouts have visited (2025)",
+            base="SAC",
+        ),
+        AlgorithmSpec(
+            name="svg",
+            factory="sb3_mbrl.algorithms.dhmbpo.dhmbpo:SVG",
+            summary="SAC through the gradient of a world model, from real states (Heess et al. 2015, Amos et al. 2021)",
+            base="SAC",
+        ),
+        AlgorithmSpec(
             name="dyna",
             factory="sb3_mbrl.algorithms.dyna:Dyna",
             summary="DQN on real and imagined transitions (after Sutton 1991)",

@@ -497,6 +497,22 @@ class ActionCodec:
         )
 
 
+def as_mask(mask: Any) -> th.Tensor:
+    """
+    Turn a mask of an environment or a user into booleans.
+
+    :raises ValueError: for text, ``None`` and other values that are neither true nor false, NaN among them
+    """
+    if not isinstance(mask, th.Tensor):
+        array = np.asarray(mask)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"action_mask is {mask!r}: give true where an action is allowed, else false")
+        mask = th.as_tensor(array)
+    if mask.is_floating_point() and not bool(mask.isfinite().all()):
+        raise ValueError("action_mask holds NaN or infinity: give true where an action is allowed, else false")
+    return mask.bool()
+
+
 def sample_actions(space: spaces.Space, n: int, generator: th.Generator | None, device: th.device) -> th.Tensor:
     """
     Draw random actions.

@@ -36,6 +36,8 @@ def test_algorithms_are_the_public_classes_and_name_their_base():
     classes = {spec.name: import_target(spec.factory, spec.name) for spec in builtin.sb3_mbrl_algorithms()}
     assert {name: cls.__name__ for name, cls in classes.items()} == {
         "mbpo": "MBPO",
+        "dhmbpo": "DHMBPO",
+        "svg": "SVG",
         "dyna": "Dyna",
         "pets": "PETS",
         "dreamer_v3": "DreamerV3",
@@ -43,7 +45,8 @@ def test_algorithms_are_the_public_classes_and_name_their_base():
         "dyna_q": "DynaQ",
     }
     assert all(getattr(sb3_mbrl, cls.__name__) is cls for cls in classes.values())
-    assert {spec.name: spec.base for spec in builtin.sb3_mbrl_algorithms() if spec.base} == {"mbpo": "SAC", "dyna": "DQN"}
+    bases = {spec.name: spec.base for spec in builtin.sb3_mbrl_algorithms() if spec.base}
+    assert bases == {"mbpo": "SAC", "dhmbpo": "SAC", "svg": "SAC", "dyna": "DQN"}
 
 
 @pytest.mark.parametrize("specs", [hook for name, hook in vars(builtin).items() if name.startswith("sb3_mbrl_")])

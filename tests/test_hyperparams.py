@@ -55,7 +55,8 @@ IDS = [f"{name}-v{version}" for name in PAPER for version in (4, 5)]
 
 
 def test_every_environment_of_the_paper_has_a_preset():
-    assert set(preset_names("mbpo")) == {*IDS, "Pendulum-v1"}
+    ours = {"Pendulum-v1", *(f"dmc/{task}-v0" for task in ("cartpole-swingup", "cheetah-run", "finger-spin"))}
+    assert set(preset_names("mbpo")) == {*IDS, *ours}
 
 
 @pytest.mark.parametrize("env_id", IDS)

@@ -57,7 +57,7 @@ class SomebodysPlugin:
         return [WorldModelSpec(name="my_model", factory=MLPModel)]
 
 
-PAGES_OF_CODE = ("mbpo", "checkpoints", "plugins", "migration", "dyna", "dreamer", "muzero", "boards")
+PAGES_OF_CODE = ("mbpo", "checkpoints", "plugins", "migration", "dyna", "dreamer", "muzero", "boards", "policies", "dhmbpo")
 
 
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in PAGES_OF_CODE)])
@@ -331,24 +331,35 @@ def test_versions_agree():
     assert importlib.metadata.version("sb3-mbrl") == version
 
 
-def constraints() -> dict[str, Requirement]:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+def constraints(file: str = "constraints.txt") -> dict[str, Requirement]:
+    lines = [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith("#")]
     pins = {canonicalize_name((requirement := Requirement(line)).name): requirement for line in lines}
     assert len(pins) == len(lines), "a name stands twice"
     return pins
 
 
-def test_constraints_pin_exactly_and_name_no_source():
-    for name, pin in constraints().items():
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-dmc.txt"])
+def test_constraints_pin_exactly_and_name_no_source(file):
+    for name, pin in constraints(file).items():
         assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), f"{name}: {pin.specifier}"  # "+cpu" would exclude other builds
         assert pin.url is None
-    assert str(constraints()["torch"].specifier) == "==2.13.0"
+    assert str(constraints(file)["torch"].specifier) == "==2.13.0"
+
+
+def test_constraints_of_the_control_suite_differ_in_mujoco_alone():
+    usual, own = constraints(), constraints("constraints-dmc.txt")
+    assert {name for name in usual.keys() & own.keys() if str(usual[name]) != str(own[name])} == {"mujoco"}
+    assert usual.keys() - own.keys() == {"mujoco-core", "mujoco-studio"}, "parts of MuJoCo 4"
 
 
 def test_constraints_are_within_pyprojects_ranges():
-    pins = constraints()
-    extras = PYPROJECT["project"]["optional-dependencies"].values()
-    for text in itertools.chain(PYPROJECT["project"]["dependencies"], *extras):
+    extras = dict(PYPROJECT["project"]["optional-dependencies"])
+    usual, suite = constraints(), constraints("constraints-dmc.txt")
+    control = [(suite, text) for text in extras.pop("dmc")]
+    for pins, text in [
+        *((usual, text) for text in itertools.chain(PYPROJECT["project"]["dependencies"], *extras.values())),
+        *control,
+    ]:
         requirement = Requirement(text)
         if canonicalize_name(requirement.name) == "sb3-mbrl":
             continue

@@ -47,11 +47,11 @@ class Game(NamedTuple):
 
 
 GAMES = {
-    "tictactoe": Game("TicTacToe-v0", 80_000, 8_000),
-    "connect-four": Game("ConnectFour-v0", 400_000, 20_000),
+    "tictactoe": Game("TicTacToe-v0", 160_000, 8_000),
+    "connect-four": Game("ConnectFour-v0", 240_000, 20_000),
 }
 SEEDS = (0, 1, 2)
-SETTINGS: dict[str, Any] = {"learning_rate": [2e-3, 1e-4]}
+SETTINGS: dict[str, Any] = {"learning_rate": [2e-3, 1e-5]}
 """What differs from the preset: the learning rate falls linearly"""
 
 

@@ -30,6 +30,7 @@ import torch
 from agents import algorithm, as_arguments
 from records import CHECKPOINTS, RESULTS, Record, clean_label, reached_at, read_record, run_name, write_record
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from tasks import TASKS, VARIANTS, Task, changes, conditions, constructor_settings, override, parse_overrides
@@ -244,7 +245,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(folder.glob("step-*"), default=None)
 
 
-def load_checkpoint(cls: type[OffPolicyAlgorithm], folder: Path, env: gym.Env, device: str) -> OffPolicyAlgorithm:
+def load_checkpoint(cls: type[OffPolicyAlgorithm], folder: Path, env: Any, device: str) -> OffPolicyAlgorithm:
     """
     Load the agent with its replay buffer, and restore the random streams.
 
@@ -402,7 +403,10 @@ def execute(run: Run, fresh: bool = False, on_evaluation: Callable[[Record], Non
     if record["finished"]:
         return record
     cls = algorithm(run.task, run.variant)
-    env = gym.make(run.task.env_id, **run.task.env_kwargs)
+    env: Any = gym.make(run.task.env_id, **run.task.env_kwargs)
+    if run.task.n_envs > 1:
+        env.close()
+        env = make_vec_env(run.task.env_id, run.task.n_envs, env_kwargs=dict(run.task.env_kwargs))
     if checkpoint is None:
         settings = as_arguments(run.settings, env.action_space)
         agent: OffPolicyAlgorithm = cls("MlpPolicy", env, seed=run.seed, device=run.device, **settings)

@@ -16,7 +16,7 @@ from typing import Any
 from sb3_mbrl.hyperparams import load_preset
 
 MODEL_OFF = "model-off"
-BASES = {"mbpo": "sac", "dyna": "dqn", "mb_td3": "td3", "mb_tqc": "tqc", "mb_crossq": "crossq"}
+BASES = {"mbpo": "sac", "dhmbpo": "sac", "svg": "sac", "dyna": "dqn", "mb_td3": "td3", "mb_tqc": "tqc", "mb_crossq": "crossq"}
 """Algorithms with a model-free base class, by their names on command lines, and the names of their base classes"""
 
 TRUE_MODEL = "true-model"
@@ -46,6 +46,7 @@ class Task:
     :param algo: the name of the algorithm
     :param true_model: the settings that replace the world model's, so that the model is the environment itself; ``None``: the
         task has no such variant
+    :param n_envs: the number of environments that are stepped together; their steps are counted one by one
     """
 
     name: str
@@ -60,6 +61,7 @@ class Task:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     algo: str = "mbpo"
     true_model: Mapping[str, Any] | None = None
+    n_envs: int = 1
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -242,7 +244,63 @@ TASKS = {
             env_kwargs={"pixels": 2},
             algo="dreamer_v3",
         ),
+        *(
+            Task(
+                f"dhmbpo-{name}",
+                env_id,
+                steps,
+                every,
+                5,
+                seeds,
+                load_preset("dhmbpo", env_id).kwargs,
+                threshold,
+                algo="dhmbpo",
+            )
+            for name, env_id, steps, every, seeds, threshold in (
+                ("pendulum", "Pendulum-v1", 1_000, 100, _FIVE, -200.0),
+                ("inverted-pendulum", "InvertedPendulum-v5", 1_500, 100, _FIVE, 950.0),
+                ("halfcheetah", "HalfCheetah-v5", 10_000, 1_000, _FIVE, None),
+                ("hopper", "Hopper-v5", 20_000, 1_000, _FIVE, None),
+                ("walker2d", "Walker2d-v5", 20_000, 1_000, _THREE, None),
+            )
+        ),
+        Task(
+            "svg-pendulum",
+            "Pendulum-v1",
+            3_000,
+            100,
+            5,
+            _THREE,
+            load_preset("dhmbpo", "Pendulum-v1").kwargs,
+            -250.0,
+            algo="svg",
+        ),
         Task("muzero-cartpole", "CartPole-v1", 30_000, 1_000, 20, _THREE, {}, 475.0, algo="muzero"),
+        # Value iteration succeeds in 74 % of the episodes of 100 steps; the threshold is 0.9 of it.
+        Task(
+            "muzero-frozenlake",
+            "FrozenLake-v1",
+            40_000,
+            4_000,
+            1_000,
+            _THREE,
+            load_preset("muzero", "FrozenLake-v1").kwargs,
+            0.666,
+            algo="muzero",
+            n_envs=8,
+        ),
+        Task(
+            "muzero-pendulum",
+            "Pendulum-v1",
+            20_000,
+            1_000,
+            20,
+            _THREE,
+            load_preset("muzero", "Pendulum-v1").kwargs,
+            -300.0,
+            algo="muzero",
+            n_envs=4,
+        ),
         *(preset_task(f"{body}-v5") for body in ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid")),
     )
 }
@@ -293,7 +351,7 @@ def constructor_settings(task: Task, variant: str, overrides: Mapping[str, Any] 
         return common | dict(override(replace(task, settings={}), given).settings)
     changed: dict[str, Any] = {}
     if variant == MODEL_OFF:
-        changed = {"world_model": None}
+        changed = {"horizon": 0} if task.algo in OWN_LEARNERS else {"world_model": None}
     elif variant == TRUE_MODEL:
         changed = {"world_model_kwargs": {}, **(task.true_model or {})}
     return common | deepcopy(dict(task.settings)) | changed
@@ -327,10 +385,14 @@ def conditions(
         "deadline": task.deadline,
         "settings": dict(settings),
         "device": device,
+        **({"n_envs": task.n_envs} if task.n_envs > 1 else {}),
     }
     # JSON turns tuples into lists, and these values are compared with those of a file.
     return json.loads(json.dumps(values))
 
+
+OWN_LEARNERS = ("dhmbpo", "svg")
+"""Algorithms whose updates are not their base class's: their control is themselves at ``horizon=0``"""
 
 MODELS_OWN = {"real_ratio", "world_model_kwargs", "imagination_kwargs", "fit_freq", "fit_kwargs"}
 """Settings without effect when there is no model (``world_model=None`` is the base class to the last bit)"""

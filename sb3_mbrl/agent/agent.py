@@ -51,10 +51,11 @@ from sb3_mbrl.agent.parts import Choices, Parts
 from sb3_mbrl.agent.progress import ProgressLines, TimeLeft, TrainingBar
 from sb3_mbrl.agent.real_steps import RealSteps, cut_off_episodes
 from sb3_mbrl.agent.recorder import Recorder, leaves, writes
+from sb3_mbrl.agent.settings import check_forms, check_values, keyword_arguments
 from sb3_mbrl.agent.stateful import StatefulActing
 from sb3_mbrl.agent.streams import SharedStreams
 from sb3_mbrl.buffers import ReplayData
-from sb3_mbrl.checks import did_you_mean, number, user_stacklevel, whole
+from sb3_mbrl.checks import did_you_mean, user_stacklevel
 from sb3_mbrl.contracts import Data, FitBudget, UnsupportedSpace, WorldModel
 from sb3_mbrl.hyperparams import load_preset, with_overrides
 from sb3_mbrl.imagination.starts import replay_starts
@@ -184,6 +185,8 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
 
     def _setup_model(self) -> None:
         saved = checkpoint.take_saved(self)
+        if self.world_model_class is not None and not self._model_is_off():
+            check_forms(vars(self), type(self).__name__)
         self._check_spaces()
         given = {kind: self.__dict__.pop(kind) for kind in self.part_kinds if kind in self.__dict__}
         super()._setup_model()
@@ -469,21 +472,7 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         return self.world_model is not None and left_behind_by_sb3(self.action_space)
 
     def _check_settings_of_sb3(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        for name in {"batch_size", "buffer_size", "target_update_interval"} & set(given):
-            whole(name, given[name], 1)
-        exploration = {"exploration_fraction", "exploration_initial_eps", "exploration_final_eps"}
-        for name in {"gamma", "tau", *exploration} & set(given):
-            number(name, given[name], 0.0, 1.0)
-        for progress in (1.0, 0.0):  # of training, the begin and the end
-            number("learning_rate", self.lr_schedule(progress), 0.0)
-        norm = given.get("max_grad_norm")
-        if isinstance(norm, (int, float)) and not norm > 0:  # NaN too; DreamerV3 takes one for each of its networks
-            raise ValueError(f"max_grad_norm={norm!r}: give a number above 0")
-        if self.action_noise is not None and not isinstance(self.action_noise, ActionNoise):
-            raise TypeError(f"action_noise={self.action_noise!r}: give an ActionNoise of stable_baselines3.common.noise")
-        if not isinstance(self.train_freq.frequency, Integral) or self.train_freq.frequency < 1:
-            raise ValueError(f"train_freq={self.train_freq!r}: give the steps (or episodes) between two updates, from 1 on")
+        self.__dict__.update(check_values(self.__dict__))
 
     def _act_by(self, policy: StatefulPolicy) -> None:
         """Act with a policy that has a state; actions come from :meth:`_decide`."""
@@ -631,13 +620,14 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
         return result
 
     def _cut_off_episodes(self) -> None:
-        self._last_obs = None  # SB3 resets the environment then
+        self._last_obs, self.real.stepping = None, False  # SB3 resets the environment then
         if self.replay_buffer is not None:
             cut_off_episodes(self.replay_buffer)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
+        self.real.stepping = True
         if self.acting is None:
             action, stored = super()._sample_action(learning_starts, action_noise, n_envs)
         else:
@@ -681,6 +671,7 @@ class OffPolicyAgent(ModelBasedAgent, OffPolicyAlgorithm if TYPE_CHECKING else o
             self.real.check(new_obs, reward, dones, infos, self._vec_normalize_env, self.num_timesteps)
             self.real.store_kept(replay_buffer)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self.real.stepping = False
         self._take_snapshot()
         if self.acting is not None:
             self.acting.after_step(buffer_action, dones)
@@ -871,10 +862,3 @@ def make_budget(fit_kwargs: Any) -> FitBudget:
         if not optional and (not isinstance(value, Real) or isinstance(value, bool)):
             raise TypeError(f"fit_kwargs: {name}={value!r} is not a number")
     return FitBudget(**given)
-
-
-def keyword_arguments(name: str, given: Any) -> dict[str, Any]:
-    """:raises TypeError: when they are no dictionary"""
-    if given is not None and not isinstance(given, Mapping):
-        raise TypeError(f"{name}={given!r}: give a dictionary of keyword arguments")
-    return dict(given or {})

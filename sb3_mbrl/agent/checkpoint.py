@@ -61,6 +61,8 @@ from sb3_mbrl.agent.zip_file import (
     same_json,
     saved_attributes,
 )
+from sb3_mbrl.checks import did_you_mean
+from sb3_mbrl.plugins.kinds import KINDS
 from sb3_mbrl.plugins.selection import path_of
 from sb3_mbrl.rng import streams_kept
 
@@ -157,6 +159,9 @@ def _saved_values(agent: Any, extra: Mapping[str, Any], include: set[str]) -> di
         "algorithm": _algorithm(own),
     }
     values: dict[str, Any] = {STATE: plain, **{name: plain_function(getattr(agent, name)) for name in FUNCTIONS}}
+    if agent.world_model is not None and getattr(objects.get("real"), "stepping", False):
+        # The environment is a step ahead of the replay buffer, which never sees that step: it has to begin a new episode.
+        values |= {"_last_obs": None, "_last_original_obs": None}
     if pickled := agent.parts.pickled_functions():
         values[KNOWN_FUNCTIONS] = pickled
     # A model-free class that opens this file looks for a policy of this name, and says that there is none: see the name.
@@ -225,6 +230,9 @@ def check(cls: Any, path: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
             )
         refuse_model_free(cls, path, saved)
     _check_state(saved[STATE], path)
+    for name in _COUNTS:
+        if type(saved.get(name, 0)) is not int or saved.get(name, 0) < 0:
+            raise DamagedError(f"{path} is damaged: {name} is {saved[name]!r}, and not a number of things")
     saved_by = saved[STATE]["saved_by"]
     right, own = saved_by["class"], qualified_name(cls.model_free_class)
     if saved_by["base"] != own:
@@ -237,6 +245,7 @@ def check(cls: Any, path: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     if saved_by["algorithm"] != _algorithm(cls):
         raise ValueError(f"{path} was saved by {right}, not by {cls.__name__}: load it with {right}.load(path)")
     check_names(cls, "load", kwargs, saved)
+    _refuse_contradictions(cls, path, kwargs, saved)
     ratio = kwargs.get("real_ratio")
     if isinstance(ratio, (int, float)) and ratio < 1.0 <= saved.get("real_ratio", 0.0):
         raise ValueError(
@@ -252,6 +261,39 @@ def check(cls: Any, path: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return saved
 
 
+_COUNTS = ("num_timesteps", "_num_timesteps_at_start", "_total_timesteps", "_n_updates", "_episode_num", "n_envs")
+"""The attributes that count something"""
+
+_NOT_ARGUMENTS = {
+    "observation_space": "it is the environment's: give env=...",
+    "action_space": "it is the environment's: give env=...",
+    "policy_class": "the file names its policy, whose weights it holds",
+    "lr_schedule": "it follows from the learning rate. Did you mean learning_rate=...?",
+    **{f"{kind}_class": f"did you mean {kind}=...?" for kind in KINDS},
+    **dict.fromkeys(SAVED_ONLY, "it is the state in the file"),
+}
+"""Attributes in a file that ``load`` cannot change, and why. SB3 would put them into ``__dict__`` without a word."""
+
+
+def _refuse_contradictions(cls: Any, path: Any, kwargs: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """:raises TypeError: for an argument that says something else than the file, and would be ignored or do damage"""
+    where = f"{cls.__name__}.load(..., "
+    for name in kwargs:
+        if name in _NOT_ARGUMENTS:
+            raise TypeError(f"{where}{name}=...): {_NOT_ARGUMENTS[name]}")
+        if callable(getattr(cls, name, None)):
+            raise TypeError(f"{where}{name}=...): this is a method.{did_you_mean(name, saved)}")
+        if name.startswith("_"):
+            raise TypeError(f"{where}{name}=...): this is a private attribute.{did_you_mean(name, saved)}")
+    for name, own, remedy in (
+        ("n_envs", saved.get("n_envs"), f"Did you mean env=make_vec_env(..., n_envs={kwargs.get('n_envs')})?"),
+        ("policy", saved[STATE]["policy"], "Its weights are those of that policy: leave it out."),
+        ("use_sde", saved.get("use_sde"), "Its weights are those of that policy: leave it out."),
+    ):
+        if name in kwargs and kwargs[name] != own:
+            raise TypeError(f"{where}{name}={kwargs[name]!r}): {path} was saved with {name}={own!r}. {remedy}")
+
+
 def _check_state(state: Any, path: Any) -> None:
     """:raises ValueError: for a state that no agent of this library has saved"""
     expected = {"saved_by": dict, "parts": dict, "plugins": dict}
@@ -259,10 +301,15 @@ def _check_state(state: Any, path: Any) -> None:
     if present and all(isinstance(state["saved_by"].get(name), str) for name in ("class", "base")):
         references = state["parts"].get("references")
         texts = isinstance(references, dict) and all(_is_reference(reference) for reference in references.values())
-        texts = texts and isinstance(state["parts"].get("known"), dict)
+        known = state["parts"].get("known")
+        texts = texts and isinstance(known, dict) and all(_is_known(value) for value in known.values())
         if texts and "policy" in state and "algorithm" in state["saved_by"]:
             return
     raise ValueError(f"{path} is damaged: what it holds under {STATE!r} is not what sb3-mbrl saves")
+
+
+def _is_known(value: Any) -> bool:
+    return value in (None, "pickled") or (isinstance(value, dict) and "function" in value)
 
 
 def _is_reference(reference: Any) -> bool:
@@ -311,7 +358,7 @@ def load(
     modelled = "world_model" in state["parts"]["references"]
     seeding = streams_kept() if modelled else nullcontext()
     try:
-        with _naming(path):
+        with _naming(path, kwargs):
             with seeding:
                 agent = load_by_sb3(custom_objects=custom, **kwargs, **{TRUSTED: trusted_names(trust)})
             restore(agent, state)
@@ -330,8 +377,8 @@ def load(
 
 
 @contextmanager
-def _naming(path: Any) -> Iterator[None]:
-    """Name the file in errors of SB3 and PyTorch that come from what is in it, and not from the user's settings."""
+def _naming(path: Any, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Name the file in errors of SB3 and PyTorch that come from what is in it, or from what ``load`` was given to change."""
     try:
         yield
     except DamagedError as error:
@@ -341,13 +388,24 @@ def _naming(path: Any) -> Iterator[None]:
         raise DamagedError(f"{path} is damaged: an entry cannot be read ({reason})") from error
     except RuntimeError as error:  # PyTorch's, whose type says nothing
         if not str(error).startswith(("Error(s) in loading state_dict", "PytorchStreamReader")):
+            raise ValueError(f"{path} cannot be loaded: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        if kwargs:
+            given = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+            raise ValueError(f"{path} does not fit its settings with the changes of load(..., {given}): {reason}") from error
+        raise DamagedError(f"{path} does not fit its own settings: {reason}") from error
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # a value of another kind than was saved can fail in any way
+        if isinstance(error, KeyError) and isinstance(error.__context__, ValueError):
+            # SB3's load looks for an old kind of file where parameters are missing, and then fails itself.
+            raise DamagedError(f"{path} is damaged: {error.__context__}") from error
+        if str(path) in str(error):
             raise
-        raise DamagedError(f"{path} does not fit its own settings: {' '.join(str(error).split())}") from error
-    except KeyError as error:
-        # SB3's load looks for an old kind of file where parameters are missing, and then fails itself.
-        if not isinstance(error.__context__, ValueError):
+        if type(error) in (ValueError, TypeError) or type(error).__module__.startswith("sb3_mbrl."):
+            error.args = (f"{path} cannot be loaded: {error}",)
             raise
-        raise DamagedError(f"{path} is damaged: {error.__context__}") from error
+        raise ValueError(f"{path} cannot be loaded ({type(error).__name__}: {error})") from error
 
 
 def _decoded(path: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -361,7 +419,7 @@ def _decoded(path: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and set(value) == {PLAIN}:
             try:
                 values[name] = decode(value[PLAIN])
-            except ValueError as error:
+            except (ValueError, OverflowError, IndexError) as error:
                 raise ValueError(f"{path}: {name} cannot be read: {error}") from error
     return values
 

@@ -142,12 +142,18 @@ def precision(mixed: bool | Literal["auto"], device: th.device) -> th.autocast:
 
 @contextmanager
 def explained_out_of_memory(**settings: Any) -> Iterator[None]:
-    """Explain an out-of-memory error of a GPU by the settings to lower."""
+    """
+    Explain an out-of-memory error of a GPU by the settings to lower.
+
+    :param settings: the settings that decide about the memory of an update, and their values, the first to lower first
+    """
     try:
         yield
     except th.cuda.OutOfMemoryError as error:
         listed = ", ".join(f"{name}={value}" for name, value in settings.items())
+        first, *others = settings
+        then = "".join(f", then {name}" for name in others)
         raise RuntimeError(
-            f"The GPU's memory is not enough for an update with {listed}. Lower imagine_last first (it decides how many "
-            "trajectories are imagined at once), then batch_size or batch_length, then size. Nothing is lost: save() works."
+            f"The GPU's memory is not enough for an update with {listed}. Lower {first} first{then}. Nothing is lost: save() "
+            "works."
         ) from error

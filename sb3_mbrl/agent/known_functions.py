@@ -1,23 +1,29 @@
 """Known reward and termination functions: choosing them, comparing them with real data, and saving them."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mbrl.contracts import EnvFunctions, Transitions, WorldModel, call_known
+from sb3_mbrl.contracts import EnvFunctions, Obs, Transitions, WorldModel, call_known
 from sb3_mbrl.envs.known_functions.saving import from_plain, is_plain, to_plain
 from sb3_mbrl.envs.wrappers import is_neutral
 from sb3_mbrl.plugins import Registry
-from sb3_mbrl.spaces import ActionCodec
+from sb3_mbrl.rng import streams_kept
+from sb3_mbrl.spaces import ActionCodec, as_stored, as_tensor, sample_actions
 
 FUNCTIONS = ("reward_fn", "termination_fn")
+
+TRIED = 7
+"""The number of random rows on which known functions are tried: a number that observations seldom have as columns"""
 
 
 def check_function_choice(name: str, choice: Any) -> None:
@@ -96,6 +102,41 @@ def saved_functions(choices: Mapping[str, Any], saved: EnvFunctions | None) -> E
                 f"This agent was saved with a known {name}: load(..., {name}=None) cannot learn it. Start a new agent."
             )
     return replace(saved, **functions)
+
+
+def try_functions(known: EnvFunctions, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """
+    Call known functions once, on random members of the spaces, so that a wrong result is not noticed first after thousands of
+    steps. No random stream is touched.
+
+    :raises ValueError: for a result of the wrong shape or type; errors of the functions themselves have a note
+    """
+    if known == EnvFunctions():
+        return
+    generator = th.Generator().manual_seed(0)
+    action = ActionCodec(action_space).to_env(sample_actions(action_space, TRIED, generator, th.device("cpu")))
+    arguments = (_sampled(observation_space, 1), action, _sampled(observation_space, 2))
+    with streams_kept():
+        if known.termination_fn is not None:
+            ended = call_known("termination_fn", known.termination_fn, arguments, TRIED)
+            if ended.is_complex() or not bool(((ended == 0) | (ended == 1)).all()):
+                raise ValueError(
+                    f"termination_fn must return booleans, and returned {ended[(ended != 0) & (ended != 1)][0].item()}"
+                )
+        if known.reward_fn is not None:
+            reward = call_known("reward_fn", known.reward_fn, arguments, TRIED)
+            if reward.is_complex():
+                raise ValueError(f"reward_fn must return real numbers, and returned a tensor of {reward.dtype}")
+
+
+def _sampled(space: spaces.Space, seed: int) -> Obs:
+    """Draw random members of a space, in the layout of the replay buffer, without drawing from the space's own stream."""
+    drawn = copy.deepcopy(space)
+    drawn.seed(seed)
+    members = [drawn.sample() for _ in range(TRIED)]
+    if isinstance(space, spaces.Dict):
+        return as_stored({key: as_tensor(np.stack([member[key] for member in members])) for key in space.spaces})
+    return as_stored(as_tensor(np.stack(members)))
 
 
 def disagreements(

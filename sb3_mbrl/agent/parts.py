@@ -17,6 +17,7 @@ from sb3_mbrl.agent.known_functions import (
     plain_function,
     restored_function,
     saved_functions,
+    try_functions,
 )
 from sb3_mbrl.agent.objects import AgentObject
 from sb3_mbrl.contracts import EnvFunctions, Imagination, LatentModel, Planner, WorldModel
@@ -214,6 +215,7 @@ class Parts(AgentObject):
 
         :param random: the source of initial weights
         """
+        try_functions(self.known, self.observation_space, self.action_space)
         self.world_model = self._build_world_model(random, self.known)
         for kind in self._others():
             arguments = [getattr(self, name) for name in KINDS[kind].given]
@@ -270,8 +272,8 @@ class Parts(AgentObject):
 
     def _refuse_other_than_latent(self) -> None:
         raise ValueError(
-            f"{self.choices.owner.__name__} learns in the latent states of its world model: world_model='rssm', or another "
-            f"LatentModel, such as a subclass of RSSM, not {self.choices.parts['world_model']!r}"
+            f"{self.choices.owner.__name__} learns in the latent states of its world model: leave world_model as it is, or "
+            f"give a LatentModel such as a subclass of RSSM or MuZeroModel, not {self.choices.parts['world_model']!r}"
         )
 
     def _check_instance(self, model: WorldModel) -> None:

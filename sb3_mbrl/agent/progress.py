@@ -93,6 +93,16 @@ class TimeLeft:
         return "?" if left is None else clock(left)
 
 
+def _time_left(model: Any, total: int) -> TimeLeft:
+    """
+    Return the time left of an algorithm that has not begun to show it itself, such as one whose world model is off: with the
+    estimate of its costs, where these were measured before.
+    """
+    measured = getattr(getattr(model, "recorder", None), "costs", None) is not None
+    known = model.estimate(total) if measured else None
+    return TimeLeft(total, model.num_timesteps, getattr(model, "learning_starts", 0), known)
+
+
 def clock(seconds: float) -> str:
     """Put seconds as hours, minutes and seconds: ``"1:02:03"``."""
     whole = round(seconds)
@@ -137,8 +147,7 @@ class TrainingBar(ProgressBarCallback):
             self.pbar.set_description(activity)
 
     def _on_training_start(self) -> None:
-        begun, total = self.model.num_timesteps, self.locals["total_timesteps"]
-        self.begin(TimeLeft(total, begun, getattr(self.model, "learning_starts", 0)))
+        self.begin(_time_left(self.model, self.locals["total_timesteps"]))
 
     def _on_step(self) -> bool:
         if self.time_left is not None:
@@ -196,8 +205,7 @@ class ProgressLines(BaseCallback):
         self.write(f"{left.done:,} of {left.total:,} real steps ({share:.0%}), {passed} passed{about}{what}")
 
     def _on_training_start(self) -> None:
-        begun, total = self.model.num_timesteps, self.locals["total_timesteps"]
-        self.begin(TimeLeft(total, begun, getattr(self.model, "learning_starts", 0)))
+        self.begin(_time_left(self.model, self.locals["total_timesteps"]))
 
     def _on_step(self) -> bool:
         if self.time_left is not None:

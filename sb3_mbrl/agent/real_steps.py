@@ -29,6 +29,8 @@ class RealSteps(AgentObject):
         self.observation_space = observation_space
         self.side: SideStore | None = None
         """Data stored beside the rows of the replay buffer: an oracle's snapshots, replay latents"""
+        self.stepping = False
+        """Whether a step has begun that is not stored yet, as when a callback is asked after it"""
         self._count: RowCount | None = None
         self._next: dict[str, np.ndarray] = {}
         """By name, the values that belong to the next row"""

@@ -35,10 +35,12 @@ from sb3_mbrl.agent import conversion
 from sb3_mbrl.agent.agent import OffPolicyAgent, make_budget
 from sb3_mbrl.agent.augmenter import ReplayAugmenter
 from sb3_mbrl.agent.model_trainer import ModelTrainer
+from sb3_mbrl.agent.settings import keyword_arguments
 from sb3_mbrl.buffers import ImaginedBuffer
 from sb3_mbrl.contracts import Data, Imagination, Obs, ReplaySampler, RolloutImagination, UnsupportedSpace
 from sb3_mbrl.imagination.acting import act_in_imagination
 from sb3_mbrl.imagination.starts import check_choice
+from sb3_mbrl.policies import policy_names
 from sb3_mbrl.spaces import ActionCodec, unusable_by_sb3
 
 
@@ -81,6 +83,10 @@ class ModelBasedMixin(OffPolicyAgent):
     imagination_kwargs: Any
     real_ratio: float
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.policy_aliases = policy_names(cls.policy_aliases)
+
     def __init__(
         self,
         policy: Any,
@@ -100,7 +106,7 @@ class ModelBasedMixin(OffPolicyAgent):
         **kwargs: Any,
     ) -> None:
         if kwargs.get("policy_kwargs") is not None:
-            kwargs["policy_kwargs"] = dict(kwargs["policy_kwargs"])  # SB3 writes into it
+            kwargs["policy_kwargs"] = keyword_arguments("policy_kwargs", kwargs["policy_kwargs"])  # SB3 writes into it
         try:
             super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)
         except AssertionError as error:
@@ -136,7 +142,7 @@ class ModelBasedMixin(OffPolicyAgent):
             )
 
     def _model_is_off(self) -> bool:
-        return self.real_ratio >= 1.0
+        return isinstance(self.real_ratio, Real) and self.real_ratio >= 1.0
 
     def _check_spaces(self) -> None:
         """Refuse what SB3's networks would fail on. With the model off, that is left to them."""
@@ -183,8 +189,12 @@ class ModelBasedMixin(OffPolicyAgent):
             self._imagine()
         self.registry.hook.sb3_mbrl_before_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
         with self.recorder.phase("update"), augmented_replay(self, self._sampler()):
-            super().train(gradient_steps=gradient_steps, batch_size=batch_size)
+            self._update(gradient_steps, batch_size)
         self.registry.hook.sb3_mbrl_after_policy_update(agent=self, gradient_steps=gradient_steps, batch_size=batch_size)
+
+    def _update(self, gradient_steps: int, batch_size: int) -> None:
+        """Make the updates: those of the base class, unless an algorithm has its own."""
+        super().train(gradient_steps=gradient_steps, batch_size=batch_size)
 
     def _imagination_is_due(self) -> bool:
         imagination = self.imagination

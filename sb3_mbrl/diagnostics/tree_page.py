@@ -23,6 +23,10 @@ pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; }
 """
 
 
+DEEPEST = 150
+"""The depth of the last nodes that are shown: browsers do not nest elements much deeper than 500"""
+
+
 def tree_page(
     result: SearchResult,
     row: int = 0,
@@ -105,19 +109,23 @@ def _root_table(result: SearchResult, row: int, name: Callable[[int, int], str],
     return f"<table><tr>{head}</tr>\n{''.join(rows)}</table>"
 
 
-def _children(tree: Tree, row: int, node: int, name: Callable[[int, int], str], line: list[int]) -> str:
+def _children(tree: Tree, row: int, node: int, name: Callable[[int, int], str], line: list[int], depth: int = 0) -> str:
     """Return the visited edges out of a node, most visited first, each with what is behind it."""
     visits = tree.visits[row, node]
+    if depth >= DEEPEST and visits.any():
+        return f"<div class='leaf'>… {int(visits.sum())} simulations deeper</div>"
     parts = []
     for edge in np.argsort(-visits, kind="stable"):
         if not visits[edge]:
             break
         on_line = bool(line) and edge == line[0]
-        parts.append(_edge(tree, row, node, int(edge), name, line[1:] if on_line else [], on_line))
+        parts.append(_edge(tree, row, node, int(edge), name, line[1:] if on_line else [], on_line, depth))
     return "\n".join(parts)
 
 
-def _edge(tree: Tree, row: int, node: int, edge: int, name: Callable[[int, int], str], line: list[int], on_line: bool) -> str:
+def _edge(
+    tree: Tree, row: int, node: int, edge: int, name: Callable[[int, int], str], line: list[int], on_line: bool, depth: int
+) -> str:
     child = int(tree.children[row, node, edge])
     chance = " chance" if tree.chance[row, node] else ""
     numbers = [
@@ -130,7 +138,7 @@ def _edge(tree: Tree, row: int, node: int, edge: int, name: Callable[[int, int],
         numbers += [f"r = {tree.reward[row, child]:.3f}", f"v = {tree.raw_value[row, child]:.3f}{over}"]
     text = "".join(f"<span class='number'>{number}</span>" for number in numbers)
     head = f"<span class='edge{chance}'>{html.escape(name(node, edge))}</span>{text}"
-    behind = _children(tree, row, child, name, line) if child >= 0 else ""
+    behind = _children(tree, row, child, name, line, depth + 1) if child >= 0 else ""
     mark = " main" if on_line else ""
     if not behind:
         return f"<div class='leaf{mark}'>{head}</div>"

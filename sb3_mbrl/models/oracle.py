@@ -16,7 +16,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
 
 from sb3_mbrl.contracts import Obs, Prediction, RewardFn, TerminationFn, UnsupportedSpace, WorldModel
-from sb3_mbrl.envs.snapshots import MujocoSnapshots, Snapshots, snapshots_of
+from sb3_mbrl.envs.snapshots import MujocoSnapshots, OwnSnapshots, Snapshots, snapshots_of
 from sb3_mbrl.envs.wrappers import effective_stack, is_neutral
 from sb3_mbrl.spaces import ActionCodec, torch_dtype
 from sb3_mbrl.trees import State, batch_size, tree_map
@@ -37,6 +37,10 @@ class OracleModel(WorldModel):
       transposition of images; rewards and observations are raw.
     * If the environment draws random numbers in ``step``, its generator is part of the snapshot: the oracle knows the noise to
       come, which is the same in repeated rows. ``deterministic`` and ``generator`` therefore have no effect.
+    * Where the environment has ``action_masks()``, states have ``"mask"`` ``(B, n_actions)`` too: the legal actions.
+    * An environment that knows more of itself may have two further methods: ``snapshot_of(obs)``, which finds the snapshot in
+      an observation, so that nothing has to be captured; and ``step_many(snapshots, actions)``, which steps all rows in one
+      call (:class:`~sb3_mbrl.envs.boards.BoardEnv` has both).
     * Steps have no gradient.
 
     :param observation_space: the observation space of the real environment
@@ -75,6 +79,10 @@ class OracleModel(WorldModel):
             raise UnsupportedSpace(f"The oracle's environment acts in {self._env.action_space}, the agent in {action_space}")
         self._actions = ActionCodec(action_space)
         self._snapshots: Snapshots = snapshots_of(self._env, max_bytes=max_snapshot_bytes)
+        own = isinstance(self._snapshots, OwnSnapshots)  # no wrappers, so what the environment says of itself is all there is
+        self._snapshot_of: Any = getattr(self._env, "snapshot_of", None) if own else None
+        self._step_many: Any = getattr(self._env, "step_many", None) if own else None
+        self._has_masks = self._env.has_wrapper_attr("action_masks")
 
     # ---- snapshots
 
@@ -121,9 +129,13 @@ class OracleModel(WorldModel):
         Return the states of environments that were captured when ``obs`` was observed.
 
         :param obs: ``(B, ...)``
-        :param snapshot: ``(B, S)``, from :meth:`capture` or :meth:`capture_vec`
+        :param snapshot: ``(B, S)``, from :meth:`capture` or :meth:`capture_vec`; it may be left out where the environment has
+            ``snapshot_of``
         :raises ValueError: without snapshots, or for snapshots of another environment
         """
+        if snapshot is None and self._snapshot_of is not None:
+            rows: Any = tree_map(lambda leaf: leaf.cpu().numpy(), obs)
+            snapshot = th.as_tensor(np.stack([self._snapshot_of(row) for row in rows]))
         if snapshot is None:
             raise ValueError(
                 "An oracle cannot tell the environment's state from an observation: give snapshot=oracle.capture_vec(vec_env) "
@@ -141,7 +153,7 @@ class OracleModel(WorldModel):
             "ended": th.zeros(len(snapshot), dtype=th.bool, device=self.device),
         }
         batch_size(state)
-        return state
+        return self._with_masks(state)
 
     def step(
         self, state: State, action: th.Tensor, *, deterministic: bool = False, generator: th.Generator | None = None
@@ -152,18 +164,65 @@ class OracleModel(WorldModel):
         reward = th.zeros(len(snapshot), device=self.device)
         terminated = state["ended"].clone()
         unknown = ~env_action.flatten(1).isfinite().all(1) & ~terminated
-        for row in (~terminated & ~unknown).nonzero()[:, 0].tolist():
-            self._snapshots.load(self._layers, snapshot[row].cpu().numpy())
-            next_obs, row_reward, ended, _, _ = self._env.step(self._env_units(env_action[row]))
-            snapshot[row] = th.as_tensor(self._snapshots.save(self._layers))
-            tree_map(lambda leaf, value, row=row: leaf[row].copy_(value), obs, self._as_sb3(next_obs))
-            reward[row], terminated[row] = float(row_reward), bool(ended)
+        rows = (~terminated & ~unknown).nonzero()[:, 0]
+        step = self._step_each if self._step_many is None else self._step_together
+        step(rows, env_action, snapshot, obs, reward, terminated)
         if self.reward_fn is not None:
             reward = self.reward_fn(state["obs"], env_action, obs)
         if self.termination_fn is not None:
             terminated = state["ended"] | self.termination_fn(state["obs"], env_action, obs)
         reward = reward.masked_fill(state["ended"], 0.0).masked_fill(unknown, th.nan)
-        return Prediction({"snapshot": snapshot, "obs": obs, "ended": terminated}, reward, terminated.float())
+        following = self._with_masks({"snapshot": snapshot, "obs": obs, "ended": terminated})
+        return Prediction(following, reward, terminated.float())
+
+    def _step_each(
+        self,
+        rows: th.Tensor,
+        action: th.Tensor,
+        snapshot: th.Tensor,
+        obs: State,
+        reward: th.Tensor,
+        terminated: th.Tensor,
+    ) -> None:
+        """Step the given rows, one after the other, and write what follows into the tensors."""
+        for row in rows.tolist():
+            self._snapshots.load(self._layers, snapshot[row].cpu().numpy())
+            next_obs, row_reward, ended, _, _ = self._env.step(self._env_units(action[row]))
+            snapshot[row] = th.as_tensor(self._snapshots.save(self._layers))
+            tree_map(lambda leaf, value, row=row: leaf[row].copy_(value), obs, self._as_sb3(next_obs))
+            reward[row], terminated[row] = float(row_reward), bool(ended)
+
+    def _step_together(
+        self,
+        rows: th.Tensor,
+        action: th.Tensor,
+        snapshot: th.Tensor,
+        obs: State,
+        reward: th.Tensor,
+        terminated: th.Tensor,
+    ) -> None:
+        """As :meth:`_step_each`, in one call of the environment."""
+        if not len(rows):
+            return
+        following = self._step_many(snapshot[rows].cpu().numpy(), action[rows, 0].cpu().numpy())
+        for whole, part in zip((snapshot, obs, reward, terminated), following, strict=True):
+            whole[rows] = th.as_tensor(part).to(whole)
+
+    def _with_masks(self, state: dict[str, Any]) -> State:
+        """Add the legal actions, where the environment knows them. Behind the end of an episode all are, since none counts."""
+        if not self._has_masks:
+            return state
+        actions: Any = self.action_space
+        masks = np.ones((len(state["ended"]), int(actions.n)), dtype=bool)
+        rows = (~state["ended"]).nonzero()[:, 0].cpu().numpy()
+        snapshots = state["snapshot"].cpu().numpy()
+        if self._step_many is not None:
+            masks[rows] = self._env.unwrapped.action_masks_many(snapshots[rows])  # type: ignore[attr-defined]
+        else:
+            for row in rows:
+                self._snapshots.load(self._layers, snapshots[row])
+                masks[row] = self._env.get_wrapper_attr("action_masks")()
+        return {**state, "mask": th.as_tensor(masks, device=self.device)}
 
     def decode(self, state: State) -> Obs:
         """Return the environment's observations."""

@@ -4,7 +4,6 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 
@@ -12,6 +11,7 @@ from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import MissingCapability, Plan, Planner, WorldModel
 from sb3_mbrl.planners.action_distributions import ActionDistribution, make_action_distribution, mask_first, start
 from sb3_mbrl.planners.rollout import Evaluation, Prior, StateValue, evaluate, rollout_prior
+from sb3_mbrl.spaces import as_mask
 from sb3_mbrl.trees import State, batch_size, tree_where
 
 FIXED_SEED = 0
@@ -170,22 +170,6 @@ def check_action_mask(mask: Any, rows: int, action_space: spaces.Space) -> th.Te
             "is over must be reset before the next decision)"
         )
     return mask
-
-
-def as_mask(mask: Any) -> th.Tensor:
-    """
-    Turn a mask of an environment or a user into booleans.
-
-    :raises ValueError: for text, ``None`` and other values that are neither true nor false, NaN among them
-    """
-    if not isinstance(mask, th.Tensor):
-        array = np.asarray(mask)
-        if array.dtype.kind not in "biuf":
-            raise ValueError(f"action_mask is {mask!r}: give true where an action is allowed, else false")
-        mask = th.as_tensor(array)
-    if mask.is_floating_point() and not bool(mask.isfinite().all()):
-        raise ValueError("action_mask holds NaN or infinity: give true where an action is allowed, else false")
-    return mask.bool()
 
 
 def best_of(actions: th.Tensor, returns: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

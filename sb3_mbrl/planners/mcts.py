@@ -45,7 +45,8 @@ class MCTS(Planner):
     :param rollouts: the number of rollouts from each new node
     :param estimate: the value of a node by its rollouts: ``"best"``, the highest return, which is that of a plan; or
         ``"mean"``, the value of the policy that acts in them, as in classical tree search. Where a single model step is drawn
-        at random, the highest return is also the luckiest: take the mean, or particles
+        at random, the highest return is also the luckiest: take the mean, or particles. Of two players, take the mean too:
+        the highest return is that of a game in which the other player helps
     :param gamma: the discount of a step
     :param search: the kind of search: ``"gumbel"`` or ``"puct"``
     :param temperature: the temperature of the choice of actions, unless plans are deterministic

@@ -192,6 +192,8 @@ class Registry:
         label, product = KINDS[kind].label, KINDS[kind].product
         if inspect.isclass(selection):
             how = "class"
+            if not issubclass(selection, product):
+                raise TypeError(f"{kind}={selection!r} is no {label}: it is not derived from {product.__name__}")
         elif product is not object and isinstance(selection, product):
             path = path_of(type(selection))
             return Selection(kind, path, reference_to("instance", type(selection).__name__, path), instance=selection)

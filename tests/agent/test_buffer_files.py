@@ -1,10 +1,13 @@
 """Saved replay buffers: checksums, plain arrays, and what is refused."""
 
+import hashlib
 import io
 import json
 import pickle
 import random
+from typing import ClassVar
 
+import cloudpickle
 import numpy as np
 import pytest
 from stable_baselines3 import DQN, HerReplayBuffer
@@ -199,3 +202,25 @@ def test_a_space_without_its_bounds(dyna, tmp_path):
     np.savez(tmp_path / "b.npz", **{**arrays, "json": np.frombuffer(json.dumps(content).encode(), np.uint8)})
     with pytest.raises(ValueError, match=r"b.npz is not a replay buffer that can be read"):
         Dyna("MlpPolicy", "CartPole-v1", **OFF).load_replay_buffer(tmp_path / "b.npz")
+
+
+class Calls:
+    """An object whose pickle calls something when it is loaded."""
+
+    called: ClassVar[list[str]] = []
+
+    def __reduce__(self):
+        return self.called.append, ("called",)
+
+
+@pytest.mark.parametrize("form", ["path", "file", "checksum", "npz"])
+def test_a_hostile_pickle_is_refused_by_name_and_calls_nothing(dyna, tmp_path, form):
+    path = tmp_path / ("a.npz" if form == "npz" else "a.pkl")
+    content = b"PK\x03\x04" * (form == "npz") + cloudpickle.dumps(Calls())
+    seal = b"\nsb3-mbrl sha256\n" + hashlib.sha256(content).digest()
+    path.write_bytes(content + seal * (form == "checksum"))
+    before = dyna.replay_buffer
+    with path.open("rb") as file, pytest.raises(ValueError, match=path.name):
+        dyna.load_replay_buffer(file if form == "file" else path, safe=True)
+    assert Calls.called == []
+    assert dyna.replay_buffer is before

@@ -12,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_mbrl
 from sb3_mbrl import MBPO
+from sb3_mbrl.agent.manifest import DamagedError
 from sb3_mbrl.envs.known_functions.classic_control import PendulumReward
 from sb3_mbrl.imagination import BranchedRollouts
 from sb3_mbrl.models.analytic import PendulumModel
@@ -88,7 +89,7 @@ def test_a_plugin_given_to_the_agent_is_given_again(tmp_path):
     agent.save(tmp_path / "agent")
     with pytest.raises(UnknownPartError) as caught:
         MBPO.load(tmp_path / "agent")
-    assert str(caught.value) == (
+    assert str(caught.value) == f"{tmp_path / 'agent'} cannot be loaded: " + (
         "the saved agent's world model 'scaled' came from a plugin that was given to the agent. "
         "Give it again: load(..., plugins=[...])"
     )
@@ -129,7 +130,7 @@ def test_a_checkpoint_names_the_distribution_that_is_missing(distribution, tmp_p
     distribution()
     with pytest.raises(UnknownPartError) as caught:
         MBPO.load(tmp_path / "agent")
-    assert str(caught.value) == (
+    assert str(caught.value) == f"{tmp_path / 'agent'} cannot be loaded: " + (
         "the saved agent's world model 'scaled' needs sb3-mbrl-scaled 1.2, which is not installed. "
         "Run `pip install sb3-mbrl-scaled`."
     )
@@ -334,3 +335,37 @@ def test_a_buffer_of_other_environments_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"n_envs 3; this agent has 1\. Make the agent .*n_envs=3.*fit_world_model\("):
         agent.take_replay_buffer(other.replay_buffer)
     assert agent.replay_buffer.n_envs == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"n_envs": 3}, r"was saved with n_envs=1. Did you mean env=make_vec_env\(..., n_envs=3\)\?"),
+        ({"observation_space": 3}, "it is the environment's: give env="),
+        ({"policy": "CnnPolicy"}, "was saved with policy='MlpPolicy'"),
+        ({"policy_class": int}, "the file names its policy"),
+        ({"use_sde": True}, "was saved with use_sde=False"),
+        ({"lr_schedule": float}, "Did you mean learning_rate="),
+        ({"world_model_class": "mlp"}, "did you mean world_model="),
+        ({"model_based": {}}, "it is the state in the file"),
+        ({"_n_updates": 3}, "this is a private attribute"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_arguments_that_contradict_the_file(path, wrong, words):
+    """SB3 put them into ``__dict__``: most were ignored, and ``n_envs=3`` failed in the first step."""
+    with pytest.raises(TypeError, match=rf"MBPO.load\(..., {next(iter(wrong))}=.*{words}"):
+        MBPO.load(path, **wrong)
+
+
+def test_arguments_that_agree_with_the_file_and_sb3s_custom_objects_are_taken(agent, path):
+    custom = {"observation_space": agent.observation_space, "learning_rate": 0.5}
+    loaded = MBPO.load(path, n_envs=1, policy="MlpPolicy", use_sde=False, batch_size=8, custom_objects=custom)
+    assert (loaded.batch_size, loaded.learning_rate) == (8, 0.5)
+
+
+def test_a_change_that_does_not_fit_the_weights_is_not_called_damage(path):
+    changes = {"policy_kwargs": {"net_arch": [9]}}
+    with pytest.raises(ValueError, match=r"agent cannot be loaded: .*policy kwargs") as caught:
+        MBPO.load(path, **changes)
+    assert not isinstance(caught.value, DamagedError)

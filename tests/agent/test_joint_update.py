@@ -5,6 +5,7 @@ import torch as th
 
 from sb3_mbrl import DreamerV3
 from sb3_mbrl.agent.cuda_graph import CapturedUpdate, make_capturable, precision
+from tests.algorithms.muzero.agents import small as small_muzero
 from tests.helpers.dreamers import SMALL, small, weights
 
 
@@ -94,14 +95,23 @@ def test_precision_and_compilation_are_printed(capsys):
     assert "Updates are run as they are (compile='auto', cpu)" in capsys.readouterr().out
 
 
-def test_too_little_memory_names_what_to_lower(tmp_path):
-    agent = small().learn(60)
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (small, r"imagine_last=.*batch_size=4, batch_length=8.*Lower imagine_last first, then batch_size, then batch_length"),
+        (small_muzero, r"batch_size=8, unroll_steps=3. Lower batch_size first, then unroll_steps\. "),
+    ],
+    ids=["DreamerV3", "MuZero"],
+)
+def test_too_little_memory_names_what_to_lower(tmp_path, make, words):
+    """MuZero's users were told to lower imagine_last, which is DreamerV3's."""
+    agent = make().learn(60)
 
     def fails(batch):
         raise th.cuda.OutOfMemoryError("CUDA out of memory")
 
     agent.update._run = fails
-    with pytest.raises(RuntimeError, match=r"batch_size=4.*batch_length=8.*Lower imagine_last first"):
+    with pytest.raises(RuntimeError, match=words):
         agent.learn(60)
     agent.save(tmp_path / "agent")
 

@@ -11,6 +11,8 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from sb3_mbrl import MBPO
+from sb3_mbrl.agent.known_functions import try_functions
+from sb3_mbrl.contracts import EnvFunctions
 from sb3_mbrl.envs.known_functions.classic_control import PendulumReward
 from sb3_mbrl.envs.known_functions.common import Never
 from sb3_mbrl.envs.known_functions.mujoco import InvertedPendulumTermination, Unhealthy
@@ -162,24 +164,23 @@ def test_functions_of_the_user_that_are_wrong_are_an_error(functions, words):
 @pytest.mark.parametrize(
     ("value", "got"),
     [
-        (lambda n: th.zeros(n, 1), r"\(2\d, 1\)"),
+        (lambda n: th.zeros(n, 1), r"\(7, 1\)"),
         (lambda n: th.zeros(()), r"\(\)"),
         (lambda n: np.zeros(n), "ndarray"),
         (lambda n: 0.0, "float"),
     ],
 )
 @pytest.mark.parametrize("name", ["reward_fn", "termination_fn"])
-def test_functions_of_the_user_of_another_shape_are_an_error(name, value, got):
-    agent = learned(learning_starts=20, **{name: lambda obs, action, next_obs: value(len(obs))})
-    with pytest.raises(ValueError, match=rf"{name} must return a tensor of shape \(2\d,\), one value per row; got {got}"):
-        agent.learn(30)
+def test_functions_of_the_user_of_another_shape_are_an_error_at_construction(name, value, got):
+    """They were refused at the first fit, after thousands of steps."""
+    with pytest.raises(ValueError, match=rf"{name} must return a tensor of shape \(7,\), one value per row; got {got}"):
+        learned(**{name: lambda obs, action, next_obs: value(len(obs))})
 
 
 def test_an_error_inside_a_function_says_where_it_came_from():
-    agent = learned(learning_starts=20, termination_fn=lambda obs, action, next_obs: next_obs[:, 7] > 0)
     with pytest.raises(IndexError) as caught:
-        agent.learn(30)
-    assert "raised by termination_fn(obs, action, next_obs) on 21 rows" in caught.value.__notes__[0]
+        learned(termination_fn=lambda obs, action, next_obs: next_obs[:, 7] > 0)
+    assert "raised by termination_fn(obs, action, next_obs) on 7 rows" in caught.value.__notes__[0]
 
 
 def test_what_was_found_and_disagrees_is_learned_instead(capsys, monkeypatch):
@@ -233,3 +234,34 @@ def test_an_environment_in_another_process_that_cannot_be_made_here():
         assert agent.world_model.termination_fn is None
     finally:
         env.close()
+
+
+@pytest.mark.parametrize(
+    ("functions", "words"),
+    [
+        ({"reward_fn": lambda obs, action, next_obs: obs[:, 0].to(th.complex64)}, "reward_fn must return real numbers"),
+        ({"termination_fn": lambda obs, action, next_obs: 0.5 * th.ones(len(obs))}, "must return booleans, and returned 0.5"),
+    ],
+    ids=["complex", "probability"],
+)
+def test_results_of_the_wrong_type_are_refused_at_construction(functions, words):
+    with pytest.raises(ValueError, match=words):
+        learned(**functions)
+
+
+def test_a_function_of_other_arguments_is_refused_at_construction():
+    with pytest.raises(TypeError, match="3 were given") as caught:
+        learned(reward_fn=lambda obs, action: obs[:, 0])
+    assert "reward_fn=None learns it instead" in caught.value.__notes__[0]
+
+
+def test_trying_functions_touches_no_random_stream():
+    spaces_ = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(-1, 1, (1,))
+    for space in spaces_:
+        space.seed(0)
+    before = th.get_rng_state(), np.random.get_state()[1].copy(), [space.np_random.bit_generator.state for space in spaces_]
+    drawn = EnvFunctions(termination_fn=lambda obs, action, next_obs: th.rand(len(obs)) * np.random.rand() < 0)
+    try_functions(drawn, *spaces_)
+    assert th.equal(before[0], th.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+    assert before[2] == [space.np_random.bit_generator.state for space in spaces_]

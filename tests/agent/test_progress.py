@@ -140,3 +140,25 @@ def test_progress_bar_is_ours_with_the_model_and_sb3s_without():
     learned(buffer_size=300, world_model=None).learn(2, callback=[Sees()], progress_bar=True)
     learned(buffer_size=300, verbose=1).learn(2, callback=[Sees(), ProgressBarCallback()])
     assert seen == [TrainingBar, TrainingBar, *[ProgressBarCallback] * 4]
+
+
+class Lines(BaseCallback):
+    """A callback that keeps the time left that lines of progress show at the first step."""
+
+    def __init__(self, lines: ProgressLines) -> None:
+        super().__init__()
+        self.lines, self.left = lines, ""
+
+    def _on_step(self) -> bool:
+        self.left = self.left or self.lines.time_left.text()
+        return True
+
+
+def test_the_time_left_is_known_where_the_world_model_is_off():
+    """It was "?" until the first update, although the costs had been measured."""
+    agent = learned(world_model=None, learning_starts=20)
+    agent.estimate(30)
+    shown = ProgressLines(lambda line: None)
+    first = Lines(shown)
+    agent.learn(30, callback=[shown, first])
+    assert first.left[0].isdigit()

@@ -2,6 +2,7 @@
 
 import warnings
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNorm
 
 from sb3_mbrl import MBPO, Dyna, DynaQ
 from tests.helpers.agents import LEARNED, TINY, BrokenEnv, Counter, DictEnv, intact, learned, quick, tiny
+from tests.helpers.resumed import CLASSES
 
 
 class Cells(Counter):
@@ -323,3 +325,56 @@ def test_returns_survive_a_load_and_a_save_without_training(tmp_path):
     agent.save(tmp_path / "a")
     MBPO.load(tmp_path / "a").save(tmp_path / "b")
     np.testing.assert_array_equal(MBPO.load(tmp_path / "b").real.state_dict()["returns"], returns)
+
+
+class Clock(gym.Env):
+    """An environment whose observation is the number of steps since the reset, as one number or as a place."""
+
+    def __init__(self, places: bool, actions: gym.Space) -> None:
+        self.observation_space = spaces.Discrete(500) if places else spaces.Box(0, 500, (1,))
+        self.action_space, self.places = actions, places
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._obs(), 0.0, False, False, {}
+
+    def _obs(self):
+        return self.t if self.places else np.array([self.t], np.float32)
+
+
+class SaveAt(BaseCallback):
+    """A callback that saves the agent after a step, before the step is stored, as SB3's own does."""
+
+    def __init__(self, at: int, folder) -> None:
+        super().__init__()
+        self.at, self.folder = at, folder
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.at:
+            self.model.save(self.folder / "agent")
+            self.model.save_replay_buffer(self.folder / "buffer")
+            (self.folder / "env").write_bytes(cloudpickle.dumps(self.model.get_env().unwrapped))
+        return True
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_save_in_a_callback_in_the_middle_of_a_step(tmp_path, name):
+    """The kept environment was a step ahead: the first row after load led from before the lost step to after the next."""
+    kind = CLASSES[name].kind
+    actions = spaces.Discrete(2) if kind in (Dyna, DynaQ) else spaces.Box(-1, 1, (1,))
+    agent = CLASSES[name].make(DummyVecEnv([lambda: Clock(kind is DynaQ, actions)]))
+    agent.learn(70, callback=SaveAt(60, tmp_path))
+    env = cloudpickle.loads((tmp_path / "env").read_bytes())
+    loaded = kind.load(tmp_path / "agent", env=env, device="cpu", force_reset=False)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    assert (loaded.num_timesteps, loaded.replay_buffer.pos) == (60, 59)
+    loaded.learn(12, reset_num_timesteps=False)
+    buffer, n = loaded.replay_buffer, 59 + loaded.num_timesteps - 60
+    obs, following = (rows[:n].reshape(n).tolist() for rows in (buffer.observations, buffer.next_observations))
+    assert obs == [*range(59), *range(n - 59)]
+    assert following == [t + 1 for t in obs]
+    assert buffer.dones[58] == 1  # cut off

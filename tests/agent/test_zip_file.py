@@ -9,7 +9,6 @@ import pytest
 
 from sb3_mbrl import MBPO, hookimpl
 from sb3_mbrl.agent.zip_file import LARGE, check_entries
-from sb3_mbrl.plugins import UnknownPartError
 from tests.helpers.agents import tiny
 
 
@@ -156,7 +155,7 @@ def test_values_of_wrong_types_are_refused_by_name_when_the_file_is_loaded(path,
         repacked(path, tmp_path / "typed.zip", {"data": json.dumps(changed)})
         try:
             MBPO.load(tmp_path / "typed.zip")
-        except (ValueError, UnknownPartError):
+        except (ValueError, TypeError):  # a TypeError where a known function has settings of the wrong type
             refused += 1
     assert refused > 60
 
@@ -177,3 +176,37 @@ def test_the_message_names_file_and_object(path, tmp_path, name, value, words):
     repacked(path, tmp_path / "typed.zip", {"data": json.dumps(data)})
     with pytest.raises(ValueError, match=rf"typed.zip is damaged: {words}"):
         MBPO.load(tmp_path / "typed.zip")
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["plain", "pickled"])
+def test_every_error_of_a_changed_json_value_names_the_file(agent, path, tmp_path, safe):
+    """Of 14,000 changes, one in ten raised an error that did not name the file."""
+    agent.save(tmp_path / "saved.zip", safe=safe)
+    with zipfile.ZipFile(tmp_path / "saved.zip") as archive:
+        data = json.loads(archive.read("data"))
+    all_places, chosen, errors = list(places(data)), np.random.default_rng(0), {}
+    for place in chosen.permutation(len(all_places))[:60]:
+        *parents, last = all_places[place]
+        changed = json.loads(json.dumps(data))
+        parent = changed
+        for key in parents:
+            parent = parent[key]
+        parent[last] = [*WRONG, 10**400, float("nan")][chosen.integers(len(WRONG) + 2)]
+        repacked(tmp_path / "saved", tmp_path / "changed.zip", {"data": json.dumps(changed)})
+        try:
+            MBPO.load(tmp_path / "changed.zip", env=agent.get_env(), safe=safe)
+        except (ValueError, TypeError) as error:
+            errors[f"{all_places[place]} is {parent[last]}"] = str(error)
+    assert len(errors) > 20
+    assert not {place: error for place, error in errors.items() if "changed.zip" not in error}
+
+
+@pytest.mark.parametrize("name", ["num_timesteps", "_n_updates", "_episode_num"])
+@pytest.mark.parametrize("wrong", ["x", None, -1])
+def test_counts_that_are_none(path, tmp_path, name, wrong):
+    """They were noticed in the first step after the file was loaded."""
+    with zipfile.ZipFile(path.with_suffix(".zip")) as archive:
+        data = json.loads(archive.read("data"))
+    repacked(path, tmp_path / "changed.zip", {"data": json.dumps({**data, name: wrong})})
+    with pytest.raises(ValueError, match=rf"changed.zip is damaged: {name} is {wrong!r}"):
+        MBPO.load(tmp_path / "changed.zip")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_mbrl.diagnostics.tree_page import tree_page, write_tree_page
+from sb3_mbrl.diagnostics.tree_page import DEEPEST, tree_page, write_tree_page
 from sb3_mbrl.planners.tree_search import Leaf, TreeSearch
 
 
@@ -69,3 +69,18 @@ def test_it_needs_nothing_from_elsewhere(result):
 def test_it_is_written_where_asked(result, tmp_path):
     path = write_tree_page(tmp_path / "new" / "tree.html", tree_page(result))
     assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_a_tree_that_is_deeper_than_python_and_browsers_nest():
+    """A RecursionError, from 450 simulations in a line on."""
+
+    def onwards(state, edge):
+        return Leaf(state, np.zeros((1, 1)), np.zeros(1), np.zeros(1), np.ones(1))
+
+    root = Leaf({"depth": th.zeros(1)}, np.zeros((1, 1)), np.zeros(1), np.zeros(1), np.ones(1))
+    page = tree_page(TreeSearch(num_simulations=700).search(root, onwards, deterministic=True))
+    assert page.count("<details") == DEEPEST
+    assert f"{700 - DEEPEST} simulations deeper" in page
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []

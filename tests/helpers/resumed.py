@@ -26,7 +26,7 @@ from stable_baselines3 import TD3, HerReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from sb3_mbrl import MBPO, PETS, DreamerV3, Dyna, DynaQ, MuZero, model_based
+from sb3_mbrl import DHMBPO, MBPO, PETS, SVG, DreamerV3, Dyna, DynaQ, MuZero, model_based
 from tests.algorithms.muzero.agents import small as small_muzero
 from tests.digests import digest, flat, imagined_rows, parameters, predictions, stored
 from tests.digests import streams as streams_of
@@ -138,6 +138,10 @@ def mbpo(policy: str = "MlpPolicy", **settings: Any) -> Callable[[VecEnv], Any]:
     return lambda env: MBPO(policy, env, **{**MODEL, **IMAGINED, **settings})
 
 
+def value_gradients(cls: Any) -> Callable[[VecEnv], Any]:
+    return lambda env: cls("MlpPolicy", env, **{**MODEL, **IMAGINED, "horizon": 2})
+
+
 def mountain_car() -> gym.Env:
     return gym.make("MountainCar-v0").env.env
 
@@ -146,6 +150,7 @@ CLASSES = {
     "mbpo": Case(MBPO, mbpo()),
     "dyna": Case(Dyna, lambda env: Dyna("MlpPolicy", env, **{**MODEL, **IMAGINED}), mountain_car),
     "pets": Case(PETS, lambda env: PETS("MlpPolicy", env, **{**MODEL, **PLANNED})),
+    "dhmbpo": Case(DHMBPO, value_gradients(DHMBPO)),
     "dyna-q": Case(DynaQ, lambda env: DynaQ("QTablePolicy", env, seed=0, planning="prioritized_sweeping"), Walk),
     "dreamer": Case(DreamerV3, small),
     "muzero": Case(MuZero, lambda env: small_muzero(env, reanalyze_ratio=0.5, exploration=0.2), mountain_car),
@@ -160,6 +165,7 @@ CASES: dict[str, Case] = {
     **{f"{name}-kept": case._replace(kept=True, n_envs=2) for name, case in CLASSES.items()},
     "mbpo-normalised": Case(MBPO, mbpo(), normalised=True),
     "dreamer-normalised-kept": Case(DreamerV3, small, normalised=True, kept=True),
+    "svg": Case(SVG, value_gradients(SVG)),
     "mbpo-sde": Case(MBPO, mbpo(use_sde=True)),
     "mbpo-n-step": Case(MBPO, mbpo(n_steps=3)),
     "td3-noise": Case(TD3_MODEL, lambda env: TD3_MODEL("MlpPolicy", env, **{**MODEL, **IMAGINED, "action_noise": GAUSSIAN})),

@@ -11,6 +11,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.contracts import (
+    Imagination,
     MissingCapability,
     Planner,
     PlannerSpec,
@@ -283,7 +284,7 @@ WRONG = [
 
 
 def check(part):
-    kinds = {Planner: check_planner, BranchedRollouts: check_imagination}
+    kinds = {Planner: check_planner, Imagination: check_imagination}
     return next((run for base, run in kinds.items() if issubclass(part, base)), check_world_model)(part)
 
 

@@ -123,7 +123,7 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         # SB3 builds the replay buffer before hyperparameters are checked.
         kind = self.replay_buffer_class
-        if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
+        if isinstance(kind, type) and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
             raise ValueError(
                 f"{type(self).__name__} learns from sequences of single steps as they were; it cannot use {kind.__name__}"
             )
@@ -377,8 +377,8 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
         return metrics
 
     def _memory_settings(self, batch_size: int) -> dict[str, Any]:
-        """Return the settings that determine the memory of an update, for the message when it runs out."""
-        return {"batch_size": batch_size, "size": self.size, "batch_length": self.batch_length}
+        """Return the settings that decide about the memory of an update, the first to lower first."""
+        return {"batch_size": batch_size, "batch_length": self.batch_length, "size": self.size}
 
     def _record(self, metrics: dict[str, th.Tensor]) -> None:
         values = th.stack([value.float() for value in metrics.values()])

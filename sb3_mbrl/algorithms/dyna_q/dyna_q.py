@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorch
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_mbrl.agent.agent import OffPolicyAgent
+from sb3_mbrl.agent.settings import keyword_arguments
 from sb3_mbrl.algorithms.dyna_q.planner import PLANNING, TabularPlanner
 from sb3_mbrl.algorithms.dyna_q.planning import best
 from sb3_mbrl.checks import number, whole
@@ -166,7 +167,7 @@ class DynaQ(OffPolicyAgent, OffPolicyAlgorithm):
             gradient_steps=gradient_steps,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
-            policy_kwargs=None if policy_kwargs is None else dict(policy_kwargs),
+            policy_kwargs=keyword_arguments("policy_kwargs", policy_kwargs),
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,

@@ -39,7 +39,7 @@ class Edges(ABC):
         """Return the scaled actions ``(B, A)`` of edges ``(B,)`` out of nodes."""
 
     def stored(self, state: State) -> np.ndarray | None:
-        """Return the actions to store with a search, ``(B, n, A)``; ``None`` where edges are the same in all nodes."""
+        """Return the drawn actions to store with a search, ``(B, n, A)``; ``None`` where edges are the same in all nodes."""
         return None
 
 
@@ -67,7 +67,10 @@ class SampledActions(Edges):
 
     With the share ``uniform`` of them drawn uniformly, ``beta = (1 - uniform) pi + uniform / volume`` is the distribution that
     actions are drawn from, and the prior of an action is ``pi / beta`` (its equation 5, with one draw per edge), so that it is
-    the policy that is improved and not the way of sampling.
+    the policy that is improved and not the way of sampling. Without a preference of the search, the policy stays as it is.
+
+    Draws beyond the bounds of a ``Box`` are kept as they were drawn, since they have the density of the policy there; what is
+    taken is the nearest action.
 
     :param space: ``Box``, ``MultiDiscrete`` or ``MultiBinary``
     :param output: the distribution of the policy
@@ -90,18 +93,22 @@ class SampledActions(Edges):
         rows, own = len(latent), self.n - self.n_uniform
         wide = policy[:, None].expand(rows, self.n, policy.shape[-1])
         drawn = self.output.sample(wide[:, :own], generator)
-        if isinstance(self.space, spaces.Box):
-            drawn = drawn.clamp(-1.0, 1.0)
         uniform = sample_actions(self.space, rows * self.n_uniform, generator, latent.device)
         action = th.cat([drawn, uniform.view(rows, self.n_uniform, drawn.shape[-1]).to(drawn)], 1)
         log_policy, share = self.output.log_prob(wide, action), self.n_uniform / self.n
-        log_share = math.log(max(share, 1e-12)) + self.log_uniform
-        log_beta = th.logaddexp(log_policy + math.log(1 - share), th.full_like(log_policy, log_share))
+        log_uniform = th.full_like(log_policy, math.log(max(share, 1e-12)) + self.log_uniform)
+        if isinstance(self.space, spaces.Box):
+            log_uniform = log_uniform.masked_fill((action.abs() > 1.0).any(-1), -th.inf)
+        log_beta = th.logaddexp(log_policy + math.log(1 - share), log_uniform)
         return {"latent": latent, "action": action}, log_policy - log_beta
 
     def actions(self, state: State, edge: th.Tensor) -> th.Tensor:
-        action: Any = state["action"]
-        return action[th.arange(len(edge), device=action.device), edge]
+        drawn: Any = state["action"]
+        return self.taken(drawn[th.arange(len(edge), device=drawn.device), edge])
+
+    def taken(self, drawn: th.Tensor) -> th.Tensor:
+        """Return the actions that are taken for drawn ones, ``(..., A)``: the nearest ones within the bounds."""
+        return drawn.clamp(-1.0, 1.0) if isinstance(self.space, spaces.Box) else drawn
 
     def stored(self, state: State) -> np.ndarray | None:
         action: Any = state["action"]

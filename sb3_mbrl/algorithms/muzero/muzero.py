@@ -13,6 +13,7 @@ MuZero (Schrittwieser et al. 2020): tree search with a learned model. The loop::
         replay.update                       new priorities: the errors of the values
 """
 
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
@@ -32,16 +33,31 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_mbrl.agent.agent import OffPolicyAgent
 from sb3_mbrl.agent.cuda_graph import Compile
 from sb3_mbrl.agent.joint_update import JointUpdate, Learner
+from sb3_mbrl.agent.settings import keyword_arguments
 from sb3_mbrl.agent.stateful import StatefulActing
+from sb3_mbrl.algorithms.muzero import segments
 from sb3_mbrl.algorithms.muzero.edges import SampledActions
 from sb3_mbrl.algorithms.muzero.policy import MuZeroPolicy, root_state, search_metrics
-from sb3_mbrl.algorithms.muzero.replay import EDGES, EXPLORED, MASK, POLICY, SIGN, VALUE, VERSION, Drawn, UnrollReplay
-from sb3_mbrl.checks import number, user_stacklevel, whole
+from sb3_mbrl.algorithms.muzero.replay import (
+    EDGES,
+    EXPLORED,
+    MASK,
+    POLICY,
+    SIGN,
+    SNAPSHOT,
+    VALUE,
+    VERSION,
+    Drawn,
+    UnrollReplay,
+)
+from sb3_mbrl.algorithms.muzero.segments import Segment, Snapshot
+from sb3_mbrl.checks import did_you_mean, number, user_stacklevel, whole
 from sb3_mbrl.contracts import Obs, Sequences
 from sb3_mbrl.diagnostics.tree_page import tree_page, write_tree_page
 from sb3_mbrl.models.muzero.model import MuZeroModel
-from sb3_mbrl.planners.base import as_mask
+from sb3_mbrl.models.oracle import OracleModel
 from sb3_mbrl.planners.tree_search import SearchResult, TreeSearch
+from sb3_mbrl.spaces import as_mask
 from sb3_mbrl.trees import State, tree_map
 
 
@@ -64,9 +80,15 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
     :param gradient_steps: as in SB3; -1: as many updates as real steps were collected
     :param num_simulations: the simulations of a search, or a schedule of their number
     :param search: ``"gumbel"`` or ``"puct"``
+    :param search_model: what is searched in: ``"learned"``, or ``"oracle"``, the true environment, which is
+        AlphaZero (Silver et al. 2018). The world model is learned all the same, and judges positions: so a user sees whether
+        the learned dynamics is to blame. ``load(..., search_model="learned")`` continues with it. The environments must be
+        in this process (``DummyVecEnv``), and their states must be such as an oracle can capture
+        (:class:`~sb3_mbrl.models.oracle.OracleModel`); to ``predict``, they must be found in observations (as on boards)
     :param search_kwargs: further arguments of :class:`~sb3_mbrl.planners.tree_search.TreeSearch`
-    :param temperature: for ``"puct"``: the temperature of the choice by visit counts, or a schedule of it; by default 1, 0.5
-        from half of the training on, and 0.25 from three quarters on
+    :param temperature: the temperature of the choice of actions in training, or a schedule of it; by default 1, 0.5 from half
+        of the training on, and 0.25 from three quarters on. ``"puct"``: of the choice by visit counts; ``"gumbel"``: the noise
+        is multiplied by it
     :param exploration: the probability of a random legal action in training, on top of the noise of the search. Games visit
         more positions; value targets stop before a random action (:mod:`~sb3_mbrl.algorithms.muzero.targets`)
     :param n_sampled_actions: the number of actions that are sampled in a node where actions cannot be listed
@@ -116,6 +138,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         num_simulations: int | Schedule = 25,
         search: Literal["gumbel", "puct"] = "gumbel",
+        search_model: Literal["learned", "oracle"] = "learned",
         search_kwargs: dict[str, Any] | None = None,
         temperature: float | Schedule | None = None,
         exploration: float = 0.0,
@@ -156,7 +179,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             gradient_steps=gradient_steps,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
-            policy_kwargs=None if policy_kwargs is None else dict(policy_kwargs),
+            policy_kwargs=keyword_arguments("policy_kwargs", policy_kwargs),
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
@@ -166,13 +189,15 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             support_multi_env=True,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
-        self.num_simulations, self.search_kind, self.search_kwargs = num_simulations, search, dict(search_kwargs or {})
+        self.num_simulations, self.search_kind = num_simulations, search
+        self.search_kwargs = keyword_arguments("search_kwargs", search_kwargs)
+        self.search_model = search_model
         self.temperature, self.exploration, self.n_sampled_actions = temperature, exploration, n_sampled_actions
         self.unroll_steps, self.td_steps = unroll_steps, td_steps
         self.prioritized, self.alpha, self.beta = prioritized, alpha, beta
         self.reanalyze_ratio, self.value_bootstrap = reanalyze_ratio, value_bootstrap
         self.target_update_interval, self.max_grad_norm = target_update_interval, max_grad_norm
-        self.optimizer_kwargs = {"weight_decay": 1e-4, **(optimizer_kwargs or {})}
+        self.optimizer_kwargs = {"weight_decay": 1e-4, **keyword_arguments("optimizer_kwargs", optimizer_kwargs)}
         self.world_model_class, self.world_model_kwargs = world_model, world_model_kwargs
         self.reward_fn, self.termination_fn, self.plugins = None, None, plugins
         self.compile, self.mixed_precision = compile, mixed_precision
@@ -188,6 +213,10 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         kind = self.replay_buffer_class
         if kind is not None and issubclass(kind, (HerReplayBuffer, NStepReplayBuffer)):
             raise ValueError(f"MuZero learns from single steps as they were, and cannot use {kind.__name__}")
+        if self.world_model_class is None:
+            raise ValueError("MuZero learns 'muzero' or a subclass of MuZeroModel, not None: it has no use without its model")
+        self._check_updates()
+        self._check_search()
         for name in ("batch_size", "unroll_steps", "target_update_interval"):
             setattr(self, name, whole(name, getattr(self, name), 1))
         whole("n_sampled_actions", self.n_sampled_actions, 2)
@@ -203,8 +232,40 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             whole("td_steps", self.td_steps, 1)
         for name in ("alpha", "beta", "reanalyze_ratio", "exploration"):
             number(name, getattr(self, name), 0.0, 1.0)
+        if self.search_model not in ("learned", "oracle"):
+            raise ValueError(f"search_model={self.search_model!r}: choose 'learned' or 'oracle'")
         if self.value_bootstrap not in ("target", "search"):
             raise ValueError(f"value_bootstrap={self.value_bootstrap!r}: choose 'target' or 'search'")
+
+    def _check_updates(self) -> None:
+        """Check settings of updates that would be ignored, or fail in the first of them."""
+        for name in ("compile", "mixed_precision"):
+            if getattr(self, name) != "auto" and not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose 'auto', True or False")
+        if not isinstance(self.prioritized, bool):
+            raise ValueError(f"prioritized={self.prioritized!r}: choose True or False")
+        if "lr" in self.optimizer_kwargs:
+            raise ValueError("optimizer_kwargs has 'lr': give learning_rate to MuZero")
+        for name, remedy in (("unroll_steps", ""), ("td_steps", " (-1: all rewards until the episode ends)")):
+            if isinstance(steps := getattr(self, name), int) and steps > self.buffer_size:
+                raise ValueError(
+                    f"{name}={steps}: give at most buffer_size={self.buffer_size}, the steps that are kept{remedy}"
+                )
+
+    def _check_search(self) -> None:
+        """Check the kind and the names of the settings of the search; :class:`TreeSearch` checks their values."""
+        if self.search_kind not in ("gumbel", "puct"):
+            raise ValueError(f"search={self.search_kind!r}: choose 'gumbel' or 'puct'")
+        self.search_kwargs = keyword_arguments("search_kwargs", self.search_kwargs)
+        own = {"kind": "search", "num_simulations": "num_simulations"}
+        names = [name for name in inspect.signature(TreeSearch).parameters if name not in own]
+        for name in self.search_kwargs:
+            if name in own:
+                raise ValueError(f"search_kwargs has {name!r}: give {own[name]} to MuZero")
+            if name not in names:
+                raise TypeError(
+                    f"search_kwargs does not take {name!r}.{did_you_mean(name, names)}\n  search_kwargs: {', '.join(names)}"
+                )
 
     def _shared_settings(self) -> dict[str, Any]:
         return {"gamma": self.gamma, "players": self.players}
@@ -219,6 +280,8 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         tree_search = TreeSearch(self.search_kind, num_simulations=first, **self.search_kwargs)
         with self.random.scope(self.device):
             self.policy.attach(self.latent_model, tree_search, self.n_sampled_actions)
+        self._choose_game()
+        self._check_masks()
         self.latent_model.optimizer = None  # the joint update trains it
         self.update = JointUpdate(
             [Learner(self.latent_model, 1.0, self.max_grad_norm)],
@@ -238,6 +301,50 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         self._act_by(self.policy)
         self._result: SearchResult | None = None
         """The search of the last decision in training"""
+
+    def _choose_game(self) -> None:
+        """Search in the world model, or in a copy of the first environment."""
+        if self.env is not None and (turns := _players(self.env)) != self.players:
+            raise ValueError(
+                f"The environment has turns={turns}, and the agent was made for {self.players}: the signs of its values would "
+                "be wrong. Give an environment of as many players, or make a new agent."
+            )
+        learned, oracle = self.search_model == "learned", None
+        if not learned and self.env is not None:
+            envs = getattr(self.env.unwrapped, "envs", None)
+            if envs is None:
+                raise ValueError(
+                    "search_model='oracle' searches in a copy of the environment, and those of "
+                    f"{type(self.env.unwrapped).__name__} are in other processes: use DummyVecEnv, make_vec_env's default"
+                )
+            oracle = OracleModel(self.observation_space, self.action_space, env=envs[0], device=self.device)
+        self.policy.search_in(oracle, learned=learned)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """As SB3's; with ``search_model="oracle"``, the new environment is searched in."""
+        super().set_env(env, force_reset)
+        self._choose_game()
+        self._check_masks()
+
+    def _check_masks(self) -> None:
+        """
+        Refuse masks that would be ignored, where the environments are in this process.
+
+        :raises ValueError: where some environments have ``action_masks()``, and others do not
+        """
+        envs = [] if self.env is None else getattr(self.env.unwrapped, "envs", [])
+        having = [env for env in envs if callable(_attribute(env, "action_masks"))]
+        if having and len(having) < len(envs):
+            raise ValueError(
+                f"{len(having)} of {len(envs)} environments have action_masks(), and the others do not: let all have it, or "
+                "none"
+            )
+        if having and not isinstance(self.action_space, spaces.Discrete):
+            warnings.warn(
+                f"The environment has action_masks(), which are not used: MuZero samples actions of {self.action_space}, and "
+                "only those of Discrete spaces can be masked.",
+                stacklevel=user_stacklevel(),
+            )
 
     def _make_replay(self) -> UnrollReplay:
         td_steps = None if self.td_steps == -1 else self.td_steps
@@ -334,12 +441,15 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         :param kwargs: as in :meth:`search`: ``action_masks``, ``num_simulations``, ``deterministic``
         :return: the path of the file
         """
+        edges = self.policy.edges.n
+        if labels is not None and (isinstance(labels, str) or not isinstance(labels, Sequence) or len(labels) != edges):
+            raise ValueError(f"labels={labels!r}: give a name for each of the {edges} actions in a list, or None")
         result = self.search(observation, **kwargs)
         if len(result.action) != 1:
             raise ValueError(f"explain() was given {len(result.action)} observations: give one")
         label: Any = labels
         if label is None and isinstance(self.policy.edges, SampledActions):
-            actions = result.tree.states["action"][:, 0].cpu().numpy()
+            actions = self.policy.edges.taken(result.tree.states["action"][:, 0]).cpu().numpy()
             label = lambda node, edge: np.array2string(actions[node, edge], precision=2)  # noqa: E731
         title = f"{type(self).__name__} after {self.num_timesteps} real steps"
         return write_tree_page(path, tree_page(result, label=label, title=title, observation=observation))
@@ -359,9 +469,12 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         return float(FloatSchedule(self.temperature)(self._current_progress_remaining))
 
     def _decide(self, obs: Any, state: Any, is_first: th.Tensor, deterministic: bool) -> tuple[th.Tensor, Any]:
-        mask = self._env_masks()
+        mask, snapshot = self._env_masks(), None
         if mask is not None:
             self.real.keep(MASK, mask.numpy())
+        if (oracle := self.policy.oracle) is not None and self.env is not None:
+            snapshot = oracle.capture_vec(self.env)
+            self.real.keep(SNAPSHOT, snapshot.numpy())
         with self.recorder.phase("search"):
             self._result = result = self.policy.search(
                 obs,
@@ -369,25 +482,34 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
                 num_simulations=self._simulations(),
                 temperature=self._temperature(),
                 generator=self.random.generator,
+                snapshot=snapshot,
             )
         self.recorder.record_all("search", search_metrics(result))
         edge = self._explore(result) if self.exploration else result.action
+        self.real.keep(EXPLORED, (edge != result.action).astype(np.int8))
         return self.policy.scaled_actions(result, edge), None
 
     def _explore(self, result: SearchResult) -> np.ndarray:
-        """Replace some of the chosen edges by random legal ones, and note where, ``(n_envs,)``."""
+        """Replace some of the chosen edges by random legal ones, ``(n_envs,)``."""
         legal = th.as_tensor(result.tree.prior[:, 0, : self.policy.edges.n] > 0).double()
         drawn = th.multinomial(legal, 1, generator=self.random.generator)[:, 0].numpy()
         chosen = th.rand(len(drawn), generator=self.random.generator).numpy() < self.exploration
-        edge = np.where(chosen, drawn, result.action)
-        self.real.keep(EXPLORED, (edge != result.action).astype(np.int8))
-        return edge
+        return np.where(chosen, drawn, result.action)
 
     def _env_masks(self) -> th.Tensor | None:
         """Ask the environments for their masks, where they have any (``action_masks()``, as for MaskablePPO)."""
         if self.env is None or not isinstance(self.action_space, spaces.Discrete) or not self.env.has_attr("action_masks"):
             return None
-        return th.stack([as_mask(mask) for mask in self.env.env_method("action_masks")])
+        masks = [as_mask(mask) for mask in self.env.env_method("action_masks")]
+        wanted = (int(self.action_space.n),)
+        for env, mask in enumerate(masks):
+            if tuple(mask.shape) != wanted or not mask.any():
+                wrong = "allows no action" if tuple(mask.shape) == wanted else f"has the shape {tuple(mask.shape)}"
+                raise ValueError(
+                    f"The action_masks() of environment {env} {wrong} after {self.num_timesteps} real steps: give {wanted}, "
+                    "true where an action is allowed, with at least one. Where none is left, the episode has to end."
+                )
+        return th.stack(masks)
 
     def _random_until(self, learning_starts: int) -> int:
         return 0  # searches with an untrained network are random enough, and their results are stored
@@ -399,7 +521,8 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         result = self._result
         if result is None:
             raise ValueError("A step was collected without a search: MuZero stores the results of its own searches")
-        self._warn_of_large_rewards(reward)
+        normalising = self._vec_normalize_env  # the buffer keeps the rewards of before
+        self._warn_of_large_rewards(reward if normalising is None else normalising.get_original_reward())
         self.real.keep(POLICY, result.policy.astype(np.float32))
         self.real.keep(VALUE, result.value.astype(np.float32))
         self.real.keep(VERSION, np.full(self.n_envs, self._n_updates, np.int64))
@@ -427,6 +550,39 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         result = super()._setup_learn(*args, **kwargs)
         self._follow_buffer()
         return result
+
+    # ------------------------------------------------------------------------------------------------ collecting elsewhere
+
+    def snapshot(self) -> Snapshot:
+        """Copy the networks, for an agent that collects steps elsewhere (:mod:`~sb3_mbrl.algorithms.muzero.segments`)."""
+        weights = {name: value.detach().cpu().clone() for name, value in self.latent_model.state_dict().items()}
+        return Snapshot(self._n_updates, weights)
+
+    def load_snapshot(self, snapshot: Snapshot) -> None:
+        """Search with the networks of another agent's :meth:`snapshot` from now on."""
+        self.latent_model.load_state_dict(snapshot.world_model)
+        self.latent_model.fitted = True
+        self._n_updates = snapshot.version
+
+    def newest(self, n: int) -> Segment:
+        """
+        Return the newest real steps, with the results of their searches.
+
+        :param n: the number of steps of each environment
+        """
+        self._follow_buffer()
+        return segments.newest(self.replay, n)
+
+    def add(self, segment: Segment) -> int:
+        """
+        Add real steps that another agent has collected.
+
+        :return: the number of steps, to which :meth:`train`'s ``gradient_steps`` should be in proportion
+        """
+        self._follow_buffer()
+        steps = segments.add(self.replay, segment)
+        self.num_timesteps += steps
+        return steps
 
     # ------------------------------------------------------------------------------------------------ learning
 
@@ -462,9 +618,13 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         self._update_once(batch_size)
 
     def side_row_bytes(self) -> int:
-        """The bytes of the result of a search: a policy in single precision, the value, the age and the sampled actions."""
+        """The bytes of the result of a search: a policy in single precision, the value, the age and the sampled
+        actions; and the state of the environment, where it is searched in.
+        """
         sampled = 0 if isinstance(self.action_space, spaces.Discrete) else 4 * self._buffer.action_dim
-        return (4 + sampled) * self.policy.edges.n + 4 + 8
+        oracle = self.policy.oracle
+        state = 0 if oracle is None else oracle.snapshot_size * (8 if oracle.snapshot_dtype == th.float64 else 1)
+        return (4 + sampled) * self.policy.edges.n + 4 + 8 + state
 
     def forget_side_store(self) -> None:
         """Begin with an empty side store, in which all searches of the present replay buffer have found nothing."""
@@ -481,11 +641,12 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         drawn = self.replay.draw(batch_size, self.random.generator)
         if self.reanalyze_ratio > 0.0:
             self._reanalyze(drawn)
-        rows = self.replay.batch(drawn, self._target_value, stored_values=self.value_bootstrap == "search")
+        stored, chance = self.value_bootstrap == "search", self.latent_model.chance is not None
+        rows = self.replay.batch(drawn, self._target_value, stored_values=stored, action_values=chance)
         weights = th.as_tensor(drawn.weights, dtype=th.float32, device=self.device)
         self.update.n_updates = self._n_updates
         on_device = tree_map(lambda leaf: leaf.to(self.device), rows)
-        states, metrics = self.update((on_device, weights), batch_size=batch_size)
+        states, metrics = self.update((on_device, weights), batch_size=batch_size, unroll_steps=self.unroll_steps)
         self.replay.update(drawn, states["value"], rows)
         self._n_updates += 1
         if self._n_updates % self.target_update_interval == 0:
@@ -517,6 +678,14 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         rows, owners = places.T
         side = self.real.side_of(self._buffer)
         mask = th.as_tensor(side.arrays[MASK][rows, owners]) if MASK in side.arrays else None
+        snapshot = None
+        if self.policy.oracle is not None:
+            if not side.written(SNAPSHOT)[rows].all():
+                raise ValueError(
+                    "The replay buffer holds steps without the states of the environment, which search_model='oracle' needs "
+                    "to search them again: continue with load(..., reanalyze_ratio=0.0)"
+                )
+            snapshot = th.as_tensor(side.arrays[SNAPSHOT][rows, owners])
         with self.recorder.phase("reanalyze"):
             result = self.policy.search(
                 self.replay.obs_at(rows, owners),
@@ -524,6 +693,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
                 num_simulations=self._simulations(),
                 generator=self.random.generator,
                 model=self.policy.target,
+                snapshot=snapshot,
             )
         side.put_rows(POLICY, rows, owners, result.policy.astype(np.float32))
         side.put_rows(VALUE, rows, owners, result.value.astype(np.float32))
@@ -545,5 +715,22 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
 
 
 def _players(env: Any) -> int:
-    """Return how many players move in turn in an environment (its ``turns``), by default 1."""
-    return int(env.get_attr("turns")[0]) if env.has_attr("turns") else 1
+    """
+    Return how many players move in turn in an environment (its ``turns``), by default 1.
+
+    :raises ValueError: for more than two, or other numbers in the environments of one agent
+    """
+    if not env.has_attr("turns"):
+        return 1
+    turns = env.get_attr("turns")
+    if turns[0] not in (1, 2) or any(other != turns[0] for other in turns):
+        raise ValueError(f"The environments have turns={turns}: MuZero plays alone (1) or for two players (2), in all of them")
+    return int(turns[0])
+
+
+def _attribute(env: Any, name: str) -> Any:
+    """Return an attribute of an environment or of one that it wraps; ``None``: there is none."""
+    try:
+        return env.get_wrapper_attr(name)
+    except AttributeError:
+        return None

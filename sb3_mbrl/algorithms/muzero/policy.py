@@ -8,89 +8,15 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_mbrl.algorithms.muzero.edges import Edges, edges_of
+from sb3_mbrl.algorithms.muzero.edges import edges_of
+from sb3_mbrl.algorithms.muzero.games import GameOfChance, LearnedGame, TrueGame
 from sb3_mbrl.models.muzero.model import MuZeroModel
+from sb3_mbrl.models.oracle import OracleModel
 from sb3_mbrl.planners.base import FIXED_SEED, check_action_mask
-from sb3_mbrl.planners.tree_search import Leaf, SearchResult, TreeSearch
+from sb3_mbrl.planners.tree_search import SearchResult, TreeSearch
 from sb3_mbrl.policies import StatefulPolicy
 from sb3_mbrl.spaces import ActionCodec
 from sb3_mbrl.trees import State, batch_size, tree_leaves, tree_map
-
-
-class LearnedGame:
-    """
-    The learned model as a tree search expands it: one call of the networks per simulation, for the whole batch.
-
-    :param model: the world model
-    :param edges: the actions that edges stand for
-    :param generator: the source of randomness of sampled actions
-    """
-
-    def __init__(self, model: MuZeroModel, edges: Edges, generator: th.Generator | None = None) -> None:
-        self.model, self.edges, self.generator = model, edges, generator
-        self._discounts: np.ndarray | None = None
-
-    def root(self, obs: PyTorchObs) -> Leaf:
-        """Represent and predict the roots of a batch of searches."""
-        latent = self.model.initial(obs)["latent"]
-        policy, value = self.model.predictions(latent)
-        zeros = np.zeros(len(latent), np.float32)
-        return self._leaf(latent, policy, self.model.output.mean(value), zeros)
-
-    def expand(self, state: State, edge: np.ndarray) -> Leaf:
-        """Step along edges, and predict the new nodes."""
-        action = self.edges.actions(state, th.as_tensor(edge, device=self.model.device).long())
-        latent, reward, policy, value = self.model.predict_step(state["latent"], action)
-        return self._leaf(latent, policy, value, reward.cpu().numpy())
-
-    def _leaf(self, latent: th.Tensor, policy: th.Tensor, value: th.Tensor, reward: np.ndarray) -> Leaf:
-        state, logits = self.edges.out_of(latent, policy, self.generator)
-        if self._discounts is None or len(self._discounts) != len(latent):
-            self._discounts = np.full(len(latent), self.model.step_discount, np.float32)
-        return Leaf(state, logits.float().cpu().numpy(), value.cpu().numpy(), reward, self._discounts)
-
-
-class GameOfChance(LearnedGame):
-    """
-    A learned model with chance (Stochastic MuZero): an action leads to a node where chance decides, whose edges are outcomes.
-
-    Trees may be at nodes of different kinds in one simulation, so both networks are called for all of them.
-
-    :param model: the world model, with ``chance_codes``
-    :param edges: one edge per action
-    :param generator: not used
-    """
-
-    def root(self, obs: PyTorchObs) -> Leaf:
-        leaf = super().root(obs)
-        never = np.zeros(len(leaf.value), bool)
-        state = {**leaf.state, "chance": th.as_tensor(never, device=self.model.device)}
-        return leaf._replace(state=state, logits=self._padded(leaf.logits), chance=never)
-
-    def expand(self, state: State, edge: np.ndarray) -> Leaf:
-        assert self.model.chance is not None  # this class is chosen for such models
-        chance, latent = state["chance"], state["latent"]
-        edges, n_actions, codes = th.as_tensor(edge, device=latent.device).long(), self.edges.n, self.model.chance.codes
-        action = self.edges.actions(state, edges.clamp(max=n_actions - 1))
-        after, outcomes, after_value = self.model.predict_afterstate(latent, action)
-        following, reward, policy, value = self.model.predict_outcome(latent, edges.clamp(max=codes - 1))
-        decided = chance.cpu().numpy()  # the parent was a chance node, so the child is one where the agent chooses
-        logits = np.where(decided[:, None], self._padded(policy.cpu().numpy()), self._padded(outcomes.cpu().numpy()))
-        new = {"latent": th.where(chance[:, None], following, after), "chance": ~chance}
-        return Leaf(
-            new,
-            logits,
-            th.where(chance, value, after_value).cpu().numpy(),
-            th.where(chance, reward, th.zeros_like(reward)).cpu().numpy(),
-            np.where(decided, self.model.step_discount, 1.0).astype(np.float32),
-            ~decided,
-        )
-
-    def _padded(self, logits: np.ndarray) -> np.ndarray:
-        """Give nodes of both kinds the same number of edges."""
-        assert self.model.chance is not None
-        missing = max(self.edges.n, self.model.chance.codes) - logits.shape[1]
-        return np.pad(logits, ((0, 0), (0, missing)), constant_values=-np.inf) if missing else logits
 
 
 class MuZeroPolicy(StatefulPolicy):
@@ -110,6 +36,7 @@ class MuZeroPolicy(StatefulPolicy):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, lr_schedule: Any = None) -> None:
         super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
         self._codec = ActionCodec(action_space)
+        self._game: tuple[OracleModel | None, bool] = (None, True)
         self.set_seed(None)
 
     def attach(self, world_model: MuZeroModel, tree_search: TreeSearch, n_sampled: int) -> None:
@@ -120,10 +47,32 @@ class MuZeroPolicy(StatefulPolicy):
         self.target.optimizer = None
         self.target.eval()
 
+    def search_in(self, oracle: OracleModel | None, *, learned: bool) -> None:
+        """
+        Choose what is searched in: the world model, or the true environment.
+
+        :param oracle: the true environment, where there is one
+        :param learned: whether to search in the world model
+        """
+        self._game = (oracle, learned)  # in a tuple, for the same reason
+
     @property
     def world_model(self) -> MuZeroModel:
         """The agent's world model"""
         return self._parts[0]
+
+    @property
+    def oracle(self) -> OracleModel | None:
+        """The true environment, where searches are made in it"""
+        oracle, learned = self._game
+        if learned:
+            return None
+        if oracle is None:
+            raise ValueError(
+                "search_model='oracle' searches in the true environment, and the agent has none: load it with "
+                "load(..., env=...), or search in what it has learned: load(..., search_model='learned')"
+            )
+        return oracle
 
     @property
     def tree_search(self) -> TreeSearch:
@@ -140,6 +89,7 @@ class MuZeroPolicy(StatefulPolicy):
         temperature: float = 1.0,
         generator: th.Generator | None = None,
         model: MuZeroModel | None = None,
+        snapshot: th.Tensor | None = None,
     ) -> SearchResult:
         """
         Search from a batch of observations.
@@ -148,9 +98,10 @@ class MuZeroPolicy(StatefulPolicy):
         :param deterministic: whether there is no noise, and the best action is chosen
         :param action_mask: ``(B, n_actions)``, true where an action is allowed
         :param num_simulations: the number of simulations; ``None``: the agent's
-        :param temperature: of the choice by visits (``search="puct"``)
+        :param temperature: the temperature of the choice by visits (``"puct"``), or the scale of the noise (``"gumbel"``)
         :param generator: the source of randomness; ``None``: the policy's own
-        :param model: the world model to search in; ``None``: the agent's
+        :param model: the world model to search in, or to judge by; ``None``: the agent's
+        :param snapshot: where the true environment is searched: its states, ``(B, S)``
         """
         if not all(bool(leaf.isfinite().all()) for leaf in tree_leaves(obs) if leaf.is_floating_point()):
             raise ValueError("The observation holds NaN or infinity: there is nothing to search from")
@@ -160,9 +111,8 @@ class MuZeroPolicy(StatefulPolicy):
         source = th.Generator().manual_seed(FIXED_SEED) if deterministic else generator or self.generator
         seed = int(th.randint(2**62, (1,), generator=source, device=source.device))
         searched = model or self.world_model
-        kind = LearnedGame if searched.chance is None else GameOfChance
         with th.inference_mode():
-            game = kind(searched, self.edges, source)
+            game = self._new_game(searched, source, snapshot)
             root = game.root(obs)
             if mask is not None:  # there may be more edges than actions, which no mask allows
                 mask = np.pad(mask, ((0, 0), (0, root.logits.shape[1] - mask.shape[1])))
@@ -177,6 +127,11 @@ class MuZeroPolicy(StatefulPolicy):
             )
         own = slice(0, self.edges.n)
         return result._replace(policy=result.policy[:, own], visits=result.visits[:, own], q=result.q[:, own])
+
+    def _new_game(self, model: MuZeroModel, source: th.Generator, snapshot: th.Tensor | None) -> LearnedGame:
+        if (oracle := self.oracle) is not None:
+            return TrueGame(oracle, snapshot, model, self.edges, source)
+        return (LearnedGame if model.chance is None else GameOfChance)(model, self.edges, source)
 
     def scaled_actions(self, result: SearchResult, action: np.ndarray | None = None) -> th.Tensor:
         """Return the scaled actions ``(B, A)`` that a search has chosen."""

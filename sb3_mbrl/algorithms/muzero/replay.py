@@ -19,6 +19,8 @@ POLICY, VALUE, EDGES, MASK = "search.policy", "search.value", "search.edges", "s
 """The names in the side store of what belongs to a row's search: its policy, root value, sampled actions, allowed actions"""
 SIGN, VERSION, EXPLORED = "search.sign", "search.version", "search.explored"
 """-1 where the other player moves next; the number of updates of the network that searched; 1 where the action was random"""
+SNAPSHOT = "search.snapshot"
+"""The state of the true environment, where it is searched in"""
 
 
 class Drawn(NamedTuple):
@@ -50,11 +52,17 @@ class UnrollReplay:
     :param n_steps: the number of real steps whose rewards a value target sums; ``None``: all until the episode ends
     :param alpha: see :class:`~sb3_mbrl.buffers.priorities.Priorities`
     :param beta: see :class:`~sb3_mbrl.buffers.priorities.Priorities`
+    :raises ValueError: for a buffer that does not know how episodes ended
     """
 
     def __init__(
         self, buffer: ReplayBuffer, side: SideStore, gamma: float, unroll: int, n_steps: int | None, alpha: float, beta: float
     ) -> None:
+        if buffer.optimize_memory_usage or not getattr(buffer, "handle_timeout_termination", True):
+            raise ValueError(
+                "MuZero's targets bootstrap through time limits, from the last observations of episodes, and a replay buffer "
+                "with optimize_memory_usage=True or handle_timeout_termination=False does not know these: leave them out"
+            )
         self.data, self.side = ReplayData(buffer), side
         self.gamma, self.unroll, self.n_steps = gamma, unroll, n_steps
         self.priorities = Priorities((buffer.buffer_size, buffer.n_envs), alpha, beta)
@@ -107,7 +115,14 @@ class UnrollReplay:
 
     # ---- a batch
 
-    def batch(self, drawn: Drawn, value_of: Callable[[Obs], np.ndarray], *, stored_values: bool = False) -> Sequences:
+    def batch(
+        self,
+        drawn: Drawn,
+        value_of: Callable[[Obs], np.ndarray],
+        *,
+        stored_values: bool = False,
+        action_values: bool = False,
+    ) -> Sequences:
         """
         Make the targets of windows.
 
@@ -115,6 +130,7 @@ class UnrollReplay:
         :param value_of: the values of raw observations ``(N, ...)`` by the target network
         :param stored_values: whether to bootstrap from the values of stored searches where there are some (else, and behind
             time limits always, from the target network)
+        :param action_values: whether to make targets for the values of actions too, which afterstates learn
         :return: windows of ``K`` steps, with the ``extra`` that :meth:`~sb3_mbrl.models.muzero.model.MuZeroModel.loss` takes
         """
         steps, unroll, states = drawn.steps, self.unroll, self.unroll + 1
@@ -136,6 +152,10 @@ class UnrollReplay:
             "policy": th.as_tensor(self.side.arrays[POLICY][positions, envs]),
             "policy_weight": th.as_tensor(living, dtype=th.float32),
         }
+        if action_values:
+            last = targets.last_steps(steps, unroll, n, of_actions=True)
+            of_actions = targets.value_targets(steps, last, self._bootstrap(drawn, last, value_of, stored_values))
+            extra["action_value"] = th.as_tensor(of_actions, dtype=th.float32)
         if EDGES in self.side.arrays:
             extra["edges"] = th.as_tensor(self.side.arrays[EDGES][positions, envs])
         none = th.zeros_like(ended)
@@ -150,18 +170,18 @@ class UnrollReplay:
         """Return the values of the observations after the last steps of the targets, ``(B, S)``."""
         rows, envs = np.arange(len(last))[:, None], np.broadcast_to(drawn.envs[:, None], last.shape)
         own, steps = last < np.arange(last.shape[1]), drawn.steps  # own: the state itself, nothing is summed
-        at = np.maximum(last, 0)
-        needed = own | (steps.discount[rows, at] != 0)
+        step = np.maximum(last, 0)
+        needed = own | (steps.discount[rows, step] != 0)
         following = np.minimum(last + 1, drawn.positions.shape[1] - 1)
-        inside = (following > last) & (own | ~steps.cut[rows, at])  # the next state is one of the episode, with a search
+        inside = (following > last) & (own | ~steps.cut[rows, step])  # the next state is one of the episode, with a search
         # Before a random action: from the search that was made there, which knows better actions.
         stored = needed & inside & (stored_values | steps.explored[rows, following])
         values = np.zeros(last.shape)
         values[stored] = self.side.arrays[VALUE][drawn.positions[rows, following], envs][stored]
         needed &= ~stored
-        at = drawn.positions[rows, at]
         if needed.any():
-            values[needed] = value_of(self.data.transitions_at(at[needed], envs[needed]).next_obs)
+            positions = drawn.positions[rows, step]
+            values[needed] = value_of(self.data.transitions_at(positions[needed], envs[needed]).next_obs)
         return values
 
     def obs_at(self, positions: np.ndarray, envs: np.ndarray) -> Obs:

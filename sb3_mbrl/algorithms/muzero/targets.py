@@ -47,13 +47,15 @@ def absorbed(steps: Steps, states: int) -> np.ndarray:
     return behind
 
 
-def last_steps(steps: Steps, states: int, n: int) -> np.ndarray:
+def last_steps(steps: Steps, states: int, n: int, *, of_actions: bool = False) -> np.ndarray:
     """
     Return the last step whose reward the target of each state sums, ``(B, S)``: ``n`` steps from the state on, or fewer at
     the end of what is known, and before a random action. The target bootstraps from the state after that step, which is the
     state itself where its own action was random (then the result is one less than its index).
 
     :param n: the number of steps
+    :param of_actions: whether the targets are those of the states' actions (of afterstates), to which the first reward belongs
+        even where the action was random
     """
     width = steps.reward.shape[1]
     end = ends(steps)
@@ -61,8 +63,9 @@ def last_steps(steps: Steps, states: int, n: int) -> np.ndarray:
     next_end = np.full(end.shape, width - 1)
     following = np.full(len(end), width - 1)
     for k in range(width - 1, -1, -1):
-        following = np.where(steps.explored[:, k], k - 1, np.where(end[:, k], k, following))
-        next_end[:, k] = following
+        of_action = np.where(end[:, k], k, following)
+        following = np.where(steps.explored[:, k], k - 1, of_action)
+        next_end[:, k] = of_action if of_actions else following
     own = np.arange(states)
     return np.minimum(np.minimum(own + n - 1, width - 1), next_end[:, :states])
 

@@ -179,18 +179,62 @@ class BoardEnv(TwoPlayerEnv):
         disc = from_centre[:, None] ** 2 + from_centre**2 < (0.4 * SQUARE) ** 2
         return np.where(np.tile(disc, first.shape)[..., None], COLOURS[of_squares], BOARD_COLOUR)
 
-    # ---- snapshots (sb3_mbrl.envs.snapshots)
+    # ---- snapshots (sb3_mbrl.envs.snapshots), and what an oracle may ask beyond them
 
     def snapshot(self) -> np.ndarray:
         """Return the state as numbers: both bit boards in two halves each, and whether the game was forfeited."""
-        # A float64 holds whole numbers of 53 bits exactly, and a bit board may have 64.
-        return np.array([half for board in self.position for half in divmod(board, 1 << 32)] + [self._forfeited], np.float64)
+        return _as_numbers(self.position, self._forfeited)
 
     def restore(self, snapshot: np.ndarray) -> None:
         """Restore the result of :meth:`snapshot`."""
         high, low, other_high, other_low, forfeited = (int(number) for number in snapshot)
         self.position = Position((high << 32) + low, (other_high << 32) + other_low)
         self._forfeited = bool(forfeited)
+
+    def snapshot_of(self, observation: np.ndarray) -> np.ndarray:
+        """
+        Find the snapshot in an observation.
+
+        :param observation: ``(2, rows, columns)``
+        :return: ``(5,)``
+        """
+        return _as_numbers(self.game.position_of(observation))
+
+    def step_many(self, snapshots: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """
+        Play a move in each of ``B`` games that are not over; this environment's own game stays as it is.
+
+        :param snapshots: ``(B, 5)``
+        :param actions: ``(B,)`` integers
+        :return: the new snapshots, the observations of the next players ``(B, 2, rows, columns)``, the rewards ``(B,)`` of
+            those who moved, and whether the games have ended ``(B,)``
+        """
+        own, other = _bit_boards(snapshots)
+        moves = np.asarray(actions, np.int64)
+        legal = self.game.masks_many(own, other)[np.arange(len(moves)), moves]
+        following, moved, won, over = self.game.play_many(own, other, moves)
+        own, other = np.where(legal, following, own), np.where(legal, moved, other)
+        reward = np.where(legal, won.astype(np.float64), -1.0)  # an illegal move forfeits the game
+        halves = [np.stack([board >> np.uint64(32), board & np.uint64(0xFFFFFFFF)], 1) for board in (own, other)]
+        new = np.concatenate([*halves, ~legal[:, None]], 1).astype(np.float64)
+        return new, self.game.planes_many(own, other), reward, over | ~legal
+
+    def action_masks_many(self, snapshots: np.ndarray) -> np.ndarray:
+        """Return the legal moves of ``B`` games, ``(B, n_actions)`` booleans; none where the game is over."""
+        return self.game.masks_many(*_bit_boards(snapshots)) & (snapshots[:, 4] == 0)[:, None]
+
+
+def _as_numbers(position: Position, forfeited: bool = False) -> np.ndarray:
+    """Return the snapshot of a position, ``(5,)``."""
+    # A float64 holds whole numbers of 53 bits exactly, and a bit board may have 64.
+    return np.array([half for board in position for half in divmod(board, 1 << 32)] + [forfeited], np.float64)
+
+
+def _bit_boards(snapshots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bit boards of the players to move and of the others, ``(B,)`` uint64 each, from snapshots ``(B, 5)``."""
+    halves = snapshots.astype(np.uint64)
+    own, other = (halves[:, 2 * i] << np.uint64(32) | halves[:, 2 * i + 1] for i in range(2))
+    return own, other
 
 
 class TicTacToe(BoardEnv):

@@ -270,8 +270,9 @@ class MuZeroModel(LatentModel):
             whether a step is known (by default, those of the first episode of a window are), and ``real`` ``(B, K)``, whether
             it was really taken (a step after a termination is known, and was not); and the targets of the ``K + 1`` states:
             ``policy`` ``(B, K + 1, n)``, a distribution over the actions, or over ``edges`` ``(B, K + 1, n, A)``;
-            ``policy_weight`` ``(B, K + 1)``; ``value`` and ``value_weight`` ``(B, K + 1)``. Without targets, rewards,
-            terminations and consistency are learned
+            ``policy_weight`` ``(B, K + 1)``; ``value`` and ``value_weight`` ``(B, K + 1)``; and, for afterstates,
+            ``action_value`` ``(B, K)`` (by default ``value``, from which it differs where actions were random). Without
+            targets, rewards, terminations and consistency are learned
         :param start: not used: windows begin with an observation
         :return: ``rows``: one value per window and term; ``states``: ``{"value": (B,)}``, the predicted value of the first
             state, from which priorities are computed
@@ -295,11 +296,13 @@ class MuZeroModel(LatentModel):
                 F.binary_cross_entropy_with_logits(endings, rows.terminated.float(), reduction="none") * known * scale[1:]
             ).sum(1),
         }
+        value_errors: dict[str, th.Tensor] = {}
         if "value" in extra:
+            value_errors = _errors("value", 0, self.output.mean(values), extra["value"], extra["value_weight"])
             losses = self.output.loss(values, extra["value"])
             terms["value"] = (losses * extra["value_weight"] * scale).sum(1)
             if chance:
-                losses = self.output.loss(chance["value"], extra["value"][:, :-1])
+                losses = self.output.loss(chance["value"], extra.get("action_value", extra["value"][:, :-1]))
                 terms["afterstate_value"] = (losses * extra["value_weight"][:, :-1] * scale[1:]).sum(1)
         if chance:
             # The distribution learns the codes; the scores of a code are drawn to the code itself.
@@ -321,10 +324,7 @@ class MuZeroModel(LatentModel):
             rows=terms,
             weights={name: weight for name, weight in weights.items() if name in terms},
             states={"value": self.output.mean(values[:, 0]).detach()},
-            metrics={
-                f"reward_error_{k + 1}": _mean_error(self.output.mean(rewards[:, k]), rows.reward[:, k], known[:, k])
-                for k in sorted({0, steps - 1})
-            },
+            metrics={**_errors("reward", 1, self.output.mean(rewards), rows.reward, known), **value_errors},
         )
 
     def _unroll(self, batch: Sequences) -> tuple[th.Tensor, th.Tensor, th.Tensor, dict[str, th.Tensor]]:
@@ -382,5 +382,16 @@ def _first_episode(is_last: th.Tensor) -> th.Tensor:
     return (ended == 0).float()
 
 
-def _mean_error(predicted: th.Tensor, true: th.Tensor, known: th.Tensor) -> th.Tensor:
-    return ((predicted - true).abs() * known).sum().detach() / known.sum().clamp(min=1.0)
+def _errors(name: str, first: int, predicted: th.Tensor, true: th.Tensor, known: th.Tensor) -> dict[str, th.Tensor]:
+    """
+    Compute mean absolute errors by the number of unrolled steps.
+
+    :param name: the name of what is predicted
+    :param first: the number of unrolled steps that the first column stands for
+    :param predicted: ``(B, n)``
+    :param true: ``(B, n)``
+    :param known: ``(B, n)``, 1 where ``true`` counts
+    :return: ``name_error_k`` for each column
+    """
+    means = ((predicted - true).abs() * known).sum(0).detach() / known.sum(0).clamp(min=1.0)
+    return {f"{name}_error_{k}": mean for k, mean in enumerate(means.unbind(), start=first)}

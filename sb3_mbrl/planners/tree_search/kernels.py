@@ -1,5 +1,6 @@
 """
-One simulation in all trees, read from top to bottom: selection, expansion, backup.
+One simulation in all trees, read from top to bottom: selection, expansion, backup. The network lies between selection and
+expansion, so the entry point :func:`advance` finishes one simulation (expansion, backup) and begins the next (selection).
 
 Selection is Gumbel MuZero's (*Policy improvement by planning with Gumbel*, Danihelka, Guez, Schrittwieser and Silver 2022,
 "Gumbel" below; it agrees with DeepMind's ``mctx``) or MuZero's (*Mastering Atari, Go, chess and shogi by planning with a

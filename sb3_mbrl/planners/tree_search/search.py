@@ -24,6 +24,9 @@ _FLOAT = np.dtype(np.float32)
 Expand = Callable[[State, np.ndarray], Leaf]
 """A function from states ``(B, ...)`` and the indices of edges, ``(B,)`` integers, to the nodes at their ends"""
 
+MOST_SIMULATIONS = 1_000_000
+"""The largest number of simulations of a search, whose trees are allocated before it begins"""
+
 KINDS = {"gumbel": kernels.GUMBEL, "puct": kernels.PUCT}
 NORMS = {"siblings": kernels.SIBLINGS, "tree": kernels.WHOLE_TREE, "none": kernels.AS_THEY_ARE}
 UNVISITED = {"zero": kernels.LOWEST, "parent": kernels.PARENT}
@@ -86,8 +89,8 @@ class TreeSearch:
     :param pb_c_base: PUCT: the number of visits from which on the weight of the prior grows
     :param dirichlet_alpha: PUCT: the parameter of the noise at the root; ``"auto"``: 10 over the number of legal actions
     :param exploration_fraction: PUCT: the share of the noise in the root's prior
-    :param fpu: PUCT: the normalised value of edges that were never visited: ``"zero"``: 0, as in MuZero; ``"parent"``: that
-        of their node
+    :param fpu: PUCT: the normalised value of edges that were never visited (first-play urgency): ``"zero"``: 0, as in MuZero;
+        ``"parent"``: that of their node
     """
 
     def __init__(
@@ -115,7 +118,7 @@ class TreeSearch:
                 raise ValueError(
                     f"{', '.join(wrong)} belong to kind={other!r}, and the search is kind={kind!r}: leave them out"
                 )
-        self.num_simulations = whole("num_simulations", num_simulations, 1)
+        self.num_simulations = _number_of_simulations(num_simulations)
         self.max_considered_actions = whole("max_considered_actions", max_considered_actions, 1)
         self.gumbel_scale = number("gumbel_scale", gumbel_scale, 0.0)
         self.q_norm = q_norm if q_norm != "auto" else {"gumbel": "siblings", "puct": "tree"}[kind]
@@ -164,26 +167,17 @@ class TreeSearch:
         :raises ValueError: for a mask of the wrong shape, a root without a legal action, and numbers that are not finite
         """
         start, network = time.perf_counter(), 0.0
-        simulations = self.num_simulations if num_simulations is None else whole("num_simulations", num_simulations, 1)
+        simulations = self.num_simulations if num_simulations is None else _number_of_simulations(num_simulations)
         temperature = number("temperature", temperature, 0.0)
         rng = rng if rng is not None else np.random.default_rng()
         logits, legal = root_logits(root, mask)
+        logits, score, considered = self._plan_root(logits, legal, simulations, deterministic, temperature, rng)
         rows, edges = logits.shape
         arrays = new_arrays(rows, simulations, edges)
         states = States(root.state, simulations + 1)
-        score, considered = np.zeros((rows, edges)), np.zeros((simulations, rows), np.int32)
-        if self.kind == "gumbel":
-            noise = 0.0 if deterministic else self.gumbel_scale * temperature
-            score = logits - logits.max(1, keepdims=True) + (noise * rng.gumbel(size=logits.shape) if noise else 0.0)
-            numbers = np.minimum(legal.sum(1), self.max_considered_actions)
-            considered = np.ascontiguousarray(considered_visits(self.max_considered_actions, simulations)[numbers].T)
-        elif not deterministic and self.exploration_fraction:
-            noisy = softmax(logits)
-            add_noise(noisy, legal, self.dirichlet_alpha, self.exploration_fraction, rng)
-            with np.errstate(divide="ignore"):
-                logits = np.log(noisy)
         where, chosen = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-        places, never = th.from_numpy(where), np.zeros(rows, np.bool_)
+        places = th.from_numpy(where)  # the same memory: advance() writes into it where the next simulation has ended
+        never = np.zeros(rows, np.bool_)
         ours = (score, considered, self._settings, where, chosen, np.empty(edges), *arrays)
         zeros, ones = np.zeros(rows, np.float32), np.ones(rows, np.float32)  # no edge leads to a root
         bad = advance(0, *_arrays(Leaf(None, logits, root.value, zeros, ones), score.shape, never), *ours)
@@ -204,6 +198,34 @@ class TreeSearch:
         action, policy, q = self._decide(tree, logits, score, legal, deterministic, temperature, rng)
         seconds = {"tree": time.perf_counter() - start - network, "network": network}
         return SearchResult(action, policy, tree.value[:, 0].astype(np.float32), tree.visits[:, 0].copy(), q, tree, seconds)
+
+    def _plan_root(
+        self,
+        logits: np.ndarray,
+        legal: np.ndarray,
+        simulations: int,
+        deterministic: bool,
+        temperature: float,
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """
+        Draw the noise of the roots, and plan the visits of their edges.
+
+        :return: the logits, with Dirichlet noise for PUCT; and, for Gumbel search, the scores ``g + logits``, ``(B, A)``, and
+            the number of visits of the edges that each simulation considers, ``(simulations, B)``
+        """
+        score, considered = np.zeros(logits.shape), np.zeros((simulations, len(logits)), np.int32)
+        if self.kind == "gumbel":
+            noise = 0.0 if deterministic else self.gumbel_scale * temperature
+            score = logits - logits.max(1, keepdims=True) + (noise * rng.gumbel(size=logits.shape) if noise else 0.0)
+            most = min(self.max_considered_actions, legal.shape[1])
+            considered = np.ascontiguousarray(considered_visits(most, simulations)[np.minimum(legal.sum(1), most)].T)
+        elif not deterministic and self.exploration_fraction:
+            noisy = softmax(logits)
+            add_noise(noisy, legal, self.dirichlet_alpha, self.exploration_fraction, rng)
+            with np.errstate(divide="ignore"):
+                logits = np.log(noisy)
+        return logits, score, considered
 
     def _decide(
         self,
@@ -264,8 +286,17 @@ def _arrays(leaf: Leaf, shape: tuple[int, ...], never: np.ndarray) -> New:
     )
 
 
+def _number_of_simulations(given: Any) -> int:
+    n = whole("num_simulations", given, 1)
+    if n > MOST_SIMULATIONS:
+        raise ValueError(
+            f"num_simulations={n}: give at most {MOST_SIMULATIONS}, each of which is a node of the tree in memory"
+        )
+    return n
+
+
 def _one_of(name: str, value: str, choices: dict[str, int]) -> str:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")
     return value
 

@@ -6,10 +6,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_mbrl import MuZero
-from sb3_mbrl.algorithms.muzero.replay import MASK, POLICY, SIGN, VALUE
+from sb3_mbrl.agent.joint_update import JointUpdate
+from sb3_mbrl.algorithms.muzero.replay import EXPLORED, MASK, POLICY, SIGN, VALUE
+from sb3_mbrl.envs.boards import Opponent, RandomPlayer
 from tests.algorithms.muzero.agents import SMALL, Count, small
 
 
@@ -47,6 +49,33 @@ def test_results_of_searches_lie_beside_their_steps():
 def test_every_update_is_of_the_budget_of_collected_steps():
     agent = small(DummyVecEnv([Count] * 2), gradient_steps=-1).learn(60)
     assert agent._n_updates == 60 - 20
+
+
+def test_targets_are_of_a_network_that_is_copied_from_time_to_time():
+    agent = small(gradient_steps=0, target_update_interval=3).learn(30)
+    own, target = agent.latent_model, agent.policy.target
+    for update in range(1, 8):
+        agent.train(1)
+        same = all(th.equal(one, other) for one, other in zip(own.parameters(), target.parameters(), strict=True))
+        assert same == (update % 3 == 0)
+    with th.no_grad():
+        target.predictions.out.weight[2:] = 0.0
+        target.predictions.out.bias[2:] = 10.0 * target.output.two_hot(th.tensor(3.0))
+    expected = float(target.output.mean(target.predictions.out.bias[2:]))
+    assert agent._target_value(th.zeros(2, 4)) == pytest.approx(expected)
+    assert expected > 2.0
+
+
+def test_rows_count_by_their_importance_weights(monkeypatch):
+    agent, given = small(gradient_steps=0, alpha=1.0, beta=1.0).learn(30), []
+    agent.replay.priorities.values[:30, 0] = np.arange(1, 31)
+    call = JointUpdate.__call__
+    monkeypatch.setattr(JointUpdate, "__call__", lambda *args, **kwargs: given.append(args[1]) or call(*args, **kwargs))
+    agent.train(1, batch_size=8)
+    rows, weights = given[0]
+    assert 0 < weights.min() < weights.max() == 1.0
+    one_by_one = th.stack([agent._losses(rows, one, None)[0] for one in th.eye(8)])  # each counts for an eighth of the mean
+    assert float(agent._losses(rows, weights, None)[0]) == pytest.approx(float((weights * one_by_one).sum()), rel=1e-4)
 
 
 def test_boards_are_played_for_both_players():
@@ -100,10 +129,10 @@ def test_a_schedule_of_simulations_and_of_temperature():
         ({"unroll_steps": 0}, "unroll_steps=0"),
         ({"reanalyze_ratio": 1.5}, "reanalyze_ratio=1.5"),
         ({"value_bootstrap": "mean"}, "value_bootstrap='mean'"),
-        ({"search": "alpha"}, "kind='alpha'"),
+        ({"search": "alpha"}, "search='alpha'"),
         ({"num_simulations": 0}, "num_simulations=0"),
         ({"world_model": "ensemble"}, "LatentModel"),
-        ({"world_model": None}, "latent states of its world model"),
+        ({"world_model": None}, "subclass of MuZeroModel, not None"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
@@ -153,7 +182,7 @@ class Masked(gym.Env):
 
 @pytest.mark.parametrize("mask", [None, np.array([np.nan, 0, 1]), np.zeros(3), np.ones(2)])
 def test_masks_of_environments_that_say_nothing(mask):
-    with pytest.raises(ValueError, match=r"action_mask (is|holds|allows|has) "):
+    with pytest.raises(ValueError, match=r"(action_mask (is|holds)|environment 0 (allows|has)) "):
         small(Masked(mask)).learn(2)
 
 
@@ -163,6 +192,33 @@ def test_rewards_beyond_the_support_are_reported_once():
     with pytest.warns(UserWarning, match=r"a reward of 1e\+06, .* value_range=20 as 20: scale the rewards") as seen:
         agent.learn(12)
     assert len([one for one in seen if "value_range" in str(one.message)]) == 1
+
+
+def test_rewards_are_judged_as_they_are_stored():
+    """Behind ``VecNormalize`` the reward of the step was judged, and the buffer keeps that of before."""
+    env = VecNormalize(DummyVecEnv([lambda: Masked(reward=1e6)]), norm_obs=False)
+    with pytest.warns(UserWarning, match=r"a reward of 1e\+06, .* value_range=20 as 20: scale the rewards"):
+        small(env, learning_starts=1000).learn(3)
+
+
+def test_steps_after_exploration_are_not_marked_as_random():
+    """The marks of the last decision with ``exploration`` were stored with every later step."""
+    agent = small(DummyVecEnv([Count] * 2), exploration=1.0, learning_starts=1000).learn(40)
+    assert agent.real.side.arrays[EXPLORED][:20].any()
+    agent.exploration = 0.0
+    agent.learn(40, reset_num_timesteps=False)
+    assert not agent.real.side.arrays[EXPLORED][20:40].any()
+
+
+def test_an_environment_of_other_players_is_refused(tmp_path):
+    """Rewards and values had the signs of one player, without a word."""
+    alone = small(Opponent(gym.make("TicTacToe-v0"), RandomPlayer()))
+    with pytest.raises(ValueError, match="turns=2, and the agent was made for 1: the signs"):
+        alone.set_env(gym.make("TicTacToe-v0"))
+    alone.save(tmp_path / "alone")
+    with pytest.raises(ValueError, match="turns=2, and the agent was made for 1: the signs"):
+        MuZero.load(tmp_path / "alone", env=gym.make("TicTacToe-v0"))
+    alone.set_env(Opponent(gym.make("TicTacToe-v0"), RandomPlayer(1)))
 
 
 def test_nothing_is_searched_from_nan():
@@ -188,3 +244,111 @@ def test_settings_are_checked_before_the_run(settings, words):
     """They ended training in the middle: a schedule of simulations at its end."""
     with pytest.raises(ValueError, match=words):
         small(**settings)
+
+
+# ---- bad input, refused at construction
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"num_simulations": 10**9}, "num_simulations=1000000000: give at most 1000000"),
+        ({"search": "x"}, "search='x': choose 'gumbel' or 'puct'"),
+        ({"search_kwargs": 3}, "search_kwargs=3: give a dictionary"),
+        ({"search_kwargs": {"c_visits": 1}}, "search_kwargs does not take 'c_visits'. Did you mean 'c_visit'"),
+        ({"search_kwargs": {"num_simulations": 3}}, "give num_simulations to MuZero"),
+        ({"search_kwargs": {"q_norm": [1]}}, r"q_norm=\[1\]: choose one of"),
+        ({"unroll_steps": 10**6}, "unroll_steps=1000000: give at most buffer_size=200"),
+        ({"td_steps": 10**6}, "td_steps=1000000: give at most buffer_size=200.*-1: all rewards"),
+        ({"optimizer_kwargs": 3}, "optimizer_kwargs=3: give a dictionary"),
+        ({"optimizer_kwargs": {"lr": 1}}, "give learning_rate to MuZero"),
+        ({"world_model": None}, "MuZero learns 'muzero' or a subclass of MuZeroModel, not None"),
+        ({"world_model": "ensemble"}, "a subclass of RSSM or MuZeroModel, not 'ensemble'"),
+        ({"compile": "x"}, "compile='x': choose 'auto', True or False"),
+        ({"mixed_precision": 3}, "mixed_precision=3: choose"),
+        ({"prioritized": "x"}, "prioritized='x': choose True or False"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_were_ignored_or_failed_later(wrong, words):
+    """A search of a billion simulations filled the memory; names of the search were raw errors of Python."""
+    with pytest.raises((ValueError, TypeError), match=words):
+        small(**wrong)
+
+
+def test_more_considered_actions_than_there_are_cost_nothing():
+    """A table of a billion rows was computed for three actions."""
+    agents = [small(Count(), search_kwargs={"max_considered_actions": n}) for n in (3, 10**9)]
+    found = [agent.search(np.zeros(1, np.float32)) for agent in agents]
+    assert np.array_equal(found[0].policy, found[1].policy)
+
+
+class MaskedBy(Count):
+    """A game whose masks are what a function of the step says."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.mask = mask
+
+    def action_masks(self):
+        return self.mask(self.t)
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (lambda t: np.ones(2 if t == 2 else 3, bool), r"environment 1 has the shape \(2,\) after 6 real steps: give \(3,\)"),
+        (lambda t: np.full(3, t != 2), "environment 1 allows no action after 6 real steps"),
+        (lambda t: True, r"environment 1 has the shape \(\) after 0"),
+    ],
+)
+def test_a_wrong_mask_of_one_of_several_environments_is_named(mask, words):
+    """``stack expects each tensor to be equal size``, or ``row 1`` of nothing the user had made."""
+    good = [lambda: MaskedBy(lambda t: np.ones(3, bool))]
+    env = DummyVecEnv([*good, lambda: MaskedBy(mask), *good])
+    with pytest.raises(ValueError, match=words):
+        small(env).learn(30)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_masks_of_some_environments_only(order):
+    """The masks of all environments were ignored."""
+    envs = [Count, lambda: MaskedBy(lambda t: np.ones(3, bool))][::order]
+    with pytest.raises(ValueError, match=r"1 of 2 environments have action_masks\(\), and the others do not"):
+        small(DummyVecEnv(envs))
+
+
+def test_masks_of_actions_that_are_sampled():
+    env = MaskedBy(lambda t: np.ones(5, bool))
+    env.action_space = spaces.MultiDiscrete([2, 3])
+    with pytest.warns(UserWarning, match=r"action_masks\(\), which are not used: MuZero samples actions of MultiDiscrete"):
+        small(env)
+
+
+@pytest.mark.parametrize("turns", [(3, 3), ("x", "x"), (1, 2)])
+def test_players_that_cannot_be_mapped(turns):
+    def one(number):
+        env = Count()
+        env.turns = number
+        return lambda: env
+
+    with pytest.raises(ValueError, match=r"turns=.*: MuZero plays alone \(1\) or for two players \(2\), in all of them"):
+        small(DummyVecEnv([one(number) for number in turns]))
+
+
+def test_a_mask_of_text_in_predict():
+    with pytest.raises(ValueError, match="action_mask is 'x': give true where an action is allowed"):
+        small(Count()).predict(np.zeros(1, np.float32), action_masks="x")
+
+
+@pytest.mark.parametrize("labels", [["a"], 3, "abc"])
+def test_labels_that_are_none(tmp_path, labels):
+    with pytest.raises(ValueError, match=r"labels=.*: give a name for each of the 3 actions"):
+        small(Count()).explain(np.zeros(1, np.float32), tmp_path / "tree.html", labels=labels)
+
+
+def test_load_refuses_an_argument_that_hides_a_method(tmp_path):
+    """``load(path, search="puct")`` replaced the method ``search`` by a text, and changed nothing else."""
+    small(Count()).save(tmp_path / "agent")
+    with pytest.raises(TypeError, match=r"MuZero.load\(..., search=...\): this is a method. Did you mean 'search_"):
+        MuZero.load(tmp_path / "agent", search="puct")

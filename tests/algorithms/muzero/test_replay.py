@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_mbrl.algorithms.muzero.replay import POLICY
+from sb3_mbrl.algorithms.muzero.replay import POLICY, VALUE, VERSION
+from sb3_mbrl.envs.boards import TicTacToe
 from tests.algorithms.muzero.agents import Count, small
 
 GAMMA = 0.9
@@ -117,9 +120,129 @@ def test_reanalysis_replaces_the_results_of_searches():
     assert not changed[~searched].any()
 
 
+def test_reanalysis_searches_each_position_with_its_own_mask_by_the_target_network():
+    """
+    The target network prefers squares in order and values every state with 0.5, and the other network is as new. Values do not
+    count here (``c_scale=0``), so the improved policy is the target's own, over the free squares of the position; the root's
+    value is the mean of its own and of two replies: ``(v - v - v) / 3``, or ``(v - v + v) / 3`` if there is one move.
+    """
+    settings = {"num_simulations": 2, "search_kwargs": {"c_scale": 0.0}, "reanalyze_ratio": 1.0}
+    env = make_vec_env("TicTacToe-v0", 2, seed=0)
+    agent = small(env, gamma=1.0, td_steps=-1, learning_starts=1000, **settings).learn(100)
+    head, output = agent.policy.target.predictions.out, agent.policy.target.output
+    with th.no_grad():
+        head.bias[:9] = th.arange(9) / 3
+        head.bias[9:] = output.two_hot(th.tensor(0.5)).clamp(min=1e-9).log()
+    side = agent.real.side
+    side.arrays[VERSION][:] = -1
+    agent._reanalyze(agent.replay.draw(64, th.Generator().manual_seed(0)))
+    searched = np.argwhere(side.arrays[VERSION] == 0)
+    assert len(searched) > 80
+    for place in map(tuple, searched):
+        free = agent.replay_buffer.observations[place].sum(0).ravel() == 0
+        expected = np.where(free, np.exp(np.arange(9) / 3), 0.0)
+        assert side.arrays[POLICY][place] == pytest.approx(expected / expected.sum(), abs=1e-5)
+        assert side.arrays[VALUE][place] == pytest.approx(0.5 / 3 * (1 if free.sum() == 1 else -1), abs=1e-4)
+
+
 def test_a_window_may_be_longer_than_what_is_stored():
     agent = collected(4, True, steps=2)
     batch = agent.replay.batch(agent.replay.draw(8, th.Generator().manual_seed(0)), value_of)
     assert batch.reward.shape == (8, 3)
     assert batch.extra["real"][:, 0].all()
     assert not batch.extra["real"][:, 2].any()
+
+
+def test_windows_follow_each_environment_around_a_full_buffer():
+    """
+    Two environments with episodes of their own lengths and ends, in a ring that has been filled more than twice, against a
+    record of every step: nothing of another episode, environment or lap comes into a target.
+    """
+    lengths, terminates = (3, 5), (True, False)
+    env = DummyVecEnv([lambda env=env: Count(lengths[env], terminates[env]) for env in range(2)])
+    agent = small(env, learning_starts=1000, buffer_size=34, exploration=0.3, value_bootstrap="search").learn(90)
+    buffer, arrays = agent.replay_buffer, agent.real.side.arrays
+    assert buffer.full
+    assert buffer.pos == 45 % 17 > 0
+    arrays[POLICY][:] = np.random.default_rng(0).dirichlet(np.ones(3), (17, 2))  # those of a new network are all alike
+    drawn = agent.replay.draw(300, th.Generator().manual_seed(0))
+    batch = agent.replay.batch(drawn, value_of, stored_values=True)
+    explored, searched = arrays["search.explored"] > 0, arrays["search.value"]
+    assert explored.any()
+    seen = set()
+
+    def target(age, env, n):
+        """The value of the state before the step of an age, by recursion; 44 is the newest step."""
+        t, slot = age % lengths[env], age % 17
+        if age <= 44 and explored[slot, env]:
+            return searched[slot, env]
+        if n == 0:
+            return searched[slot, env] if age <= 44 else 100.0 + t
+        reward, last = 10.0 * (t + 1), t + 1 == lengths[env]
+        if last and terminates[env]:
+            return reward
+        return reward + GAMMA * (100.0 + t + 1 if last or age == 44 else target(age + 1, env, n - 1))
+
+    for row in range(300):
+        env = int(drawn.envs[row])
+        age = next(age for age in range(28, 45) if age % 17 == drawn.positions[row, 0])
+        t = age % lengths[env]
+        assert int(batch.obs[row, 0, 0]) == t
+        seen.add((age, env))
+        for k in range(4):
+            alive = t + k < lengths[env] and age + k <= 44
+            assert bool(batch.extra["policy_weight"][row, k]) == alive
+            if alive:
+                assert float(batch.extra["value"][row, k]) == pytest.approx(target(age + k, env, 2), rel=1e-5)
+                assert np.array_equal(batch.extra["policy"][row, k], arrays[POLICY][(age + k) % 17, env])
+            if alive and k < 3:
+                assert int(batch.obs[row, k, 0]) == t + k
+                assert int(batch.next_obs[row, k, 0]) == t + k + 1
+                assert int(batch.action[row, k, 0]) == buffer.actions[(age + k) % 17, env, 0]
+    assert len(seen) == 34, "every step was the first of a window"
+
+
+def test_targets_of_games_are_the_results_for_who_moves():
+    """
+    Games of both players in a full ring: each stored move is played again by the rules, and the value of every state is 1, 0
+    or -1 for its mover. LightZero has wrong signs for every other start; muzero-general once had those of all rewards.
+    """
+    env = make_vec_env("TicTacToe-v0", 2, seed=0)
+    agent = small(env, gamma=1.0, td_steps=-1, num_simulations=2, learning_starts=1000, buffer_size=60).learn(100)
+    drawn = agent.replay.draw(400, th.Generator().manual_seed(0))
+    batch = agent.replay.batch(drawn, lambda obs: np.zeros(len(obs)))
+    buffer = agent.replay_buffer
+    positions = agent.replay.data.positions()
+    results = {}
+    for owner in range(2):
+        ends = np.flatnonzero(buffer.dones[positions, owner])
+        for end in ends:
+            table = TicTacToe()
+            table.reset()
+            table.set_position(table.game.position_of(buffer.observations[positions[end], owner]))
+            mover = table.to_move
+            *_, info = table.step(int(buffer.actions[positions[end], owner, 0]))
+            assert info["winner"] in (mover, None), "the last move of a game wins or draws"
+            start = max([one for one in ends if one < end], default=-1) + 1
+            for age in range(start, end + 1):
+                sign = 1 if (end - age) % 2 == 0 else -1
+                results[positions[age], owner] = 0 if info["winner"] is None else sign
+    checked = {-1: set(), 0: set(), 1: set()}
+    for row in range(400):
+        for k in range(4):
+            place = drawn.positions[row, k], int(drawn.envs[row])
+            if bool(batch.extra["policy_weight"][row, k]) and place in results:
+                assert float(batch.extra["value"][row, k]) == results[place]
+                checked[results[place]].add(place)
+    assert len(checked[1]) > 8
+    assert len(checked[-1]) > 8
+
+
+@pytest.mark.parametrize("setting", [{"optimize_memory_usage": True}, {}])
+def test_buffers_that_lose_the_ends_of_episodes_are_refused(setting):
+    """Time limits were learned as terminations, and the first observations of the next episodes as the last ones."""
+    agent = collected(4, False)
+    spaces = agent.observation_space, agent.action_space
+    agent.replay_buffer = ReplayBuffer(50, *spaces, "cpu", handle_timeout_termination=False, **setting)
+    with pytest.raises(ValueError, match=r"bootstrap through time limits, .* leave them out"):
+        agent.learn(2)

@@ -57,6 +57,21 @@ def test_targets_are_those_of_the_recursion(case):
             ended, terminated = True, discounts[k] == 0 and not cuts[k]
 
 
+def test_the_value_of_a_random_action_is_what_came_of_it():
+    """Else afterstates of actions that the search would not choose learn the value of those that it would."""
+    reward, explored = np.array([[1.0, 2.0, 4.0, 8.0]]), np.array([[False, True, False, True]])
+    steps = Steps(reward, np.full((1, 4), 0.5), np.zeros((1, 4), bool), explored)
+    last = targets.last_steps(steps, 4, 9, of_actions=True)
+    assert last.tolist() == [[0, 2, 2, 3]], "sums stop before the next random action, not before their own"
+    values = np.array([[10.0, 20.0, 30.0, 40.0]])  # after each last step
+    bootstrap = values[[[0]], last]
+    assert targets.value_targets(steps, last, bootstrap).tolist() == [
+        [1 + 0.5 * 10, 2 + 0.5 * (4 + 0.5 * 30), 4 + 0.5 * 30, 8 + 0.5 * 40]
+    ]
+    assert targets.last_steps(steps, 4, 9).tolist() == [[0, 0, 2, 2]]
+    assert targets.last_steps(steps, 4, 1, of_actions=True).tolist() == [[0, 1, 2, 3]]
+
+
 def test_a_game_that_the_first_player_wins_on_the_fifth_move():
     """Rewards are those of who moves: +1 for the winning move, so -1 for the move before. (LightZero has wrong signs here.)"""
     steps = Steps(np.array([[0.0, 0, 0, 0, 1]]), np.array([[-1.0, -1, -1, -1, 0]]), *np.zeros((2, 1, 5), bool))

@@ -167,3 +167,34 @@ def test_any_position_can_be_set():
     assert env.observe()[1, 2, 2] == 1
     assert env.describe(5) == "5: row 1, column 2"
     assert ConnectFour().describe(5) == "column 5"
+
+
+@pytest.mark.parametrize("env", [TicTacToe(), ConnectFour(), BoardEnv(LineGame(7, 8, 5))], ids=["3x3", "6x7", "7x8"])
+def test_many_steps_together_are_those_alone(env):
+    """Legal moves and illegal ones, from positions of random games; snapshots are found in observations."""
+    rng = np.random.default_rng(0)
+    snapshots, actions = [], []
+    for _ in range(60):
+        env.reset()
+        for _ in range(rng.integers(0, 12)):
+            if not (legal := np.flatnonzero(env.action_masks())).size:
+                env.reset()
+                continue
+            env.step(rng.choice(legal))
+        if not env.action_masks().any():
+            env.reset()
+        snapshots.append(env.snapshot())
+        actions.append(rng.integers(env.action_space.n))
+        assert (env.snapshot_of(env.observe()) == snapshots[-1]).all()
+    before = env.snapshot()
+    new, obs, reward, terminated = env.step_many(np.stack(snapshots), np.array(actions))
+    assert (env.snapshot() == before).all()
+    masks = env.action_masks_many(new)
+    for row, (snapshot, action) in enumerate(zip(snapshots, actions, strict=True)):
+        env.restore(snapshot)
+        assert (env.action_masks_many(snapshot[None])[0] == env.action_masks()).all()
+        own_obs, own_reward, own_terminated, _, _ = env.step(action)
+        assert (own_obs == obs[row]).all()
+        assert (own_reward, own_terminated) == (reward[row], terminated[row])
+        assert (env.snapshot() == new[row]).all()
+        assert (env.action_masks() == masks[row]).all()

@@ -218,3 +218,19 @@ def test_chance_learns_what_happens_how_often():
 
 def test_it_keeps_the_contract():
     check_world_model(lambda *spaces, **known: MuZeroModel(*spaces, latent=16, units=32, **known))
+
+
+def test_errors_are_logged_for_every_unrolled_step():
+    """A new model predicts 0 for rewards and values, so its errors are the means of the targets, where these are known."""
+    batch = windows(n=2, steps=3)
+    known = th.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    value = th.tensor([[4.0, 3.0, 2.0, 1.0], [2.0, -1.0, 9.0, 9.0]])
+    weight = th.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]])
+    reward = th.tensor([[1.0, -2.0, 3.0], [3.0, 9.0, 9.0]])
+    extra = {"known": known, "value": value, "value_weight": weight}
+    metrics = model().loss(batch._replace(reward=reward, extra=extra)).metrics
+    found = {name: round(float(error), 4) for name, error in metrics.items()}
+    assert found == {
+        "reward_error_1": 2.0, "reward_error_2": 2.0, "reward_error_3": 3.0,
+        "value_error_0": 3.0, "value_error_1": 2.0, "value_error_2": 2.0, "value_error_3": 1.0,
+    }  # fmt: skip

@@ -79,6 +79,41 @@ def test_noise_repeats_with_the_seed_and_differs_between_trees_and_calls(kind):
     assert len({tuple(visits) for visits in calls[0].visits.tolist()}) > 1, "equal roots have noise of their own"
 
 
+def equal_actions(n, rows):
+    """Roots with logits ``-a / 10`` over actions that are all worth 0, and lead to more of the same."""
+    logits = np.tile(-np.arange(n) / 10.0, (rows, 1)).astype(np.float32)
+    zeros, ones = np.zeros(rows, np.float32), np.ones(rows, np.float32)
+    return Leaf(th.zeros(rows, 1), logits, zeros, zeros, ones), lambda state, edge: Leaf(state, logits, zeros, zeros, ones)
+
+
+def test_the_noise_of_gumbel_search_is_gumbel_noise_alone():
+    """
+    Where no action is better than another, the Gumbel-max trick draws exactly from the policy: with noise ten times as large,
+    or with Dirichlet noise on top (LightZero has both), it does not.
+    """
+    root, expand = equal_actions(5, 20_000)
+    result = TreeSearch(num_simulations=4).search(root, expand, rng=np.random.default_rng(0))
+    policy = np.exp(root.logits[0]) / np.exp(root.logits[0]).sum()
+    assert np.bincount(result.action, minlength=5) / 20_000 == pytest.approx(policy, abs=0.012)
+    np.testing.assert_allclose(result.policy, np.tile(policy, (20_000, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_of_many_actions_has_noise_and_an_edge_of_its_own(kind):
+    """19 x 19 actions. LightZero's noise ended at 36, and indices of edges ran beyond their arrays."""
+    root, expand = equal_actions(361, 300)
+    flat = root._replace(logits=np.zeros((300, 361), np.float32))
+    settings = {"max_considered_actions": 361} if kind == "gumbel" else {"dirichlet_alpha": 0.03}
+    search = TreeSearch(kind, num_simulations=40, **settings)
+    mask = np.ones((300, 361), bool)
+    mask[:, ::7] = False
+    result = search.search(flat, expand, mask=mask, rng=np.random.default_rng(0))
+    assert (result.visits.sum(1) == 40).all()
+    assert (result.visits.sum(0) > 0).tolist() == mask[0].tolist(), "in one tree or another, every legal action is tried"
+    assert len(np.unique(result.action)) > 150
+    assert mask[np.arange(300), result.action].all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_deterministic_leaves_out_all_noise(kind):
     assert np.array_equal(run(kind, noise=1, deterministic=True).visits, run(kind, noise=2, deterministic=True).visits)

@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_mbrl.spaces import ActionCodec
+from sb3_mbrl.spaces import ActionCodec, as_mask
 from sb3_mbrl.trees import batch_size
 
 
@@ -75,7 +75,7 @@ class StatefulPolicy(BasePolicy):
         first = np.zeros(rows, bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(rows)
         options["deterministic"] = deterministic
         if action_masks is not None:
-            mask = th.as_tensor(np.asarray(action_masks))
+            mask = as_mask(action_masks)
             options["action_mask"] = mask if vectorised or mask.dim() > 1 else mask[None]
         scaled, new = self.decide(obs, state, th.as_tensor(first), **options)
         actions = self.in_units(scaled)

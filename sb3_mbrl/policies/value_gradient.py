@@ -1,0 +1,127 @@
+"""The policy of :class:`~sb3_mbrl.DHMBPO`: normalised observations, and a stack of regularised critics with bounded values."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+import torch.nn.functional as F
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.sac.policies import SACPolicy
+from torch import nn
+
+from sb3_mbrl.networks.ensemble import EnsembleLinear, Standardiser
+
+
+class StandardisedFeatures(BaseFeaturesExtractor):
+    """
+    Flattened observations, standardised by the mean and standard deviation of the real ones, which the agent sets at every fit
+    of its world model.
+
+    :param observation_space: anything but images and ``Dict``
+    """
+
+    def __init__(self, observation_space: gym.Space) -> None:
+        super().__init__(observation_space, get_flattened_obs_dim(observation_space))
+        self.standardiser = Standardiser(self.features_dim)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """Return ``(B, features_dim)``."""
+        return self.standardiser(observations.reshape(len(observations), -1))
+
+
+class StackedCritic(ContinuousCritic):
+    """
+    Several critics in one batched matrix product per layer: SiLU, dropout, and a layer norm without parameters before each
+    layer but the first. Values are ``centre + width * output``, with the bounds that :meth:`set_bounds` gives; outputs begin
+    at 0. The arguments are those of SB3's ``ContinuousCritic``, and ``dropout``.
+
+    :param dropout: the probability of dropout
+    """
+
+    bounds: th.Tensor
+
+    def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        linear = [layer for layer in self.q_networks[0].modules() if isinstance(layer, nn.Linear)]
+        units, inputs = [layer.out_features for layer in linear], linear[0].in_features
+        for i in range(self.n_critics):
+            delattr(self, f"qf{i}")
+        self.q_networks = []
+        self.dropout = dropout
+        self.layers = nn.ModuleList()
+        for n in units:
+            self.layers.append(last := EnsembleLinear(self.n_critics, inputs, n))
+            inputs = n
+        nn.init.zeros_(last.weight)
+        self.register_buffer("bounds", th.tensor([-1.0, 1.0]))
+
+    def forward(self, obs: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """Return the value of every critic, ``(B, 1)`` each."""
+        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
+            features = self.extract_features(obs, self.features_extractor)
+        return self._values(th.cat([features, actions], dim=1)).unbind(0)
+
+    def q1_forward(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """Return the values of the first critic, ``(B, 1)``."""
+        return self(obs, actions)[0]
+
+    def _values(self, inputs: th.Tensor) -> th.Tensor:
+        rows = inputs.expand(self.n_critics, -1, -1)
+        for layer in self.layers[:-1]:
+            rows = F.silu(layer(rows))
+            if self.dropout and self.training:
+                rows = F.dropout(rows, self.dropout)
+            rows = F.layer_norm(rows, rows.shape[-1:])
+        low, high = self.bounds
+        return (low + high) / 2 + (high - low) / 2 * self.layers[-1](rows)
+
+    def set_bounds(self, low: float, high: float) -> None:
+        """Set the bounds of values; what the critics have learned stays the same, in units of the width."""
+        self.bounds[0], self.bounds[1] = low, high
+
+
+class ValueGradientPolicy(SACPolicy):
+    """
+    SB3's :class:`SACPolicy` with an actor and critics on standardised observations. ``net_arch`` is by default three layers of
+    256 for all, and there are five critics, as in DHMBPO.
+
+    :param dropout: the probability of dropout in the critics
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        lr_schedule: Any,
+        *args: Any,
+        dropout: float = 1e-3,
+        **kwargs: Any,
+    ) -> None:
+        self.dropout = dropout
+        if not args and kwargs.get("net_arch") is None:
+            kwargs["net_arch"] = [256, 256, 256]
+        kwargs.setdefault("activation_fn", nn.SiLU)
+        kwargs.setdefault("n_critics", 5)
+        kwargs.setdefault("features_extractor_class", StandardisedFeatures)
+        super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+
+    def make_critic(self, features_extractor: Any = None) -> ContinuousCritic:
+        kwargs: Any = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return StackedCritic(**kwargs, dropout=self.dropout).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "dropout": self.dropout}
+
+    def standardise(self, observations: np.ndarray) -> None:
+        """
+        Standardise by the mean and standard deviation of observations from now on.
+
+        :param observations: raw, ``(N, ...)``
+        """
+        rows = th.as_tensor(observations, dtype=th.float32, device=self.device).reshape(len(observations), -1)
+        for part in (self.actor, self.critic, self.critic_target):
+            if isinstance(part.features_extractor, StandardisedFeatures):
+                part.features_extractor.standardiser.fit(rows)
