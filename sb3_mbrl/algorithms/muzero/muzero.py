@@ -281,7 +281,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         with self.random.scope(self.device):
             self.policy.attach(self.latent_model, tree_search, self.n_sampled_actions)
         self._choose_game()
-        self._check_env()
+        self._check_masks()
         self.latent_model.optimizer = None  # the joint update trains it
         self.update = JointUpdate(
             [Learner(self.latent_model, 1.0, self.max_grad_norm)],
@@ -324,19 +324,14 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         """As SB3's; with ``search_model="oracle"``, the new environment is searched in."""
         super().set_env(env, force_reset)
         self._choose_game()
-        self._check_env()
+        self._check_masks()
 
-    def _check_env(self) -> None:
+    def _check_masks(self) -> None:
         """
-        Refuse environments of another number of players, and masks that would be ignored (where they are in this process).
+        Refuse masks that would be ignored, where the environments are in this process.
 
-        :raises ValueError: for these, as where some environments have ``action_masks()``, and others do not
+        :raises ValueError: where some environments have ``action_masks()``, and others do not
         """
-        if self.env is not None and (turns := _players(self.env)) != self.players:
-            raise ValueError(
-                f"The environment has turns={turns}, and this agent has learned with {self.players}: give it an environment "
-                "of as many players, or start a new agent"
-            )
         envs = [] if self.env is None else getattr(self.env.unwrapped, "envs", [])
         having = [env for env in envs if callable(_attribute(env, "action_masks"))]
         if having and len(having) < len(envs):

@@ -359,9 +359,9 @@ def test_a_checkpoint_of_one_player_does_not_play_a_game_of_two(tmp_path):
     small(Count()).save(tmp_path / "agent")
     game = Count()
     game.turns = 2
-    with pytest.raises(ValueError, match="has turns=2, and this agent has learned with 1"):
+    with pytest.raises(ValueError, match="has turns=2, and the agent was made for 1"):
         MuZero.load(tmp_path / "agent", env=game)
-    with pytest.raises(ValueError, match="has turns=2, and this agent has learned with 1"):
+    with pytest.raises(ValueError, match="has turns=2, and the agent was made for 1"):
         MuZero.load(tmp_path / "agent").set_env(game)
 
 
