@@ -314,28 +314,27 @@ def backup(tree, row, node, value):
 
 @jit_stored
 def advance(
-    node, more, logits, value, reward, discount, chance, score, considered, settings, where, edges,
+    node, logits, value, reward, discount, chance, score, considered, settings, where, edges, out,
     children, prior, visits, q, parent, edge, total, values, raw_value, rewards, discounts, chances, bounds, depth,
 ):  # fmt: skip
     """
-    Add a node to every tree, with its backup, and select the edges of the next simulation.
+    Add a node to every tree, with its backup, and select the edges of the next simulation, if there is one.
 
     :param node: the number of the new nodes; 0: the roots, for which there is no backup
-    :param more: whether there is a next simulation
     :param logits: the logits of the new nodes, ``(B, A)``; ``value``, ``reward``, ``discount`` and ``chance`` are ``(B,)``
     :param score: see :func:`select`, ``(B, A)``
-    :param considered: see :func:`select`, ``(B,)``
+    :param considered: see :func:`select`, for each simulation, ``(N, B)``
     :param settings: the numbers of :class:`Rule`
     :param where: the nodes above the new ones, as places ``node * B + row``, ``(B,)``; receives those of the next simulation
     :param edges: the edges that lead to the new nodes, ``(B,)``; receives those of the next simulation
+    :param out: room for ``(A,)`` numbers
     :return: the first tree whose new numbers are not finite, or -1
     """
     tree = Arrays(
         children, prior, visits, q, parent, edge, total, values, raw_value, rewards, discounts, chances, bounds, depth
     )
     rule = Rule(settings[0], settings[1], settings[2], settings[3], settings[4], settings[5], settings[6], settings[7])
-    rows = logits.shape[0]
-    out = np.empty(logits.shape[1])
+    rows, simulations = logits.shape[0], considered.shape[0]
     for row in range(rows):
         above, chosen, last = NO_NODE, edges[row], NO_NODE
         if node > 0:
@@ -347,8 +346,8 @@ def advance(
                 return row
         # Otherwise the edge has ended the episode before, and this simulation is one more visit of the end.
         backup(tree, row, last, values[row, last])
-        if more:
-            last, chosen, length = select(tree, row, rule, score[row], considered[row], out)
+        if node < simulations:
+            last, chosen, length = select(tree, row, rule, score[row], considered[node, row], out)
             where[row], edges[row] = last * rows + row, chosen
             depth[row] = max(depth[row], length)
     return -1
@@ -369,5 +368,5 @@ def root_values(
     rule = Rule(settings[0], settings[1], settings[2], settings[3], settings[4], settings[5], settings[6], settings[7])
     for row in range(completed.shape[0]):
         complete(tree, row, ROOT, completed[row])
-        sigma[row] = completed[row]
+        complete(tree, row, ROOT, sigma[row])
         scale(tree, row, ROOT, rule, sigma[row])

@@ -16,6 +16,11 @@ from sb3_mbrl.planners.tree_search.root import add_noise, considered_visits, roo
 from sb3_mbrl.planners.tree_search.tree import Leaf, States, Tree, new_arrays
 from sb3_mbrl.trees import State
 
+New = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Logits ``(B, A)``, values, rewards, discounts and chance nodes ``(B,)`` of the new nodes, contiguous in memory"""
+
+_FLOAT = np.dtype(np.float32)
+
 Expand = Callable[[State, np.ndarray], Leaf]
 """A function from states ``(B, ...)`` and the indices of edges, ``(B,)`` integers, to the nodes at their ends"""
 
@@ -131,6 +136,7 @@ class TreeSearch:
             pb_c_init=number("pb_c_init", pb_c_init, 0.0),
             pb_c_base=number("pb_c_base", pb_c_base, 0.0, open_low=True),
         )
+        self._settings = np.array(self.rule, np.float64)
         _say_if_slow()
 
     @th.no_grad()
@@ -169,13 +175,12 @@ class TreeSearch:
         rows, edges = logits.shape
         arrays = new_arrays(rows, simulations, edges)
         states = States(root.state, simulations + 1)
-        settings = np.array(self.rule, np.float64)
         where, chosen = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
         places = th.from_numpy(where)  # the same memory: advance() writes into it where the next simulation has ended
         never = np.zeros(rows, np.bool_)
+        ours = (score, considered, self._settings, where, chosen, np.empty(edges), *arrays)
         zeros, ones = np.zeros(rows, np.float32), np.ones(rows, np.float32)  # no edge leads to a root
-        roots = (_array(logits), _array(root.value), zeros, ones, never)
-        bad = advance(0, True, *roots, score, considered[0], settings, where, chosen, *arrays)
+        bad = advance(0, *_arrays(Leaf(None, logits, root.value, zeros, ones), score.shape, never), *ours)
         if bad >= 0:
             raise ValueError(f"Root {bad} has the value {root.value[bad]} and the logits {root.logits[bad]}: give numbers")
         for i in range(1, simulations + 1):
@@ -183,18 +188,14 @@ class TreeSearch:
             leaf = expand(states.get(places), chosen.copy())
             network += time.perf_counter() - before
             states.put(i, leaf.state)
-            new = (_array(leaf.logits), _array(leaf.value), _array(leaf.reward), _array(leaf.discount))
-            chance = never if leaf.chance is None else np.ascontiguousarray(leaf.chance, np.bool_)
-            _check_shapes(new, chance, rows, edges)
-            more = i < simulations
-            following = considered[i if more else 0]
-            bad = advance(i, more, *new, chance, score, following, settings, where, chosen, *arrays)
+            new = _arrays(leaf, score.shape, never)
+            bad = advance(i, *new, *ours)
             if bad >= 0:
-                numbers_of = dict(zip(("logits", "value", "reward", "discount"), (part[bad] for part in new), strict=True))
+                numbers_of = dict(zip(("logits", "value", "reward", "discount"), (part[bad] for part in new), strict=False))
                 raise ValueError(f"expand returned numbers that are not finite for tree {bad} in simulation {i}: {numbers_of}")
         tree = Tree(*arrays)
         tree.states = states.all
-        action, policy, q = self._decide(tree, settings, logits, score, legal, deterministic, temperature, rng)
+        action, policy, q = self._decide(tree, logits, score, legal, deterministic, temperature, rng)
         seconds = {"tree": time.perf_counter() - start - network, "network": network}
         return SearchResult(action, policy, tree.value[:, 0].astype(np.float32), tree.visits[:, 0].copy(), q, tree, seconds)
 
@@ -229,7 +230,6 @@ class TreeSearch:
     def _decide(
         self,
         tree: Tree,
-        settings: np.ndarray,
         logits: np.ndarray,
         score: np.ndarray,
         legal: np.ndarray,
@@ -240,7 +240,7 @@ class TreeSearch:
         """Return the actions, the improved policies and the Q-values of the roots."""
         visits = np.where(legal, tree.visits[:, 0], -1)
         q, sigma = np.empty(legal.shape), np.empty(legal.shape)
-        root_values(settings, q, sigma, *tree)
+        root_values(self._settings, q, sigma, *tree)
         most = visits == visits.max(1, keepdims=True)
         if self.kind == "gumbel":
             # The best of the most visited: the last edges that sequential halving has left.
@@ -260,20 +260,30 @@ class TreeSearch:
         return action.astype(np.int64), policy.astype(np.float32), q.astype(np.float32)
 
 
-def _check_shapes(new: tuple[np.ndarray, ...], chance: np.ndarray, rows: int, edges: int) -> None:
-    """Refuse nodes of other shapes than the roots: compiled code does not check indices."""
-    logits, value, reward, discount = new
-    if logits.shape == (rows, edges) and value.shape == reward.shape == discount.shape == chance.shape == (rows,):
-        return
-    shapes = ", ".join(f"{array.shape}" for array in (*new, chance))
-    raise ValueError(
-        f"expand returned logits, values, rewards, discounts and chance nodes of the shapes {shapes}: give {(rows, edges)}, "
-        f"and {(rows,)} for the others"
+def _arrays(leaf: Leaf, shape: tuple[int, ...], never: np.ndarray) -> New:
+    """
+    Return the numbers of new nodes as :func:`~.kernels.advance` takes them.
+
+    :param leaf: the nodes
+    :param shape: the shape of the logits of the roots, ``(B, A)``
+    :param never: what ``chance`` is where there is none, ``(B,)``
+    :raises ValueError: for other shapes, since compiled code does not check indices
+    """
+    array = np.ascontiguousarray
+    logits, value, reward, discount = (
+        array(leaf.logits, _FLOAT),
+        array(leaf.value, _FLOAT),
+        array(leaf.reward, _FLOAT),
+        array(leaf.discount, _FLOAT),
     )
-
-
-def _array(values: Any) -> np.ndarray:
-    return np.ascontiguousarray(values, np.float32)
+    chance = never if leaf.chance is None else array(leaf.chance, np.bool_)
+    new = (logits, value, reward, discount, chance)
+    if logits.shape == shape and value.shape == reward.shape == discount.shape == chance.shape == never.shape:
+        return new
+    raise ValueError(
+        f"expand returned logits, values, rewards, discounts and chance nodes of the shapes "
+        f"{', '.join(f'{array.shape}' for array in new)}: give {shape}, and {never.shape} for the others"
+    )
 
 
 def _number_of_simulations(given: Any) -> int:

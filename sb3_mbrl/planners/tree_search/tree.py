@@ -94,22 +94,28 @@ class Tree(Arrays):
 def new_arrays(rows: int, simulations: int, edges: int) -> Arrays:
     """Make ``rows`` empty trees."""
     nodes = simulations + 1
-    return Arrays(
-        children=np.full((rows, nodes, edges), -1, np.int32),
-        prior=np.zeros((rows, nodes, edges)),
-        visits=np.zeros((rows, nodes, edges), np.int32),
-        q=np.zeros((rows, nodes, edges)),
-        parent=np.full((rows, nodes), -1, np.int32),
-        edge=np.zeros((rows, nodes), np.int32),
-        total=np.zeros((rows, nodes), np.int32),
-        value=np.zeros((rows, nodes)),
-        raw_value=np.zeros((rows, nodes)),
-        reward=np.zeros((rows, nodes)),
-        discount=np.ones((rows, nodes)),
-        chance=np.zeros((rows, nodes), np.bool_),
-        bounds=np.tile(np.array([np.inf, -np.inf]), (rows, 1)),
+    per_edge, per_node = (rows, nodes, edges), (rows, nodes)
+    arrays = Arrays(
+        children=np.empty(per_edge, np.int32),
+        prior=np.zeros(per_edge),
+        visits=np.zeros(per_edge, np.int32),
+        q=np.zeros(per_edge),
+        parent=np.empty(per_node, np.int32),
+        edge=np.zeros(per_node, np.int32),
+        total=np.zeros(per_node, np.int32),
+        value=np.zeros(per_node),
+        raw_value=np.zeros(per_node),
+        reward=np.zeros(per_node),
+        discount=np.empty(per_node),
+        chance=np.zeros(per_node, np.bool_),
+        bounds=np.empty((rows, 2)),
         depth=np.zeros(rows, np.int32),
     )
+    arrays.children.fill(-1)
+    arrays.parent.fill(-1)
+    arrays.discount.fill(1.0)
+    arrays.bounds[:] = np.inf, -np.inf
+    return arrays
 
 
 class States:
