@@ -12,6 +12,11 @@ def test_sequential_halving_as_in_the_paper():
     assert considered_visits(4, 16)[1].tolist() == list(range(16))
 
 
+def test_what_is_left_of_the_budget_goes_to_the_last_two_edges():
+    """Four edges and two phases of 6 simulations: 4 + 6, and then 2 of one more phase, in which two edges are left."""
+    assert considered_visits(4, 12)[4].tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
 def test_with_fewer_simulations_than_edges_each_visits_another_one():
     assert considered_visits(16, 3)[16].tolist() == [0, 0, 0]
 
