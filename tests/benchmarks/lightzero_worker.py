@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,7 @@ TURN: Callable[[], float] = {"tree": tree, "search": search, "search_scalar": se
 
 if __name__ == "__main__":
     TURN()
-    print("LightZero", WORK, flush=True)
+    print("LightZero", metadata.version("LightZero"), "torch", th.__version__, flush=True)
     for _ in sys.stdin:
         before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         units = TURN()
