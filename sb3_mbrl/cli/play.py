@@ -11,6 +11,7 @@ from sb3_mbrl.cli.run_folder import check_spaces, load_saved
 from sb3_mbrl.cli.values import UserError, make_env
 from sb3_mbrl.envs.boards.base import TwoPlayerEnv
 from sb3_mbrl.envs.boards.players import AgentPlayer
+from sb3_mbrl.planners.tree_search.search import MOST_SIMULATIONS
 
 SHOWN = 9
 """The largest number of moves in a table of what the agent thinks"""
@@ -119,8 +120,8 @@ class Thinking:
         self.searches = callable(getattr(agent, "search", None))
         self.options: dict[str, Any] = {}
         if simulations is not None:
-            if simulations < 1:
-                raise UserError(f"--simulations {simulations}: give at least 1")
+            if not 1 <= simulations <= MOST_SIMULATIONS:
+                raise UserError(f"--simulations {simulations}: give at least 1, and at most {MOST_SIMULATIONS}")
             if not takes(agent.search if self.searches else agent.predict, "num_simulations"):
                 raise UserError(f"--simulations {simulations}: {type(agent).__name__} does not search")
             self.options["num_simulations"] = simulations

@@ -16,6 +16,9 @@ from sb3_mbrl.planners.tree_search import Leaf, SearchResult, TreeSearch
 from sb3_mbrl.spaces import sample_actions
 from sb3_mbrl.trees import State, batch_size, finite_rows, tree_where
 
+MOST_STEPS = 1_000_000
+"""The largest number of steps of all rollouts from a node, whose actions are drawn together"""
+
 Judge = Callable[[State], tuple[th.Tensor, th.Tensor]]
 """A function from ``B`` states to prior logits ``(B, n_actions)`` and values ``(B,)``"""
 
@@ -75,6 +78,10 @@ class MCTS(Planner):
         self.search = TreeSearch(search, num_simulations=num_simulations, **kwargs)
         self.horizon = whole("horizon", horizon, 1)
         self.rollouts = whole("rollouts", rollouts, 1)
+        if self.horizon * self.rollouts > MOST_STEPS:
+            raise ValueError(
+                f"horizon={self.horizon} and rollouts={self.rollouts}: give at most {MOST_STEPS} steps in a node's rollouts"
+            )
         if estimate not in ("best", "mean"):
             raise ValueError(f"estimate={estimate!r}: choose 'best' or 'mean'")
         self.estimate = estimate

@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_mbrl.spaces import ActionCodec, as_mask
-from sb3_mbrl.trees import batch_size
+from sb3_mbrl.trees import batch_size, tree_leaves
 
 
 class StatefulPolicy(BasePolicy):
@@ -71,6 +71,8 @@ class StatefulPolicy(BasePolicy):
             )
         self.set_training_mode(False)
         obs, vectorised = self.obs_to_tensor(observation)
+        if not all(bool(leaf.isfinite().all()) for leaf in tree_leaves(obs) if leaf.is_floating_point()):
+            raise ValueError("The observation holds NaN or infinity: there is nothing to decide from")
         rows = batch_size(obs)
         first = np.zeros(rows, bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(rows)
         options["deterministic"] = deterministic

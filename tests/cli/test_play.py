@@ -209,8 +209,9 @@ def test_simulations_need_a_search(typed, against, capsys):
     typed("q")
     assert against(FirstSquare(), "--simulations", "10") == 2
     assert "--simulations 10: FirstSquare does not search" in capsys.readouterr().err
-    assert against(Searcher(TIC_TAC_TOE), "--simulations", "0") == 2
-    assert "--simulations 0: give at least 1" in capsys.readouterr().err
+    for wrong in ("0", "99999999999"):  # the second was a traceback at the agent's first move
+        assert against(Searcher(TIC_TAC_TOE), "--simulations", wrong) == 2
+        assert f"--simulations {wrong}: give at least 1, and at most 1000000" in capsys.readouterr().err
 
 
 def test_a_saved_agent_plays(here, typed, capsys):

@@ -176,3 +176,10 @@ def test_pets_plans_by_search():
     actions = [agent.predict(obs, deterministic=True)[0] for _ in range(2)]
     assert actions[0] == actions[1]
     assert agent.predict(obs, deterministic=True, action_masks=np.array([[True, False]]))[0] == 0
+
+
+@pytest.mark.parametrize("wrong", [{"num_simulations": 10**9}, {"horizon": 10**9}, {"rollouts": 10**9}], ids=str)
+def test_searches_that_fill_the_memory_are_refused_at_construction(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name}=1000000000.*: give at most 1000000"):
+        MCTS(spaces.Discrete(3), **wrong)

@@ -101,3 +101,10 @@ def test_sb3s_own_way_to_ask_gets_scaled_actions():
     policy = Counting()
     th.testing.assert_close(policy._predict(th.zeros(2, 3)), th.full((2, 1), 0.1))
     assert policy.calls[-1]["first"].all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nothing_is_decided_from_observations_that_are_not_finite(value):
+    """A planner chose an action from NaN, and a latent state stayed spoilt for the rest of the episode."""
+    with pytest.raises(ValueError, match="The observation holds NaN or infinity"):
+        Counting().predict(np.array([0.0, value, 0.0], np.float32))

@@ -244,7 +244,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose 'auto', True or False")
         if not isinstance(self.prioritized, bool):
             raise ValueError(f"prioritized={self.prioritized!r}: choose True or False")
-        if "lr" in self.optimizer_kwargs:
+        if "lr" in keyword_arguments("optimizer_kwargs", self.optimizer_kwargs):
             raise ValueError("optimizer_kwargs has 'lr': give learning_rate to MuZero")
         for name, remedy in (("unroll_steps", ""), ("td_steps", " (-1: all rewards until the episode ends)")):
             if isinstance(steps := getattr(self, name), int) and steps > self.buffer_size:

@@ -352,3 +352,24 @@ def test_load_refuses_an_argument_that_hides_a_method(tmp_path):
     small(Count()).save(tmp_path / "agent")
     with pytest.raises(TypeError, match=r"MuZero.load\(..., search=...\): this is a method. Did you mean 'search_"):
         MuZero.load(tmp_path / "agent", search="puct")
+
+
+def test_a_checkpoint_of_one_player_does_not_play_a_game_of_two(tmp_path):
+    """The signs of the values were those of one player, without a word."""
+    small(Count()).save(tmp_path / "agent")
+    game = Count()
+    game.turns = 2
+    with pytest.raises(ValueError, match="has turns=2, and the agent was made for 1"):
+        MuZero.load(tmp_path / "agent", env=game)
+    with pytest.raises(ValueError, match="has turns=2, and the agent was made for 1"):
+        MuZero.load(tmp_path / "agent").set_env(game)
+
+
+def test_load_refuses_settings_of_the_optimiser_that_the_saved_one_would_replace(tmp_path):
+    agent = small(Count())
+    agent.save(tmp_path / "agent")
+    with pytest.raises(
+        TypeError, match=r"optimizer_kwargs=.*: the optimiser in .*agent has its own, {'weight_decay': 0.0001}"
+    ):
+        MuZero.load(tmp_path / "agent", optimizer_kwargs={"weight_decay": 0.0})
+    assert MuZero.load(tmp_path / "agent", optimizer_kwargs=agent.optimizer_kwargs).optimizer_kwargs == agent.optimizer_kwargs

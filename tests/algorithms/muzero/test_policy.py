@@ -130,6 +130,7 @@ def test_agents_and_chance_take_turns_in_a_tree(codes):
     with th.no_grad():
         agent.latent_model.predictions.out.weight.normal_(std=0.5)
         agent.latent_model.chance.predictions.out.weight.normal_(std=0.5)
+        agent.latent_model.dynamics.out.weight.normal_(std=0.5)
     result = agent.search(OBS)
     tree = result.tree
     assert result.policy.shape == result.visits.shape == (6, 2)
@@ -148,6 +149,11 @@ def test_agents_and_chance_take_turns_in_a_tree(codes):
                 else:
                     assert edge < codes
                     assert tree.discount[row, child] == pytest.approx(0.9)
+                    after = tree.states["latent"][node, row][None]
+                    with th.inference_mode():
+                        _, reward, _, value = agent.latent_model.predict_outcome(after, th.tensor([edge]))
+                    assert float(tree.reward[row, child]) == pytest.approx(float(reward), abs=1e-4)
+                    assert float(tree.raw_value[row, child]) == pytest.approx(float(value), abs=1e-4)
     agent.learn(30)
     with pytest.raises(ValueError, match="chance is for Discrete actions"):
         small("Pendulum-v1", world_model_kwargs={**SMALL["world_model_kwargs"], "chance_codes": codes})

@@ -77,6 +77,7 @@ def test_what_does_not_fit_is_refused(learner):
         learner.add(alone.newest(4))
     with pytest.raises(ValueError, match=r"newest\(99\): the replay buffer holds 30 steps of each environment"):
         learner.newest(99)
-    exploring = small(DummyVecEnv([Count] * 2), exploration=0.5).learn(12)
-    with pytest.raises(ValueError, match=r"Only one of the segment and the replay buffer has \['search.explored'\]"):
-        learner.add(exploring.newest(4))
+    whole = small(DummyVecEnv([Count] * 2)).learn(12).newest(4)
+    less = whole._replace(beside={name: values for name, values in whole.beside.items() if name != "search.value"})
+    with pytest.raises(ValueError, match=r"Only one of the segment and the replay buffer has \['search.value'\]"):
+        learner.add(less)

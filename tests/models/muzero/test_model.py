@@ -124,6 +124,42 @@ def test_consistency_has_a_target_without_gradients():
     assert "consistency" in world.loss(windows()).rows
 
 
+@pytest.mark.parametrize("codes", [0, 3])
+def test_windows_are_unrolled_step_by_step(codes):
+    """Action ``k`` leads from state ``k`` to state ``k + 1``, with the outcome that is seen in the observation after it."""
+    world, rows = model(chance_codes=codes, consistency=0.0), windows()
+    latents, rewards, _, chance = world._unroll(rows)
+    latent = world.initial(rows.obs[:, 0])["latent"]
+    for k in range(3):
+        assert th.allclose(latents[:, k], latent, atol=1e-6)
+        inputs = world.actions.encode(rows.action[:, k])
+        if codes:
+            latent = world.chance.afterstate(latent, inputs)[0]
+            assert th.allclose(chance["outcomes"][:, k], world.chance.predictions(latent)[0])
+            scores = world.chance.encode(rows.next_obs[:, k])[1]
+            assert th.allclose(chance["scores"][:, k], scores)
+            inputs = th.nn.functional.one_hot(scores.argmax(-1), 3).float()
+        latent, reward, _ = world.dynamics(latent, inputs)
+        assert th.allclose(rewards[:, k], reward, atol=1e-6)
+    assert th.allclose(latents[:, 3], latent, atol=1e-6)
+    assert th.allclose(latents.amin(-1), th.zeros(5, 4), atol=1e-6)
+    assert th.allclose(latents.amax(-1), th.ones(5, 4), atol=1e-3), "dynamics are scaled as representations are"
+
+
+def test_consistency_compares_each_imagined_state_with_what_was_seen_after_the_step(monkeypatch):
+    world, real = model(consistency=1.0), th.tensor([[True, True, True], [True, True, False], [True, False, False]])
+    rows = windows(n=3, real=real)
+    monkeypatch.setattr(world.projection, "distance", lambda imagined, true: (imagined - true).abs().sum(-1))
+    expected = th.zeros(3)
+    for row in range(3):
+        state = world.initial(rows.obs[row, :1])
+        for k in range(int(real[row].sum())):
+            state = world.step(state, rows.action[row, k : k + 1]).state
+            seen = world.initial(rows.next_obs[row, k : k + 1])["latent"]
+            expected[row] += (state["latent"] - seen).abs().sum() / 3
+    assert th.allclose(world.loss(rows).rows["consistency"], expected, atol=1e-5)
+
+
 def test_it_learns_rewards_by_itself():
     """``fit`` of the contract: without targets of searches, rewards and terminations are learned."""
     world = model(units=32, latent=16, lr=3e-3)
@@ -186,6 +222,10 @@ def test_the_losses_of_chance_by_hand():
     loss = world.loss(windows(**targets()))
     assert th.allclose(loss.rows["chance"], np.log(3) * th.ones(5))
     assert th.allclose(loss.rows["afterstate_value"], np.log(11) * th.ones(5))
+    # Steps that were not taken have no outcome.
+    untaken = world.loss(windows(**targets(), real=th.tensor([True, False, False]).expand(5, 3)))
+    assert th.allclose(untaken.rows["chance"], np.log(3) / 3 * th.ones(5))
+    assert (untaken.rows["commitment"] < loss.rows["commitment"]).all()
     # Scores that are the one-hot codes themselves have no distance to them.
     code, scores = world.chance.encode(th.rand(6, 3))
     assert th.allclose(code, th.nn.functional.one_hot(scores.argmax(-1), 3).float(), atol=1e-6)
