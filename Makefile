@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow conformance docs lint format bench clean
+.PHONY: help install demo test test-slow conformance mctx browser docs lint format bench clean
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +36,18 @@ test-slow: $(INSTALLED) ## small learning tests
 
 conformance: $(INSTALLED) ## SB3's and sb3-contrib's own tests on our classes, and rl-zoo3's commands
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev,conformance]"
-	$(BIN)/python -m pytest -q tests/test_zoo.py
+	$(BIN)/python -m pytest -q tests/test_zoo.py tests/algorithms/muzero/test_muzero_atari.py
 	$(BIN)/python -m tests.conformance --workers $(WORKERS)
+
+mctx: ## the tree search against DeepMind's mctx, in an environment of its own (.venv-mctx)
+	test -x .venv-mctx/bin/python || $(PYTHON) -m venv .venv-mctx
+	.venv-mctx/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[jit,mctx]" pytest
+	.venv-mctx/bin/python -c "import mctx"
+	.venv-mctx/bin/python -m pytest -q tests/planners/tree_search/test_search_mctx.py
+
+browser: $(INSTALLED) ## the page of a search tree in Chromium, where there is one
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[browser]"
+	$(BIN)/python -m pytest -q tests/diagnostics/test_tree_page_in_a_browser.py
 
 docs: $(INSTALLED) ## build the site in build/docs, every warning an error
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[docs]"
@@ -57,4 +67,4 @@ bench: $(INSTALLED) ## measure speed (tests/benchmarks); leave the machine alone
 	$(BIN)/python -m tests.benchmarks
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-mctx .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
