@@ -23,7 +23,7 @@ TRUE_MODEL = "true-model"
 ALONE = ("pets", "dreamer_v3", "muzero")
 """Algorithms that do not work without a world model"""
 
-VARIANTS = (*BASES, *ALONE, MODEL_OFF, TRUE_MODEL, *BASES.values())
+VARIANTS = tuple(dict.fromkeys((*BASES, *ALONE, MODEL_OFF, TRUE_MODEL, *BASES.values())))
 """All variants, in the order of tables"""
 
 
