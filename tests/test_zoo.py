@@ -46,7 +46,7 @@ def test_our_algorithms_by_name():
 
 def test_the_base_classes_are_in_the_algorithms_records():
     derived = {"mb_td3": "td3", "mb_ddpg": "ddpg", "mb_tqc": "tqc", "mb_crossq": "crossq", "mb_qrdqn": "qrdqn"}
-    assert zoo.bases() == {"mbpo": "sac", "dyna": "dqn", **derived}
+    assert zoo.bases() == {"mbpo": "sac", "dhmbpo": "sac", "svg": "sac", "dyna": "dqn", **derived}
 
 
 class Trial:

@@ -54,7 +54,7 @@ def check_forms(settings: Mapping[str, Any], owner: str) -> None:
         raise TypeError(f"n_steps={settings['n_steps']!r}: give the number of steps of a return, a whole number")
     if not isinstance(settings["buffer_size"], Integral):
         raise TypeError(f"buffer_size={settings['buffer_size']!r}: give the number of transitions to keep, a whole number")
-    if "ent_coef" in settings:
+    if "ent_coef" in settings and "target_entropy" in settings:  # SAC and its like
         _check_entropy_coefficient(settings["ent_coef"])
     target = settings.get("target_entropy", "auto")
     if target != "auto":

@@ -48,6 +48,8 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = dict.fromkeys(
         ("MlpPolicy", "CnnPolicy", "MultiInputPolicy"), DreamerPolicy
     )
+    loads_optimizer_kwargs = True
+    """Whether ``load`` may be given other ``optimizer_kwargs`` than the saved ones"""
     needs_latent_model = True
     fits_model = False
     object_names = (*OffPolicyAgent.object_names, "update", "sequences", "fresh")
