@@ -286,14 +286,11 @@ def _refuse_contradictions(cls: Any, path: Any, kwargs: Mapping[str, Any], saved
         if name.startswith("_"):
             raise TypeError(f"{where}{name}=...): this is a private attribute.{did_you_mean(name, saved)}")
     changeable = getattr(cls, "loads_optimizer_kwargs", False)
-    if (
-        "optimizer_kwargs" in kwargs
-        and not changeable
-        and not same_json(kwargs["optimizer_kwargs"], saved.get("optimizer_kwargs"))
-    ):
+    own = saved.get("optimizer_kwargs")
+    if "optimizer_kwargs" in kwargs and not changeable and not same_json(kwargs["optimizer_kwargs"], own):
         raise TypeError(
             f"{where}optimizer_kwargs={kwargs['optimizer_kwargs']!r}): the optimiser in {path} has its own, "
-            f"{saved.get('optimizer_kwargs')!r}. Leave them out, or start a new agent."
+            f"{own!r}. Leave them out, or start a new agent."
         )
     for name, own, remedy in (
         ("n_envs", saved.get("n_envs"), f"Did you mean env=make_vec_env(..., n_envs={kwargs.get('n_envs')})?"),

@@ -120,6 +120,6 @@ def test_loading_without_the_plugin_says_what_to_install(trained, monkeypatch):
     with pytest.raises(UnknownPartError) as caught:
         sb3_mbrl.MBPO.load(folder / "MBPO", device="cpu")
     assert str(caught.value).endswith(
-        f"MBPO cannot be loaded: the saved agent's world model {plugin.name!r} needs {plugin.distribution} 0.1.0, which is not installed. "
-        f"Run `pip install {plugin.distribution}`."
+        f"MBPO cannot be loaded: the saved agent's world model {plugin.name!r} needs {plugin.distribution} 0.1.0, which is "
+        f"not installed. Run `pip install {plugin.distribution}`."
     )
