@@ -44,19 +44,23 @@ class _Dropout:
         super().__init__(*args, **kwargs)
 
     def set_training_mode(self, mode: bool) -> None:
-        super().set_training_mode(mode)  # type: ignore[misc]
+        sb3s: Any = super()
+        sb3s.set_training_mode(mode)
         getattr(self, self.target_name).set_training_mode(mode)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "dropout": self.dropout}  # type: ignore[misc]
+        sb3s: Any = super()
+        return {**sb3s._get_constructor_parameters(), "dropout": self.dropout}
 
 
 class _DropoutCritics(_Dropout):
     """DroQ's critics in a policy with actor and critics."""
 
+    critic_kwargs: dict[str, Any]
+
     def make_critic(self, features_extractor: Any = None) -> ContinuousCritic:
-        critic = super().make_critic(features_extractor)  # type: ignore[misc]
-        units = self.critic_kwargs["net_arch"]  # type: ignore[attr-defined]
+        sb3s: Any = super()
+        critic, units = sb3s.make_critic(features_extractor), self.critic_kwargs["net_arch"]
         replace_q_networks(critic, lambda inputs, outputs: droq_network(inputs, outputs, units, self.dropout))
         return critic
 

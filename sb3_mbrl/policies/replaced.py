@@ -1,6 +1,7 @@
 """Other networks in the place of SB3's plain ones, inside SB3's own actors and critics."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -15,7 +16,7 @@ def replace_q_networks(critic: nn.Module, make: Make) -> None:
 
     :param critic: SB3's ``ContinuousCritic``
     """
-    networks: list[nn.Module] = critic.q_networks  # type: ignore[assignment]
+    networks: Any = critic.q_networks
     for i, network in enumerate(networks):
         networks[i] = make(*sizes(network)).to(_device(network))
         setattr(critic, f"qf{i}", networks[i])  # under this name, SB3's critic has it registered

@@ -133,15 +133,18 @@ class _Defaults:
         kwargs.setdefault("optimizer_class", th.optim.AdamW)
         if kwargs["optimizer_class"] is th.optim.AdamW:
             kwargs["optimizer_kwargs"] = {"weight_decay": 1e-2, **(kwargs.get("optimizer_kwargs") or {})}
-        super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)  # type: ignore[call-arg]
+        sb3s: Any = super()
+        sb3s.__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
 
 class _ResidualCritics(_Defaults):
     """SimBa's critics in a policy with actor and critics."""
 
+    critic_kwargs: dict[str, Any]
+
     def make_critic(self, features_extractor: Any = None) -> ContinuousCritic:
-        critic = super().make_critic(features_extractor)  # type: ignore[misc]
-        units = self.critic_kwargs["net_arch"]  # type: ignore[attr-defined]
+        sb3s: Any = super()
+        critic, units = sb3s.make_critic(features_extractor), self.critic_kwargs["net_arch"]
         replace_q_networks(critic, lambda inputs, outputs: simba_network(inputs, outputs, units))
         return critic
 

@@ -276,7 +276,8 @@ class DHMBPO(MBPO):
             self.recorder.record(f"train/{name}", float(value))
 
     def _update_once(self, batch_size: int, horizon: int, generator: th.Generator) -> dict[str, th.Tensor]:
-        batch: Any = self.replay_buffer.sample(batch_size)  # type: ignore[union-attr]
+        replay: Any = self.replay_buffer  # or what stands in for it
+        batch = replay.sample(batch_size)
         alpha = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
         rollout = self.training_rollout(batch.observations, horizon, generator)
 
@@ -363,8 +364,9 @@ class DHMBPO(MBPO):
             return target
         bounds = self.value_bounds
         bounds.move(soft_rewards, ends=self._episodes_end())
-        for critic in (self.critic, self.critic_target):
-            critic.set_bounds(bounds.low, bounds.high)  # type: ignore[operator]
+        critics: Any = (self.critic, self.critic_target)
+        for critic in critics:
+            critic.set_bounds(bounds.low, bounds.high)
         return target.clamp(bounds.low, bounds.high)
 
     def _episodes_end(self) -> bool:
