@@ -240,3 +240,12 @@ def test_it_swings_the_pendulum_up_with_two_updates_a_step():
     }
     agent = DHMBPO("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", **settings).learn(1_500)
     assert evaluate_policy(agent, gym.make("Pendulum-v1"), 10)[0] > -250
+
+
+def test_a_loss_that_is_not_finite_is_named(monkeypatch):
+    agent = tiny(world_model="pendulum", world_model_kwargs={}).learn(45)
+    monkeypatch.setattr(agent, "_target_value", lambda obs, action: th.full((len(obs),), th.nan))
+    before = agent.critic.layers[0].weight.clone()
+    with pytest.raises(ValueError, match=r"The loss of the critic is nan after 5 updates and 45 steps.*can be saved"):
+        agent.train(1, 16)
+    assert th.equal(before, agent.critic.layers[0].weight)
