@@ -1,4 +1,4 @@
-"""Just-in-time compilation if numba is installed (``pip install "sb3-mbrl[jit]"``), else plain Python."""
+"""Just-in-time compilation if numba is installed (``pip install numba``), else plain Python."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast

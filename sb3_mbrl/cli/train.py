@@ -22,7 +22,7 @@ from sb3_mbrl.agent.progress import TrainingBar
 from sb3_mbrl.callbacks import ExactCheckpointCallback
 from sb3_mbrl.checkpoints.checkpoint_set import MODEL, PICKLED_BUFFER
 from sb3_mbrl.cli.announce import EVALUATION_SEED, announce, tensorboard_folder
-from sb3_mbrl.cli.evaluate import play
+from sb3_mbrl.cli.evaluate import of_two_players, play
 from sb3_mbrl.cli.normalize import choice, frozen, normalised
 from sb3_mbrl.cli.progress import Evaluation, training_progress
 from sb3_mbrl.cli.run_folder import RECORD, Run, RunFolder, load_agent, new_folder, newest_folder, trust_arguments
@@ -38,6 +38,8 @@ from sb3_mbrl.cli.values import (
     parse_pairs,
     plugin_arguments,
 )
+from sb3_mbrl.envs.boards.callback import BoardEvalCallback
+from sb3_mbrl.envs.boards.players import RandomPlayer
 from sb3_mbrl.hyperparams import PARTS, Preset, load_preset, preset_names, with_overrides
 
 _FIXED_BY_RUN = (
@@ -367,19 +369,35 @@ def _callbacks(args: argparse.Namespace, agent: OffPolicyAlgorithm, run: Run, fo
     if args.eval_every:
         env = _make_vec_env(run.env_id, run.env_kwargs, 1, run.seed + EVALUATION_SEED)
         statistics = agent.get_vec_normalize_env()
-        evaluations = Evaluation(
-            env if statistics is None else frozen(env, statistics),
-            n_eval_episodes=args.eval_episodes,
-            eval_freq=max(args.eval_every // run.n_envs, 1),
-            log_path=str(folder.path),
-            best_model_save_path=str(folder.path),
-        )
-        callbacks.append(evaluations)
+        if of_two_players(env):
+            callbacks.append(_board_evaluations(args, run, folder))
+        else:
+            evaluations = Evaluation(
+                env if statistics is None else frozen(env, statistics),
+                n_eval_episodes=args.eval_episodes,
+                eval_freq=max(args.eval_every // run.n_envs, 1),
+                log_path=str(folder.path),
+                best_model_save_path=str(folder.path),
+            )
+            callbacks.append(evaluations)
     if args.save_every is None:
         callbacks.append(_Checkpoints(folder, seconds=_SECONDS_BETWEEN_SAVES, evaluations=evaluations))
     else:
         callbacks.append(_Checkpoints(folder, every=args.save_every or None))
     return callbacks
+
+
+def _board_evaluations(args: argparse.Namespace, run: Run, folder: RunFolder) -> BoardEvalCallback:
+    """Let the agent play against random moves from both seats, every ``--eval-every`` real steps."""
+    return BoardEvalCallback(
+        lambda: make_env(run.env_id, run.env_kwargs),
+        [RandomPlayer()],
+        args.eval_every,
+        repeats=args.eval_episodes,
+        best_model_save_path=folder.path,
+        seed=run.seed + EVALUATION_SEED,
+        verbose=1,
+    )
 
 
 class _Checkpoints(ExactCheckpointCallback):

@@ -310,6 +310,6 @@ def _say_if_slow() -> None:
     if not jit.COMPILED and not _said:
         _said = True
         warnings.warn(
-            'Tree search runs in plain Python, many times slower than compiled: pip install "sb3-mbrl[jit]" (numba)',
+            "Tree search runs in plain Python, many times slower than compiled: pip install numba",
             stacklevel=user_stacklevel(),
         )
