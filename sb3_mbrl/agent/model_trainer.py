@@ -14,7 +14,7 @@ from sb3_mbrl.agent.recorder import Recorder
 from sb3_mbrl.buffers import ReplayData, SideStore
 from sb3_mbrl.contracts import FitBudget, Transitions, WorldModel
 from sb3_mbrl.diagnostics import ModelQualityWarning, k_step_error, variance_of
-from sb3_mbrl.holdout import Trial
+from sb3_mbrl.holdout import Trial, Verdict
 from sb3_mbrl.plugins.faults import Fault, contract_error
 from sb3_mbrl.plugins.validation import validate_metrics, validate_prediction
 from sb3_mbrl.rng import RandomStream
@@ -64,6 +64,8 @@ class ModelTrainer(AgentObject):
         """The number of real transitions at the last fit"""
         self.trusted = False
         """The verdict: whether imagination may run"""
+        self._said: bool | None = None
+        """The last verdict that was written to the log"""
         self.judge_again = False
         """Whether the weights were changed from outside since the model was judged"""
         self.validated = False
@@ -184,6 +186,7 @@ class ModelTrainer(AgentObject):
         if verdict is None:  # nothing new to judge by: the last verdict stays
             return {}
         self.trusted = verdict.trusted
+        self._say_verdict(rows, verdict)
         if not self.trusted and rows >= WARN_AFTER_ROWS:
             self._warn(
                 "untrusted",
@@ -193,6 +196,18 @@ class ModelTrainer(AgentObject):
                 f"{votes(verdict.metrics)}). {self.when_untrusted} See model/ in the log.",
             )
         return dict(verdict.metrics)
+
+    def _say_verdict(self, rows: int, verdict: Verdict) -> None:
+        """Write the first verdict to the log, and every one that differs from the last."""
+        if self._said == self.trusted:
+            return
+        self._said = self.trusted
+        relative = verdict.metrics["vs_trivial"]
+        self.recorder.say(
+            f"The world model is {'trusted' if self.trusted else 'not trusted'} after {rows} real transitions: its squared "
+            f"error is {relative:.2f} of the better trivial predictor's ({votes(verdict.metrics)}), and on so many rows the "
+            f"limit is {verdict.limit:.2f}.{'' if self.trusted else ' ' + self.when_untrusted}"
+        )
 
     def _explain(self, metrics: Mapping[str, float], same_rows: bool) -> None:
         """

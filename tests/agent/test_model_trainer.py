@@ -17,7 +17,7 @@ from sb3_mbrl.agent.model_trainer import ModelTrainer
 from sb3_mbrl.agent.recorder import Recorder
 from sb3_mbrl.contracts import Transitions
 from sb3_mbrl.diagnostics import ModelQualityWarning
-from sb3_mbrl.holdout import trusted_below
+from sb3_mbrl.holdout import Verdict, trusted_below
 from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.plugins import (
     PluginContractError,
@@ -350,3 +350,17 @@ def test_figures_that_contradict_each_other_are_explained_in_the_log(trusted, er
         assert "the model before this fit" in text
     judge._explain({"vs_trivial": 0.5}, False)
     assert file.getvalue() == text
+
+
+def test_a_verdict_is_said_when_it_is_new():
+    """Regression: a short run on noise said nothing of its model, which had been left out all the time."""
+    judge, file = trainer(), io.StringIO()
+    judge.recorder.logger = Logger(None, [HumanOutputFormat(file)])
+    for trusted, relative in ((False, 1.02), (False, 0.99), (True, 0.03), (True, 0.02)):
+        judge.trusted = trusted
+        judge._say_verdict(320, Verdict({"vs_trivial": relative, "vs_trivial_obs": relative}, 0.93, True))
+    first, second = file.getvalue().strip().splitlines()
+    assert "is not trusted after 320 real transitions: its squared error is 1.02 of" in first
+    assert first.endswith(judge.when_untrusted)
+    assert "is trusted after 320 real transitions" in second
+    assert "0.03 of the better trivial predictor's (observations 0.03), and on so many rows the limit is 0.93." in second
