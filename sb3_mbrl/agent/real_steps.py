@@ -160,6 +160,11 @@ class RealSteps(AgentObject):
             oracle: Any = model
             self.keep("snapshot", oracle.capture_vec(env).numpy())
 
+    @property
+    def were_normalised(self) -> bool:
+        """Whether the saved run's environments were wrapped in ``VecNormalize``"""
+        return self._saved_returns is not None
+
     # ---- saving
 
     def state_dict(self) -> dict[str, Any]:

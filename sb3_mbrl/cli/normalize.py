@@ -1,6 +1,7 @@
 """``VecNormalize`` on the command line: ``--normalize``, and the statistics that belong to a saved agent."""
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -114,4 +115,6 @@ def find_statistics(model: Path, env_id: str | None, given: str | None) -> Path 
     names: Sequence[str] = (NORMALISING, PICKLED) if env_id is None else (NORMALISING, PICKLED, f"{env_id}/{PICKLED}")
     if model.stem == "best_model":
         names = (BEST_STATISTICS, *names)
+    if of_callback := re.fullmatch(r"(.*)_(\d+)_steps", model.stem):  # what SB3's CheckpointCallback writes beside it
+        names = ("{}_vecnormalize_{}_steps.pkl".format(*of_callback.groups()), *names)
     return next((model.parent / name for name in names if (model.parent / name).is_file()), None)

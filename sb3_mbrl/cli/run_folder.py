@@ -403,6 +403,12 @@ def load_saved(args: argparse.Namespace) -> Saved:
     arguments = {**plugin_arguments(plugins), **trust_arguments(cls, args.safe, trust)}
     with loading:
         agent = load_agent(cls, path, env=env, device=args.device, **arguments)
+    if statistics is None and agent.real.were_normalised:
+        print(
+            f"{path} was trained behind VecNormalize, and its statistics are not beside it, so the agent sees other numbers "
+            "than in training: name the file with --vecnormalize FILE",
+            file=sys.stderr,
+        )
     return Saved(agent, env_id, env_kwargs, folder)
 
 

@@ -99,6 +99,10 @@ def test_where_statistics_are_found(tmp_path):
     (tmp_path / "vecnormalize.pkl").write_text("")
     (tmp_path / "best_vecnormalize.npz").write_text("")
     assert find_statistics(model, "Ant-v5", None) == tmp_path / "vecnormalize.pkl"
+    (tmp_path / "rl_model_vecnormalize_600_steps.pkl").touch()
+    found = find_statistics(tmp_path / "rl_model_600_steps.zip", None, None)
+    assert found == tmp_path / "rl_model_vecnormalize_600_steps.pkl", "the name of SB3's CheckpointCallback"
+    assert find_statistics(tmp_path / "rl_model_700_steps.zip", None, None) == tmp_path / "vecnormalize.pkl"
     assert find_statistics(tmp_path / "best_model.zip", None, None) == tmp_path / "best_vecnormalize.npz"
     with pytest.raises(UserError, match="no such file"):
         find_statistics(model, None, "missing.pkl")
@@ -120,3 +124,16 @@ def test_files_without_statistics_are_refused(tmp_path):
     for name in ("cart.pkl", "cart.npz"):
         with pytest.raises(UserError, match=r"cart\.... holds no statistics of VecNormalize for Box"):
             with_statistics(tmp_path / name, pendulum())
+
+
+def test_statistics_that_are_missing_are_asked_for(here, capsys):
+    """Regression: an agent that was trained behind VecNormalize was evaluated on raw observations without a word."""
+    env = VecNormalize(make_vec_env("Pendulum-v1", 1))
+    settings = {"learning_starts": 20, "gradient_steps": 1, "world_model": "pendulum", "device": "cpu"}
+    MBPO("MlpPolicy", env, policy_kwargs={"net_arch": [16]}, **settings).learn(40).save("agent")
+    env.save("vn.pkl")
+    evaluation = ["evaluate", "agent.zip", "--env", "Pendulum-v1", "--episodes", "1", "--no-progress"]
+    assert main(evaluation) == 0
+    assert "was trained behind VecNormalize, and its statistics are not beside it" in capsys.readouterr().err
+    assert main([*evaluation, "--vecnormalize", "vn.pkl"]) == 0
+    assert "trained behind" not in capsys.readouterr().err
