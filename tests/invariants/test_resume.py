@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,8 @@ from tests.helpers.resumed import CASES
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for command in ("begin", "resume"):
-        subprocess.run([sys.executable, "-m", "tests.helpers.resumed", command, str(folder)], check=True)
+        run = [sys.executable, "-m", "tests.helpers.resumed", command, str(folder)]
+        subprocess.run(run, check=True, cwd=Path(__file__).parents[2])
     return {command: json.loads((folder / f"{command}.json").read_text()) for command in ("begin", "resume")}
 
 
