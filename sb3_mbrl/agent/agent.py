@@ -83,6 +83,8 @@ class ModelBasedAgent(BaseAlgorithm if TYPE_CHECKING else object):  # type: igno
     """
     needs_latent_model: ClassVar[bool] = False
     """Whether the world model must be a :class:`~sb3_mbrl.contracts.LatentModel`"""
+    loads_optimizer_kwargs: ClassVar[bool] = False
+    """Whether ``load`` may be given other ``optimizer_kwargs`` than the saved ones"""
     fits_model: ClassVar[bool] = True
     """Whether the world model is fitted apart from the policy, by a :class:`ModelTrainer`"""
     needs_decode: ClassVar[bool] = False

@@ -285,9 +285,8 @@ def _refuse_contradictions(cls: Any, path: Any, kwargs: Mapping[str, Any], saved
             raise TypeError(f"{where}{name}=...): this is a method.{did_you_mean(name, saved)}")
         if name.startswith("_"):
             raise TypeError(f"{where}{name}=...): this is a private attribute.{did_you_mean(name, saved)}")
-    changeable = getattr(cls, "loads_optimizer_kwargs", False)
     own = saved.get("optimizer_kwargs")
-    if "optimizer_kwargs" in kwargs and not changeable and not same_json(kwargs["optimizer_kwargs"], own):
+    if "optimizer_kwargs" in kwargs and not cls.loads_optimizer_kwargs and not same_json(kwargs["optimizer_kwargs"], own):
         raise TypeError(
             f"{where}optimizer_kwargs={kwargs['optimizer_kwargs']!r}): the optimiser in {path} has its own, "
             f"{own!r}. Leave them out, or start a new agent."

@@ -20,7 +20,7 @@ from sb3_mbrl.policies.replaced import replace_network, replace_q_networks
 
 def droq_network(inputs: int, outputs: int, units: list[int], dropout: float) -> nn.Sequential:
     """
-    Make a network of DroQ (figure 1 of the paper): linear, dropout, layer norm, ReLU for every hidden layer.
+    Make a network of DroQ: linear, dropout, layer norm, ReLU for every hidden layer.
 
     :param inputs: the number of inputs
     :param outputs: the number of outputs

@@ -75,7 +75,7 @@ class NormalisedFeatures(BaseFeaturesExtractor):
 
 class ResidualBlock(nn.Module):
     """
-    A residual block (equation 5): ``x + MLP(LayerNorm(x))``, whose hidden layer has four times the units.
+    A residual block: ``x + MLP(LayerNorm(x))``, whose hidden layer has four times the units.
 
     :param units: the number of units
     """
@@ -95,7 +95,7 @@ class ResidualBlock(nn.Module):
 
 def simba_body(inputs: int, units: list[int]) -> nn.Sequential:
     """
-    Make a network of SimBa without an output layer (section 4): an embedding, residual blocks, and a layer norm.
+    Make a network of SimBa without an output layer: an embedding, residual blocks, and a layer norm.
 
     :param inputs: the number of inputs
     :param units: the units of the blocks, all equal: one block per entry
@@ -110,10 +110,10 @@ def simba_body(inputs: int, units: list[int]) -> nn.Sequential:
 
 def simba_network(inputs: int, outputs: int, units: list[int]) -> nn.Sequential:
     """Make a network of SimBa with a linear output layer; see :func:`simba_body`."""
-    head = nn.Linear(units[-1], outputs) if units else nn.Linear(inputs, outputs)
+    body, head = simba_body(inputs, units), nn.Linear(units[-1], outputs)
     nn.init.orthogonal_(head.weight)
     nn.init.zeros_(head.bias)
-    return nn.Sequential(simba_body(inputs, units), head)
+    return nn.Sequential(body, head)
 
 
 class _Defaults:

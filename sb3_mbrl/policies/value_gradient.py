@@ -60,8 +60,7 @@ class StackedCritic(ContinuousCritic):
 
     def forward(self, obs: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         """Return the value of every critic, ``(B, 1)`` each."""
-        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
-            features = self.extract_features(obs, self.features_extractor)
+        features = self.extract_features(obs, self.features_extractor)
         return self._values(th.cat([features, actions], dim=1)).unbind(0)
 
     def q1_forward(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:

@@ -1,8 +1,8 @@
 """
 ``DHMBPO`` and ``SVG``: SAC whose actor and critics learn through the gradient of a world model.
 
-An update of DHMBPO (double-horizon model-based policy optimisation, https://openreview.net/forum?id=8SNfmYjPOV), from states
-``s_0`` that the *distribution rollouts* of the policy have visited::
+An update of DHMBPO (double-horizon model-based policy optimisation, Kubo et al. 2025, https://arxiv.org/abs/2512.15439), from
+states ``s_0`` that the *distribution rollouts* of the policy have visited::
 
     a_t ~ pi(s_t),  (s_t+1, r_t, d_t) ~ model(s_t, a_t)   for t < H         the training rollout, with its gradient
     m_0 = 1,  m_t+1 = m_t (1 - d_t)                                         the probability that the episode goes on
@@ -26,7 +26,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import obs_as_tensor, polyak_update
+from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_mbrl.algorithms.dhmbpo.rollout import TrainingRollout, ValueBounds, frozen
@@ -202,6 +202,11 @@ class DHMBPO(MBPO):
         if self.world_model_class is None:
             return
         name = type(self).__name__
+        if self.policy_kwargs.get("share_features_extractor"):
+            raise ValueError(
+                f"share_features_extractor=True: SB3's critics then pass no gradient on to observations, which {name} learns "
+                "from: leave it out"
+            )
         if self.use_sde:
             raise ValueError(
                 f"use_sde=True: {name}'s training rollouts draw fresh noise at every step; use action_noise, or MBPO"
@@ -236,12 +241,11 @@ class DHMBPO(MBPO):
         """Tell whether gradients flow from a step of the world model into its actions."""
         if self._model.needs_snapshot:
             return False
-        obs = obs_as_tensor(self.observation_space.sample()[None], self.device)
+        obs = th.zeros(1, *(self.observation_space.shape or ()), device=self.device)
         action = th.zeros(1, *(self.action_space.shape or ()), device=self.device, requires_grad=True)
         with self.random.scope(self.device) as generator:
             prediction = self._model.step(self._model.initial(obs), action, generator=generator)
-        outputs = [prediction.reward, *tree_leaves(prediction.state)]
-        return any(leaf.requires_grad for leaf in outputs)
+        return any(leaf.requires_grad for leaf in tree_leaves(prediction.state))
 
     def _model_is_off(self) -> bool:
         return False  # real_ratio is about states here; world_model=None turns the model off
@@ -252,10 +256,11 @@ class DHMBPO(MBPO):
         return self.horizon > 0 and super()._imagination_is_due()
 
     def fit_world_model(self, budget: FitBudget | None = None) -> dict[str, float]:
-        """Fit the world model as MBPO does, after observations are standardised by all real ones so far."""
+        """Fit the world model as MBPO does, and first take from the real steps so far what scales observations and values."""
         if isinstance(self.policy, ValueGradientPolicy) and self._buffer.size():
             rows: Any = self._buffer.observations
             self.policy.standardise(rows[: self._buffer.size()].reshape(-1, *(self.observation_space.shape or ())))
+        self.value_bounds.episodes_end = self._episodes_end()
         return super().fit_world_model(budget)
 
     def _update(self, gradient_steps: int, batch_size: int) -> None:
@@ -282,19 +287,15 @@ class DHMBPO(MBPO):
         rollout = self.training_rollout(batch.observations, horizon, generator)
 
         # Critics
-        if horizon:
-            obs, action = rollout.obs, rollout.action.detach()
-            with th.no_grad():
+        with th.no_grad():
+            if horizon:
+                obs, action, soft_rewards = rollout.obs, rollout.action, rollout.rewards - alpha * rollout.log_probs[:-1]
                 target = rollout.returns(alpha, self._target_value(rollout.last_obs, rollout.last_action), first_entropy=False)
-        else:
-            obs, action = batch.observations, batch.actions
-            with th.no_grad():
+            else:
+                obs, action, soft_rewards = batch.observations, batch.actions, batch.rewards
                 target = self._td_target(batch, alpha)
-        soft = (rollout.rewards if horizon else batch.rewards.flatten()) - (
-            alpha * rollout.log_probs[:-1].detach() if horizon else 0.0
-        )
-        target = self._bounded(target, soft.detach())
-        values = self.critic(obs, action)
+            target = self._bounded(target, soft_rewards)
+        values = self.critic(obs, action.detach())
         critic_loss = sum((F.mse_loss(value.flatten(), target) for value in values), start=target.new_zeros(()))
         self._step(self.critic.optimizer, critic_loss, "critic")
 
@@ -363,13 +364,14 @@ class DHMBPO(MBPO):
         if not self.bounds_rate or not isinstance(self.critic, StackedCritic):
             return target
         bounds = self.value_bounds
-        bounds.move(soft_rewards, ends=self._episodes_end())
+        bounds.move(soft_rewards)
         critics: Any = (self.critic, self.critic_target)
         for critic in critics:
             critic.set_bounds(bounds.low, bounds.high)
         return target.clamp(bounds.low, bounds.high)
 
     def _episodes_end(self) -> bool:
+        """Tell whether any real episode has ended before its time limit."""
         buffer: Any = self._buffer
         rows = slice(0, buffer.size())
         return bool((buffer.dones[rows] * (1 - buffer.timeouts[rows])).any())
@@ -382,7 +384,7 @@ class DHMBPO(MBPO):
                 "help."
             )
         optimizer.zero_grad()
-        loss.backward(retain_graph=what == "critic")
+        loss.backward()
         optimizer.step()
 
     def learn(

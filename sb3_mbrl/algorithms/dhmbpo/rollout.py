@@ -23,7 +23,7 @@ class TrainingRollout(NamedTuple):
     log_probs: th.Tensor
     """``log pi(a_t | s_t)``, ``(H + 1, B)``"""
     weights: th.Tensor
-    """``gamma^t m_t``, ``(H + 1, B)``: the discounts, times the probabilities that the episode has not ended"""
+    """``gamma^t m_t``, ``(H + 1, B)``: the discount, weighted by the probability that the episode has not ended yet"""
     last_obs: Obs
     """The observations after ``H`` steps, ``(B, ...)``"""
     last_action: th.Tensor
@@ -58,17 +58,18 @@ class ValueBounds(AgentObject):
         self.low, self.high = 0.0, 0.0
         self.known = False
         """Whether any batch has been seen"""
+        self.episodes_end = False
+        """Whether episodes may end early: values are 0 there, so the bounds include it"""
 
-    def move(self, soft_rewards: th.Tensor, *, ends: bool) -> None:
+    def move(self, soft_rewards: th.Tensor) -> None:
         """
         Move towards the quantiles of a batch.
 
         :param soft_rewards: ``r - alpha log pi``, of any shape
-        :param ends: whether episodes may end early, after which values are 0, so that the bounds include it
         """
         probabilities = th.tensor([0.01, 0.99], device=soft_rewards.device)
         low, high = (soft_rewards.flatten().quantile(probabilities) / (1 - self.gamma)).tolist()
-        if ends:
+        if self.episodes_end:
             low, high = min(low, 0.0), max(high, 0.0)
         rate = self.rate if self.known else 1.0
         self.low += rate * (low - self.low)
@@ -76,10 +77,11 @@ class ValueBounds(AgentObject):
         self.known = True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"low": self.low, "high": self.high, "known": self.known}
+        return {"low": self.low, "high": self.high, "known": self.known, "episodes_end": self.episodes_end}
 
     def load_state_dict(self, state: Any) -> None:
         self.low, self.high, self.known = state["low"], state["high"], state["known"]
+        self.episodes_end = state["episodes_end"]
 
 
 @contextmanager

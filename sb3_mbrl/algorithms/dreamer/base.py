@@ -49,7 +49,6 @@ class DreamerBase(OffPolicyAgent, OffPolicyAlgorithm):
         ("MlpPolicy", "CnnPolicy", "MultiInputPolicy"), DreamerPolicy
     )
     loads_optimizer_kwargs = True
-    """Whether ``load`` may be given other ``optimizer_kwargs`` than the saved ones"""
     needs_latent_model = True
     fits_model = False
     object_names = (*OffPolicyAgent.object_names, "update", "sequences", "fresh")

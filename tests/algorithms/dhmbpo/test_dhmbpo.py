@@ -158,6 +158,19 @@ def test_updates_begin_where_distribution_rollouts_have_been():
     assert svg._n_updates == 20
 
 
+def test_bounds_include_zero_where_real_episodes_have_ended():
+    assert not tiny().learn(45).value_bounds.episodes_end
+    agent = tiny(env="InvertedPendulum-v5").learn(45)
+    assert agent.value_bounds.episodes_end
+    assert agent.value_bounds.low <= 0.0 <= agent.value_bounds.high
+
+
+def test_without_a_world_model_it_is_sac_with_these_networks():
+    agent = tiny(world_model=None, world_model_kwargs=None).learn(60)
+    assert agent._n_updates == 20
+    assert agent.trainer.fit_at == -1
+
+
 def test_observations_are_standardised_by_the_real_ones():
     agent = tiny().learn(41)
     real = agent.replay_buffer.observations[:41, 0]
@@ -201,6 +214,7 @@ def test_without_a_horizon_real_transitions_are_learned_from():
         ({"horizon": -1}, ValueError, "horizon=-1"),
         ({"use_sde": True}, ValueError, "use_sde=True"),
         ({"n_steps": 3}, ValueError, "n_steps=3.*give horizon instead"),
+        ({"policy_kwargs": {"share_features_extractor": True}}, ValueError, "share_features_extractor=True"),
         ({"bounds_rate": 2.0}, ValueError, "bounds_rate=2.0"),
         (
             {"world_model": "oracle", "world_model_kwargs": {"env": "Pendulum-v1"}},

@@ -44,15 +44,16 @@ def test_nothing_counts_behind_a_certain_end():
 def test_bounds_are_quantiles_over_one_minus_gamma():
     bounds = ValueBounds(0.9, 0.1)
     rewards = th.arange(101.0)  # 1 % quantile 1, 99 % quantile 99
-    bounds.move(rewards, ends=False)
+    bounds.move(rewards)
     assert (bounds.low, bounds.high) == pytest.approx((10.0, 990.0), rel=1e-4)
-    bounds.move(rewards * 0 + 3.0, ends=False)  # a tenth of the way to 30
+    bounds.move(rewards * 0 + 3.0)  # a tenth of the way to 30
     assert (bounds.low, bounds.high) == pytest.approx((12.0, 894.0), rel=1e-4)
-    bounds.move(rewards + 100.0, ends=True)  # 0 is a value where episodes end
+    bounds.episodes_end = True
+    bounds.move(rewards + 100.0)  # 0 is a value where episodes end
     assert bounds.low == pytest.approx(12.0 * 0.9, rel=1e-4)
     other = ValueBounds(0.9, 0.1)
     other.load_state_dict(bounds.state_dict())
-    assert (other.low, other.high, other.known) == (bounds.low, bounds.high, True)
+    assert (other.low, other.high, other.known, other.episodes_end) == (bounds.low, bounds.high, True, True)
 
 
 def test_frozen_parameters_pass_gradients_on_and_take_none():
