@@ -1,7 +1,6 @@
 """``sb3-mbrl evaluate``: episodes with a saved agent."""
 
 import argparse
-import functools
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mbrl.algorithms.muzero import MuZero
+from sb3_mbrl.cli.masks import with_masks
 from sb3_mbrl.cli.normalize import frozen
 from sb3_mbrl.cli.progress import EpisodeProgress
 from sb3_mbrl.cli.run_folder import check_spaces, load_saved
@@ -63,7 +62,7 @@ def play(
         env = frozen(env, statistics)
     check_spaces(agent, env, env_id)
     with EpisodeProgress(episodes, progress) as shown:
-        returns, lengths = _evaluate_policy(agent, env)(
+        returns, lengths = evaluate_policy(
             with_masks(agent, env),
             env,
             n_eval_episodes=episodes,
@@ -92,36 +91,3 @@ def _play_games(
     player = AgentPlayer(agent, deterministic=deterministic)
     score = play_games(player, RandomPlayer(), lambda: make_env(env_id, env_kwargs), repeats=games, seed=seed)
     return f"{env_id}, {games} games from each seat against random moves: {score}"
-
-
-class _Masked:
-    """
-    An agent that is told the legal actions of an environment.
-
-    :param agent: an agent whose ``predict`` takes ``action_masks``
-    :param env: the environment
-    """
-
-    def __init__(self, agent: BaseAlgorithm, env: VecEnv) -> None:
-        self.agent, self.env = agent, env
-
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Predict as the agent, among the actions that are legal now."""
-        predict: Any = self.agent.predict
-        return predict(*args, action_masks=np.stack(self.env.env_method("action_masks")), **kwargs)
-
-
-def with_masks(agent: BaseAlgorithm, env: VecEnv) -> Any:
-    """Return an agent of ours that plans with the masks of an environment, where it has any; else the agent."""
-    masked = isinstance(agent, MuZero) and env.has_attr("action_masks")
-    return _Masked(agent, env) if masked else agent
-
-
-def _evaluate_policy(agent: BaseAlgorithm, env: VecEnv) -> Any:
-    """Choose SB3's ``evaluate_policy``, or sb3-contrib's where agent and environment know action masks."""
-    if type(agent).__name__ != "MaskablePPO":
-        return evaluate_policy
-    from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_masked
-    from sb3_contrib.common.maskable.utils import is_masking_supported
-
-    return functools.partial(evaluate_masked, use_masking=is_masking_supported(env))

@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from sb3_mbrl.agent.progress import ProgressLines, TrainingBar, is_terminal
 from sb3_mbrl.agent.whole_files import write_beside
 from sb3_mbrl.checkpoints.normalising import save_statistics
+from sb3_mbrl.cli.masks import with_masks
 from sb3_mbrl.cli.normalize import BEST_STATISTICS
 
 LINE_SECONDS = 10.0
@@ -35,7 +36,10 @@ def training_progress() -> BaseCallback:
 
 
 class Evaluation(EvalCallback):
-    """SB3's evaluations, which show their progress, and save the statistics of ``VecNormalize`` with the best agent."""
+    """
+    SB3's evaluations, which show their progress, tell the agent which actions are legal, and save the statistics of
+    ``VecNormalize`` with the best agent.
+    """
 
     def _init_callback(self) -> None:
         super()._init_callback()
@@ -48,7 +52,12 @@ class Evaluation(EvalCallback):
         due = self.eval_freq > 0 and self.n_calls % self.eval_freq == 0
         if due:
             self._describe("evaluate")
-        result = super()._on_step()
+        agent = self.model
+        self.model = with_masks(agent, self.eval_env)
+        try:
+            result = super()._on_step()
+        finally:
+            self.model = agent
         if due:
             self._describe("")
         return result

@@ -1,14 +1,6 @@
 """``sb3-mbrl evaluate``."""
 
-import gymnasium as gym
-import numpy as np
-from gymnasium import spaces
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv
-
 from sb3_mbrl.cli import main
-from sb3_mbrl.cli.evaluate import with_masks
-from tests.algorithms.muzero.agents import small
 from tests.cli.commands import train
 
 
@@ -29,28 +21,3 @@ def test_an_agent_of_a_board_plays_against_random_moves_from_both_seats(here, ca
     assert "of 6 (" in said
     assert "illegal" not in said
     assert (here / "run" / "best_model.zip").is_file()
-
-
-def test_masks_of_one_player_are_given_to_an_agent_that_plans():
-    env = DummyVecEnv([lambda: OneLegal()])
-    agent = small(env, num_simulations=2)
-    assert evaluate_policy(with_masks(agent, env), env, 3)[0] == 1.0
-    assert with_masks(agent, DummyVecEnv([lambda: gym.make("CartPole-v1")])) is agent
-
-
-class OneLegal(gym.Env):
-    """One step, in which one of three actions is legal: another one every time."""
-
-    observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Discrete(3)
-    episodes = 0
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.episodes += 1
-        return np.zeros(1, np.float32), {}
-
-    def action_masks(self):
-        return np.arange(3) == self.episodes % 3
-
-    def step(self, action):
-        return np.zeros(1, np.float32), float(self.action_masks()[action]), True, False, {}

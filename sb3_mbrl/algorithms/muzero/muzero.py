@@ -35,7 +35,7 @@ from sb3_mbrl.agent.cuda_graph import Compile
 from sb3_mbrl.agent.joint_update import JointUpdate, Learner
 from sb3_mbrl.agent.settings import keyword_arguments
 from sb3_mbrl.agent.stateful import StatefulActing
-from sb3_mbrl.algorithms.muzero import segments
+from sb3_mbrl.algorithms.muzero import environments, segments
 from sb3_mbrl.algorithms.muzero.edges import SampledActions
 from sb3_mbrl.algorithms.muzero.policy import MuZeroPolicy, root_state, search_metrics
 from sb3_mbrl.algorithms.muzero.replay import (
@@ -201,7 +201,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         self.world_model_class, self.world_model_kwargs = world_model, world_model_kwargs
         self.reward_fn, self.termination_fn, self.plugins = None, None, plugins
         self.compile, self.mixed_precision = compile, mixed_precision
-        self.players = 1 if self.env is None else _players(self.env)
+        self.players = 1 if self.env is None else environments.players(self.env)
         self._n_updates = 0
         if _init_setup_model:
             self._setup_model()
@@ -280,8 +280,8 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         tree_search = TreeSearch(self.search_kind, num_simulations=first, **self.search_kwargs)
         with self.random.scope(self.device):
             self.policy.attach(self.latent_model, tree_search, self.n_sampled_actions)
+        self._check_environments()
         self._choose_game()
-        self._check_masks()
         self.latent_model.optimizer = None  # the joint update trains it
         self.update = JointUpdate(
             [Learner(self.latent_model, 1.0, self.max_grad_norm)],
@@ -302,13 +302,19 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         self._result: SearchResult | None = None
         """The search of the last decision in training"""
 
-    def _choose_game(self) -> None:
-        """Search in the world model, or in a copy of the first environment."""
-        if self.env is not None and (turns := _players(self.env)) != self.players:
+    def _check_environments(self) -> None:
+        """Refuse environments of other players than the agent's, and masks that would be ignored."""
+        if self.env is None:
+            return
+        if (turns := environments.players(self.env)) != self.players:
             raise ValueError(
                 f"The environment has turns={turns}, and the agent was made for {self.players}: the signs of its values would "
                 "be wrong. Give an environment of as many players, or make a new agent."
             )
+        environments.check_masks(self.env, self.action_space)
+
+    def _choose_game(self) -> None:
+        """Search in the world model, or in a copy of the first environment."""
         learned, oracle = self.search_model == "learned", None
         if not learned and self.env is not None:
             envs = getattr(self.env.unwrapped, "envs", None)
@@ -323,28 +329,8 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As SB3's; with ``search_model="oracle"``, the new environment is searched in."""
         super().set_env(env, force_reset)
+        self._check_environments()
         self._choose_game()
-        self._check_masks()
-
-    def _check_masks(self) -> None:
-        """
-        Refuse masks that would be ignored, where the environments are in this process.
-
-        :raises ValueError: where some environments have ``action_masks()``, and others do not
-        """
-        envs = [] if self.env is None else getattr(self.env.unwrapped, "envs", [])
-        having = [env for env in envs if callable(_attribute(env, "action_masks"))]
-        if having and len(having) < len(envs):
-            raise ValueError(
-                f"{len(having)} of {len(envs)} environments have action_masks(), and the others do not: let all have it, or "
-                "none"
-            )
-        if having and not isinstance(self.action_space, spaces.Discrete):
-            warnings.warn(
-                f"The environment has action_masks(), which are not used: MuZero samples actions of {self.action_space}, and "
-                "only those of Discrete spaces can be masked.",
-                stacklevel=user_stacklevel(),
-            )
 
     def _make_replay(self) -> UnrollReplay:
         td_steps = None if self.td_steps == -1 else self.td_steps
@@ -469,11 +455,12 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         return float(FloatSchedule(self.temperature)(self._current_progress_remaining))
 
     def _decide(self, obs: Any, state: Any, is_first: th.Tensor, deterministic: bool) -> tuple[th.Tensor, Any]:
-        mask, snapshot = self._env_masks(), None
+        venv: Any = self.env  # whose steps are decided here
+        mask, snapshot = environments.masks(venv, self.action_space, self.num_timesteps), None
         if mask is not None:
             self.real.keep(MASK, mask.numpy())
-        if (oracle := self.policy.oracle) is not None and self.env is not None:
-            snapshot = oracle.capture_vec(self.env)
+        if (oracle := self.policy.oracle) is not None:
+            snapshot = oracle.capture_vec(venv)
             self.real.keep(SNAPSHOT, snapshot.numpy())
         with self.recorder.phase("search"):
             self._result = result = self.policy.search(
@@ -495,21 +482,6 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         drawn = th.multinomial(legal, 1, generator=self.random.generator)[:, 0].numpy()
         chosen = th.rand(len(drawn), generator=self.random.generator).numpy() < self.exploration
         return np.where(chosen, drawn, result.action)
-
-    def _env_masks(self) -> th.Tensor | None:
-        """Ask the environments for their masks, where they have any (``action_masks()``, as for MaskablePPO)."""
-        if self.env is None or not isinstance(self.action_space, spaces.Discrete) or not self.env.has_attr("action_masks"):
-            return None
-        masks = [as_mask(mask) for mask in self.env.env_method("action_masks")]
-        wanted = (int(self.action_space.n),)
-        for env, mask in enumerate(masks):
-            if tuple(mask.shape) != wanted or not mask.any():
-                wrong = "allows no action" if tuple(mask.shape) == wanted else f"has the shape {tuple(mask.shape)}"
-                raise ValueError(
-                    f"The action_masks() of environment {env} {wrong} after {self.num_timesteps} real steps: give {wanted}, "
-                    "true where an action is allowed, with at least one. Where none is left, the episode has to end."
-                )
-        return th.stack(masks)
 
     def _random_until(self, learning_starts: int) -> int:
         return 0  # searches with an untrained network are random enough, and their results are stored
@@ -712,25 +684,3 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
     ) -> Self:
         """Train as in SB3."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-
-def _players(env: Any) -> int:
-    """
-    Return how many players move in turn in an environment (its ``turns``), by default 1.
-
-    :raises ValueError: for more than two, or other numbers in the environments of one agent
-    """
-    if not env.has_attr("turns"):
-        return 1
-    turns = env.get_attr("turns")
-    if turns[0] not in (1, 2) or any(other != turns[0] for other in turns):
-        raise ValueError(f"The environments have turns={turns}: MuZero plays alone (1) or for two players (2), in all of them")
-    return int(turns[0])
-
-
-def _attribute(env: Any, name: str) -> Any:
-    """Return an attribute of an environment or of one that it wraps; ``None``: there is none."""
-    try:
-        return env.get_wrapper_attr(name)
-    except AttributeError:
-        return None
