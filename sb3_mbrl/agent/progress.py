@@ -95,8 +95,8 @@ class TimeLeft:
 
 def _time_left(model: Any, total: int) -> TimeLeft:
     """
-    Return the time left of an algorithm that has not begun to show it itself, such as one whose world model is off: with the
-    estimate of its costs, where these were measured before.
+    Estimate the time left for an algorithm that does not do so itself, such as one whose world model is off. Measured costs of
+    its updates are used, where there are any.
     """
     measured = getattr(getattr(model, "recorder", None), "costs", None) is not None
     known = model.estimate(total) if measured else None

@@ -30,7 +30,7 @@ class RealSteps(AgentObject):
         self.side: SideStore | None = None
         """Data stored beside the rows of the replay buffer: an oracle's snapshots, replay latents"""
         self.stepping = False
-        """Whether a step has begun that is not stored yet, as when a callback is asked after it"""
+        """Whether the environment has taken a step that is not stored yet, as it has while callbacks run"""
         self._count: RowCount | None = None
         self._next: dict[str, np.ndarray] = {}
         """By name, the values that belong to the next row"""
@@ -162,7 +162,7 @@ class RealSteps(AgentObject):
 
     @property
     def were_normalised(self) -> bool:
-        """Whether the saved run's environments were wrapped in ``VecNormalize``"""
+        """Whether the environments of the loaded run were wrapped in ``VecNormalize``"""
         return self._saved_returns is not None
 
     # ---- saving

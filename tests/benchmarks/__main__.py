@@ -10,10 +10,19 @@ from typing import Any
 
 import torch as th
 
-from tests.benchmarks import bench_dreamer, bench_mbpo, bench_planning, bench_search, bench_tabular, bench_world_model
+from tests.benchmarks import (
+    bench_dhmbpo,
+    bench_dreamer,
+    bench_mbpo,
+    bench_planning,
+    bench_search,
+    bench_tabular,
+    bench_world_model,
+)
 
 BENCHMARKS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "mbpo": bench_mbpo.run,
+    "dhmbpo": bench_dhmbpo.run,
     "world_model": bench_world_model.run,
     "planning": bench_planning.run,
     "dreamer": bench_dreamer.run,
