@@ -82,7 +82,7 @@ class DHMBPO(MBPO):
     :param device: as in SAC
     :param _init_setup_model: as in SAC
     :param horizon: ``H``, the number of model steps of a training rollout; 0: none, and updates are SAC's on real transitions
-    :param real_ratio: the share of real states among those that updates begin in; 1: all (:class:`SVG`)
+    :param real_ratio: the share of real states among those that updates begin in; ``None``: 0, and 1 for :class:`SVG`
     :param bounds_rate: the speed of the bounds of values (:class:`ValueBounds`); 0: values have no bounds
     :param world_model: as in MBPO; its steps must have gradients
     :param world_model_kwargs: as in MBPO
@@ -99,6 +99,8 @@ class DHMBPO(MBPO):
     object_names: ClassVar[tuple[str, ...]] = (*MBPO.object_names, "value_bounds")
     preset_file: ClassVar[str | None] = "dhmbpo"
     when_untrusted: ClassVar[str] = "Updates use real transitions alone, without the model, until it is better."
+    share_of_real_states: ClassVar[float] = 0.0
+    """The default of ``real_ratio``"""
     value_bounds: ValueBounds
 
     def __init__(
@@ -133,7 +135,7 @@ class DHMBPO(MBPO):
         _init_setup_model: bool = True,
         *,
         horizon: int = 5,
-        real_ratio: float = 0.0,
+        real_ratio: float | None = None,
         bounds_rate: float = 3e-4,
         world_model: str | type[WorldModel] | WorldModel | Any | None = "ensemble",
         world_model_kwargs: dict[str, Any] | None = None,
@@ -177,7 +179,7 @@ class DHMBPO(MBPO):
             world_model_kwargs=_default(world_model, "ensemble", world_model_kwargs, ENSEMBLE),
             imagination=imagination,
             imagination_kwargs=_default(imagination, "branched", imagination_kwargs, DISTRIBUTION),
-            real_ratio=real_ratio,
+            real_ratio=self.share_of_real_states if real_ratio is None else real_ratio,
             fit_freq=fit_freq,
             fit_kwargs=fit_kwargs,
             reward_fn=reward_fn,
@@ -409,10 +411,7 @@ class SVG(DHMBPO):
     The arguments are those of :class:`DHMBPO`.
     """
 
-    def __init__(
-        self, policy: str | type[SACPolicy], env: GymEnv | str, *args: Any, real_ratio: float = 1.0, **kwargs: Any
-    ) -> None:
-        super().__init__(policy, env, *args, real_ratio=real_ratio, **kwargs)
+    share_of_real_states = 1.0
 
     def learn(
         self,

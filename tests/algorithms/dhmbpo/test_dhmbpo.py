@@ -145,6 +145,17 @@ def test_arguments_are_those_of_sac_in_their_order():
     assert explained == list(ours)
 
 
+def test_svg_has_the_arguments_of_dhmbpo():
+    """Regression: arguments that were handed on as ``**kwargs`` were unknown to presets, and stayed in the SAC of before."""
+    assert inspect.signature(SVG) == inspect.signature(DHMBPO)
+    assert SVG.preset("Pendulum-v1", horizon=3)["horizon"] == 3
+    agent = tiny(SVG).learn(45)
+    assert agent.real_ratio == 1.0
+    plain = agent.to_model_free()
+    assert type(plain) is SAC
+    assert not {"horizon", "bounds_rate", "world_model_class"} & set(vars(plain))
+
+
 def test_updates_begin_where_distribution_rollouts_have_been():
     twin = {"world_model": "pendulum", "world_model_kwargs": {}}  # a model that is trusted from the first step
     agent = tiny(**twin).learn(60)
