@@ -4,7 +4,15 @@ import pytest
 import torch as th
 
 from sb3_mbrl.contracts import FitBudget
-from sb3_mbrl.fitting import MIN_ROUND, BestWeights, holdout_mask, train_epochs
+from sb3_mbrl.fitting import (
+    MIN_ROUND,
+    BestWeights,
+    StatisticalBestWeights,
+    bootstrap_weights,
+    holdout_mask,
+    p_value,
+    train_epochs,
+)
 
 
 def test_a_row_that_was_trained_on_is_never_held_out_later():
@@ -143,3 +151,39 @@ def test_a_budget_is_made_of_numbers_that_make_sense(wrong):
 
 def test_whole_floats_are_whole_numbers():
     assert FitBudget(max_batches=1e3, max_epochs=None).max_batches == 1000
+
+
+def test_a_p_value_is_that_of_a_paired_t_test():
+    """Student's one-sided p of the mean 0.9 of five numbers is 0.0492 (four degrees of freedom, t = 2.146)."""
+    few = th.tensor([1.0, 2.0, 0.5, -0.3, 0.8])
+    assert p_value(few) == pytest.approx(0.0492, abs=0.01)
+    assert p_value(few) + p_value(-few) == pytest.approx(1.0)
+    many = th.cat([th.ones(5000), -th.ones(4900)])  # z = 1.005
+    assert p_value(many) == pytest.approx(0.1574, abs=1e-3)
+    assert p_value(th.zeros(10)) == 0.5
+    assert p_value(th.ones(10)) == 0.0
+
+
+def test_weights_that_are_better_by_chance_are_not_kept():
+    weights, rows = th.zeros(1), th.linspace(0, 1, 100)
+    best = StatisticalBestWeights([weights])
+    assert best.update(rows)
+    weights.fill_(1.0)
+    noise = th.where(th.arange(100) % 2 == 0, 0.5, -0.5)
+    assert best.update(rows + noise - 0.01), "a fall of 0.01 with deviations of 0.5: p = 0.42, enough to go on"
+    assert best.scores.item() == pytest.approx(0.5, abs=1e-6), "but not to be kept"
+    weights.fill_(2.0)
+    assert best.update(rows + noise - 0.2)
+    weights.fill_(3.0)
+    assert not best.update(rows + 1.0)
+    assert not best.update(th.full((100,), float("nan")))
+    best.restore()
+    assert weights.item() == 2.0
+
+
+def test_bootstrap_weights_belong_to_rows_and_members():
+    weights = bootstrap_weights(th.arange(50_000), 4)
+    th.testing.assert_close(weights[:, :100], bootstrap_weights(th.arange(100), 4), rtol=0, atol=0)
+    assert weights.mean(1).sub(1).abs().max() < 0.02
+    assert weights.var(1).sub(1).abs().max() < 0.05, "the variance of an exponential distribution with mean 1 is 1"
+    assert (th.corrcoef(weights) - th.eye(4)).abs().max() < 0.02

@@ -4,13 +4,14 @@ uses, Janner et al. 2019).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch as th
 from gymnasium import spaces
 
 from sb3_mbrl.checks import whole
-from sb3_mbrl.contracts import MemberPrediction, Prediction
+from sb3_mbrl.contracts import Data, FitBudget, MemberPrediction, Prediction
+from sb3_mbrl.fitting import bootstrap_weights, training_ids
 from sb3_mbrl.models.mlp import MLPModel
 from sb3_mbrl.models.vector_heads import Outcome
 from sb3_mbrl.trees import State
@@ -26,17 +27,29 @@ class EnsembleModel(MLPModel):
 
     :param members: the number of networks
     :param elites: the number of networks in use, those with the lowest holdout errors
+    :param bootstrap: what makes members differ: ``"rows"``, a bootstrap sample of the training rows, drawn at every fit (PETS,
+        MBPO); ``"weights"``, a weight of every row, drawn from the exponential distribution with mean 1 once and for all
+        (DHMBPO)
     :param kwargs: keyword arguments of :class:`~sb3_mbrl.models.mlp.MLPModel`
     """
 
     def __init__(
-        self, observation_space: spaces.Space, action_space: spaces.Space, *, members: int = 7, elites: int = 5, **kwargs: Any
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        members: int = 7,
+        elites: int = 5,
+        bootstrap: Literal["rows", "weights"] = "rows",
+        **kwargs: Any,
     ) -> None:
         members, elites = whole("members", members, 1), whole("elites", elites, 1)
         if elites > members:
             raise ValueError(f"elites={elites} of members={members}: give 1 <= elites <= members")
         super().__init__(observation_space, action_space, _members=members, **kwargs)
-        self.n_elites = elites
+        if bootstrap not in ("rows", "weights"):
+            raise ValueError(f"bootstrap={bootstrap!r}: choose 'rows' or 'weights'")
+        self.n_elites, self.bootstrap = elites, bootstrap
         # A buffer, so that the choice of members is copied together with the weights. It holds floats because SB3's tests fill
         # all entries of a state_dict with floats.
         self.register_buffer("_elites", th.arange(float(elites), device=self.device))
@@ -54,6 +67,8 @@ class EnsembleModel(MLPModel):
 
     def _training_rows(self, train: th.Tensor, generator: th.Generator | None) -> th.Tensor:
         """Return every member's bootstrap sample, ``(E, N)``: ``N`` rows drawn with replacement, the same in every epoch."""
+        if self.bootstrap == "weights":
+            return super()._training_rows(train, generator)
         if self._bootstrap is None or self._bootstrap.shape[1] != len(train):
             draw = th.randint(len(train), (self.n_members, len(train)), generator=generator)
             self._bootstrap = draw.to(train.device)
@@ -61,6 +76,11 @@ class EnsembleModel(MLPModel):
 
     _bootstrap: th.Tensor | None = None
     """``(E, N)``: the positions of the bootstrap samples, drawn once per fit"""
+
+    def _row_weights(self, data: Data, budget: FitBudget) -> th.Tensor | None:
+        if self.bootstrap != "weights":
+            return None
+        return bootstrap_weights(training_ids(data, budget), self.n_members).to(self.device)
 
     def _after_fit(self) -> None:
         self._bootstrap = None

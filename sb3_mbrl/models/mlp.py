@@ -1,14 +1,15 @@
 """``mlp``: one network that predicts next observation, reward and termination, deterministic or Gaussian."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import torch as th
 from gymnasium import spaces
 
-from sb3_mbrl.checks import number
+from sb3_mbrl.checks import number, whole
 from sb3_mbrl.contracts import (
     Data,
     FitBudget,
@@ -19,10 +20,12 @@ from sb3_mbrl.contracts import (
     TerminationFn,
     Transitions,
 )
-from sb3_mbrl.fitting import BestWeights, index_transitions, split_rows, train_epochs
+from sb3_mbrl.fitting import BestWeights, StatisticalBestWeights, index_transitions, split_rows, train_epochs
+from sb3_mbrl.models.correction import Corrections, OwnPredictions, disturbed
 from sb3_mbrl.models.vector import VectorModel
-from sb3_mbrl.models.vector_heads import Outcome, Target, Targets, VectorHeads
+from sb3_mbrl.models.vector_heads import Noise, Outcome, Target, Targets, VectorHeads
 from sb3_mbrl.networks.ensemble import EnsembleMLP, Standardiser, keep_freed_memory, take
+from sb3_mbrl.rng import RandomStream
 from sb3_mbrl.trees import State
 
 LARGE = 2**21
@@ -57,6 +60,25 @@ def layer_weight_decay(weight_decay: float | Sequence[float] | None, layers: int
     return [float(value) for value in weight_decay]
 
 
+def per_layer(name: str, given: float | Sequence[float], layers: int, below: float) -> list[float]:
+    """
+    Return a setting of each hidden layer.
+
+    :param name: the name of the setting, for errors
+    :param given: one number for all layers, or a list with one for each
+    :param layers: the number of hidden layers
+    :param below: the limit that no number may reach
+    """
+    values = [given] * layers if isinstance(given, (int, float)) else list(given)
+    if len(values) != layers:
+        raise ValueError(
+            f"{name}={given!r} has {len(values)} entries for {layers} hidden layers: give one for each, or one number"
+        )
+    if not all(isinstance(value, (int, float)) and 0.0 <= value < below for value in values):
+        raise ValueError(f"{name}={given!r}: give numbers from 0 to below {below}")
+    return [float(value) for value in values]
+
+
 class MLPModel(VectorModel):
     """
     A multi-layer perceptron that predicts the next observation, the reward and the termination from observation and action.
@@ -76,6 +98,18 @@ class MLPModel(VectorModel):
         dynamics and rare rewards badly
     :param learning_rate: the learning rate of Adam
     :param weight_decay: the L2 penalty of the weights, not of the biases (:func:`layer_weight_decay`)
+    :param noise: of a Gaussian: ``"input"``, a variance that depends on the input, or ``"constant"``, one for each number and
+        member, which is learned ten times as fast as the weights
+    :param layer_norm: the epsilon of layer norms (without parameters) after hidden layers, one for all or a list; ``None``:
+        none. DHMBPO has ``[1.0, 0.1, 0.01]``
+    :param dropout: the probability of dropout after hidden layers while the network is fitted, one for all or a list
+    :param early_stopping: ``"improvement"``: each member keeps its best weights, and the error must fall by the budget's
+        ``min_improvement``; ``"statistical"``: all members together, by a paired t test on the held-out rows
+        (:class:`~sb3_mbrl.fitting.StatisticalBestWeights`)
+    :param multi_step: with a number above 1, half of the rows of a fit are the model's own predictions after 1 to
+        ``multi_step - 1`` steps, with the real outcome as target (data as demonstrator, :mod:`sb3_mbrl.models.correction`)
+    :param input_noise: the standard deviation of the noise that a fit adds to observations, in units of their own standard
+        deviation; targets are the undisturbed next observations
     :param reward_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
     :param termination_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
     :param device: as in SB3
@@ -94,6 +128,12 @@ class MLPModel(VectorModel):
         nll_beta: float = 0.5,
         learning_rate: float = 1e-3,
         weight_decay: float | Sequence[float] | None = None,
+        noise: Noise = "input",
+        layer_norm: float | Sequence[float] | None = None,
+        dropout: float | Sequence[float] = 0.0,
+        early_stopping: Literal["improvement", "statistical"] = "improvement",
+        multi_step: int = 1,
+        input_noise: float = 0.0,
         reward_fn: RewardFn | None = None,
         termination_fn: TerminationFn | None = None,
         device: th.device | str = "auto",
@@ -104,6 +144,15 @@ class MLPModel(VectorModel):
             raise ValueError(f"target={target!r}: choose 'delta' or 'next'")
         if not isinstance(hidden, Sequence) or not all(isinstance(units, Integral) and units >= 1 for units in hidden):
             raise ValueError(f"hidden={hidden!r}: give the units of each hidden layer as a list, e.g. [200, 200]")
+        if noise not in ("input", "constant"):
+            raise ValueError(f"noise={noise!r}: choose 'input' or 'constant'")
+        if noise == "constant" and not probabilistic:
+            raise ValueError("noise='constant' belongs to probabilistic=True: a regression has no noise")
+        if early_stopping not in ("improvement", "statistical"):
+            raise ValueError(f"early_stopping={early_stopping!r}: choose 'improvement' or 'statistical'")
+        self.early_stopping = early_stopping
+        self.multi_step = whole("multi_step", multi_step, 1)
+        self.input_noise = number("input_noise", input_noise, 0.0)
         self.n_members = _members
         inputs = self.codec.dim + self.action_codec.dim
         self.standardiser = Standardiser(inputs)
@@ -116,15 +165,25 @@ class MLPModel(VectorModel):
             nll_beta=number("nll_beta", nll_beta, 0.0, 1.0),
             learn_reward=reward_fn is None,
             learn_termination=termination_fn is None,
+            noise=noise,
         )
         keep_freed_memory()
-        self.network = EnsembleMLP(_members, inputs, hidden, self.heads.out_features)
+        self.network = EnsembleMLP(
+            _members,
+            inputs,
+            hidden,
+            self.heads.out_features,
+            layer_norm=None if layer_norm is None else per_layer("layer_norm", layer_norm, len(hidden), math.inf),
+            dropout=per_layer("dropout", dropout, len(hidden), 1.0) if dropout else None,
+        )
         self.to(self.device)
         decays = layer_weight_decay(weight_decay, len(self.network.layers))
         groups = [{"params": [layer.weight], "weight_decay": d} for layer, d in zip(self.network.layers, decays, strict=True)]
         groups.append({"params": [layer.bias for layer in self.network.layers], "weight_decay": 0.0})
-        if probabilistic:
+        if self.heads.variance_of_input:
             groups.append({"params": [self.heads.max_logvar, self.heads.min_logvar], "weight_decay": 0.0})
+        elif probabilistic:
+            groups.append({"params": [self.heads.log_std], "weight_decay": 0.0, "lr": 10 * learning_rate})
         # Adam's weight_decay adds w * decay to the gradient: the L2 penalty decay / 2 * |w|^2 of the reference.
         self.optimizer = th.optim.Adam(groups, lr=learning_rate, fused=True)
         self.n_fits = 0
@@ -168,20 +227,34 @@ class MLPModel(VectorModel):
         train = FitRows(self, rows, learn_scales=True)
         holdout = train if held_out is None else FitRows(self, held_out)
         index = th.arange(len(train), device=self.device)
-        best = BestWeights(self.parameters(), self.n_members, budget.min_improvement)
+        train.weight = self._row_weights(data, budget)
+        own = OwnPredictions(self, data, self.multi_step) if self.multi_step > 1 else None
+        statistical = self.early_stopping == "statistical"
+        best = (
+            StatisticalBestWeights(self.parameters())
+            if statistical
+            else BestWeights(self.parameters(), self.n_members, budget.min_improvement)
+        )
 
         def steps() -> Iterator[float]:
-            yield from self._epoch(train, self._training_rows(index, generator), budget.batch_size, generator)
+            corrections = None if own is None else own.draw(len(train), generator)
+            rows = self._training_rows(index, generator)
+            yield from self._epoch(train, rows, budget.batch_size, generator, corrections)
 
         def evaluate() -> th.Tensor:
-            return self._holdout_scores(holdout)
+            return self._row_scores(holdout) if statistical else self._holdout_scores(holdout)
 
+        # Dropout draws from torch's global generators; inside the scope these continue the stream of ``generator``.
+        drops = self.network.dropout is not None
+        random = contextlib.nullcontext() if generator is None or not drops else RandomStream.of(generator).scope(self.device)
         self.train()
         try:
-            metrics = train_epochs(steps, evaluate, best, budget, self.on_progress)
+            with random:
+                metrics = train_epochs(steps, evaluate, best, budget, self.on_progress)
         finally:
             self.eval()
-            self.holdout_scores = best.scores.tolist()
+            scores = self._holdout_scores(holdout) if statistical else best.scores
+            self.holdout_scores = scores.tolist()
             self._after_fit()
             self.fitted = True
             self.n_fits += 1
@@ -192,6 +265,10 @@ class MLPModel(VectorModel):
         """Return every member's training rows, ``(E, N)``."""
         return train.expand(self.n_members, -1)
 
+    def _row_weights(self, data: Data, budget: FitBudget) -> th.Tensor | None:
+        """Return the weight of every training row for every member, ``(E, N)``; ``None``: 1."""
+        return None
+
     def _after_fit(self) -> None:
         """Choose among members by the new :attr:`holdout_scores`."""
 
@@ -199,22 +276,40 @@ class MLPModel(VectorModel):
         """Return the mean holdout error of the members in use."""
         return float(th.tensor(self.holdout_scores).mean())
 
-    def _epoch(self, data: "FitRows", rows: th.Tensor, size: int, generator: th.Generator | None) -> Iterator[float]:
+    def _epoch(
+        self,
+        data: "FitRows",
+        rows: th.Tensor,
+        size: int,
+        generator: th.Generator | None,
+        corrections: Corrections | None = None,
+    ) -> Iterator[float]:
         """
         Train for one epoch, and yield the loss of every batch.
 
         :param data: ``N`` rows
         :param rows: every member's training rows, ``(E, N)``
         :param size: the number of rows in a batch
-        :param generator: the source of the rows' order
+        :param generator: the source of the rows' order, and of the noise of inputs
+        :param corrections: as many rows that the members predicted themselves; a batch has as many of them as real ones, and
+            together ``size``
         """
         assert self.optimizer is not None
         # Every member sees its rows in an order of its own: the ranks of random numbers are a random permutation.
         order = th.rand(rows.shape, generator=generator).argsort(1).to(rows.device)
-        for index in rows.gather(1, order).split(size, dim=1):
+        size = size if corrections is None else max(1, size // 2)
+        for i, index in enumerate(rows.gather(1, order).split(size, dim=1)):
             self.optimizer.zero_grad()
             inputs, targets = data.batch(index)
-            loss = self.heads.loss(self.network(inputs), targets)
+            weight = None if data.weight is None else data.weight.gather(1, index)
+            if self.input_noise:
+                inputs, targets = disturbed(inputs, targets, self.input_noise, self.heads, self.standardiser, generator)
+            if corrections is not None:
+                own = corrections.part(i * size, index.shape[1])
+                weight = th.cat([th.ones_like(own.weight) if weight is None else weight, own.weight], 1)
+                inputs = th.cat([inputs, own.inputs], 1)
+                targets = Targets(*(th.cat(both, 1) for both in zip(targets, own.targets, strict=True)))
+            loss = self.heads.loss(self.network(inputs), targets, weight)
             loss.backward()
             self.optimizer.step()
             yield float(loss.detach())
@@ -227,6 +322,14 @@ class MLPModel(VectorModel):
             for inputs, targets in data.parts()
         ]
         return th.stack(scores).sum(0)
+
+    @th.no_grad()
+    def _row_scores(self, data: "FitRows") -> th.Tensor:
+        """Return the holdout error of every row, of all members together, ``(N,)``."""
+        parts = data.parts()
+        return th.cat(
+            [self.heads.row_scores(self.network(inputs.expand(self.n_members, -1, -1)), targets) for inputs, targets in parts]
+        )
 
     # ---- rollouts
 
@@ -286,6 +389,8 @@ class FitRows:
 
     def __init__(self, model: MLPModel, rows: Transitions, learn_scales: bool = False) -> None:
         self.model, self.rows = model, rows
+        self.weight: th.Tensor | None = None
+        """The weight of every row for every member, ``(E, N)``; ``None``: 1"""
         self.encoded: tuple[th.Tensor, Targets] | None = None
         """The standardised inputs ``(N, D + A)`` and targets; ``None`` where they are made batch by batch"""
         categories = any(group.kind == "categorical" for group in model.codec.groups)

@@ -5,6 +5,7 @@ Categories have categorical, bits and the termination Bernoulli distributions. A
 ``[means | log-variances | category and bit logits | termination logit]``.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch as th
@@ -17,6 +18,11 @@ from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import Group, SpaceCodec
 
 Target = Literal["delta", "next"]
+Noise = Literal["input", "constant"]
+
+
+MIN_LOG_STD = math.log(1e-3)
+"""The smallest log standard deviation of constant noise, in units of standardised targets (DHMBPO's code)"""
 
 
 class Targets(NamedTuple):
@@ -52,6 +58,8 @@ class VectorHeads(nn.Module):
     :param codec: the codec of the observation space
     :param members: the number of networks, each of which has log-variance bounds of its own
     :param probabilistic: whether numbers have a Gaussian distribution; ``False``: a plain regression
+    :param noise: ``"input"``: a Gaussian's variance depends on the input; ``"constant"``: each member learns one for every
+        number
     :param target: ``"delta"`` for the change of an observation, ``"next"`` for the next observation
     :param normalize_targets: whether to standardise every number on its own
     :param nll_beta: the exponent of the variance in the weights of the likelihood (:meth:`terms`)
@@ -70,6 +78,7 @@ class VectorHeads(nn.Module):
         nll_beta: float,
         learn_reward: bool,
         learn_termination: bool,
+        noise: Noise = "input",
     ) -> None:
         super().__init__()
         self.codec, self.probabilistic, self.target = codec, probabilistic, target
@@ -78,7 +87,8 @@ class VectorHeads(nn.Module):
         self.number_columns = codec.mask("continuous").nonzero().flatten()
         self.label_columns = (~codec.mask("continuous")).nonzero().flatten()
         self.numbers = len(self.number_columns) + int(learn_reward)
-        self.out_features = self.numbers * (1 + int(probabilistic)) + len(self.label_columns) + int(learn_termination)
+        self.variance_of_input = probabilistic and noise == "input"
+        self.out_features = self.numbers * (1 + self.variance_of_input) + len(self.label_columns) + int(learn_termination)
         self.standardiser = Standardiser(self.numbers)
         # Every group of labels with its slice of the label columns.
         self.label_groups: list[tuple[Group, slice]] = []
@@ -87,10 +97,12 @@ class VectorHeads(nn.Module):
             if group.kind != "continuous":
                 self.label_groups.append((group, slice(stop, stop + group.stop - group.start)))
                 stop += group.stop - group.start
-        if probabilistic:
+        if self.variance_of_input:
             # Soft bounds on the log-variance, PETS appendix A.1; initial values as in MBPO's code.
             self.max_logvar = nn.Parameter(th.full((members, 1, self.numbers), 0.5))
             self.min_logvar = nn.Parameter(th.full((members, 1, self.numbers), -10.0))
+        elif probabilistic:
+            self.log_std = nn.Parameter(th.zeros(members, 1, self.numbers))
         # 1 if the data of the last fit had any termination, else 0. A buffer, so that it is saved with the weights.
         self.register_buffer("saw_termination", th.tensor(1.0))
 
@@ -141,6 +153,8 @@ class VectorHeads(nn.Module):
             v <- u - softplus(u - v)        at most u
             v <- l + softplus(v - l)        at least l
 
+        With constant noise the log-variance is ``2 log_std``, with a standard deviation of at least 0.001.
+
         :param raw: ``(E, B, out)``, or ``(B, out)`` with ``member``
         :param member: the member that computed the rows, one for all or one for each, ``(B,)``
         :return: means, bounded log-variances (``None`` for regressions), label logits, termination logits
@@ -148,13 +162,10 @@ class VectorHeads(nn.Module):
         n = self.numbers
         mean, logvar = raw[..., :n], None
         start = n
-        if self.probabilistic:
-            upper: th.Tensor = self.max_logvar
-            lower: th.Tensor = self.min_logvar
-            if isinstance(member, th.Tensor):
-                upper, lower = (bound.flatten(1).index_select(0, member) for bound in (upper, lower))
-            elif member is not None:
-                upper, lower = upper[member].squeeze(-2), lower[member].squeeze(-2)
+        if self.probabilistic and not self.variance_of_input:
+            logvar = 2 * _of_members(self.log_std, member).clamp(min=MIN_LOG_STD).expand_as(mean)
+        elif self.probabilistic:
+            upper, lower = _of_members(self.max_logvar, member), _of_members(self.min_logvar, member)
             logvar = upper - F.softplus(upper - raw[..., n : 2 * n])
             logvar = lower + F.softplus(logvar - lower)
             start = 2 * n
@@ -162,24 +173,29 @@ class VectorHeads(nn.Module):
         terminated = raw[..., stop] if self.learn_termination else raw.new_zeros(raw.shape[:-1])
         return mean, logvar, raw[..., start:stop], terminated
 
-    def loss(self, raw: th.Tensor, targets: Targets) -> th.Tensor:
+    def loss(self, raw: th.Tensor, targets: Targets, weight: th.Tensor | None = None) -> th.Tensor:
         """
         Compute the training loss, summed over members. It is ``terms(raw, targets).total()`` with fewer operations.
 
         :param raw: ``(E, B, out)``
         :param targets: ``(E, B, ...)``
+        :param weight: the weight of every row, ``(E, B)``; ``None``: 1
         """
+
+        def summed(rows: th.Tensor) -> th.Tensor:
+            return (rows if weight is None else rows * weight).mean(1).sum()
+
         mean, logvar, logits, termination = self.split(raw)
         loss = raw.new_zeros(())
         if self.numbers:
             errors = self._number_loss(mean, logvar, targets)
-            if logvar is not None:
+            if self.variance_of_input:
                 loss = self._spread()
-            loss = loss + errors.mean((1, 2)).sum()
+            loss = loss + (errors.mean((1, 2)).sum() if weight is None else summed(errors.mean(2)))
         if self.label_groups:
-            loss = loss + self._label_loss(logits, targets.labels).mean(1).sum()
+            loss = loss + summed(self._label_loss(logits, targets.labels))
         if self.learn_termination:
-            loss = loss + self._termination_loss(termination, targets).mean(1).sum()
+            loss = loss + summed(self._termination_loss(termination, targets))
         return loss
 
     def terms(self, raw: th.Tensor, targets: Targets) -> Loss:
@@ -211,7 +227,7 @@ class VectorHeads(nn.Module):
             rows["labels"] = self._label_loss(logits, targets.labels).sum(0)
         if self.learn_termination:
             rows["termination"] = self._termination_loss(termination, targets).sum(0)
-        return Loss(rows, {"bounds": self._spread()} if self.numbers and logvar is not None else {})
+        return Loss(rows, {"bounds": self._spread()} if self.numbers and self.variance_of_input else {})
 
     def _number_loss(self, mean: th.Tensor, logvar: th.Tensor | None, targets: Targets) -> th.Tensor:
         """
@@ -249,6 +265,33 @@ class VectorHeads(nn.Module):
             score = score + self._label_loss(logits, targets.labels.expand_as(logits)).mean(1)
         if self.can_terminate:
             score = score + self._termination_loss(termination, targets).mean(1)
+        return score
+
+    def row_scores(self, raw: th.Tensor, targets: Targets) -> th.Tensor:
+        """
+        Compute the holdout error of every row, for all members together: the negative log-likelihood of the numbers under the
+        normal distribution with the members' mean ``mu`` and variance (mean of variances + variance of means)::
+
+            sum over columns of (mu - y)^2 / (2 var) + log(var) / 2
+
+        (for regressions the squared error of the mean), plus the cross-entropies of :meth:`score`, averaged over members.
+
+        :param raw: ``(E, B, out)``
+        :param targets: ``(B, ...)``, the same for all members
+        :return: ``(B,)``
+        """
+        mean, logvar, logits, termination = self.split(raw)
+        score = raw.new_zeros(raw.shape[1])
+        if self.numbers:
+            errors = (mean.mean(0) - targets.numbers).square()
+            if logvar is not None:
+                variance = logvar.exp().mean(0) + mean.var(0, correction=0)
+                errors = 0.5 * (errors / variance + variance.log())
+            score = score + errors.sum(1)
+        if self.label_groups:
+            score = score + self._label_loss(logits, targets.labels.expand_as(logits)).mean(0)
+        if self.can_terminate:
+            score = score + self._termination_loss(termination, targets).mean(0)
         return score
 
     def _label_loss(self, logits: th.Tensor, labels: th.Tensor) -> th.Tensor:
@@ -344,3 +387,10 @@ class VectorHeads(nn.Module):
             next_mean[..., group.columns] = probability
             next_var[..., group.columns] = probability * (1 - probability)
         return next_mean, next_var
+
+
+def _of_members(bound: th.Tensor, member: th.Tensor | int | None) -> th.Tensor:
+    """Select what belongs to each row's member, ``(B, C)``, or to one, ``(C,)``, from ``(E, 1, C)``; ``None``: all of it."""
+    if isinstance(member, th.Tensor):
+        return bound.flatten(1).index_select(0, member)
+    return bound if member is None else bound[member].squeeze(-2)

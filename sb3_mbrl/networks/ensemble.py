@@ -61,11 +61,24 @@ class EnsembleMLP(nn.Module):
     :param in_features: the number of inputs of each member
     :param hidden: the units of each hidden layer
     :param out_features: the number of outputs of each member
+    :param layer_norm: the epsilon of the layer norm, without parameters, that follows each hidden layer's activation;
+        ``None``: no layer norms. A large epsilon normalises only activations that are large
+    :param dropout: the probability of dropout after each hidden layer's activation, while gradients are computed in training
+        mode
     """
 
-    def __init__(self, members: int, in_features: int, hidden: Sequence[int], out_features: int) -> None:
+    def __init__(
+        self,
+        members: int,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: int,
+        *,
+        layer_norm: Sequence[float] | None = None,
+        dropout: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
-        self.members = members
+        self.members, self.layer_norm, self.dropout = members, layer_norm, dropout
         sizes = [in_features, *hidden, out_features]
         self.layers = nn.ModuleList(EnsembleLinear(members, fan_in, fan_out) for fan_in, fan_out in pairwise(sizes))
 
@@ -74,16 +87,21 @@ class EnsembleMLP(nn.Module):
         # Plainly: the loop over layers below. On a CPU, large inputs go through each member in chunks.
         if _in_chunks(inputs) and inputs.shape[0] * inputs.shape[1] > CHUNK:
             return th.stack([th.cat(network(rows)) for network, rows in zip(self._networks(), inputs, strict=True)])
-        for layer in self.layers[:-1]:
+        dropout = self.dropout if self.training and th.is_grad_enabled() else None
+        for i, layer in enumerate(self.layers[:-1]):
             inputs = F.silu(layer(inputs))
+            if dropout:
+                inputs = F.dropout(inputs, dropout[i])
+            if self.layer_norm is not None:
+                inputs = F.layer_norm(inputs, inputs.shape[-1:], eps=self.layer_norm[i])
         return self.layers[-1](inputs)
 
     def rows(self, inputs: th.Tensor, member: th.Tensor) -> th.Tensor:
         """
         Map each row by one member.
 
-        Plainly: ``self(inputs.expand(E, -1, -1))[member, arange(B)]``. Instead the rows are sorted by member, so that each is
-        computed once and not ``E`` times, and the outputs are put back into their order.
+        Plainly, without dropout: ``self(inputs.expand(E, -1, -1))[member, arange(B)]``. Instead the rows are sorted by member,
+        so that each is computed once and not ``E`` times, and the outputs are put back into their order.
 
         :param inputs: ``(B, in)``
         :param member: ``(B,)`` integers
@@ -124,7 +142,7 @@ class EnsembleMLP(nn.Module):
         layers = [cast(EnsembleLinear, layer) for layer in self.layers]
         weights = zip(*(layer.weight.unbind() for layer in layers), strict=True)
         biases = zip(*(layer.bias.unbind() for layer in layers), strict=True)
-        return [_Network(*parameters) for parameters in zip(weights, biases, strict=True)]
+        return [_Network(*parameters, self.layer_norm) for parameters in zip(weights, biases, strict=True)]
 
 
 class _Network(NamedTuple):
@@ -132,6 +150,7 @@ class _Network(NamedTuple):
 
     weights: tuple[th.Tensor, ...]
     biases: tuple[th.Tensor, ...]
+    layer_norm: Sequence[float] | None
 
     def __call__(self, inputs: th.Tensor) -> list[th.Tensor]:
         """Compute the outputs of rows, chunk by chunk, in order."""
@@ -139,8 +158,10 @@ class _Network(NamedTuple):
 
     def _part(self, rows: th.Tensor) -> th.Tensor:
         inplace = not th.is_grad_enabled()
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+        for i, (weight, bias) in enumerate(zip(self.weights[:-1], self.biases[:-1], strict=True)):
             rows = F.silu(th.addmm(bias, rows, weight), inplace=inplace)
+            if self.layer_norm is not None:
+                rows = F.layer_norm(rows, rows.shape[-1:], eps=self.layer_norm[i])
         return th.addmm(self.biases[-1], rows, self.weights[-1])
 
 

@@ -96,3 +96,62 @@ def test_numbers_of_members_are_named(name, value):
     """TypeError: '<=' not supported between instances of 'int' and 'str'."""
     with pytest.raises(ValueError, match=rf"{name}={value!r}: give a whole number from 1 on"):
         EnsembleModel(OBS, ACT, **{**SMALL, name: value})
+
+
+PAPER = {"noise": "constant", "layer_norm": 0.1, "dropout": 0.01, "bootstrap": "weights", "early_stopping": "statistical"}
+
+
+def test_dhmbpos_ensemble_learns_the_noise(generator):
+    th.manual_seed(0)
+    model = EnsembleModel(OBS, ACT, members=3, elites=3, nll_beta=0.0, **SMALL, **PAPER)
+    metrics = model.fit(linear_data(noise=0.3), FitBudget(max_epochs=60), generator=generator)
+    rows = linear_data(300, seed=1).transitions()
+    members = model.members(model.initial(rows.obs), rows.action)
+    assert float(members.variance.mean().sqrt().detach()) == pytest.approx(0.3, rel=0.15)
+    assert (members.variance.std((0, 1)) < 0.05).all(), "one variance for all inputs"
+    assert float((members.mean - rows.next_obs).square().mean().sqrt().detach()) < 0.36
+    assert metrics["holdout_error"] == pytest.approx(sum(model.holdout_scores) / 3)
+
+
+def test_weights_make_members_differ_as_samples_of_rows_do(generator):
+    th.manual_seed(0)
+    spread = {}
+    for bootstrap in ("rows", "weights"):
+        model = EnsembleModel(OBS, ACT, members=5, elites=5, bootstrap=bootstrap, **SMALL)
+        model.fit(linear_data(200, noise=1.0), FitBudget(max_epochs=150, patience=150), generator=generator)
+        rows = linear_data(300, seed=1).transitions()
+        spread[bootstrap] = float(model.members(model.initial(rows.obs), rows.action).mean.std(0).mean().detach())
+    assert spread["rows"] > 0.02
+    assert 0.4 < spread["weights"] / spread["rows"] < 2.5
+
+
+def test_a_fit_with_dropout_repeats_with_the_seed():
+    weights = []
+    for seed in (1, 1, 2):
+        th.manual_seed(0)
+        model = EnsembleModel(OBS, ACT, members=2, elites=2, **SMALL, **PAPER)
+        before = th.get_rng_state()
+        model.fit(linear_data(300), FitBudget(max_epochs=2), generator=th.Generator().manual_seed(seed))
+        assert th.equal(before, th.get_rng_state()), "the global stream is not touched"
+        weights.append(model.network.layers[0].weight.detach().clone())
+    assert th.equal(weights[0], weights[1])
+    assert not th.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bootstrap": "none"}, "bootstrap='none'"),
+        ({"noise": "none"}, "noise='none'"),
+        ({"noise": "constant", "probabilistic": False}, "a regression has no noise"),
+        ({"early_stopping": "never"}, "early_stopping='never'"),
+        ({"layer_norm": [1.0]}, "1 entries for 2 hidden layers"),
+        ({"layer_norm": -1.0}, "from 0 to below inf"),
+        ({"dropout": 1.0}, "from 0 to below 1.0"),
+        ({"multi_step": 0}, "multi_step"),
+        ({"input_noise": -1.0}, "input_noise"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EnsembleModel(OBS, ACT, **SMALL, **settings)

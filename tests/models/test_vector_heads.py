@@ -173,3 +173,52 @@ def test_how_much_an_error_counts_where_the_variance_is_large(beta):
     th.testing.assert_close(gradient[..., :3], 2 * mean / logvar.exp() ** (1 - beta) / 3)
     # Where the likelihood wants no change of a variance, nothing else does.
     assert th.equal((gradient[..., 3:6] > 0), (mean.square() < logvar.exp()))
+
+
+def test_constant_noise_is_one_number_per_member_and_column():
+    heads = VectorHeads(
+        SpaceCodec(spaces.Box(-1, 1, (2,))),
+        members=2,
+        probabilistic=True,
+        target="delta",
+        normalize_targets=False,
+        nll_beta=0.0,
+        learn_reward=True,
+        learn_termination=False,
+        noise="constant",
+    )
+    assert heads.out_features == 3, "means alone"
+    with th.no_grad():
+        heads.log_std.copy_(th.tensor([[[0.0, -1.0, -20.0]], [[0.5, -1.0, 0.0]]]))
+    raw = th.tensor([[[1.0, 0.0, 0.0]], [[0.0, 0.0, 2.0]]])
+    targets = Targets(th.zeros(2, 1, 3), th.zeros(2, 1, 0), th.zeros(2, 1))
+    # Per member the mean over columns of (mu - y)^2 / var + log var; the smallest standard deviation is 0.001.
+    first = (1.0 + 0.0) + (0.0 - 2.0) + (0.0 + 2 * math.log(1e-3))
+    second = (0.0 + 1.0) + (0.0 - 2.0) + (4.0 + 0.0)
+    assert float(heads.loss(raw, targets).detach()) == pytest.approx((first + second) / 3, rel=1e-5)
+    assert float(heads.terms(raw, targets).total().detach()) == pytest.approx((first + second) / 3, rel=1e-5)
+    weight = th.tensor([[2.0], [0.0]])
+    assert float(heads.loss(raw, targets, weight).detach()) == pytest.approx(2 * first / 3, rel=1e-5)
+    rows = raw[th.tensor([1, 0, 1]), 0]
+    _, logvar, _, _ = heads.split(rows, th.tensor([1, 0, 1]))
+    th.testing.assert_close(logvar[:, 0], th.tensor([1.0, 0.0, 1.0]))
+
+
+def test_the_score_of_a_row_is_the_likelihood_of_all_members_together():
+    heads = VectorHeads(
+        SpaceCodec(spaces.Box(-1, 1, (1,))),
+        members=2,
+        probabilistic=True,
+        target="next",
+        normalize_targets=False,
+        nll_beta=0.0,
+        learn_reward=False,
+        learn_termination=False,
+        noise="constant",
+    )
+    with th.no_grad():
+        heads.log_std.copy_(th.tensor([[[0.0]], [[math.log(2.0)]]]))  # variances 1 and 4
+    raw = th.tensor([[[1.0]], [[3.0]]])
+    score = heads.row_scores(raw, Targets(th.zeros(1, 1), th.zeros(1, 0), th.zeros(1)))
+    variance = 2.5 + 1.0  # of the noise, and between the members
+    assert float(score.detach()) == pytest.approx(0.5 * (2.0**2 / variance + math.log(variance)))

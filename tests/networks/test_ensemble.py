@@ -69,3 +69,34 @@ def test_standardiser_of_columns_whose_sums_overflow(scale):
     assert standardiser.mean.isfinite().all()
     assert standardiser.std.isfinite().all()
     assert standardiser(rows).abs().max() < 2
+
+
+def plain(network: EnsembleMLP, member: int, rows: th.Tensor) -> th.Tensor:
+    """Compute one member's outputs layer by layer."""
+    for i, layer in enumerate(network.layers[:-1]):
+        rows = F.silu(rows @ layer.weight[member] + layer.bias[member, 0])
+        mean, variance = rows.mean(-1, keepdim=True), rows.var(-1, correction=0, keepdim=True)
+        rows = (rows - mean) / (variance + network.layer_norm[i]).sqrt()
+    return rows @ network.layers[-1].weight[member] + network.layers[-1].bias[member, 0]
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_layer_norms_are_the_same_in_every_way_of_computing_members(grad):
+    th.manual_seed(0)
+    network, rows = EnsembleMLP(3, 4, [8, 6], 5, layer_norm=[1.0, 0.1]), th.randn(3000, 4)
+    member = th.arange(3000) % 3
+    with th.set_grad_enabled(grad):
+        everyone, chosen = network(rows.expand(3, -1, -1)), network.rows(rows, member)
+    expected = th.stack([plain(network, e, rows) for e in range(3)])
+    th.testing.assert_close(everyone, expected, rtol=1e-4, atol=1e-5)
+    th.testing.assert_close(chosen, expected[member, th.arange(3000)], rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_is_for_gradients_alone():
+    th.manual_seed(0)
+    network, rows = EnsembleMLP(2, 4, [64], 5, dropout=[0.5]), th.randn(2, 10, 4)
+    assert not th.equal(network(rows), network(rows))
+    with th.no_grad():  # the held-out error of a fit
+        th.testing.assert_close(network(rows), network(rows), rtol=0, atol=0)
+    network.eval()
+    th.testing.assert_close(network(rows), network(rows), rtol=0, atol=0)
