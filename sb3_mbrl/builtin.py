@@ -214,7 +214,47 @@ def sb3_mbrl_imaginations() -> list[ImaginationSpec]:
             name="branched",
             factory="sb3_mbrl.imagination.branched:BranchedRollouts",
             summary="short rollouts of the policy from real states",
-        )
+        ),
+        ImaginationSpec(
+            name="macura",
+            factory="sb3_mbrl.imagination.macura:TrustedRollouts",
+            summary="rollouts that end where the members of the ensemble disagree (MACURA)",
+        ),
+        ImaginationSpec(
+            name="infoprop",
+            factory="sb3_mbrl.imagination.infoprop:InformedRollouts",
+            summary="rollouts along what the members agree on, until too much information is lost (Infoprop)",
+        ),
+        ImaginationSpec(
+            name="m2ac",
+            factory="sb3_mbrl.imagination.m2ac:MaskedRollouts",
+            summary="rollouts of which the steps with the least disagreement are kept (M2AC)",
+        ),
+        ImaginationSpec(
+            name="mopo",
+            factory="sb3_mbrl.imagination.mopo:PenalisedRollouts",
+            summary="rollouts whose rewards are lowered where the model is uncertain (MOPO)",
+        ),
+        ImaginationSpec(
+            name="wimle",
+            factory="sb3_mbrl.imagination.wimle:ConfidentRollouts",
+            summary="rollouts whose rows are weighted by the model's confidence (WIMLE)",
+        ),
+        ImaginationSpec(
+            name="mba",
+            factory="sb3_mbrl.imagination.mba:ImaginedEpisodes",
+            summary="longer rollouts of the policy that stay in replay (model-based acceleration)",
+        ),
+        ImaginationSpec(
+            name="mve",
+            factory="sb3_mbrl.imagination.value_expansion:ValueExpansion",
+            summary="targets of real rows that look several model steps ahead (MVE); stores nothing",
+        ),
+        ImaginationSpec(
+            name="steve",
+            factory="sb3_mbrl.imagination.steve:EnsembleValueExpansion",
+            summary="targets of real rows over several horizons, weighted by agreement (STEVE); stores nothing",
+        ),
     ]
 
 

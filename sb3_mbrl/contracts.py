@@ -850,7 +850,9 @@ class LearnerView(NamedTuple):
     :param real_ratio: the share of real rows in a batch
     :param generator: the source of randomness, on the CPU
     :param mix: a function that makes the sampler that mixes real rows with stored rollouts; it returns ``None`` while there
-        are no rollouts
+        are no rollouts. It takes a share of real rows, by default ``real_ratio``
+    :param values: a function from raw observations ``(B, ...)`` to the values that each target critic gives them under the
+        policy, ``(C, B)``, in the units that the learner's rewards have; ``None``: the learner has no target critics
     """
 
     world_model: WorldModel
@@ -858,7 +860,8 @@ class LearnerView(NamedTuple):
     gamma: float
     real_ratio: float
     generator: th.Generator
-    mix: Callable[[], ReplaySampler | None]
+    mix: Callable[..., ReplaySampler | None]
+    values: Callable[[Obs], th.Tensor] | None = None
 
 
 class Imagination(ABC):
@@ -867,7 +870,13 @@ class Imagination(ABC):
 
     Short rollouts that are stored and mixed in are one kind (:class:`RolloutImagination`); value expansion, which edits
     rewards, next observations and discounts of real rows, needs no store.
+
+    :cvar needs_members: whether the world model must have members (:meth:`WorldModel.members`)
+    :cvar uses_real_ratio: whether the learner's ``real_ratio`` has an effect; where it has none, giving one is an error
     """
+
+    needs_members: ClassVar[bool] = False
+    uses_real_ratio: bool = True
 
     @abstractmethod
     def sampler(self, learner: LearnerView, real: ReplayBuffer) -> ReplaySampler | None:
@@ -878,6 +887,15 @@ class Imagination(ABC):
         :param real: the learner's own replay buffer
         :return: the sampler; ``None``: the real buffer itself
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all values that change during training, as plain values, to save them with the agent."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no values, but was saved with {sorted(state)}")
 
 
 class RolloutImagination(Imagination):

@@ -401,6 +401,21 @@ def unusable_actions(space: spaces.Space) -> str | None:
     return None
 
 
+def numbers_alone(space: spaces.Space, what: str, instead: str) -> SpaceCodec:
+    """
+    Return the codec of a space that has numbers alone, which a Gaussian can describe.
+
+    :param space: an observation space
+    :param what: the setting that needs numbers, for the error
+    :param instead: the choices for other spaces
+    :raises UnsupportedSpace: for spaces with categories or bits
+    """
+    codec = SpaceCodec(space)
+    if any(group.kind != "continuous" for group in codec.groups):
+        raise UnsupportedSpace(f"{what} draws from Gaussians, and {space} has categories or bits: take {instead}")
+    return codec
+
+
 class ActionCodec:
     """
     A codec between actions as SB3's replay buffer stores them, the inputs of networks, and the environment's units.

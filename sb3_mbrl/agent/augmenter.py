@@ -110,6 +110,7 @@ class ReplayAugmenter(AgentObject):
         real: ReplayBuffer,
         real_ratio: float,
         gamma: float,
+        values: Callable[[Any], th.Tensor] | None = None,
     ) -> ReplaySampler | None:
         """
         Return the sampler that stands in for the replay buffer while the base class trains; ``None``: the real buffer itself.
@@ -118,14 +119,15 @@ class ReplayAugmenter(AgentObject):
         :param real: the learner's own replay buffer
         :param real_ratio: the share of real rows in a batch
         :param gamma: the discount of a step
+        :param values: the values of the target critics, from raw observations; ``None``: there are none
         """
 
-        def mix() -> ReplaySampler | None:
+        def mix(share: float = real_ratio) -> ReplaySampler | None:
             if self.imagined is None or len(self.imagined) == 0:
                 return None
-            return MixedSampler(real, self.imagined, real_ratio, gamma, self.random.generator)
+            return MixedSampler(real, self.imagined, share, gamma, self.random.generator)
 
-        return imagination.sampler(LearnerView(model, act, gamma, real_ratio, self.random.generator, mix), real)
+        return imagination.sampler(LearnerView(model, act, gamma, real_ratio, self.random.generator, mix, values), real)
 
     def forget(self) -> None:
         """Drop all rows, because the world model has been replaced."""

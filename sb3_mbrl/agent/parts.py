@@ -307,12 +307,16 @@ class Parts(AgentObject):
         functions = {name: plain_function(getattr(self.known, name)) for name in FUNCTIONS}
         known = {name: "pickled" if callable(value) else value for name, value in functions.items()}
         extra = None if self.world_model is None else self.world_model.extra_state()
-        return {"references": self.references, "known": known, "world_model_extra": extra}
+        state = {"references": self.references, "known": known, "world_model_extra": extra}
+        imagination = {} if self.imagination is None else self.imagination.state_dict()
+        return {**state, "imagination": imagination} if imagination else state
 
     def restore_structure(self, state: Mapping[str, Any]) -> None:
         """Restore the extra state of the world model, before SB3 restores its parameters."""
         if self.world_model is not None and state["world_model_extra"] is not None:
             self.world_model.load_extra_state(state["world_model_extra"])
+        if self.imagination is not None and state.get("imagination"):
+            self.imagination.load_state_dict(state["imagination"])
 
 
 def _takes(owner: type, name: str) -> bool:

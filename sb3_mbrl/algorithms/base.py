@@ -37,11 +37,23 @@ from sb3_mbrl.agent.augmenter import ReplayAugmenter
 from sb3_mbrl.agent.model_trainer import ModelTrainer
 from sb3_mbrl.agent.settings import keyword_arguments
 from sb3_mbrl.buffers import ImaginedBuffer
-from sb3_mbrl.contracts import Data, Imagination, Obs, ReplaySampler, RolloutImagination, UnsupportedSpace
-from sb3_mbrl.imagination.acting import act_in_imagination
+from sb3_mbrl.contracts import (
+    Data,
+    Imagination,
+    MissingCapability,
+    Obs,
+    ReplaySampler,
+    RolloutImagination,
+    UnsupportedSpace,
+    WorldModel,
+)
+from sb3_mbrl.imagination.acting import act_in_imagination, has_target_critics, target_values
 from sb3_mbrl.imagination.starts import check_choice
 from sb3_mbrl.policies import policy_names
 from sb3_mbrl.spaces import ActionCodec, unusable_by_sb3
+
+REAL_RATIO = 0.5
+"""The share of real rows in a batch, unless another one is given"""
 
 
 @contextmanager
@@ -96,7 +108,7 @@ class ModelBasedMixin(OffPolicyAgent):
         world_model_kwargs: dict[str, Any] | None = None,
         imagination: Any = "branched",
         imagination_kwargs: dict[str, Any] | None = None,
-        real_ratio: float = 0.5,
+        real_ratio: float = REAL_RATIO,
         fit_freq: int = 250,
         fit_kwargs: dict[str, Any] | None = None,
         reward_fn: Any = None,
@@ -167,6 +179,19 @@ class ModelBasedMixin(OffPolicyAgent):
                 f"imagination_kwargs={self.imagination_kwargs}: {type(self).__name__}'s policy acts on observations, so "
                 "imagined rows must be decoded ones. To train on features, use ModelVecEnv(..., observation='features')."
             )
+        imagination, model = self.imagination, self.world_model
+        if imagination is None or model is None:
+            return
+        name = type(imagination).__name__
+        if imagination.needs_members and type(model).members is WorldModel.members:
+            raise MissingCapability(
+                f"{name} compares the members of an ensemble, and {type(model).__name__} has none: give world_model='ensemble'"
+            )
+        if not imagination.uses_real_ratio and self.real_ratio != REAL_RATIO:
+            raise ValueError(
+                f"real_ratio={self.real_ratio}: {name} does not mix rows by it (it stores none, or sets their share itself): "
+                "leave real_ratio out"
+            )
 
     # ------------------------------------------------------------------------------------------------ train
 
@@ -229,7 +254,8 @@ class ModelBasedMixin(OffPolicyAgent):
         if not self.trainer.trusted or self.imagination is None:
             return None
         act, settings = self._act_in_imagination, (self.real_ratio, self.gamma)
-        return self.augmenter.sampler(self.imagination, self._model, act, self._buffer, *settings)
+        values = self._target_values if has_target_critics(self) else None
+        return self.augmenter.sampler(self.imagination, self._model, act, self._buffer, *settings, values)
 
     def _act_in_imagination(self, obs: Obs) -> th.Tensor:
         """
@@ -238,13 +264,22 @@ class ModelBasedMixin(OffPolicyAgent):
         :param obs: raw observations, ``(B, ...)``
         :return: scaled actions, ``(B, A)``
         """
-        if self._vec_normalize_env is not None:
-            arrays = {key: value.cpu().numpy() for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
-            obs, _ = self.policy.obs_to_tensor(self._vec_normalize_env.normalize_obs(arrays))
+        obs = self._as_policies_see(obs)
         # SB3's policies draw from torch's global generators. Callers have entered the scope of the world model's random
         # stream, in which these continue that stream (RandomStream.scope); SB3's own numbers are not disturbed.
         action = act_in_imagination(self, obs, None)
         return ActionCodec(self.action_space).nearest(action) if self._converts_actions else action
+
+    def _target_values(self, obs: Obs) -> th.Tensor:
+        """Compute the values that each target critic gives to raw observations, ``(C, B)``."""
+        return target_values(self, self._as_policies_see(obs))
+
+    def _as_policies_see(self, obs: Obs) -> Any:
+        """Normalise raw observations as VecNormalize does, if the agent is trained behind it."""
+        if self._vec_normalize_env is None:
+            return obs
+        arrays = {key: value.cpu().numpy() for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
+        return self.policy.obs_to_tensor(self._vec_normalize_env.normalize_obs(arrays))[0]
 
     # ---- hooks of the base class
 

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import ContinuousCritic
 
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import sample_actions
@@ -59,6 +60,36 @@ def _noise_per_row(agent: OffPolicyAlgorithm, rows: int) -> Iterator[None]:
         yield
     finally:
         noise.exploration_mat, noise.exploration_matrices = kept
+
+
+def has_target_critics(agent: OffPolicyAlgorithm) -> bool:
+    """Tell whether :func:`target_values` knows an agent's networks: an actor, and target critics as SAC, TD3 and DDPG have."""
+    return isinstance(getattr(agent.policy, "critic_target", None), ContinuousCritic)
+
+
+def target_values(agent: Any, obs: Any) -> th.Tensor:
+    """
+    Compute the values of observations under the policy, as the targets of SAC, TD3 and DDPG do, for each target critic apart:
+    ``Q_c(s, a) - alpha log pi(a | s)`` in SAC, and ``Q_c(s, a)`` of the target actor's action with clipped noise in TD3.
+
+    :param agent: the agent
+    :param obs: observations as the policy's networks take them
+    :return: ``(C, B)``
+    """
+    policy = agent.policy
+    if hasattr(policy, "actor_target"):
+        action, entropy = policy.actor_target(obs), None
+        if agent.target_policy_noise > 0:
+            noise = (th.randn_like(action) * agent.target_policy_noise).clamp(
+                -agent.target_noise_clip, agent.target_noise_clip
+            )
+            action = (action + noise).clamp(-1.0, 1.0)
+    else:
+        action, log_prob = policy.actor.action_log_prob(obs)
+        alpha = agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.exp()
+        entropy = -alpha * log_prob
+    values = th.stack(policy.critic_target(obs, action)).squeeze(-1)
+    return values if entropy is None else values + entropy
 
 
 def explore(action: th.Tensor, share: float, space: spaces.Space, generator: th.Generator | None) -> th.Tensor:

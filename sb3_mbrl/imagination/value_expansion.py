@@ -28,14 +28,16 @@ class ValueExpansion(Imagination):
     ``R``, ``S`` and ``D`` are returned in the fields of SB3's n-step rows: ``rewards``, ``next_observations`` and
     ``discounts``. SAC's entropy bonus is added at ``S`` only, as in SB3's n-step returns.
 
-    :param horizon: the number of imagined steps
+    :param horizon: the number of imagined steps; 0: none, the learner's own targets
     """
 
-    def __init__(self, horizon: int = 1) -> None:
-        self.horizon = whole("horizon", horizon, 1)
+    uses_real_ratio = False
 
-    def sampler(self, learner: LearnerView, real: ReplayBuffer) -> ReplaySampler:
-        return _ExpandedSampler(self.horizon, learner, real)
+    def __init__(self, horizon: int = 1) -> None:
+        self.horizon = whole("horizon", horizon, 0)
+
+    def sampler(self, learner: LearnerView, real: ReplayBuffer) -> ReplaySampler | None:
+        return _ExpandedSampler(self.horizon, learner, real) if self.horizon else None
 
 
 class _ExpandedSampler:

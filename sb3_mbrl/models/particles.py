@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch as th
-from gymnasium import spaces
 
 from sb3_mbrl.checks import number, whole
-from sb3_mbrl.contracts import MemberPrediction, MissingCapability, Obs, Prediction, UnsupportedSpace, WorldModel
+from sb3_mbrl.contracts import MemberPrediction, MissingCapability, Obs, Prediction, WorldModel
 from sb3_mbrl.rng import on_device
-from sb3_mbrl.spaces import ActionCodec, SpaceCodec
+from sb3_mbrl.spaces import ActionCodec, numbers_alone
 from sb3_mbrl.trees import State, batch_size, tree_map, tree_repeat, tree_where
 
 Propagation = Literal["ts1", "tsinf", "mean", "moment"]
@@ -72,7 +71,12 @@ class Particles(WorldModel):
         if (propagation == "moment" or penalty) and type(model).members is WorldModel.members:
             what = "propagation='moment'" if propagation == "moment" else f"penalty={penalty}"
             raise MissingCapability(f"{what} needs several members, and {type(model).__name__} has none: choose an ensemble")
-        self._codec = _numbers_alone(model.observation_space) if propagation == "moment" else None
+        numbers = (
+            numbers_alone(model.observation_space, "propagation='moment'", "'ts1' or 'tsinf'")
+            if propagation == "moment"
+            else None
+        )
+        self._codec = numbers
         self._actions = ActionCodec(model.action_space)
         self.context, self.needs_snapshot = model.context, model.needs_snapshot  # type: ignore[misc]
         self.discount = model.discount
@@ -229,13 +233,3 @@ class Particles(WorldModel):
     def _grouped(self, flat: Any) -> Any:
         """Turn ``(B * n, ...)`` into ``(B, n, ...)``."""
         return tree_map(lambda leaf: leaf.unflatten(0, (-1, self.n)), flat)
-
-
-def _numbers_alone(space: spaces.Space) -> SpaceCodec:
-    """Return the codec of a space, and refuse categories and bits."""
-    codec = SpaceCodec(space)
-    if any(group.kind != "continuous" for group in codec.groups):
-        raise UnsupportedSpace(
-            f"propagation='moment' fits a Gaussian, and {space} has categories or bits: take 'ts1' or 'tsinf'"
-        )
-    return codec

@@ -25,11 +25,12 @@ from sb3_mbrl.testing.checks import (
     world_model_checks,
 )
 from sb3_mbrl.testing.toy_data import CASES, Case, ToyData, ToySystem
-from sb3_mbrl.testing.toys import LinearToy, NeighbourToy, RecurrentToy, RewardToy, TwoPlayerToy, WeightedToy
+from sb3_mbrl.testing.toys import EnsembleToy, LinearToy, NeighbourToy, RecurrentToy, RewardToy, TwoPlayerToy, WeightedToy
 
 __all__ = [
     "CASES",
     "Case",
+    "EnsembleToy",
     "LinearToy",
     "NeighbourToy",
     "RecurrentToy",

@@ -11,14 +11,14 @@ from sb3_mbrl.contracts import Imagined, Obs, Prediction, RolloutImagination
 from sb3_mbrl.imagination.starts import check_choice
 from sb3_mbrl.testing.kit import Subject, Violation, check_calls, contract_check, rng, same_values, untouched_rng
 from sb3_mbrl.testing.toy_data import ToyData
-from sb3_mbrl.testing.toys import LinearToy
+from sb3_mbrl.testing.toys import EnsembleToy
 from sb3_mbrl.trees import State, finite_rows, tree_items, tree_leaves, tree_map
 
 _SPACES = spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-1.0, 1.0, (2,))
 _ROWS, _HORIZON = 16, 6
 
 
-class _Exploding(LinearToy):
+class _Exploding(EnsembleToy):
     """A linear system whose predictions are NaN once the first value has exceeded 1."""
 
     def step(
@@ -45,7 +45,7 @@ def _built(subject: Subject) -> RolloutImagination:
     return imagination
 
 
-def _imagine(subject: Subject, model: LinearToy, *, horizon: int = _HORIZON, seed: int = 0) -> Imagined:
+def _imagine(subject: Subject, model: EnsembleToy, *, horizon: int = _HORIZON, seed: int = 0) -> Imagined:
     """Roll out the best action, which makes every value grow."""
     imagination = _built(subject)
     starts = model.initial(th.rand((_ROWS, 3), generator=rng(0)) - 0.5)
@@ -79,7 +79,7 @@ def check_imagination_settings(subject: Subject) -> None:
 def check_imagination_shapes(subject: Subject) -> None:
     """All fields are ``(T, B, ...)``: no rows are removed where rollouts end."""
     for horizon in (1, _HORIZON):
-        imagined = _imagine(subject, LinearToy(*_SPACES, termination_fn=_ending, noise=0.1, device="cpu"), horizon=horizon)
+        imagined = _imagine(subject, EnsembleToy(*_SPACES, termination_fn=_ending, noise=0.1, device="cpu"), horizon=horizon)
         if not isinstance(imagined, Imagined):
             raise Violation(
                 f".imagine returned {type(imagined).__name__}, expected sb3_mbrl.contracts.Imagined",
@@ -113,7 +113,7 @@ def check_imagination_shapes(subject: Subject) -> None:
 @contract_check("imagination", check_imagination_shapes)
 def check_imagination_ends(subject: Subject) -> None:
     """The terminating step of a rollout is valid, the rows after it are not."""
-    imagined = _imagine(subject, LinearToy(*_SPACES, termination_fn=_ending, device="cpu"))
+    imagined = _imagine(subject, EnsembleToy(*_SPACES, termination_fn=_ending, device="cpu"))
     over = (imagined.terminated * imagined.valid).cumsum(0) > 0
     if not bool(over.any()):
         raise Violation(
@@ -130,7 +130,7 @@ def check_imagination_ends(subject: Subject) -> None:
 @contract_check("imagination", check_imagination_ends)
 def check_imagination_horizon_is_no_termination(subject: Subject) -> None:
     """Rollouts that reach the horizon were cut off, not terminated."""
-    imagined = _imagine(subject, LinearToy(*_SPACES, device="cpu"))
+    imagined = _imagine(subject, EnsembleToy(*_SPACES, device="cpu"))
     if bool(imagined.terminated[imagined.valid].any()):
         raise Violation(
             ".imagine returned terminated = 1 although the model never terminates: the horizon is a truncation",
@@ -141,7 +141,7 @@ def check_imagination_horizon_is_no_termination(subject: Subject) -> None:
 @contract_check("imagination", check_imagination_shapes)
 def check_imagination_continuity(subject: Subject) -> None:
     """Every step of a rollout begins with the observation that the step before has predicted."""
-    model = LinearToy(*_SPACES, device="cpu")
+    model = EnsembleToy(*_SPACES, device="cpu")
     imagined = _imagine(subject, model)
     both = imagined.valid[1:] & imagined.valid[:-1]
     pairs = zip(tree_items(imagined.next_obs, "obs"), tree_items(imagined.obs, "obs"), strict=True)
@@ -174,7 +174,7 @@ def check_imagination_nonfinite(subject: Subject) -> None:
 @contract_check("imagination", check_imagination_shapes)
 def check_imagination_determinism(subject: Subject) -> None:
     """The same generator gives the same rollouts to the last bit; no global random stream moves; starts are left alone."""
-    model = LinearToy(*_SPACES, noise=0.1, termination_fn=_ending, device="cpu")
+    model = EnsembleToy(*_SPACES, noise=0.1, termination_fn=_ending, device="cpu")
     with untouched_rng(".imagine"):
         rollouts = [_imagine(subject, model, seed=1) for _ in range(2)]
     fields = [tuple(rollout)[:-1] for rollout in rollouts]

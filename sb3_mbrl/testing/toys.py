@@ -2,6 +2,7 @@
 
 =====================  ==============================================================================================
 :class:`LinearToy`     exact linear-Gaussian system: predictions, returns and the best action in closed form
+:class:`EnsembleToy`   the same with members, whose disagreement and noise are known
 :class:`TwoPlayerToy`  exact Nim: signed discounts, a known game value
 :class:`NeighbourToy`  nearest neighbours: it learns by storing data, which is no parameter
 :class:`RewardToy`     a network without ``decode`` that predicts rewards and terminations, learned by ``loss`` over rows
@@ -17,7 +18,18 @@ import torch as th
 from gymnasium import spaces
 from torch import nn
 
-from sb3_mbrl.contracts import Data, FitBudget, Loss, Obs, Prediction, Sequences, Transitions, UnsupportedSpace, WorldModel
+from sb3_mbrl.contracts import (
+    Data,
+    FitBudget,
+    Loss,
+    MemberPrediction,
+    Obs,
+    Prediction,
+    Sequences,
+    Transitions,
+    UnsupportedSpace,
+    WorldModel,
+)
 from sb3_mbrl.models.vector import VectorModel
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.trees import State, tree_map
@@ -104,6 +116,49 @@ class LinearToy(VectorModel):
         """Return the expected undiscounted return of the best action over ``horizon`` steps, ``(B,)``."""
         best = self.best_action(len(state))
         return th.stack([self.mean(state, best, steps).sum(1) for steps in range(1, horizon + 1)]).sum(0)
+
+
+class EnsembleToy(LinearToy):
+    """
+    A :class:`LinearToy` with members: member ``e`` of ``E`` adds ``spread * (2 e / (E - 1) - 1) * |x|`` to the next state, so
+    that members disagree in proportion to the state, and their mean is the linear system.
+
+    :param n_members: ``E``, at least 2
+    :param spread: the disagreement
+    :param member_noise: the standard deviation of every value that each member predicts; :meth:`step` itself has ``noise``
+    """
+
+    def __init__(self, *args: Any, n_members: int = 2, spread: float = 0.05, member_noise: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.n_members, self.spread, self.member_noise = n_members, spread, member_noise
+
+    @property
+    def n_choices(self) -> int:
+        return self.n_members
+
+    def members(self, state: State, action: th.Tensor) -> MemberPrediction:
+        places = th.linspace(-1.0, 1.0, self.n_members, device=self.device)[:, None, None]
+        mean = self.mean(state, action) + self.spread * places * state.abs()
+        reward, terminated = mean.sum(2), th.zeros_like(mean[..., 0])
+        known = [self.known(state, action, *row) for row in zip(mean, reward, terminated, strict=True)]
+        rewards, ends = (th.stack(parts) for parts in zip(*known, strict=True))
+        return MemberPrediction(mean, th.full_like(mean, self.member_noise**2), rewards, ends)
+
+    def member_step(
+        self,
+        state: State,
+        action: th.Tensor,
+        member: th.Tensor,
+        *,
+        deterministic: bool = False,
+        generator: th.Generator | None = None,
+    ) -> Prediction:
+        """Predict a step by given members, with the noise of :meth:`step`."""
+        prediction = self.step(state, action, deterministic=deterministic, generator=generator)
+        place = 2.0 * member.to(self.device)[:, None] / (self.n_members - 1) - 1.0
+        following = prediction.state + self.spread * place * state.abs()
+        reward, terminated = self.known(state, action, following, following.sum(1), th.zeros_like(following[:, 0]))
+        return Prediction(following, reward, terminated)
 
 
 class TwoPlayerToy(VectorModel):

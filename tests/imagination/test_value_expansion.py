@@ -105,6 +105,13 @@ def test_it_trains_an_agent_and_stores_nothing():
     assert agent.trainer.trusted
 
 
-def test_a_horizon_of_nothing():
-    with pytest.raises(ValueError, match="horizon=0: give a whole number from 1"):
-        ValueExpansion(0)
+def test_a_horizon_of_nothing_is_the_real_buffer_itself():
+    assert ValueExpansion(0).sampler(view(known()), filled()) is None
+    with pytest.raises(ValueError, match="horizon=-1: give a whole number from 0"):
+        ValueExpansion(-1)
+
+
+@pytest.mark.parametrize("name", ["mve", "steve"])
+def test_a_share_of_real_rows_is_refused(name):
+    with pytest.raises(ValueError, match=r"real_ratio=0.2: \w+ does not mix rows by it"):
+        MBPO("MlpPolicy", "Pendulum-v1", imagination=name, real_ratio=0.2, world_model="ensemble")

@@ -6,6 +6,11 @@ from sb3_mbrl.contracts import (
     ImaginationSpec,
 )
 from sb3_mbrl.imagination import BranchedRollouts
+from sb3_mbrl.imagination.infoprop import InformedRollouts
+from sb3_mbrl.imagination.m2ac import MaskedRollouts
+from sb3_mbrl.imagination.macura import TrustedRollouts
+from sb3_mbrl.imagination.mopo import PenalisedRollouts
+from sb3_mbrl.imagination.wimle import ConfidentRollouts
 from sb3_mbrl.plugins import PluginContractError
 from sb3_mbrl.testing import (
     check_imagination,
@@ -19,6 +24,11 @@ CHECKS = {check.__name__: check for check in imagination_checks()}
 
 @parametrize_with_checks([BranchedRollouts, ImaginationSpec(name="branched", factory=BranchedRollouts)])
 def test_branched_rollouts_pass(part, check):
+    check(part)
+
+
+@parametrize_with_checks([TrustedRollouts, InformedRollouts, MaskedRollouts, PenalisedRollouts, ConfidentRollouts])
+def test_the_rules_against_model_errors_pass(part, check):
     check(part)
 
 
