@@ -214,6 +214,31 @@ def small_tasks(algo: str, without: Sequence[str] = (), **more: Any) -> list[Tas
     return tasks
 
 
+def imagination_tasks(name: str, tasks: Sequence[Task], imagination: str, **kwargs: Any) -> list[Task]:
+    """
+    Make tasks with the settings of MBPO's and another imagination.
+
+    :param name: the part of the tasks' names before the environment's
+    :param tasks: MBPO's tasks
+    :param imagination: the imagination; its share of real rows is its own
+    :param kwargs: its keyword arguments, which replace MBPO's
+    """
+    dropped = () if imagination == "branched" else ("real_ratio",)
+    made = []
+    for task in tasks:
+        settings = {key: value for key, value in task.settings.items() if key not in dropped}
+        settings |= {"imagination": imagination, "imagination_kwargs": kwargs}
+        made.append(replace(task, name=f"{name}-{task.name}", seeds=_THREE, settings=settings))
+    return made
+
+
+NOISY_PENDULUM = replace(PENDULUM, name="noisy-pendulum", env_id="envs:NoisyPendulum-v1", seeds=_THREE)
+"""Half of the observation is noise, which no model can predict"""
+
+ROWS: dict[str, Any] = {"freq": 10, "max_age": 200}
+"""MBPO's schedule; with it every kind of rollouts makes 200 imagined rows per real step"""
+
+
 TASKS = {
     task.name: task
     for task in (
@@ -301,6 +326,14 @@ TASKS = {
             algo="muzero",
             n_envs=4,
         ),
+        *imagination_tasks("mve", (PENDULUM, INVERTED_PENDULUM), "mve", horizon=3),
+        *imagination_tasks("steve", (PENDULUM, INVERTED_PENDULUM), "steve", horizon=3),
+        NOISY_PENDULUM,
+        *imagination_tasks("wimle", (PENDULUM, NOISY_PENDULUM), "wimle", horizon=10, starts_per_step=20, **ROWS),
+        *imagination_tasks(
+            "short", (INVERTED_PENDULUM,), "branched", rollouts="short", horizon=10, starts_per_step=20, **ROWS
+        ),
+        *imagination_tasks("long", (INVERTED_PENDULUM,), "branched", rollouts="long", horizon=200, starts_per_step=1, **ROWS),
         *(preset_task(f"{body}-v5") for body in ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid")),
     )
 }

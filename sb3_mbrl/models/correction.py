@@ -3,13 +3,14 @@ Model correction: training against compounding error.
 
 A model that is trained on real observations alone is used on its own predictions. Two remedies for vector models:
 
-* *Own predictions* (``multi_step``; data as demonstrator, Venkatraman et al., AAAI 2015): the model is rolled out along real
-  actions, and learns to get from the observation that it predicted to the real one that followed.
+* *Own predictions* (``multi_step``): the model is rolled out along real actions, and learns to get from the observation that
+  it predicted to the real one that followed. With gradients through the rollout this is the loss of open-loop predictions;
+  without them it is data as demonstrator (Venkatraman et al., AAAI 2015).
 * *Disturbed inputs* (``input_noise``; after DART, Laskey et al., CoRL 2017): noise is added to observations, and the model
   learns to get from the disturbed observation to the real one that followed.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch as th
 
@@ -24,28 +25,26 @@ TOO_FAR = 10.0
 """The largest standardised value of a predicted observation that is learned from; beyond it a rollout has diverged"""
 
 
-class Corrections(NamedTuple):
-    """``N`` rows for each member: what it predicted itself, and the real outcome."""
+class Windows(NamedTuple):
+    """``N`` windows of ``L`` consecutive real steps, encoded."""
 
-    inputs: th.Tensor
-    """Standardised inputs, ``(E, N, D + A)``"""
-    targets: Targets
-    """Standardised targets, ``(E, N, ...)``"""
-    weight: th.Tensor
-    """1; 0 for rows that must not be learned from, ``(E, N)``"""
+    first: th.Tensor
+    """The first observations, ``(N, D)``"""
+    action: th.Tensor
+    """Scaled actions, ``(N, L, A)``"""
+    next_obs: th.Tensor
+    """``(N, L, D)``"""
+    reward: th.Tensor
+    """``(N, L)``"""
+    terminated: th.Tensor
+    """``(N, L)``"""
+    begins: th.Tensor
+    """``(N, L)`` booleans: another episode begins, so that the steps from here on do not follow"""
 
-    @property
-    def n(self) -> int:
-        """The number of rows of each member"""
-        return self.weight.shape[1]
-
-    def rows(self, index: th.Tensor) -> "Corrections":
-        """Select rows by ``(n,)`` integers."""
-        return tree_map(lambda leaf: leaf[:, index], self)
-
-    def part(self, start: int, n: int) -> "Corrections":
-        """Return ``n`` rows from a place on; after the last row follows the first."""
-        return self.rows((start + th.arange(n, device=self.weight.device)) % self.n)
+    def part(self, start: int, n: int) -> "Windows":
+        """Return ``n`` windows from a place on; after the last one follows the first."""
+        index = (start + th.arange(n, device=self.first.device)) % len(self.first)
+        return Windows(*(leaf[index] for leaf in self))
 
 
 class CorrectedModel(Protocol):
@@ -66,68 +65,74 @@ class CorrectedModel(Protocol):
 
 class OwnPredictions:
     """
-    A maker of :class:`Corrections`: every member's predictions along real actions.
+    The loss of every member's own predictions along real actions.
 
     :param model: the model
     :param data: the training data, of which windows of consecutive steps are drawn
-    :param length: the number of steps of a window; the first observation is real, so it gives ``length - 1`` rows
+    :param length: the number of steps of a window
+    :param gradient: whether gradients flow through predictions into the steps before: the loss is then that of open-loop
+        rollouts. ``False``: a prediction is an input like any other (data as demonstrator)
     """
 
-    def __init__(self, model: CorrectedModel, data: Data, length: int) -> None:
-        self.model, self.data, self.length = model, data, length
+    def __init__(self, model: CorrectedModel, data: Data, length: int, gradient: bool) -> None:
+        self.model, self.data, self.length, self.gradient = model, data, length, gradient
 
-    @th.no_grad()
-    def draw(self, n: int, generator: th.Generator | None) -> Corrections | None:
+    def draw(self, n: int, generator: th.Generator | None) -> Windows | None:
         """
-        Roll every member out, and return its rows in random order.
+        Draw windows.
 
-        Rows after the end of an episode, and those after a prediction that is not finite or far away, have weight 0.
-
-        :param n: the number of rows per member, rounded up to whole windows
+        :param n: the number of steps in them, rounded up to whole windows
         :param generator: the source of randomness
         :return: ``None`` if there is no window of this length
         """
         model = self.model
         try:
-            windows = self.data.sequences(-(-n // (self.length - 1)), self.length, generator=generator)
+            windows = self.data.sequences(-(-n // self.length), self.length, generator=generator)
         except ValueError:  # too few consecutive steps as yet
             return None
-        own = self._everyone(model.codec.encode(model.to_device(_step(windows.obs, 0))))
-        member = th.arange(model.n_members, device=own.device).repeat_interleave(len(windows.reward))
+        rows = (len(windows.reward), self.length)
+        next_obs = model.codec.encode(model.to_device(tree_map(lambda leaf: leaf.flatten(0, 1), windows.next_obs)))
+        return Windows(
+            model.codec.encode(model.to_device(tree_map(lambda leaf: leaf[:, 0], windows.obs))),
+            windows.action.to(next_obs.device),
+            next_obs.unflatten(0, rows),
+            windows.reward.to(next_obs.device).float(),
+            windows.terminated.to(next_obs.device).float(),
+            windows.is_first.to(next_obs.device).bool(),
+        )
+
+    def loss(self, windows: Windows) -> th.Tensor:
+        """
+        Roll every member out, and compute its loss at the steps after the first, whose observation is real; summed over
+        members.
+
+        Means alone are learned: the error of a prediction that began in a prediction is no noise. Steps after the end of an
+        episode, and those after a prediction that is not finite or far away, have weight 0.
+        """
+        model = self.model
+        own = self._everyone(windows.first)
+        member = th.arange(model.n_members, device=own.device).repeat_interleave(len(windows.first))
         fine = th.ones(len(own), dtype=th.bool, device=own.device)
-        rows: list[tuple[th.Tensor, Targets, th.Tensor]] = []
+        total = own.new_zeros(())
         for t in range(self.length):
-            action = self._everyone(windows.action[:, t].to(own.device))
-            inputs = model.standardiser(model.inputs(own, action))
+            inputs = model.standardiser(model.inputs(own, self._everyone(windows.action[:, t])))
+            raw = model.network(inputs.unflatten(0, (model.n_members, -1)))
             if t:
-                fine = fine & ~self._everyone(windows.is_first[:, t].to(own.device))
-                aim = self._everyone(model.codec.encode(model.to_device(_step(windows.next_obs, t))))
-                reward, terminated = (
-                    self._everyone(value[:, t].to(own.device).float()) for value in (windows.reward, windows.terminated)
-                )
-                targets = model.heads.standardised(model.heads.targets(own, aim, reward, terminated))
-                rows.append((inputs, targets, fine.float()))
-            raw = model.network(inputs.view(model.n_members, -1, inputs.shape[-1])).flatten(0, 1)
-            new = model.heads.predict(raw, own, member=member, deterministic=True, generator=None).obs
-            far = (new - model.standardiser.mean[: model.codec.dim]).abs() / model.standardiser.std[: model.codec.dim]
+                fine = fine & ~self._everyone(windows.begins[:, t])
+                rest = (self._everyone(part[:, t]) for part in (windows.next_obs, windows.reward, windows.terminated))
+                targets = model.heads.standardised(model.heads.targets(own, *rest))
+                by_member = Targets(*(value.unflatten(0, (model.n_members, len(windows.first))) for value in targets))
+                weight = fine.float().view(model.n_members, -1)
+                total = total + model.heads.loss(raw, by_member, weight, means_alone=True)
+            new = model.heads.predict(raw.flatten(0, 1), own, member=member, deterministic=True, generator=None).obs
+            far = (new.detach() - model.standardiser.mean[: model.codec.dim]).abs() / model.standardiser.std[: model.codec.dim]
             fine = fine & (far < TOO_FAR).all(-1)  # False for NaN, too
-            own = th.where(fine[:, None], model.codec.project(new), own)
-        every = Corrections(*(_by_member(parts, model.n_members) for parts in zip(*rows, strict=True)))
-        return every.rows(th.randperm(every.n, generator=generator).to(own.device))
+            own = th.where(fine[:, None], model.codec.project(new if self.gradient else new.detach()), own)
+        return total / (self.length - 1)
 
     def _everyone(self, rows: th.Tensor) -> th.Tensor:
         """Repeat rows for every member, ``(E N, ...)``."""
         return rows.expand(self.model.n_members, *rows.shape).flatten(0, 1)
-
-
-def _step(obs: State, t: int) -> State:
-    """Return the observations of one step of windows, ``(N, ...)``."""
-    return tree_map(lambda leaf: leaf[:, t], obs)
-
-
-def _by_member(parts: tuple[Any, ...], members: int) -> Any:
-    """Join the rows of all steps, ``T`` times ``(E N, ...)``, to ``(E, T N, ...)``."""
-    return tree_map(lambda *leaves: th.cat([leaf.unflatten(0, (members, len(leaf) // members)) for leaf in leaves], 1), *parts)
 
 
 def disturbed(

@@ -21,7 +21,7 @@ from sb3_mbrl.contracts import (
     Transitions,
 )
 from sb3_mbrl.fitting import BestWeights, StatisticalBestWeights, index_transitions, split_rows, train_epochs
-from sb3_mbrl.models.correction import Corrections, OwnPredictions, disturbed
+from sb3_mbrl.models.correction import OwnPredictions, disturbed
 from sb3_mbrl.models.vector import VectorModel
 from sb3_mbrl.models.vector_heads import Noise, Outcome, Target, Targets, VectorHeads
 from sb3_mbrl.networks.ensemble import EnsembleMLP, Standardiser, keep_freed_memory, take
@@ -106,8 +106,9 @@ class MLPModel(VectorModel):
     :param early_stopping: ``"improvement"``: each member keeps its best weights, and the error must fall by the budget's
         ``min_improvement``; ``"statistical"``: all members together, by a paired t test on the held-out rows
         (:class:`~sb3_mbrl.fitting.StatisticalBestWeights`)
-    :param multi_step: with a number above 1, half of the rows of a fit are the model's own predictions after 1 to
-        ``multi_step - 1`` steps, with the real outcome as target (data as demonstrator, :mod:`sb3_mbrl.models.correction`)
+    :param multi_step: with a number ``k`` above 1, half of the rows of a fit are steps of rollouts of the model along ``k``
+        real actions, with the real outcomes as targets (:mod:`sb3_mbrl.models.correction`)
+    :param multi_step_gradient: whether gradients flow through these rollouts; ``False``: data as demonstrator
     :param input_noise: the standard deviation of the noise that a fit adds to observations, in units of their own standard
         deviation; targets are the undisturbed next observations
     :param reward_fn: see :class:`~sb3_mbrl.contracts.WorldModel`
@@ -133,6 +134,7 @@ class MLPModel(VectorModel):
         dropout: float | Sequence[float] = 0.0,
         early_stopping: Literal["improvement", "statistical"] = "improvement",
         multi_step: int = 1,
+        multi_step_gradient: bool = True,
         input_noise: float = 0.0,
         reward_fn: RewardFn | None = None,
         termination_fn: TerminationFn | None = None,
@@ -151,7 +153,7 @@ class MLPModel(VectorModel):
         if early_stopping not in ("improvement", "statistical"):
             raise ValueError(f"early_stopping={early_stopping!r}: choose 'improvement' or 'statistical'")
         self.early_stopping = early_stopping
-        self.multi_step = whole("multi_step", multi_step, 1)
+        self.multi_step, self.multi_step_gradient = whole("multi_step", multi_step, 1), multi_step_gradient
         self.input_noise = number("input_noise", input_noise, 0.0)
         self.n_members = _members
         inputs = self.codec.dim + self.action_codec.dim
@@ -228,7 +230,7 @@ class MLPModel(VectorModel):
         holdout = train if held_out is None else FitRows(self, held_out)
         index = th.arange(len(train), device=self.device)
         train.weight = self._row_weights(data, budget)
-        own = OwnPredictions(self, data, self.multi_step) if self.multi_step > 1 else None
+        own = OwnPredictions(self, data, self.multi_step, self.multi_step_gradient) if self.multi_step > 1 else None
         statistical = self.early_stopping == "statistical"
         best = (
             StatisticalBestWeights(self.parameters())
@@ -237,9 +239,7 @@ class MLPModel(VectorModel):
         )
 
         def steps() -> Iterator[float]:
-            corrections = None if own is None else own.draw(len(train), generator)
-            rows = self._training_rows(index, generator)
-            yield from self._epoch(train, rows, budget.batch_size, generator, corrections)
+            yield from self._epoch(train, self._training_rows(index, generator), budget.batch_size, generator, own)
 
         def evaluate() -> th.Tensor:
             return self._row_scores(holdout) if statistical else self._holdout_scores(holdout)
@@ -282,7 +282,7 @@ class MLPModel(VectorModel):
         rows: th.Tensor,
         size: int,
         generator: th.Generator | None,
-        corrections: Corrections | None = None,
+        own: OwnPredictions | None = None,
     ) -> Iterator[float]:
         """
         Train for one epoch, and yield the loss of every batch.
@@ -291,25 +291,23 @@ class MLPModel(VectorModel):
         :param rows: every member's training rows, ``(E, N)``
         :param size: the number of rows in a batch
         :param generator: the source of the rows' order, and of the noise of inputs
-        :param corrections: as many rows that the members predicted themselves; a batch has as many of them as real ones, and
-            together ``size``
+        :param own: the members' rollouts; a batch then has half as many real rows, and as many steps of rollouts
         """
         assert self.optimizer is not None
         # Every member sees its rows in an order of its own: the ranks of random numbers are a random permutation.
         order = th.rand(rows.shape, generator=generator).argsort(1).to(rows.device)
-        size = size if corrections is None else max(1, size // 2)
+        windows = None if own is None else own.draw(len(data), generator)
+        size = size if windows is None else max(1, size // 2)
         for i, index in enumerate(rows.gather(1, order).split(size, dim=1)):
             self.optimizer.zero_grad()
             inputs, targets = data.batch(index)
             weight = None if data.weight is None else data.weight.gather(1, index)
             if self.input_noise:
                 inputs, targets = disturbed(inputs, targets, self.input_noise, self.heads, self.standardiser, generator)
-            if corrections is not None:
-                own = corrections.part(i * size, index.shape[1])
-                weight = th.cat([th.ones_like(own.weight) if weight is None else weight, own.weight], 1)
-                inputs = th.cat([inputs, own.inputs], 1)
-                targets = Targets(*(th.cat(both, 1) for both in zip(targets, own.targets, strict=True)))
             loss = self.heads.loss(self.network(inputs), targets, weight)
+            if own is not None and windows is not None:
+                rollouts = max(1, size // self.multi_step)
+                loss = loss + own.loss(windows.part(i * rollouts, rollouts))
             loss.backward()
             self.optimizer.step()
             yield float(loss.detach())

@@ -173,13 +173,16 @@ class VectorHeads(nn.Module):
         terminated = raw[..., stop] if self.learn_termination else raw.new_zeros(raw.shape[:-1])
         return mean, logvar, raw[..., start:stop], terminated
 
-    def loss(self, raw: th.Tensor, targets: Targets, weight: th.Tensor | None = None) -> th.Tensor:
+    def loss(
+        self, raw: th.Tensor, targets: Targets, weight: th.Tensor | None = None, *, means_alone: bool = False
+    ) -> th.Tensor:
         """
         Compute the training loss, summed over members. It is ``terms(raw, targets).total()`` with fewer operations.
 
         :param raw: ``(E, B, out)``
         :param targets: ``(E, B, ...)``
         :param weight: the weight of every row, ``(E, B)``; ``None``: 1
+        :param means_alone: whether variances are left as they are, and weigh errors only
         """
 
         def summed(rows: th.Tensor) -> th.Tensor:
@@ -188,8 +191,8 @@ class VectorHeads(nn.Module):
         mean, logvar, logits, termination = self.split(raw)
         loss = raw.new_zeros(())
         if self.numbers:
-            errors = self._number_loss(mean, logvar, targets)
-            if self.variance_of_input:
+            errors = self._number_loss(mean, None if logvar is None else logvar.detach() if means_alone else logvar, targets)
+            if self.variance_of_input and not means_alone:
                 loss = self._spread()
             loss = loss + (errors.mean((1, 2)).sum() if weight is None else summed(errors.mean(2)))
         if self.label_groups:
