@@ -11,6 +11,9 @@ from sb3_mbrl import MBPO, PETS
 from sb3_mbrl.contracts import FitBudget
 from sb3_mbrl.hyperparams import load_preset, preset_algorithms, preset_names
 from sb3_mbrl.imagination import BranchedRollouts
+from sb3_mbrl.imagination.infoprop import InformedRollouts
+from sb3_mbrl.imagination.m2ac import MaskedRollouts
+from sb3_mbrl.imagination.macura import TrustedRollouts
 from sb3_mbrl.models.ensemble import EnsembleModel
 from sb3_mbrl.models.mlp import MLPModel
 
@@ -51,12 +54,15 @@ PAPER = {
         20, -2, 5_000, 1_000, 5, 1_000, 400, 300_000, 45, {25_000: 1, 36_000: 1, 37_000: 2, 165_000: 13, 305_000: 25}
     ),
 }
+RULES = ("macura/HalfCheetah-v5", "macura/Hopper-v5", "m2ac/HalfCheetah-v5", "infoprop/HalfCheetah-v5")
+"""Presets of other rules for rollouts"""
+
 IDS = [f"{name}-v{version}" for name in PAPER for version in (4, 5)]
 
 
 def test_every_environment_of_the_paper_has_a_preset():
     ours = {"Pendulum-v1", *(f"dmc/{task}-v0" for task in ("cartpole-swingup", "cheetah-run", "finger-spin"))}
-    assert set(preset_names("mbpo")) == {*IDS, *ours}
+    assert set(preset_names("mbpo")) == {*IDS, *ours, *RULES}
 
 
 @pytest.mark.parametrize("env_id", IDS)
@@ -106,6 +112,26 @@ def test_observations_are_the_papers_and_an_agent_can_be_built(env_id):
     assert [layer.weight.shape[2] for layer in agent.world_model.network.layers[:-1]] == [paper.hidden] * 4
     assert agent.world_model.termination_fn is not None, "the authors' termination is known, so must ours be"
     assert not agent.world_model.heads.normalize_targets
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_presets_of_rules_build(name):
+    rule, env_id = name.split("/")
+    agent = MBPO("MlpPolicy", env_id, buffer_size=10, device="cpu", **MBPO.preset(name))
+    assert isinstance(
+        agent.imagination, {"macura": TrustedRollouts, "m2ac": MaskedRollouts, "infoprop": InformedRollouts}[rule]
+    )
+    assert agent.gradient_steps == (30 if env_id == "Hopper-v5" else 10)
+
+
+def test_the_settings_of_macura_are_the_authors():
+    cheetah, hopper = (MBPO.preset(f"macura/{env_id}") for env_id in ("HalfCheetah-v5", "Hopper-v5"))
+    for preset, factor, quantile, starts, entropy in ((cheetah, 2.0, 0.95, 200, -4.0), (hopper, 30.0, 0.9, 400, 0.0)):
+        rule = TrustedRollouts(**preset["imagination_kwargs"])
+        assert (rule.factor, rule.quantile, rule.starts_per_step, rule.horizon(10**6)) == (factor, quantile, starts, 10)
+        assert preset["target_entropy"] == entropy
+        assert preset["policy_kwargs"]["net_arch"] == [1024, 1024]
+        assert preset["world_model_kwargs"]["learning_rate"] == 3e-4
 
 
 def test_pendulum_builds_and_has_no_settings_of_the_papers():

@@ -57,7 +57,19 @@ class SomebodysPlugin:
         return [WorldModelSpec(name="my_model", factory=MLPModel)]
 
 
-PAGES_OF_CODE = ("mbpo", "checkpoints", "plugins", "migration", "dyna", "dreamer", "muzero", "boards", "policies", "dhmbpo", "rollouts")
+PAGES_OF_CODE = (
+    "mbpo",
+    "checkpoints",
+    "plugins",
+    "migration",
+    "dyna",
+    "dreamer",
+    "muzero",
+    "boards",
+    "policies",
+    "dhmbpo",
+    "rollouts",
+)
 
 
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in PAGES_OF_CODE)])
