@@ -32,6 +32,25 @@ class StandardisedFeatures(BaseFeaturesExtractor):
         return self.standardiser(observations.reshape(len(observations), -1))
 
 
+def rare_dropout(rows: th.Tensor, p: float) -> th.Tensor:
+    """
+    Drop values with a small probability, and divide the others by ``1 - p``.
+
+    Plainly: ``F.dropout(rows, p)``, which draws a number for every value. Instead as many places as are dropped on average are
+    drawn, with replacement, at a tenth of the time.
+
+    :param rows: of any shape
+    :param p: the probability, below 0.1; above it this is ``F.dropout``
+    """
+    if p >= 0.1:
+        return F.dropout(rows, p)
+    n = rows.numel()
+    # The number of dropped values has a binomial distribution; for so small a p it is Poisson's.
+    dropped = int(th.poisson(th.tensor(p * n)))
+    places = th.randint(n, (dropped,), device=rows.device)
+    return (rows / (1 - p)).view(-1).index_fill(0, places, 0.0).view_as(rows)
+
+
 class StackedCritic(ContinuousCritic):
     """
     Several critics in one batched matrix product per layer: SiLU, dropout, and a layer norm without parameters before each
@@ -72,7 +91,7 @@ class StackedCritic(ContinuousCritic):
         for layer in self.layers[:-1]:
             rows = F.silu(layer(rows))
             if self.dropout and self.training:
-                rows = F.dropout(rows, self.dropout)
+                rows = rare_dropout(rows, self.dropout)
             rows = F.layer_norm(rows, rows.shape[-1:])
         low, high = self.bounds
         return (low + high) / 2 + (high - low) / 2 * self.layers[-1](rows)

@@ -1,5 +1,7 @@
 """The critics of DHMBPO: a stack is as its members alone; bounds; dropout; standardised observations."""
 
+import math
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch as th
 import torch.nn.functional as F
 from gymnasium import spaces
 
-from sb3_mbrl.policies.value_gradient import ValueGradientPolicy
+from sb3_mbrl.policies.value_gradient import ValueGradientPolicy, rare_dropout
 
 
 def policy(**kwargs):
@@ -79,3 +81,19 @@ def test_observations_are_flattened(shape):
     obs = np.zeros((4, *shape), np.float32)
     assert made.predict(obs)[0].shape == (4, 2)
     assert gym.spaces.Box(-1, 1, (2,)).contains(made.predict(obs)[0][0])
+
+
+def test_rare_dropout_drops_the_share_it_should_and_keeps_the_mean():
+    th.manual_seed(0)
+    rows = th.ones(100, 1000, requires_grad=True)
+    shares = []
+    for _ in range(20):
+        out = rare_dropout(rows, 0.01)
+        assert set(out.unique().tolist()) == {0.0, pytest.approx(1 / 0.99)}
+        shares.append(float((out == 0).float().mean()))
+    # Places are drawn with replacement: 1 - exp(-0.01) of them at least once. A share's deviation is 0.0003.
+    assert sum(shares) / 20 == pytest.approx(1 - math.exp(-0.01), abs=3e-4)
+    assert len(set(shares)) > 10, "their number is random"
+    out.sum().backward()
+    assert th.equal(rows.grad == 0, out == 0)
+    assert set(rare_dropout(th.ones(1000), 0.5).tolist()) == {0.0, 2.0}

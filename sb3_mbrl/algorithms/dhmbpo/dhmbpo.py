@@ -427,8 +427,16 @@ class SVG(DHMBPO):
         return self
 
 
-ENSEMBLE: dict[str, Any] = {"members": 5, "elites": 5, "hidden": [256, 256, 256]}
-"""The default world model of DHMBPO"""
+ENSEMBLE: dict[str, Any] = {
+    "members": 5,
+    "elites": 5,
+    "hidden": [256, 256, 256],
+    "layer_norm": [1.0, 0.1, 0.01],
+    "noise": "constant",
+    "nll_beta": 0.0,
+    "bootstrap": "weights",
+}
+"""The default world model of DHMBPO: the paper's, with 5 members instead of 8, and without dropout"""
 
 DISTRIBUTION: dict[str, Any] = {"horizon": 20, "freq": 20, "starts_per_step": 12.8, "max_age": 200}
 """
