@@ -10,16 +10,21 @@ A model that is trained on real observations alone is used on its own prediction
   learns to get from the disturbed observation to the real one that followed.
 """
 
+import warnings
 from typing import NamedTuple, Protocol
 
 import torch as th
 
+from sb3_mbrl.checks import user_stacklevel
 from sb3_mbrl.contracts import Data
 from sb3_mbrl.models.vector_heads import Targets, VectorHeads
 from sb3_mbrl.networks.ensemble import EnsembleMLP, Standardiser
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import SpaceCodec
 from sb3_mbrl.trees import State, tree_map
+
+ENOUGH = 10
+"""The number of windows that the rows of a fit would make at which their absence is worth a warning"""
 
 TOO_FAR = 10.0
 """The largest standardised value of a predicted observation that is learned from; beyond it a rollout has diverged"""
@@ -76,6 +81,7 @@ class OwnPredictions:
 
     def __init__(self, model: CorrectedModel, data: Data, length: int, gradient: bool) -> None:
         self.model, self.data, self.length, self.gradient = model, data, length, gradient
+        self.warned = False
 
     def draw(self, n: int, generator: th.Generator | None) -> Windows | None:
         """
@@ -89,6 +95,14 @@ class OwnPredictions:
         try:
             windows = self.data.sequences(-(-n // self.length), self.length, generator=generator)
         except ValueError:  # too few consecutive steps as yet
+            if len(self.data) >= ENOUGH * self.length and not self.warned:
+                self.warned = True
+                warnings.warn(
+                    f"multi_step={self.length}: no {self.length} consecutive steps are among the {len(self.data)} rows of the "
+                    "fit (held-out rows and the ends of episodes interrupt them), so it learns from single steps: give a "
+                    "smaller number",
+                    stacklevel=user_stacklevel(),
+                )
             return None
         rows = (len(windows.reward), self.length)
         next_obs = model.codec.encode(model.to_device(tree_map(lambda leaf: leaf.flatten(0, 1), windows.next_obs)))

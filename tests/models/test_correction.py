@@ -7,6 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_mbrl.buffers import ReplayData
+from sb3_mbrl.buffers.replay_view import SelectedRows
 from sb3_mbrl.contracts import FitBudget
 from sb3_mbrl.models.correction import OwnPredictions, disturbed
 from sb3_mbrl.models.ensemble import EnsembleModel
@@ -114,6 +115,22 @@ def test_no_windows_no_corrections(generator):
     assert OwnPredictions(model, pendulum(1, 3), 5, gradient=True).draw(10, generator) is None
     model = MLPModel(OBS, ACT, hidden=[16], device="cpu", multi_step=5)
     assert model.fit(pendulum(1, 3), FitBudget(max_epochs=1), generator=generator)["batches"] >= 1
+
+
+def test_windows_longer_than_the_data_allows_are_worth_a_warning(generator):
+    model = MLPModel(OBS, ACT, hidden=[16], device="cpu", multi_step=30)
+    with pytest.warns(UserWarning, match="multi_step=30: no 30 consecutive steps are among the 300 rows"):
+        model.fit(selected(), FitBudget(max_epochs=3), generator=generator)
+
+
+def selected() -> SelectedRows:
+    """Return 300 of 310 rows, of which every 30th is held out."""
+    data = pendulum(10, 31)
+    mask = np.ones((310, 1), dtype=bool)
+    mask[29::30] = False
+    chosen = SelectedRows(data, mask)
+    assert len(chosen) == 300
+    return chosen
 
 
 @pytest.mark.parametrize("target", ["delta", "next"])
