@@ -23,7 +23,7 @@ class EnsembleModel(MLPModel):
     used for predictions.
 
     At every step, each row draws an elite (trajectory sampling TS1, PETS section 5), then a sample from its Gaussian. With
-    ``deterministic=True`` a step is the mean over the elites.
+    ``deterministic=True`` a step is the mean over the elites. While gradients are computed, elites are drawn in equal numbers.
 
     :param members: the number of networks
     :param elites: the number of networks in use, those with the lowest holdout errors
@@ -96,7 +96,12 @@ class EnsembleModel(MLPModel):
             everyone = [self.heads.predict(raw[e], obs, member=e, deterministic=True, generator=None) for e in self.elites]
             return Outcome(*(th.stack(parts).mean(0) for parts in zip(*everyone, strict=True)))
         device = generator.device if generator else None
-        member = th.randint(self.n_choices, (len(inputs),), generator=generator, device=device)
+        if th.is_grad_enabled():
+            # In equal numbers, so that a step and its gradient are one batched product (EnsembleMLP.rows). Every row's member
+            # is uniform all the same.
+            member = th.randperm(len(inputs), generator=generator, device=device) % self.n_choices
+        else:
+            member = th.randint(self.n_choices, (len(inputs),), generator=generator, device=device)
         return self._outcome_by(member, inputs, obs, False, generator)
 
     def _outcome_by(

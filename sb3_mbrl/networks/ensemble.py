@@ -13,6 +13,10 @@ CHUNK = 2048
 """The number of rows that are evaluated at a time without gradients: hidden activations then stay in a CPU's cache"""
 
 
+EVEN = 1.25
+"""How many times as many rows the largest group may have as the smallest, to be computed together"""
+
+
 def take(rows: th.Tensor, index: th.Tensor) -> th.Tensor:
     """Return ``rows[index]`` for an index of any shape, several times faster on a CPU."""
     return rows.index_select(0, index.flatten()).view(*index.shape, *rows.shape[1:])
@@ -110,11 +114,29 @@ class EnsembleMLP(nn.Module):
         if not len(inputs):
             return inputs.new_zeros(0, cast(EnsembleLinear, self.layers[-1]).bias.shape[-1])
         counts, order, place = self._groups(member)
+        if th.is_grad_enabled() and len(inputs) and max(counts) <= EVEN * min(counts):
+            return self._even_rows(inputs, counts, order, place)
         grouped = inputs.index_select(0, order).split(counts)
         # Members without rows, such as those that are no elites, cost nothing.
         used = [(network, rows) for network, rows in zip(self._networks(), grouped, strict=True) if len(rows)]
         outputs = th.cat([part for network, rows in used for part in network(rows)])
         return outputs.index_select(0, place)
+
+    def _even_rows(self, inputs: th.Tensor, counts: list[int], order: th.Tensor, place: th.Tensor) -> th.Tensor:
+        """
+        Map each row by its member where all have nearly as many: in one batched product per layer, which with its gradient
+        takes four fifths of the time. Smaller groups repeat their last row.
+
+        :param counts: the number of rows of each member
+        :param order: the rows in the order of their members
+        :param place: the place of each row in that order
+        """
+        most, count = max(counts), th.tensor(counts, device=order.device)
+        start = count.cumsum(0) - count
+        rank = th.arange(most, device=order.device).minimum(count[:, None] - 1)
+        outputs = self(inputs[order[start[:, None] + rank]]).flatten(0, 1)
+        moved = th.arange(self.members, device=order.device) * most - start  # where each group begins now
+        return outputs.index_select(0, place + moved.repeat_interleave(count)[place])
 
     def _groups(self, member: th.Tensor) -> tuple[list[int], th.Tensor, th.Tensor]:
         """

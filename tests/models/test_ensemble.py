@@ -155,3 +155,20 @@ def test_a_fit_with_dropout_repeats_with_the_seed():
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         EnsembleModel(OBS, ACT, **SMALL, **settings)
+
+
+def test_with_gradients_members_are_drawn_in_equal_numbers(generator):
+    model = EnsembleModel(OBS, ACT, members=3, elites=3, **SMALL)
+    with th.no_grad():
+        model.heads.max_logvar.fill_(-30.0)
+        model.heads.min_logvar.fill_(-40.0)
+        model.network.layers[-1].weight.zero_()
+        for e in range(3):
+            model.network.layers[-1].bias[e, 0, 0] = float(e)
+    state, totals = model.initial(th.zeros(100, 2)), th.zeros(100)
+    for _ in range(300):
+        drawn = model.decode(model.step(state, th.zeros(100, 1), generator=generator).state)[:, 0].detach().round()
+        assert sorted(th.bincount(drawn.long(), minlength=3).tolist()) == [33, 33, 34]
+        totals += drawn
+    # Every row's member is uniform: a mean of 1 with a deviation of sqrt(2/3) over 300 draws.
+    assert (totals / 300 - 1).abs().max() < 5 * (2 / 3 / 300) ** 0.5

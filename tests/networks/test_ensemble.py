@@ -100,3 +100,19 @@ def test_dropout_is_for_gradients_alone():
         th.testing.assert_close(network(rows), network(rows), rtol=0, atol=0)
     network.eval()
     th.testing.assert_close(network(rows), network(rows), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("n", [5, 12, 256])
+def test_even_groups_are_computed_together_with_the_same_gradient(n):
+    th.manual_seed(0)
+    network = EnsembleMLP(5, 4, [8], 3, layer_norm=[0.1])
+    member = th.randperm(n) % 5
+    rows = th.randn(n, 4, requires_grad=True)
+    expected = network(rows.expand(5, -1, -1))[member, th.arange(n)]
+    got = network.rows(rows, member)
+    th.testing.assert_close(got, expected)
+    weight = th.randn(n, 3)
+    wanted = th.autograd.grad((expected * weight).sum(), [rows, *network.parameters()])
+    found = th.autograd.grad((got * weight).sum(), [rows, *network.parameters()])
+    for one, other in zip(found, wanted, strict=True):
+        th.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

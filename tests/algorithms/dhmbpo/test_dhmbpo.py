@@ -114,12 +114,11 @@ def test_the_actors_gradient_is_that_of_finite_differences(monkeypatch):
             agent.actor.latent_pi[0].weight,
         ):
             index = (0,) * parameter.dim()
-            with th.no_grad():
-                sides = []
-                for change in (1e-5, -1e-5):
-                    parameter[index] += change
-                    sides.append(float(objective()))
-                    parameter[index] -= change
+            sides = []
+            for change in (1e-5, -1e-5):  # with gradients, for members are drawn otherwise without
+                parameter.data[index] += change
+                sides.append(float(objective().detach()))
+                parameter.data[index] -= change
             difference = (sides[0] - sides[1]) / 2e-5
             assert float(parameter.grad[index]) == pytest.approx(difference, rel=1e-5, abs=1e-9)
 
