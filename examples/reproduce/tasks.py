@@ -305,8 +305,8 @@ TASKS = {
         Task(
             "muzero-frozenlake",
             "FrozenLake-v1",
-            40_000,
-            4_000,
+            20_000,
+            2_000,
             1_000,
             _THREE,
             load_preset("muzero", "FrozenLake-v1").kwargs,

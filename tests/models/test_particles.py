@@ -207,7 +207,7 @@ def test_what_a_model_lacks_is_said():
     with pytest.raises(MissingCapability, match=r"penalty=1\.0 needs several members"):
         Particles(toy, 4, "ts1", penalty=1.0)
     discrete = EnsembleModel(spaces.Discrete(3), spaces.Discrete(2), members=2, elites=2, hidden=[4], device="cpu")
-    with pytest.raises(UnsupportedSpace, match="'moment' fits a Gaussian"):
+    with pytest.raises(UnsupportedSpace, match="'moment' draws from Gaussians"):
         Particles(discrete, 4, "moment")
     with pytest.raises(ValueError, match="propagation='ts2': choose"):
         Particles(Drifting(), 4, "ts2")
