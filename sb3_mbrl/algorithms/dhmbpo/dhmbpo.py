@@ -50,7 +50,7 @@ class DHMBPO(MBPO):
     Double-horizon MBPO: long rollouts of the policy in the world model give the states to learn in (the *distribution*
     horizon), and short ones give the gradient of the value with respect to the policy (the *training* horizon).
 
-    The class to choose for continuous control with few real steps. All arguments are those of :class:`~sb3_mbrl.MBPO` and of
+    For continuous control with few real steps. All arguments are those of :class:`~sb3_mbrl.MBPO` and of
     SAC, with other defaults; differences from the paper are listed in ``docs/dhmbpo.md``.
 
     :param policy: ``"MlpPolicy"`` is here :class:`~sb3_mbrl.policies.value_gradient.ValueGradientPolicy`
