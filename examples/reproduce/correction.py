@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread for each run, before
 
 import argparse
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,16 +80,16 @@ def part(buffer: ReplayBuffer, rows: slice) -> ReplayBuffer:
 
 
 @th.no_grad()
-def open_loop_errors(model: EnsembleModel, rows: ReplayBuffer) -> list[float]:
-    """Return the error after each of :data:`STEPS`, from every state from which the episode goes on for so long."""
+def open_loop_errors(model: EnsembleModel, rows: ReplayBuffer, steps: Sequence[int] = STEPS) -> list[float]:
+    """Return the error after each of some numbers of steps, from every state from which the episode goes on for the most."""
     obs, action, after = (th.as_tensor(np.array(x[:, 0])) for x in (rows.observations, rows.actions, rows.next_observations))
     scale, ends, errors = after.std(0), np.flatnonzero(rows.dones[:, 0]), []
     last = np.array([ends[ends >= t].min(initial=len(obs) - 1) for t in range(len(obs))])
-    starts = th.as_tensor(np.flatnonzero(np.arange(len(obs)) + max(STEPS) - 1 <= last))
+    starts = th.as_tensor(np.flatnonzero(np.arange(len(obs)) + max(steps) - 1 <= last))
     state = model.initial(obs[starts])
-    for step in range(max(STEPS)):
+    for step in range(max(steps)):
         state = model.step(state, action[starts + step], deterministic=True).state
-        if step + 1 in STEPS:
+        if step + 1 in steps:
             errors.append(float(((state["obs"] - after[starts + step]) / scale).square().mean()))
     return errors
 

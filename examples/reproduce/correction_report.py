@@ -46,7 +46,7 @@ def table(record: Record) -> str:
 
 
 def main() -> None:
-    records = [record for path in sorted(RESULTS.glob("*.json")) if (record := read_record(path))]
+    records = [record for path in sorted(RESULTS.glob("*.json")) if (record := read_record(path)) and "variants" in record]
     head = [
         "# Errors of models after many steps",
         "",

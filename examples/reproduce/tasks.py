@@ -333,7 +333,7 @@ TASKS = {
         *imagination_tasks(
             "short", (INVERTED_PENDULUM,), "branched", rollouts="short", horizon=10, starts_per_step=20, **ROWS
         ),
-        *imagination_tasks("long", (INVERTED_PENDULUM,), "branched", rollouts="long", horizon=200, starts_per_step=1, **ROWS),
+        *imagination_tasks("long", (PENDULUM,), "branched", rollouts="long", horizon=200, starts_per_step=1, **ROWS),
         *(preset_task(f"{body}-v5") for body in ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid")),
     )
 }
