@@ -1,6 +1,8 @@
 """``main``: exit codes, and what is printed where."""
 
 import os
+import subprocess
+import sys
 
 import gymnasium as gym
 import pytest
@@ -60,3 +62,10 @@ def test_the_code_of_the_command_is_returned(code, monkeypatch):
     """1 is a failed check."""
     monkeypatch.setattr("sb3_mbrl.cli.train.train", lambda args: code)
     assert main(["train", "--env", "Pendulum-v1"]) == code
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """``sb3-mbrl plugins | head -1`` ended in a traceback."""
+    command = f"'{sys.executable}' -m sb3_mbrl plugins | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

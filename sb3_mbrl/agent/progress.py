@@ -202,7 +202,10 @@ class ProgressLines(BaseCallback):
         passed, remaining = clock(left.now() - left.started), left.text()
         about = "" if remaining == "?" else f", about {remaining} left"
         what = f": {activity}" if activity else ""
-        self.write(f"{left.done:,} of {left.total:,} real steps ({share:.0%}), {passed} passed{about}{what}")
+        total = max(
+            left.total, left.done
+        )  # the last steps of several environments may go beyond the number that was asked for
+        self.write(f"{left.done:,} of {total:,} real steps ({share:.0%}), {passed} passed{about}{what}")
 
     def _on_training_start(self) -> None:
         self.begin(_time_left(self.model, self.locals["total_timesteps"]))

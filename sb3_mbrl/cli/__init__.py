@@ -6,6 +6,7 @@ Exit codes: 0 success; 1 a failed check; 2 a user's mistake, explained in one li
 saved.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with importable(Path.cwd()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UpdateRatioWarning)  # `train` prints the line
-            return args.run(args)
+            code = args.run(args)
+            sys.stdout.flush()  # so that a reader that has gone is noticed here
+            return code
+    except BrokenPipeError:
+        # The reader, such as `head`, has enough. Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UserError, PluginError, gym.error.Error) as error:
         if args.traceback:
             raise

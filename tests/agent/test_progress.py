@@ -162,3 +162,12 @@ def test_the_time_left_is_known_where_the_world_model_is_off():
     first = Lines(shown)
     agent.learn(30, callback=[shown, first])
     assert first.left[0].isdigit()
+
+
+def test_steps_beyond_the_number_that_was_asked_for_are_not_more_than_all():
+    """Environments side by side made "1,304 of 1,300"."""
+    written: list[str] = []
+    lines, (left, _) = ProgressLines(written.append), run(Costs(update=0.01))
+    left.note(1004)
+    lines.begin(left)
+    assert written[0].startswith("1,004 of 1,004 real steps")
