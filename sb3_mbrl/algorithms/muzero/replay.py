@@ -148,7 +148,7 @@ class UnrollReplay:
             "known": th.as_tensor(living[:, :unroll] | gone[:, :unroll]),
             "real": th.as_tensor(living[:, :unroll]),
             "value": th.as_tensor(value, dtype=th.float32),
-            "value_weight": th.as_tensor(living | gone, dtype=th.float32),
+            "value_weight": th.as_tensor((living & (stored_values | ~_of_itself(last))) | gone, dtype=th.float32),
             "policy": th.as_tensor(self.side.arrays[POLICY][positions, envs]),
             "policy_weight": th.as_tensor(living, dtype=th.float32),
         }
@@ -169,19 +169,20 @@ class UnrollReplay:
     ) -> np.ndarray:
         """Return the values of the observations after the last steps of the targets, ``(B, S)``."""
         rows, envs = np.arange(len(last))[:, None], np.broadcast_to(drawn.envs[:, None], last.shape)
-        own, steps = last < np.arange(last.shape[1]), drawn.steps  # own: the state itself, nothing is summed
+        own, steps = _of_itself(last), drawn.steps
         step = np.maximum(last, 0)
         needed = own | (steps.discount[rows, step] != 0)
         following = np.minimum(last + 1, drawn.positions.shape[1] - 1)
         inside = (following > last) & (own | ~steps.cut[rows, step])  # the next state is one of the episode, with a search
-        # Before a random action: from the search that was made there, which knows better actions.
-        stored = needed & inside & (stored_values | steps.explored[rows, following])
+        stored = needed & inside & stored_values
         values = np.zeros(last.shape)
         values[stored] = self.side.arrays[VALUE][drawn.positions[rows, following], envs][stored]
         needed &= ~stored
-        if needed.any():
-            positions = drawn.positions[rows, step]
-            values[needed] = value_of(self.data.transitions_at(positions[needed], envs[needed]).next_obs)
+        # The state after the last step; where none is summed, the state itself.
+        for here, kind in ((needed & ~own, "next_obs"), (needed & own, "obs")):
+            if here.any():
+                positions = drawn.positions[rows, following if kind == "obs" else step]
+                values[here] = value_of(getattr(self.data.transitions_at(positions[here], envs[here]), kind))
         return values
 
     def obs_at(self, positions: np.ndarray, envs: np.ndarray) -> Obs:
@@ -219,3 +220,13 @@ class UnrollReplay:
 
     def load_state_dict(self, state: State) -> None:
         """Take back what :meth:`state_dict` gave."""
+
+
+def _of_itself(last: np.ndarray) -> np.ndarray:
+    """
+    Return which states' targets sum no reward, since their own action was random, ``(B, S)`` booleans. They have the state's
+    own value, which by the network there is nothing to learn from.
+
+    :param last: the result of :func:`~.targets.last_steps`
+    """
+    return last < np.arange(last.shape[1])
