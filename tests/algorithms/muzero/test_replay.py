@@ -153,20 +153,22 @@ def test_a_window_may_be_longer_than_what_is_stored():
     assert not batch.extra["real"][:, 2].any()
 
 
-def test_windows_follow_each_environment_around_a_full_buffer():
+@pytest.mark.parametrize("stored", [True, False])
+def test_windows_follow_each_environment_around_a_full_buffer(stored):
     """
     Two environments with episodes of their own lengths and ends, in a ring that has been filled more than twice, against a
-    record of every step: nothing of another episode, environment or lap comes into a target.
+    record of every step: nothing of another episode, environment or lap comes into a target. Before a random move, too, values
+    are those of the target network where it is to be: values of old searches once held all values down.
     """
     lengths, terminates = (3, 5), (True, False)
     env = DummyVecEnv([lambda env=env: Count(lengths[env], terminates[env]) for env in range(2)])
-    agent = small(env, learning_starts=1000, buffer_size=34, exploration=0.3, value_bootstrap="search").learn(90)
+    agent = small(env, learning_starts=1000, buffer_size=34, exploration=0.3).learn(90)
     buffer, arrays = agent.replay_buffer, agent.real.side.arrays
     assert buffer.full
     assert buffer.pos == 45 % 17 > 0
     arrays[POLICY][:] = np.random.default_rng(0).dirichlet(np.ones(3), (17, 2))  # those of a new network are all alike
     drawn = agent.replay.draw(300, th.Generator().manual_seed(0))
-    batch = agent.replay.batch(drawn, value_of, stored_values=True)
+    batch = agent.replay.batch(drawn, value_of, stored_values=stored)
     explored, searched = arrays["search.explored"] > 0, arrays["search.value"]
     assert explored.any()
     seen = set()
@@ -174,10 +176,8 @@ def test_windows_follow_each_environment_around_a_full_buffer():
     def target(age, env, n):
         """The value of the state before the step of an age, by recursion; 44 is the newest step."""
         t, slot = age % lengths[env], age % 17
-        if age <= 44 and explored[slot, env]:
-            return searched[slot, env]
-        if n == 0:
-            return searched[slot, env] if age <= 44 else 100.0 + t
+        if n == 0 or (age <= 44 and explored[slot, env]):
+            return searched[slot, env] if stored and age <= 44 else 100.0 + t
         reward, last = 10.0 * (t + 1), t + 1 == lengths[env]
         if last and terminates[env]:
             return reward
@@ -194,6 +194,8 @@ def test_windows_follow_each_environment_around_a_full_buffer():
             assert bool(batch.extra["policy_weight"][row, k]) == alive
             if alive:
                 assert float(batch.extra["value"][row, k]) == pytest.approx(target(age + k, env, 2), rel=1e-5)
+                itself = bool(explored[(age + k) % 17, env]) and not stored
+                assert bool(batch.extra["value_weight"][row, k]) != itself, "a state's value by the network teaches it nothing"
                 assert np.array_equal(batch.extra["policy"][row, k], arrays[POLICY][(age + k) % 17, env])
             if alive and k < 3:
                 assert int(batch.obs[row, k, 0]) == t + k
