@@ -117,6 +117,11 @@ def test_every_variant_takes_its_settings(task):
         assert (variant == "true-model") == (model is not None and not model.learns)
 
 
+def test_a_falling_rate_in_the_words_of_the_zoo():
+    rate = agents.as_arguments({"learning_rate": "lin_2e-3"}, gym.spaces.Discrete(2))["learning_rate"]
+    assert [rate(1.0), rate(0.5), rate(0.0)] == pytest.approx([2e-3, 1e-3, 0.0])
+
+
 def test_action_noise_in_the_words_of_the_zoo():
     space = gym.spaces.Box(-1.0, 1.0, (3,))
     arguments = agents.as_arguments({"noise_type": "normal", "noise_std": 0.1, "gamma": 0.9}, space)
