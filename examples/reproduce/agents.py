@@ -6,8 +6,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import LinearSchedule
 from tasks import BASES, Task
 
 from sb3_mbrl.zoo import algorithms
@@ -21,8 +21,8 @@ def algorithm(task: Task, variant: str) -> type[OffPolicyAlgorithm]:
 
 def as_arguments(settings: Mapping[str, Any], space: gym.Space) -> dict[str, Any]:
     """
-    Replace rl-zoo3's names with SB3's objects: ``noise_type`` and ``noise_std`` for action noise, and a ``learning_rate`` such as
-    ``"lin_1e-3"``, which falls linearly to 0. The rest is kept.
+    Replace rl-zoo3's names with SB3's objects: ``noise_type`` and ``noise_std`` for action noise, and a ``learning_rate``
+    such as ``"lin_1e-3"``, which falls linearly to 0. The rest is kept.
     """
     arguments = dict(settings)
     kind = arguments.pop("noise_type", None)
