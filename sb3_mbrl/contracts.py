@@ -853,6 +853,7 @@ class LearnerView(NamedTuple):
         are no rollouts. It takes a share of real rows, by default ``real_ratio``
     :param values: a function from raw observations ``(B, ...)`` to the values that each target critic gives them under the
         policy, ``(C, B)``, in the units that the learner's rewards have; ``None``: the learner has no target critics
+    :param follow: the policy as targets take it, without random actions and action noise; ``None``: ``act``
     """
 
     world_model: WorldModel
@@ -862,6 +863,7 @@ class LearnerView(NamedTuple):
     generator: th.Generator
     mix: Callable[..., ReplaySampler | None]
     values: Callable[[Obs], th.Tensor] | None = None
+    follow: Callable[[Obs], th.Tensor] | None = None
 
 
 class Imagination(ABC):
@@ -873,9 +875,13 @@ class Imagination(ABC):
 
     :cvar needs_members: whether the world model must have members (:meth:`WorldModel.members`)
     :cvar uses_real_ratio: whether the learner's ``real_ratio`` has an effect; where it has none, giving one is an error
+    :cvar needs_critics: whether the learner must have target critics (:attr:`LearnerView.values`)
+    :cvar changes_rewards: whether the rewards of imagined rows are not the model's alone, so that nobody may compute them anew
     """
 
     needs_members: ClassVar[bool] = False
+    needs_critics: ClassVar[bool] = False
+    changes_rewards: ClassVar[bool] = False
     uses_real_ratio: bool = True
 
     @abstractmethod
@@ -887,6 +893,19 @@ class Imagination(ABC):
         :param real: the learner's own replay buffer
         :return: the sampler; ``None``: the real buffer itself
         """
+
+    def check(self, world_model: WorldModel) -> None:
+        """
+        Refuse a world model that the rule cannot work with, as early as possible: an agent calls this when it is built.
+
+        :param world_model: the world model, not yet fitted
+        :raises MissingCapability: for a model without members, where the rule needs them
+        """
+        if self.needs_members and type(world_model).members is WorldModel.members:
+            raise MissingCapability(
+                f"{type(self).__name__} compares the members of an ensemble, and {type(world_model).__name__} has none: give "
+                "world_model='ensemble'"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return all values that change during training, as plain values, to save them with the agent."""

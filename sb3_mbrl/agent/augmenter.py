@@ -111,6 +111,7 @@ class ReplayAugmenter(AgentObject):
         real_ratio: float,
         gamma: float,
         values: Callable[[Any], th.Tensor] | None = None,
+        follow: Callable[[Any], th.Tensor] | None = None,
     ) -> ReplaySampler | None:
         """
         Return the sampler that stands in for the replay buffer while the base class trains; ``None``: the real buffer itself.
@@ -120,6 +121,7 @@ class ReplayAugmenter(AgentObject):
         :param real_ratio: the share of real rows in a batch
         :param gamma: the discount of a step
         :param values: the values of the target critics, from raw observations; ``None``: there are none
+        :param follow: the policy without random actions and action noise; ``None``: ``act``
         """
 
         def mix(share: float = real_ratio) -> ReplaySampler | None:
@@ -127,7 +129,8 @@ class ReplayAugmenter(AgentObject):
                 return None
             return MixedSampler(real, self.imagined, share, gamma, self.random.generator)
 
-        return imagination.sampler(LearnerView(model, act, gamma, real_ratio, self.random.generator, mix, values), real)
+        view = LearnerView(model, act, gamma, real_ratio, self.random.generator, mix, values, follow)
+        return imagination.sampler(view, real)
 
     def forget(self) -> None:
         """Drop all rows, because the world model has been replaced."""

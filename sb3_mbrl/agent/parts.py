@@ -315,7 +315,8 @@ class Parts(AgentObject):
         """Restore the extra state of the world model, before SB3 restores its parameters."""
         if self.world_model is not None and state["world_model_extra"] is not None:
             self.world_model.load_extra_state(state["world_model_extra"])
-        if self.imagination is not None and state.get("imagination"):
+        same = state["references"].get("imagination") == self.references.get("imagination")
+        if self.imagination is not None and same and state.get("imagination"):
             self.imagination.load_state_dict(state["imagination"])
 
 

@@ -24,10 +24,12 @@ is off is bit-identical to its base class.
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from numbers import Real
 from typing import Any, Self
 
 import torch as th
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
@@ -45,9 +47,8 @@ from sb3_mbrl.contracts import (
     ReplaySampler,
     RolloutImagination,
     UnsupportedSpace,
-    WorldModel,
 )
-from sb3_mbrl.imagination.acting import act_in_imagination, has_target_critics, target_values
+from sb3_mbrl.imagination.acting import act_in_imagination, evaluating, has_target_critics, target_values
 from sb3_mbrl.imagination.starts import check_choice
 from sb3_mbrl.policies import policy_names
 from sb3_mbrl.spaces import ActionCodec, unusable_by_sb3
@@ -183,10 +184,23 @@ class ModelBasedMixin(OffPolicyAgent):
         if imagination is None or model is None:
             return
         name = type(imagination).__name__
-        if imagination.needs_members and type(model).members is WorldModel.members:
+        imagination.check(model)
+        if imagination.needs_critics and not has_target_critics(self):
             raise MissingCapability(
-                f"{name} compares the members of an ensemble, and {type(model).__name__} has none: give world_model='ensemble'"
+                f"{name} needs the target critics of SAC, TD3 or DDPG, which {type(self).__name__} lacks: take 'mve' or "
+                "'branched'"
             )
+        if isinstance(self.replay_buffer, HerReplayBuffer):
+            if not isinstance(imagination, RolloutImagination):
+                raise ValueError(
+                    f"{name} expands targets by the model's rewards, which know the real goals only, and hindsight replay "
+                    "learns from others: give a rule for rollouts, such as imagination='branched'"
+                )
+            if imagination.changes_rewards:
+                raise ValueError(
+                    f"{name} lowers rewards, and hindsight replay computes them anew for its goals, so that nothing would be "
+                    "left of it: give imagination='branched', 'macura' or 'infoprop'"
+                )
         if not imagination.uses_real_ratio and self.real_ratio != REAL_RATIO:
             raise ValueError(
                 f"real_ratio={self.real_ratio}: {name} does not mix rows by it (it stores none, or sets their share itself): "
@@ -255,19 +269,22 @@ class ModelBasedMixin(OffPolicyAgent):
             return None
         act, settings = self._act_in_imagination, (self.real_ratio, self.gamma)
         values = self._target_values if has_target_critics(self) else None
-        return self.augmenter.sampler(self.imagination, self._model, act, self._buffer, *settings, values)
+        follow = partial(self._act_in_imagination, explores=False)
+        return self.augmenter.sampler(self.imagination, self._model, act, self._buffer, *settings, values, follow)
 
-    def _act_in_imagination(self, obs: Obs) -> th.Tensor:
+    def _act_in_imagination(self, obs: Obs, explores: bool = True) -> th.Tensor:
         """
         Choose actions for a batch of imagined rows (:func:`~sb3_mbrl.imagination.acting.act_in_imagination`).
 
         :param obs: raw observations, ``(B, ...)``
+        :param explores: whether with the agent's exploration, beyond what its policy draws
         :return: scaled actions, ``(B, A)``
         """
         obs = self._as_policies_see(obs)
         # SB3's policies draw from torch's global generators. Callers have entered the scope of the world model's random
         # stream, in which these continue that stream (RandomStream.scope); SB3's own numbers are not disturbed.
-        action = act_in_imagination(self, obs, None)
+        with evaluating(getattr(self.policy, "actor", None)):  # imagined rows leave the statistics of its layers alone
+            action = act_in_imagination(self, obs, None, explores=explores)
         return ActionCodec(self.action_space).nearest(action) if self._converts_actions else action
 
     def _target_values(self, obs: Obs) -> th.Tensor:

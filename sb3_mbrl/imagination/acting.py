@@ -16,7 +16,22 @@ from sb3_mbrl.spaces import sample_actions
 from sb3_mbrl.trees import batch_size
 
 
-def act_in_imagination(agent: OffPolicyAlgorithm, obs: Any, generator: th.Generator | None) -> th.Tensor:
+@contextmanager
+def evaluating(module: th.nn.Module | None) -> Iterator[None]:
+    """Put a module into evaluation mode, and back: batch normalisation then neither uses nor changes a batch's statistics."""
+    if module is None or not module.training:
+        yield
+        return
+    module.train(False)
+    try:
+        yield
+    finally:
+        module.train(True)
+
+
+def act_in_imagination(
+    agent: OffPolicyAlgorithm, obs: Any, generator: th.Generator | None, *, explores: bool = True
+) -> th.Tensor:
     """
     Draw an action for every row, with the agent's exploration.
 
@@ -28,11 +43,14 @@ def act_in_imagination(agent: OffPolicyAlgorithm, obs: Any, generator: th.Genera
     :param agent: the agent
     :param obs: observations as the policy's networks take them
     :param generator: the source of exploration and noise
+    :param explores: whether with random actions and action noise; ``False``: as the policy draws them
     :return: scaled actions ``(B, A)``, as SB3's replay buffer stores them
     """
     with _noise_per_row(agent, batch_size(obs)):
         action = agent.policy._predict(obs, deterministic=False)
     action = action.reshape(len(action), -1)
+    if not explores:
+        return action
     rate = getattr(agent, "exploration_rate", 0.0)
     if rate > 0.0:
         return explore(action, rate, agent.action_space, generator)

@@ -86,8 +86,13 @@ class BranchedRollouts(RolloutImagination):
     ) -> None:
         if rollouts not in ROLLOUTS:
             raise ValueError(f"rollouts={rollouts!r}: choose 'branched', 'short' or 'long'")
+        if rollouts != "branched" and type(self) is not BranchedRollouts:
+            raise ValueError(
+                f"rollouts={rollouts!r} sets the horizon of imagination='branched': give {type(self).__name__} a horizon, and "
+                "starts='initial'"
+            )
         usual_starts, usual_horizon = ROLLOUTS[rollouts]
-        if starts is not None and rollouts != "branched" and starts != usual_starts:
+        if starts is not None and rollouts != "branched" and not (isinstance(starts, str) and starts == usual_starts):
             raise ValueError(
                 f"rollouts={rollouts!r} begin where episodes do, and starts={starts!r} elsewhere: give one of them"
             )

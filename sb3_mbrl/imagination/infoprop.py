@@ -10,7 +10,7 @@ from sb3_mbrl.checks import number
 from sb3_mbrl.contracts import Prediction, WorldModel
 from sb3_mbrl.imagination.branched import BranchedRollouts, Progress, Step
 from sb3_mbrl.imagination.schedule import HorizonSchedule
-from sb3_mbrl.imagination.uncertainty import Fused, fuse
+from sb3_mbrl.imagination.uncertainty import Fused, check_members, fuse
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.spaces import ActionCodec, numbers_alone
 from sb3_mbrl.trees import State
@@ -58,6 +58,11 @@ class InformedRollouts(BranchedRollouts):
         self.rate_quantile = number("rate_quantile", rate_quantile, 0.0, 1.0)
         self.sum_quantile = number("sum_quantile", sum_quantile, 0.0, 1.0)
         super().__init__(horizon, **kwargs)
+
+    def check(self, world_model: WorldModel) -> None:
+        super().check(world_model)
+        numbers_alone(world_model.observation_space, "imagination='infoprop'", "'macura'")
+        check_members(world_model, noise=True)
 
     def predict(
         self, world_model: WorldModel, state: State, action: th.Tensor, at: Progress, *, generator: th.Generator | None

@@ -9,7 +9,7 @@ from sb3_mbrl.checks import number
 from sb3_mbrl.contracts import WorldModel
 from sb3_mbrl.imagination.branched import BranchedRollouts, Progress, Step
 from sb3_mbrl.imagination.schedule import HorizonSchedule
-from sb3_mbrl.imagination.uncertainty import one_against_rest
+from sb3_mbrl.imagination.uncertainty import check_members, one_against_rest
 from sb3_mbrl.rng import on_device
 from sb3_mbrl.trees import State
 
@@ -30,6 +30,7 @@ class MaskedRollouts(BranchedRollouts):
     """
 
     needs_members = True
+    changes_rewards = True
     masks_rows = True
 
     def __init__(
@@ -41,6 +42,10 @@ class MaskedRollouts(BranchedRollouts):
     ) -> None:
         self.share, self.penalty = number("share", share, 0.0, 1.0, open_low=True), number("penalty", penalty, 0.0)
         super().__init__(horizon, **kwargs)
+
+    def check(self, world_model: WorldModel) -> None:
+        super().check(world_model)
+        check_members(world_model, noise=True)
 
     def predict(
         self, world_model: WorldModel, state: State, action: th.Tensor, at: Progress, *, generator: th.Generator | None

@@ -9,7 +9,7 @@ from sb3_mbrl.checks import number
 from sb3_mbrl.contracts import WorldModel
 from sb3_mbrl.imagination.branched import BranchedRollouts, Progress, Step
 from sb3_mbrl.imagination.schedule import HorizonSchedule
-from sb3_mbrl.imagination.uncertainty import pairwise_divergence
+from sb3_mbrl.imagination.uncertainty import check_members, pairwise_divergence
 from sb3_mbrl.trees import State
 
 
@@ -43,6 +43,10 @@ class TrustedRollouts(BranchedRollouts):
         super().__init__(horizon, **kwargs)
         self.factor, self.quantile = number("factor", factor, 0.0, open_low=True), number("quantile", quantile, 0.0, 1.0)
         self.threshold, self.rounds = 0.0, 0
+
+    def check(self, world_model: WorldModel) -> None:
+        super().check(world_model)
+        check_members(world_model, noise=True)
 
     def predict(
         self, world_model: WorldModel, state: State, action: th.Tensor, at: Progress, *, generator: th.Generator | None

@@ -9,7 +9,7 @@ from sb3_mbrl.checks import number
 from sb3_mbrl.contracts import WorldModel
 from sb3_mbrl.imagination.branched import BranchedRollouts, Progress, Step
 from sb3_mbrl.imagination.schedule import HorizonSchedule
-from sb3_mbrl.imagination.uncertainty import largest_deviation
+from sb3_mbrl.imagination.uncertainty import check_members, largest_deviation
 from sb3_mbrl.trees import State
 
 
@@ -27,10 +27,15 @@ class PenalisedRollouts(BranchedRollouts):
     """
 
     needs_members = True
+    changes_rewards = True
 
     def __init__(self, horizon: int | Sequence[int] | HorizonSchedule = 5, penalty: float = 1.0, **kwargs: Any) -> None:
         self.penalty = number("penalty", penalty, 0.0)
         super().__init__(horizon, **kwargs)
+
+    def check(self, world_model: WorldModel) -> None:
+        super().check(world_model)
+        check_members(world_model, noise=True, least=1)
 
     def predict(
         self, world_model: WorldModel, state: State, action: th.Tensor, at: Progress, *, generator: th.Generator | None

@@ -1,5 +1,6 @@
 """``steve``: value expansion over several horizons, weighted by how much the model agrees (Buckman et al., NeurIPS 2018)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch as th
@@ -9,9 +10,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mbrl.buffers.imagined import normalised_obs
 from sb3_mbrl.checks import whole
-from sb3_mbrl.contracts import Imagination, LearnerView, MissingCapability, Obs, ReplaySampler
+from sb3_mbrl.contracts import Imagination, LearnerView, MissingCapability, Obs, ReplaySampler, WorldModel
+from sb3_mbrl.imagination.uncertainty import check_members
+from sb3_mbrl.imagination.value_expansion import scaled_reward
 from sb3_mbrl.rng import RandomStream
-from sb3_mbrl.trees import tree_index, tree_map
+from sb3_mbrl.trees import tree_index, tree_leaves, tree_map
 
 
 class EnsembleValueExpansion(Imagination):
@@ -25,8 +28,9 @@ class EnsembleValueExpansion(Imagination):
         T_h^(e,c) = r + sum_(k<=h) d_k^e r_k^e + d_(h+1)^e V_c(s_h^e)
         d_1 = gamma (1 - d),  d_(k+1) = d_k gamma (1 - p_k)
 
-    with rewards ``r_k`` and probabilities of termination ``p_k`` of the model. The target is the mean of their means, weighted
-    by the inverse of their variances over ``e`` and ``c``::
+    with rewards ``r_k`` and probabilities of termination ``p_k`` of the model. Members predict their means, and actions are
+    drawn with the same noise for all of them, so that candidates differ by what members and critics have learned. The target
+    is the mean of their means, weighted by the inverse of their variances over ``e`` and ``c``::
 
         T = sum_h w_h mean(T_h)         w_h = var(T_h)^-1 / sum_j var(T_j)^-1
 
@@ -37,10 +41,15 @@ class EnsembleValueExpansion(Imagination):
     """
 
     needs_members = True
+    needs_critics = True
     uses_real_ratio = False
 
     def __init__(self, horizon: int = 3) -> None:
         self.horizon = whole("horizon", horizon, 0)
+
+    def check(self, world_model: WorldModel) -> None:
+        super().check(world_model)
+        check_members(world_model, noise=False)
 
     def sampler(self, learner: LearnerView, real: ReplayBuffer) -> ReplaySampler | None:
         if learner.values is None:
@@ -72,7 +81,7 @@ class _WeightedSampler:
         device = rows.rewards.device
         first = self.learner.gamma if rows.discounts is None else rows.discounts[:, 0]
         discount = first * (1.0 - rows.dones[:, 0].to(rows.rewards.dtype))
-        reward = self._scaled(rows.rewards[:, 0], env)
+        reward = scaled_reward(rows.rewards[:, 0], self.real, env)
         with RandomStream.of(self.learner.generator).scope(self.learner.world_model.device):
             target = weighted(self._candidates(rows.next_observations, reward, discount, env))
         observations, next_observations = rows.observations, rows.next_observations
@@ -103,23 +112,36 @@ class _WeightedSampler:
         )
         state, targets = model.initial(obs), []
         for step in range(self.horizon + 1):
-            values = learner.values(obs).to(model.device)
+            values = alike(learner.values, obs, n, dim=1).to(model.device)
             targets.append((total + discount * values).unflatten(1, (n, rows)).flatten(0, 1))
             if step == self.horizon:
                 break
-            prediction = model.member_step(state, learner.act(obs), member, generator=learner.generator)
-            total = total + discount * self._scaled(prediction.reward, env)
+            action = alike(learner.follow or learner.act, obs, n)
+            prediction = model.member_step(state, action, member, deterministic=True, generator=learner.generator)
+            total = total + discount * scaled_reward(prediction.reward, self.real, env)
             step_discount = prediction.discount
             discount = discount * (learner.gamma * (1.0 - prediction.terminated) if step_discount is None else step_discount)
             state = prediction.state
             obs = model.decode(state)
         return th.stack(targets)
 
-    def _scaled(self, reward: th.Tensor, env: VecNormalize | None) -> th.Tensor:
-        """Normalise rewards as the replay buffer does when it samples."""
-        if env is None:
-            return reward
-        return th.as_tensor(self.real._normalize_reward(reward.cpu().numpy(), env)).to(reward)
+
+def alike(function: Callable[[Any], th.Tensor], obs: Obs, n: int, dim: int = 0) -> th.Tensor:
+    """
+    Call a function that draws from torch's global generators once for each member's rows, each time with the same numbers.
+
+    :param function: a function of observations
+    :param obs: the rows of the first member, then those of the second, and so on
+    :param n: the number of members
+    :param dim: the axis of the rows in the result
+    """
+    parts = [tree_map(lambda leaf, e=e: leaf.unflatten(0, (n, -1))[e], obs) for e in range(n)]
+    devices = {leaf.device.index for leaf in tree_leaves(obs) if leaf.is_cuda}
+    results = []
+    for part in parts[:-1]:
+        with th.random.fork_rng(devices=sorted(devices)):  # puts the generators back, so that the next call draws the same
+            results.append(function(part))
+    return th.cat([*results, function(parts[-1])], dim)
 
 
 def weighted(targets: th.Tensor, least: float = 1e-8) -> th.Tensor:

@@ -10,11 +10,36 @@ measured in other units.
 from typing import NamedTuple
 
 import torch as th
+from gymnasium import spaces
 
-from sb3_mbrl.contracts import MemberPrediction
+from sb3_mbrl.contracts import MemberPrediction, WorldModel
+from sb3_mbrl.spaces import ActionCodec, torch_dtype
+
+ALONE = "A single member cannot disagree: give the ensemble members=2 or more, and as many elites"
+CERTAIN = "The members predict no variance, which the rule compares: give the ensemble probabilistic=True"
 
 LEAST_VARIANCE = 1e-10
 """The smallest variance in a quotient: constant columns, in which all members agree, then add nothing"""
+
+
+def check_members(world_model: WorldModel, *, noise: bool, least: int = 2) -> None:
+    """
+    Refuse an ensemble that a rule cannot compare.
+
+    :param world_model: a model with members, not yet fitted
+    :param noise: whether its members must predict variances
+    :param least: the least number of members in use
+    :raises ValueError: for fewer members, or members without noise
+    """
+    if world_model.n_choices < least:
+        raise ValueError(ALONE)
+    space, codec = world_model.observation_space, ActionCodec(world_model.action_space)
+    if noise and isinstance(space, spaces.Box):
+        obs = th.zeros(1, *space.shape, dtype=torch_dtype(space.dtype), device=world_model.device)
+        with th.no_grad():
+            members = world_model.members(world_model.initial(obs), codec.neutral()[None].to(world_model.device))
+        if not bool((members.variance > 0).any()):
+            raise ValueError(CERTAIN)
 
 
 def variances(members: MemberPrediction) -> th.Tensor:
@@ -24,9 +49,9 @@ def variances(members: MemberPrediction) -> th.Tensor:
     :raises ValueError: if there is one member alone, or none has any noise
     """
     if len(members.mean) < 2:
-        raise ValueError("A single member cannot disagree: give the ensemble members=2 or more, and as many elites")
+        raise ValueError(ALONE)
     if not bool((members.variance > 0).any()):
-        raise ValueError("The members predict no variance, which the rule compares: give the ensemble probabilistic=True")
+        raise ValueError(CERTAIN)
     return members.variance.clamp(min=LEAST_VARIANCE)
 
 
@@ -84,7 +109,7 @@ def largest_deviation(members: MemberPrediction) -> th.Tensor:
 def joint_deviation(members: MemberPrediction) -> th.Tensor:
     """
     Compute the standard deviation of the outcome over members and their noise together, ``(B,)``: the mean over columns of the
-    next observation's, plus the reward's (WIMLE), in the units of observations and rewards.
+    next observation's, plus the reward's over members (WIMLE), in the units of observations and rewards.
     """
     variance = members.variance.mean(0) + members.mean.var(0, correction=0)
     return variance.sqrt().mean(-1) + members.reward.std(0, correction=0)
@@ -112,8 +137,9 @@ def fuse(members: MemberPrediction) -> Fused:
 
         1/var = mean_e 1/var_e      mu = var mean_e (mu_e / var_e)      dis = mean_e (mu_e - mu)^2      K = var / (var + dis)
     """
-    mean, variance = members.mean, variances(members)
+    # Relative to the first member: rounding of large means would look like disagreement.
+    mean, variance = members.mean - members.mean[0], variances(members)
     fused_variance = 1 / (1 / variance).mean(0)
     fused = fused_variance * (mean / variance).mean(0)
     disagreement = (mean - fused).square().mean(0)
-    return Fused(fused, fused_variance, fused_variance / (fused_variance + disagreement))
+    return Fused(members.mean[0] + fused, fused_variance, fused_variance / (fused_variance + disagreement))

@@ -62,13 +62,15 @@ class _ExpandedSampler:
         obs = tree_map(lambda leaf: leaf.to(model.device), rows.next_observations)
         state = model.initial(obs)
         first = self.learner.gamma if rows.discounts is None else rows.discounts[:, 0]
+        follow = self.learner.follow or self.learner.act
         # R = r and D = gamma (1 - d), then per imagined step R <- R + D r_k and D <- D gamma (1 - p_k).
-        reward, discount = rows.rewards[:, 0].clone(), first * (1.0 - rows.dones[:, 0].to(rows.rewards.dtype))
+        reward = scaled_reward(rows.rewards[:, 0], self.real, env)
+        discount = first * (1.0 - rows.dones[:, 0].to(rows.rewards.dtype))
         # The policy draws from torch's global generators; inside the scope these continue the learner's own stream.
         with RandomStream.of(self.learner.generator).scope(model.device):
             for _ in range(self.horizon):
-                prediction = model.step(state, self.learner.act(obs), generator=self.learner.generator)
-                reward = reward + discount * prediction.reward.to(device)
+                prediction = model.step(state, follow(obs), generator=self.learner.generator)
+                reward = reward + discount * scaled_reward(prediction.reward.to(device), self.real, env)
                 step_discount = prediction.discount
                 if step_discount is None:
                     step_discount = self.learner.gamma * (1.0 - prediction.terminated)
@@ -78,9 +80,9 @@ class _ExpandedSampler:
         observations, next_observations = rows.observations, tree_map(lambda leaf: leaf.to(device), obs)
         if env is not None:
             observations, next_observations = (
-                normalised_obs(value, self.real, env) for value in (observations, next_observations)
+                tree_map(lambda leaf: leaf.to(device), normalised_obs(value, self.real, env))
+                for value in (observations, next_observations)
             )
-            reward = th.as_tensor(self.real._normalize_reward(reward.cpu().numpy(), env)).to(device)
         return rows._replace(
             observations=observations,
             next_observations=next_observations,
@@ -88,3 +90,10 @@ class _ExpandedSampler:
             rewards=reward[:, None],
             discounts=discount[:, None],
         )
+
+
+def scaled_reward(reward: th.Tensor, real: ReplayBuffer, env: VecNormalize | None) -> th.Tensor:
+    """Normalise rewards as the replay buffer does when it samples: step by step, since large ones are clipped."""
+    if env is None:
+        return reward
+    return th.as_tensor(real._normalize_reward(reward.cpu().numpy(), env)).to(reward)

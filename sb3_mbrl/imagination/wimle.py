@@ -10,7 +10,7 @@ from sb3_mbrl.checks import number
 from sb3_mbrl.contracts import LearnerView, ReplaySampler, WorldModel
 from sb3_mbrl.imagination.branched import BranchedRollouts, Progress, Step
 from sb3_mbrl.imagination.schedule import HorizonSchedule
-from sb3_mbrl.imagination.uncertainty import joint_deviation
+from sb3_mbrl.imagination.uncertainty import check_members, joint_deviation
 from sb3_mbrl.trees import State
 
 
@@ -47,6 +47,10 @@ class ConfidentRollouts(BranchedRollouts):
         self.confidence = 1.0
         """The mean weight of the newest rollouts"""
         super().__init__(horizon, **kwargs)
+
+    def check(self, world_model: WorldModel) -> None:
+        super().check(world_model)
+        check_members(world_model, noise=False)
 
     def predict(
         self, world_model: WorldModel, state: State, action: th.Tensor, at: Progress, *, generator: th.Generator | None

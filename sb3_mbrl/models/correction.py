@@ -45,6 +45,8 @@ class Windows(NamedTuple):
     """``(N, L)``"""
     begins: th.Tensor
     """``(N, L)`` booleans: another episode begins, so that the steps from here on do not follow"""
+    unknown: th.Tensor
+    """``(N, L)`` booleans: the next observation is not known (the ends of episodes, with ``optimize_memory_usage``)"""
 
     def part(self, start: int, n: int) -> "Windows":
         """Return ``n`` windows from a place on; after the last one follows the first."""
@@ -77,10 +79,15 @@ class OwnPredictions:
     :param length: the number of steps of a window
     :param gradient: whether gradients flow through predictions into the steps before: the loss is then that of open-loop
         rollouts. ``False``: a prediction is an input like any other (data as demonstrator)
+    :param held_out: the ids of rows that must not be learned from, if ``data`` has them; ``None``: it has none
     """
 
-    def __init__(self, model: CorrectedModel, data: Data, length: int, gradient: bool) -> None:
-        self.model, self.data, self.length, self.gradient = model, data, length, gradient
+    def __init__(
+        self, model: CorrectedModel, data: Data, length: int, gradient: bool, held_out: th.Tensor | None = None
+    ) -> None:
+        self.model, self.data, self.length, self.gradient, self.held_out = model, data, length, gradient, held_out
+        # Only a view of SB3's buffer can have lost observations; other kinds of data have no such buffer.
+        self.loses_last = bool(getattr(getattr(data, "buffer", None), "optimize_memory_usage", False))
         self.warned = False
 
     def draw(self, n: int, generator: th.Generator | None) -> Windows | None:
@@ -104,6 +111,12 @@ class OwnPredictions:
                     stacklevel=user_stacklevel(),
                 )
             return None
+        if self.held_out is not None and windows.ids is not None:
+            index = (~th.isin(windows.ids, self.held_out)).all(1).nonzero().flatten()
+            if not len(index):
+                return None
+            fields = {name: value for name, value in windows._asdict().items() if name != "extra"}
+            windows = windows._replace(**tree_map(lambda leaf: leaf[index.to(leaf.device)], fields))
         rows = (len(windows.reward), self.length)
         next_obs = model.codec.encode(model.to_device(tree_map(lambda leaf: leaf.flatten(0, 1), windows.next_obs)))
         return Windows(
@@ -113,6 +126,7 @@ class OwnPredictions:
             windows.reward.to(next_obs.device).float(),
             windows.terminated.to(next_obs.device).float(),
             windows.is_first.to(next_obs.device).bool(),
+            windows.is_last.to(next_obs.device).bool() & self.loses_last,
         )
 
     def loss(self, windows: Windows) -> th.Tensor:
@@ -127,7 +141,7 @@ class OwnPredictions:
         own = self._everyone(windows.first)
         member = th.arange(model.n_members, device=own.device).repeat_interleave(len(windows.first))
         fine = th.ones(len(own), dtype=th.bool, device=own.device)
-        total = own.new_zeros(())
+        total, numbers = own.new_zeros(()), model.heads.number_columns
         for t in range(self.length):
             inputs = model.standardiser(model.inputs(own, self._everyone(windows.action[:, t])))
             raw = model.network(inputs.unflatten(0, (model.n_members, -1)))
@@ -136,10 +150,11 @@ class OwnPredictions:
                 rest = (self._everyone(part[:, t]) for part in (windows.next_obs, windows.reward, windows.terminated))
                 targets = model.heads.standardised(model.heads.targets(own, *rest))
                 by_member = Targets(*(value.unflatten(0, (model.n_members, len(windows.first))) for value in targets))
-                weight = fine.float().view(model.n_members, -1)
+                weight = (fine & ~self._everyone(windows.unknown[:, t])).float().view(model.n_members, -1)
                 total = total + model.heads.loss(raw, by_member, weight, means_alone=True)
             new = model.heads.predict(raw.flatten(0, 1), own, member=member, deterministic=True, generator=None).obs
-            far = (new.detach() - model.standardiser.mean[: model.codec.dim]).abs() / model.standardiser.std[: model.codec.dim]
+            moved = new.detach()[:, numbers]
+            far = (moved - model.standardiser.mean[numbers]).abs() / model.standardiser.std[numbers]
             fine = fine & (far < TOO_FAR).all(-1)  # False for NaN, too
             own = th.where(fine[:, None], model.codec.project(new if self.gradient else new.detach()), own)
         return total / (self.length - 1)

@@ -99,7 +99,8 @@ class EnsembleModel(MLPModel):
         if th.is_grad_enabled():
             # In equal numbers, so that a step and its gradient are one batched product (EnsembleMLP.rows). Every row's member
             # is uniform all the same.
-            member = th.randperm(len(inputs), generator=generator, device=device) % self.n_choices
+            first = th.randint(self.n_choices, (1,), generator=generator, device=device)
+            member = (th.randperm(len(inputs), generator=generator, device=device) + first) % self.n_choices
         else:
             member = th.randint(self.n_choices, (len(inputs),), generator=generator, device=device)
         return self._outcome_by(member, inputs, obs, False, generator)

@@ -20,7 +20,14 @@ from sb3_mbrl.contracts import (
     TerminationFn,
     Transitions,
 )
-from sb3_mbrl.fitting import BestWeights, StatisticalBestWeights, index_transitions, split_rows, train_epochs
+from sb3_mbrl.fitting import (
+    BestWeights,
+    StatisticalBestWeights,
+    holdout_mask,
+    index_transitions,
+    split_rows,
+    train_epochs,
+)
 from sb3_mbrl.models.correction import OwnPredictions, disturbed
 from sb3_mbrl.models.vector import VectorModel
 from sb3_mbrl.models.vector_heads import Noise, Outcome, Target, Targets, VectorHeads
@@ -230,7 +237,10 @@ class MLPModel(VectorModel):
         holdout = train if held_out is None else FitRows(self, held_out)
         index = th.arange(len(train), device=self.device)
         train.weight = self._row_weights(data, budget)
-        own = OwnPredictions(self, data, self.multi_step, self.multi_step_gradient) if self.multi_step > 1 else None
+        own = None
+        if self.multi_step > 1:
+            held = None if data.held_out() is not None else data.row_ids()[holdout_mask(data.row_ids(), budget)]
+            own = OwnPredictions(self, data, self.multi_step, self.multi_step_gradient, held)
         statistical = self.early_stopping == "statistical"
         best = (
             StatisticalBestWeights(self.parameters())

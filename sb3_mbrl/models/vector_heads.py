@@ -153,7 +153,9 @@ class VectorHeads(nn.Module):
             v <- u - softplus(u - v)        at most u
             v <- l + softplus(v - l)        at least l
 
-        With constant noise the log-variance is ``2 log_std``, with a standard deviation of at least 0.001.
+        With constant noise it is ``2 (m + softplus(log_std - m))`` with ``m = log(0.001)``: nearly ``2 log_std``,
+        and a standard deviation of at least 0.001. (A hard limit has no gradient: a column that was certain for a while, as a
+        reward that has not come yet, would stay certain for ever.)
 
         :param raw: ``(E, B, out)``, or ``(B, out)`` with ``member``
         :param member: the member that computed the rows, one for all or one for each, ``(B,)``
@@ -163,7 +165,8 @@ class VectorHeads(nn.Module):
         mean, logvar = raw[..., :n], None
         start = n
         if self.probabilistic and not self.variance_of_input:
-            logvar = 2 * _of_members(self.log_std, member).clamp(min=MIN_LOG_STD).expand_as(mean)
+            log_std = _of_members(self.log_std, member)
+            logvar = 2 * (MIN_LOG_STD + F.softplus(log_std - MIN_LOG_STD)).expand_as(mean)
         elif self.probabilistic:
             upper, lower = _of_members(self.max_logvar, member), _of_members(self.min_logvar, member)
             logvar = upper - F.softplus(upper - raw[..., n : 2 * n])

@@ -1,5 +1,6 @@
 """The policy of :class:`~sb3_mbrl.DHMBPO`: normalised observations, and a stack of regularised critics with bounded values."""
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
+from sb3_mbrl.checks import number, whole
 from sb3_mbrl.networks.ensemble import EnsembleLinear, Standardiser
 
 
@@ -34,7 +36,7 @@ class StandardisedFeatures(BaseFeaturesExtractor):
 
 def rare_dropout(rows: th.Tensor, p: float) -> th.Tensor:
     """
-    Drop values with a small probability, and divide the others by ``1 - p``.
+    Drop values with a small probability, and scale the others so that the mean stays the same.
 
     Plainly: ``F.dropout(rows, p)``, which draws a number for every value. Instead as many places as are dropped on average are
     drawn, with replacement, at a tenth of the time.
@@ -45,10 +47,10 @@ def rare_dropout(rows: th.Tensor, p: float) -> th.Tensor:
     if p >= 0.1:
         return F.dropout(rows, p)
     n = rows.numel()
-    # The number of dropped values has a binomial distribution; for so small a p it is Poisson's.
+    # The number of draws is Poisson's, so that every value stays with the probability exp(-p).
     dropped = int(th.poisson(th.tensor(p * n)))
     places = th.randint(n, (dropped,), device=rows.device)
-    return (rows / (1 - p)).view(-1).index_fill(0, places, 0.0).view_as(rows)
+    return (rows * math.exp(p)).view(-1).index_fill(0, places, 0.0).view_as(rows)
 
 
 class StackedCritic(ContinuousCritic):
@@ -118,7 +120,11 @@ class ValueGradientPolicy(SACPolicy):
         dropout: float = 1e-3,
         **kwargs: Any,
     ) -> None:
-        self.dropout = dropout
+        self.dropout = number("dropout", dropout, 0.0, 1.0)
+        if self.dropout == 1.0:
+            raise ValueError("dropout=1.0: nothing would be left; give less than 1")
+        if "n_critics" in kwargs:
+            kwargs["n_critics"] = whole("n_critics", kwargs["n_critics"], 1)
         if not args and kwargs.get("net_arch") is None:
             kwargs["net_arch"] = [256, 256, 256]
         kwargs.setdefault("activation_fn", nn.SiLU)

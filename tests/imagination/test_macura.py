@@ -5,6 +5,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
+from sb3_mbrl import MBPO
 from sb3_mbrl.imagination.macura import TrustedRollouts
 from sb3_mbrl.testing import EnsembleToy
 
@@ -59,3 +60,14 @@ def test_members_that_agree_are_trusted(generator):
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         TrustedRollouts(**settings)
+
+
+def test_an_agent_is_loaded_with_another_rule(tmp_path):
+    """The file was called damaged, since the other rule keeps other values."""
+    settings = {"world_model": "ensemble", "world_model_kwargs": {"members": 2, "elites": 2, "hidden": [8]}, "device": "cpu"}
+    agent = MBPO("MlpPolicy", "Pendulum-v1", imagination="macura", policy_kwargs={"net_arch": [8]}, **settings)
+    agent.imagination.load_state_dict({"threshold": 3.0, "rounds": 7})
+    agent.save(tmp_path / "agent")
+    assert MBPO.load(tmp_path / "agent").imagination.threshold == 3.0
+    for other in ("branched", "wimle"):
+        assert MBPO.load(tmp_path / "agent", imagination=other, imagination_kwargs={}).imagination is not None

@@ -4,6 +4,8 @@ import pytest
 
 from sb3_mbrl import MBPO
 from sb3_mbrl.imagination import BranchedRollouts
+from sb3_mbrl.imagination.m2ac import MaskedRollouts
+from sb3_mbrl.imagination.macura import TrustedRollouts
 from sb3_mbrl.imagination.mba import ImaginedEpisodes
 
 
@@ -38,3 +40,10 @@ def test_long_short_and_branched_rollouts_by_one_setting():
         BranchedRollouts(rollouts="long", starts="recent")
     with pytest.raises(ValueError, match="rollouts='deep': choose"):
         BranchedRollouts(rollouts="deep")
+
+
+def test_only_branched_rollouts_are_long_or_short():
+    """In other rules ``rollouts="long"`` changed the start states, and left the horizon at 1, 5 or 10."""
+    for rule in (ImaginedEpisodes, MaskedRollouts, TrustedRollouts):
+        with pytest.raises(ValueError, match="sets the horizon of imagination='branched'"):
+            rule(rollouts="long")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import CrossQ
+from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 
@@ -99,13 +99,36 @@ def test_sacs_values_have_its_entropy():
     th.testing.assert_close(target_values(agent, obs), expected)
 
 
-def test_classes_without_target_critics_are_refused():
-    crossq = small(model_based(CrossQ))
-    with pytest.raises(MissingCapability, match="needs the target critics of SAC, TD3 or DDPG"):
-        crossq.learn(130)
-    dyna = Dyna("MlpPolicy", "CartPole-v1", imagination="steve", learning_starts=60, seed=0)
+def test_classes_without_target_critics_are_refused_when_they_are_built():
+    for base in (CrossQ, TQC):
+        with pytest.raises(MissingCapability, match="needs the target critics of SAC, TD3 or DDPG"):
+            small(model_based(base))
     with pytest.raises(MissingCapability, match="needs the target critics"):
-        dyna.learn(300)
+        Dyna("MlpPolicy", "CartPole-v1", imagination="steve")
+
+
+def test_members_and_critics_that_agree_weigh_all_horizons_alike():
+    """Noise of the model and luck of the policy are no disagreement: candidates of equal members are equal."""
+    model = EnsembleToy(OBS, ACTION, spread=0.0, noise=5.0, device="cpu")
+    buffer = ReplayBuffer(8, OBS, ACTION, device="cpu")
+    for t in range(8):
+        buffer.add(*(np.full((1, n), t / 8, np.float32) for n in (2, 2, 1)), np.zeros(1), np.zeros(1, bool), [{}])
+
+    def drawn(obs):
+        return th.tanh(obs[:, :1] + th.randn(len(obs), 1))
+
+    def equal(obs):
+        value = obs.sum(1) + th.randn(len(obs))
+        return th.stack([value, value])
+
+    view = LearnerView(model, drawn, GAMMA, 0.5, th.Generator().manual_seed(0), lambda: None, equal)
+    sampler = EnsembleValueExpansion(2).sampler(view, buffer)
+    assert sampler is not None
+    rows = buffer.sample(4)
+    with th.no_grad():
+        candidates = sampler._candidates(rows.next_observations, rows.rewards[:, 0], th.full((4,), GAMMA), None)
+    assert candidates.shape == (3, 4, 4)
+    assert candidates.var(1).max() < 1e-10
 
 
 def test_a_model_without_members_is_refused():

@@ -6,6 +6,7 @@ import pytest
 import torch as th
 from torch.distributions import Independent, Normal, kl_divergence
 
+from sb3_mbrl import MBPO
 from sb3_mbrl.contracts import MemberPrediction
 from sb3_mbrl.imagination import uncertainty
 
@@ -96,3 +97,21 @@ def test_constant_columns_add_nothing():
     )
     th.testing.assert_close(uncertainty.pairwise_divergence(wider), uncertainty.pairwise_divergence(given))
     assert math.isfinite(float(uncertainty.fuse(wider).lost.sum()))
+
+
+@pytest.mark.parametrize("name", ["macura", "infoprop", "m2ac", "mopo", "wimle", "steve"])
+def test_ensembles_that_cannot_be_compared_are_refused_when_the_agent_is_built(name):
+    certain = {"members": 2, "elites": 2, "probabilistic": False, "hidden": [4]}
+    alone = {"members": 3, "elites": 1, "hidden": [4]}
+    if name not in ("wimle", "steve"):
+        with pytest.raises(ValueError, match="probabilistic=True"):
+            MBPO("MlpPolicy", "Pendulum-v1", imagination=name, world_model="ensemble", world_model_kwargs=certain)
+    if name != "mopo":
+        with pytest.raises(ValueError, match="A single member cannot disagree"):
+            MBPO("MlpPolicy", "Pendulum-v1", imagination=name, world_model="ensemble", world_model_kwargs=alone)
+
+
+def test_rounding_of_large_means_is_no_disagreement():
+    mean = th.full((3, 4, 2), 1000.0 + 1 / 3)
+    given = MemberPrediction(mean, th.full((3, 4, 2), 1e-8), mean.sum(2), th.zeros(3, 4))
+    assert (uncertainty.fuse(given).gain - 1).abs().max() < 1e-6

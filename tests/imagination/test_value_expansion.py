@@ -1,14 +1,19 @@
 """Value expansion against a computation by hand, on a known model."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import CrossQ
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_mbrl import MBPO
+from sb3_mbrl import MBPO, Dyna, model_based
 from sb3_mbrl.contracts import LearnerView
-from sb3_mbrl.imagination.value_expansion import ValueExpansion
+from sb3_mbrl.imagination.value_expansion import ValueExpansion, scaled_reward
 from sb3_mbrl.testing import LinearToy
 
 OBS, ACTION = spaces.Box(-10.0, 10.0, (3,)), spaces.Box(-1.0, 1.0, (2,))
@@ -115,3 +120,46 @@ def test_a_horizon_of_nothing_is_the_real_buffer_itself():
 def test_a_share_of_real_rows_is_refused(name):
     with pytest.raises(ValueError, match=r"real_ratio=0.2: \w+ does not mix rows by it"):
         MBPO("MlpPolicy", "Pendulum-v1", imagination=name, real_ratio=0.2, world_model="ensemble")
+
+
+def test_rewards_are_normalised_step_by_step():
+    """VecNormalize clips: a sum of three rewards of 4 is 12, and would be 10 if it were clipped as a whole."""
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), norm_obs=False, clip_reward=10.0)
+    env.ret_rms.var = np.array(1.0)
+    reward = th.full((5,), 4.0)
+    assert float(scaled_reward(reward, filled(), env).sum()) == pytest.approx(20.0, rel=1e-4)
+    assert float(scaled_reward(100 * reward, filled(), env)[0]) == 10.0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("mve", "expands targets"), ("steve", "expands targets"), ("mopo", "lowers rewards")]
+)
+def test_hindsight_replay_is_refused(name, message):
+    """The model's rewards know the real goals only; nobody computed those of other goals anew."""
+    with pytest.raises(ValueError, match=message):
+        MBPO(
+            "MultiInputPolicy",
+            BitFlippingEnv(continuous=True, n_bits=3),
+            replay_buffer_class=HerReplayBuffer,
+            imagination=name,
+            world_model="ensemble",
+        )
+
+
+def test_targets_follow_the_policy_without_random_actions_and_noise():
+    agent = Dyna("MlpPolicy", "CartPole-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [8]})
+    agent.exploration_rate = 1.0
+    obs = th.randn(200, 4)
+    greedy = agent._act_in_imagination(obs, explores=False)
+    assert th.equal(greedy, agent.policy._predict(obs, deterministic=True).reshape(-1, 1))
+    assert not th.equal(agent._act_in_imagination(obs), greedy)
+
+
+def test_imagined_states_leave_batch_statistics_alone():
+    """CrossQ's actor has batch renormalisation; each imagined step once moved its statistics."""
+    agent = model_based(CrossQ)("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", world_model="pendulum")
+    agent.policy.set_training_mode(True)
+    before = {name: value.clone() for name, value in agent.actor.state_dict().items()}
+    agent._act_in_imagination(th.randn(20, 3))
+    assert agent.actor.training
+    assert all(th.equal(value, before[name]) for name, value in agent.actor.state_dict().items())

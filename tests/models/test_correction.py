@@ -9,6 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_mbrl.buffers import ReplayData
 from sb3_mbrl.buffers.replay_view import SelectedRows
 from sb3_mbrl.contracts import FitBudget
+from sb3_mbrl.fitting import holdout_mask
 from sb3_mbrl.models.correction import OwnPredictions, disturbed
 from sb3_mbrl.models.ensemble import EnsembleModel
 from sb3_mbrl.models.mlp import MLPModel
@@ -173,3 +174,45 @@ def test_learning_from_own_predictions_lowers_the_error_of_long_rollouts():
             error += open_loop_error(model, pendulum(100, seed=9), 20) / 3
         errors.append(error)
     assert errors[1] < 0.8 * errors[0], errors
+
+
+def test_held_out_rows_are_not_learned_from_without_an_agent_either(generator):
+    """Windows were drawn from all rows, those for early stopping included."""
+    data = pendulum(20, 30)
+    held = data.row_ids()[holdout_mask(data.row_ids(), FitBudget(holdout_ratio=0.05))]
+    assert len(held) > 10
+    model = fitted(MLPModel(OBS, ACT, hidden=[16], device="cpu"))
+    windows = OwnPredictions(model, data, 3, True, held).draw(600, generator)
+    assert windows is not None
+    gone = data.transitions().next_obs[th.isin(data.row_ids(), held)]
+    assert not (windows.next_obs[:, :, None] == gone).all(3).any()
+
+
+def test_ends_of_episodes_that_a_buffer_has_lost_are_not_learned_from(generator):
+    """With ``optimize_memory_usage`` the last step of an episode has its own observation as the next one."""
+    buffer = ReplayBuffer(60, OBS, ACT, device="cpu", optimize_memory_usage=True, handle_timeout_termination=False)
+    for t in range(60):
+        rows = (np.full((1, n), value, np.float32) for n, value in ((2, t % 6), (2, t % 6 + 1), (1, 0.0)))
+        buffer.add(*rows, np.zeros(1), np.array([t % 6 == 5]), [{}])
+    model = fitted(MLPModel(OBS, ACT, hidden=[16], device="cpu"))
+    windows = OwnPredictions(model, ReplayData(buffer), 3, True).draw(300, generator)
+    assert windows is not None
+    assert th.equal(windows.unknown, (windows.next_obs[..., 0] == 5) & windows.unknown)
+    assert windows.unknown.any()
+    known = windows.next_obs[~windows.unknown][:, 0]
+    assert known.min() >= 1.0
+
+
+def test_rare_categories_are_not_far_away(generator):
+    """One of 200 categories is at a standardised 14, for which rollouts were taken to have diverged."""
+    space, rng = spaces.Discrete(200), np.random.default_rng(0)
+    buffer = ReplayBuffer(400, space, ACT, device="cpu")
+    for _ in range(400):
+        rows = (rng.integers(200, size=(1, 1)) for _ in range(2))
+        buffer.add(*rows, np.zeros((1, 1), np.float32), np.zeros(1), np.zeros(1, bool), [{}])
+    model = MLPModel(space, ACT, hidden=[16], device="cpu", multi_step=4)
+    model.fit(ReplayData(buffer), FitBudget(max_epochs=1), generator=generator)
+    own = OwnPredictions(model, ReplayData(buffer), 4, True)
+    windows = own.draw(100, generator)
+    assert windows is not None
+    assert float(own.loss(windows).detach()) > 1.0

@@ -193,15 +193,26 @@ def test_constant_noise_is_one_number_per_member_and_column():
     raw = th.tensor([[[1.0, 0.0, 0.0]], [[0.0, 0.0, 2.0]]])
     targets = Targets(th.zeros(2, 1, 3), th.zeros(2, 1, 0), th.zeros(2, 1))
     # Per member the mean over columns of (mu - y)^2 / var + log var; the smallest standard deviation is 0.001.
-    first = (1.0 + 0.0) + (0.0 - 2.0) + (0.0 + 2 * math.log(1e-3))
-    second = (0.0 + 1.0) + (0.0 - 2.0) + (4.0 + 0.0)
+    zero, minus, half, least = (2 * soft(value) for value in (0.0, -1.0, 0.5, -20.0))
+    assert least == pytest.approx(2 * math.log(1e-3), abs=1e-4)
+    assert zero == pytest.approx(0.0, abs=0.003)
+    first = (math.exp(-zero) + zero) + minus + least
+    second = half + minus + (4.0 * math.exp(-zero) + zero)
     assert float(heads.loss(raw, targets).detach()) == pytest.approx((first + second) / 3, rel=1e-5)
     assert float(heads.terms(raw, targets).total().detach()) == pytest.approx((first + second) / 3, rel=1e-5)
     weight = th.tensor([[2.0], [0.0]])
     assert float(heads.loss(raw, targets, weight).detach()) == pytest.approx(2 * first / 3, rel=1e-5)
     rows = raw[th.tensor([1, 0, 1]), 0]
     _, logvar, _, _ = heads.split(rows, th.tensor([1, 0, 1]))
-    th.testing.assert_close(logvar[:, 0], th.tensor([1.0, 0.0, 1.0]))
+    th.testing.assert_close(logvar[:, 0], th.tensor([half, zero, half]))
+    heads.loss(raw, targets).backward()
+    assert heads.log_std.grad[0, 0, 2].abs() > 1e-7, "a column that was certain can become uncertain again"
+
+
+def soft(log_std: float) -> float:
+    """Compute the bounded log standard deviation, ``m + log(1 + exp(x - m))`` with ``m = log(0.001)``."""
+    least = math.log(1e-3)
+    return least + math.log1p(math.exp(log_std - least))
 
 
 def test_the_score_of_a_row_is_the_likelihood_of_all_members_together():
@@ -220,5 +231,6 @@ def test_the_score_of_a_row_is_the_likelihood_of_all_members_together():
         heads.log_std.copy_(th.tensor([[[0.0]], [[math.log(2.0)]]]))  # variances 1 and 4
     raw = th.tensor([[[1.0]], [[3.0]]])
     score = heads.row_scores(raw, Targets(th.zeros(1, 1), th.zeros(1, 0), th.zeros(1)))
-    variance = 2.5 + 1.0  # of the noise, and between the members
+    noise = (math.exp(2 * soft(0.0)) + math.exp(2 * soft(math.log(2.0)))) / 2
+    variance = noise + 1.0  # of the noise (2.5 but for the bound), and between the members
     assert float(score.detach()) == pytest.approx(0.5 * (2.0**2 / variance + math.log(variance)))

@@ -89,7 +89,7 @@ def test_rare_dropout_drops_the_share_it_should_and_keeps_the_mean():
     shares = []
     for _ in range(20):
         out = rare_dropout(rows, 0.01)
-        assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.99])
+        assert out.unique().tolist() == pytest.approx([0.0, math.exp(0.01)])
         shares.append(float((out == 0).float().mean()))
     # Places are drawn with replacement: 1 - exp(-0.01) of them at least once. A share's deviation is 0.0003.
     assert sum(shares) / 20 == pytest.approx(1 - math.exp(-0.01), abs=3e-4)

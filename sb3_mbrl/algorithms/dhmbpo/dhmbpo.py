@@ -37,6 +37,7 @@ from sb3_mbrl.contracts import (
     Imagination,
     Obs,
     RewardFn,
+    RolloutImagination,
     TerminationFn,
     UnsupportedSpace,
     WorldModel,
@@ -201,6 +202,8 @@ class DHMBPO(MBPO):
         super()._check_hyperparameters()
         self.horizon = whole("horizon", self.horizon, 0)
         number("bounds_rate", self.bounds_rate, 0.0, 1.0)
+        if self.bounds_rate and self.gamma >= 1.0:
+            raise ValueError(f"gamma={self.gamma}: values then have no bounds: give gamma below 1, or bounds_rate=0")
         if self.world_model_class is None:
             return
         name = type(self).__name__
@@ -232,6 +235,14 @@ class DHMBPO(MBPO):
         super()._check_spaces()
 
     def _build(self) -> None:
+        imagination, name = self.imagination, type(self).__name__
+        if self.world_model is not None and imagination is not None:
+            states_alone = f"{name} takes nothing but states from its imagination, and has targets of its own (horizon)"
+            if not isinstance(imagination, RolloutImagination) or not imagination.uses_real_ratio:
+                raise ValueError(f"{states_alone}: leave {type(imagination).__name__} out, or use MBPO with it")
+            if imagination.changes_rewards or imagination.n_steps > 1:
+                what = f"n_steps={imagination.n_steps}" if imagination.n_steps > 1 else "changed rewards"
+                raise ValueError(f"{states_alone}, so {type(imagination).__name__}'s {what} would be lost: use MBPO with it")
         super()._build()
         if self.horizon and self.world_model is not None and not self._has_gradients():
             raise ValueError(
@@ -381,7 +392,7 @@ class DHMBPO(MBPO):
     def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, what: str) -> None:
         if not bool(loss.isfinite()):
             raise ValueError(
-                f"The loss of the {what} is {float(loss)} after {self._n_updates} updates and {self.num_timesteps} steps. It "
+                f"The loss of the {what} is {float(loss.detach())} after {self._n_updates} updates and {self.num_timesteps} steps. It "
                 "was not learned from, and the agent can be saved. A shorter horizon, a lower learning_rate or scaled rewards "
                 "help."
             )

@@ -17,9 +17,11 @@ def players(env: VecEnv) -> int:
 
     :raises ValueError: for more than two, or other numbers in the environments of one agent
     """
-    if not env.has_attr("turns"):
-        return 1
-    turns = env.get_attr("turns")
+    envs = getattr(env.unwrapped, "envs", None)
+    if envs is None:  # in other processes, where has_attr asks the first one alone
+        turns = env.get_attr("turns") if env.has_attr("turns") else [1]
+    else:
+        turns = [1 if (turns := _attribute(one, "turns")) is None else turns for one in envs]
     if turns[0] not in (1, 2) or any(other != turns[0] for other in turns):
         raise ValueError(f"The environments have turns={turns}: MuZero plays alone (1) or for two players (2), in all of them")
     return int(turns[0])
@@ -33,6 +35,11 @@ def check_masks(env: VecEnv, action_space: spaces.Space) -> None:
     """
     envs = getattr(env.unwrapped, "envs", [])
     having = sum(callable(_attribute(one, "action_masks")) for one in envs)
+    for one in envs:
+        if not callable(_attribute(one, "action_masks")) and env.has_attr("action_masks"):
+            kind = type(_attribute(one, "action_masks")).__name__
+            if kind != "NoneType" or having == 0:
+                raise ValueError(f"action_masks of {one} is a {kind}: make it a method, action_masks(), that returns the mask")
     if 0 < having < len(envs):
         raise ValueError(
             f"{having} of {len(envs)} environments have action_masks(), and the others do not: let all have it, or none"

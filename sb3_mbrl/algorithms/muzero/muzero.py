@@ -219,7 +219,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         self._check_search()
         for name in ("batch_size", "unroll_steps", "target_update_interval"):
             setattr(self, name, whole(name, getattr(self, name), 1))
-        whole("n_sampled_actions", self.n_sampled_actions, 2)
+        self.n_sampled_actions = whole("n_sampled_actions", self.n_sampled_actions, 2)
         number("gamma", self.gamma, 0.0, 1.0)
         if self.max_grad_norm is not None:
             number("max_grad_norm", self.max_grad_norm, 0.0, open_low=True)
@@ -229,7 +229,7 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
                 at = self.temperature(progress) if callable(self.temperature) else self.temperature
                 number("temperature", at, 0.0)
         if self.td_steps != -1:
-            whole("td_steps", self.td_steps, 1)
+            self.td_steps = whole("td_steps", self.td_steps, 1)
         for name in ("alpha", "beta", "reanalyze_ratio", "exploration"):
             number(name, getattr(self, name), 0.0, 1.0)
         if self.search_model not in ("learned", "oracle"):
@@ -531,7 +531,22 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
         return Snapshot(self._n_updates, weights)
 
     def load_snapshot(self, snapshot: Snapshot) -> None:
-        """Search with the networks of another agent's :meth:`snapshot` from now on."""
+        """
+        Search with the networks of another agent's :meth:`snapshot` from now on.
+
+        :raises TypeError: for anything but a snapshot
+        :raises ValueError: for a snapshot of other networks; nothing is changed then
+        """
+        if not isinstance(snapshot, Snapshot):
+            raise TypeError(f"load_snapshot takes the result of snapshot(), not {type(snapshot).__name__}")
+        own = {name: tuple(value.shape) for name, value in self.latent_model.state_dict().items()}
+        given = {name: tuple(value.shape) for name, value in snapshot.world_model.items()}
+        if own != given:
+            different = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+            raise ValueError(
+                f"The snapshot is of other networks: {len(different)} of {len(own)} tensors differ, such as {different[0]} "
+                f"({given.get(different[0])} instead of {own.get(different[0])}). Give both agents equal settings and spaces."
+            )
         self.latent_model.load_state_dict(snapshot.world_model)
         self.latent_model.fitted = True
         self._n_updates = snapshot.version
@@ -649,7 +664,10 @@ class MuZero(OffPolicyAgent, OffPolicyAlgorithm):
             return
         rows, owners = places.T
         side = self.real.side_of(self._buffer)
-        mask = th.as_tensor(side.arrays[MASK][rows, owners]) if MASK in side.arrays else None
+        mask = None
+        if MASK in side.arrays:  # rows from before the environment had masks were searched with all actions
+            stored = side.arrays[MASK][rows, owners]
+            mask = th.as_tensor(stored | ~stored.any(1, keepdims=True))
         snapshot = None
         if self.policy.oracle is not None:
             if not side.written(SNAPSHOT)[rows].all():

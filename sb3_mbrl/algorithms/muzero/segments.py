@@ -88,8 +88,16 @@ def add(replay: UnrollReplay, segment: Segment) -> int:
     :return: the number of real steps in it
     :raises ValueError: for a segment of another number of environments, or of another agent
     """
+    if not isinstance(segment, Segment):
+        raise TypeError(f"add() takes the result of newest(), not {type(segment).__name__}")
     buffer = replay.buffer
     steps, n_envs = segment.reward.shape
+    own, given = ({name: leaf.shape[2:] for name, leaf in _leaves(obs)} for obs in (buffer.observations, segment.obs))
+    if own != given or segment.action.shape[2:] != buffer.actions.shape[2:]:
+        raise ValueError(
+            f"The segment is of another agent: observations are {given} and actions {segment.action.shape[2:]}, and the "
+            f"replay buffer has {own} and {buffer.actions.shape[2:]}"
+        )
     if n_envs != buffer.n_envs:
         raise ValueError(f"The segment is of {n_envs} environments, and the replay buffer of {buffer.n_envs}: make them equal")
     if buffer.size() and (missing := replay.side.arrays.keys() ^ segment.beside.keys()):
@@ -113,6 +121,11 @@ def _follows(replay: UnrollReplay, segment: Segment) -> bool:
     running = ~last.done[0]
     leads_to, begins = (part if isinstance(part, dict) else {"": part} for part in (last.next_obs, segment.obs))
     return all(np.array_equal(leaf[0][running], begins[key][0][running]) for key, leaf in leads_to.items())
+
+
+def _leaves(obs: Arrays) -> list[tuple[str, np.ndarray]]:
+    """Return the arrays of observations by name."""
+    return list(obs.items()) if isinstance(obs, dict) else [("", obs)]
 
 
 def _map(function: Callable[[Any], Any], obs: Any) -> Any:

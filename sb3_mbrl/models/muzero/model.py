@@ -97,8 +97,11 @@ class MuZeroModel(LatentModel):
             )
         if players not in (1, 2):
             raise ValueError(f"players={players!r}: give 1 or 2")
-        for name, value in (("latent", latent), ("units", units), ("layers", layers), ("depth", depth)):
-            whole(name, value, 1)
+        sizes_given = (("latent", latent), ("units", units), ("layers", layers), ("depth", depth))
+        latent, units, layers, depth = (whole(name, value, 1) for name, value in sizes_given)
+        chance_codes = whole("chance_codes", chance_codes, 0)
+        if norm not in ("rms", "layer", "none"):
+            raise ValueError(f"norm={norm!r}: choose 'rms', 'layer' or 'none'")
         self.discount, self.players = number("gamma", gamma, 0.0, 1.0), players
         number("value_range", value_range, 0.0, 1e9, open_low=True)
         self.value_weight = number("value_weight", value_weight, 0.0)
@@ -110,7 +113,7 @@ class MuZeroModel(LatentModel):
         layout = Layout(observation_space)
         self.representation = Representation(layout, latent, units, layers, depth, norm)
         self.chance: Chance | None = None
-        if whole("chance_codes", chance_codes, 0):
+        if chance_codes:
             sizes = (latent, self.actions.dim, units, layers, depth, self.output.size, norm)
             self.chance = Chance(layout, whole("chance_codes", chance_codes, 2), *sizes)
         inputs = chance_codes or self.actions.dim

@@ -273,3 +273,27 @@ def test_a_loss_that_is_not_finite_is_named(monkeypatch):
     with pytest.raises(ValueError, match=r"The loss of the critic is nan after 5 updates and 45 steps.*can be saved"):
         agent.train(1, 16)
     assert th.equal(before, agent.critic.layers[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("imagination", "kwargs"), [("mve", {}), ("steve", {}), ("wimle", {}), ("mopo", {}), ("branched", {"n_steps": 2})]
+)
+def test_rules_of_which_nothing_would_be_left_are_refused(imagination, kwargs):
+    """Updates begin in imagined states and compute everything else anew: penalties and expanded targets had no effect."""
+    with pytest.raises(ValueError, match="takes nothing but states from its imagination"):
+        tiny(imagination=imagination, imagination_kwargs={"horizon": 2, **kwargs})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gamma": 1.0}, "gamma=1.0: values then have no bounds"),
+        ({"policy_kwargs": {"dropout": 2}}, "dropout"),
+        ({"policy_kwargs": {"n_critics": 0}}, "n_critics"),
+    ],
+)
+def test_settings_that_would_end_a_run_later_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**settings)
+    if "gamma" in settings:
+        tiny(**settings, bounds_rate=0.0)
