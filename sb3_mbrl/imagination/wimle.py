@@ -42,6 +42,8 @@ class ConfidentRollouts(BranchedRollouts):
         balanced: bool = True,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(balanced, bool):
+            raise ValueError(f"balanced={balanced!r}: give True or False")
         self.scale, self.balanced = number("scale", scale, 0.0), balanced
         self.uses_real_ratio = not balanced
         self.confidence = 1.0

@@ -159,6 +159,10 @@ class MLPModel(VectorModel):
             raise ValueError("noise='constant' belongs to probabilistic=True: a regression has no noise")
         if early_stopping not in ("improvement", "statistical"):
             raise ValueError(f"early_stopping={early_stopping!r}: choose 'improvement' or 'statistical'")
+        switches = {"multi_step_gradient": multi_step_gradient, "normalize_targets": normalize_targets}
+        for name, value in {**switches, "probabilistic": probabilistic}.items():
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}={value!r}: give True or False")
         self.early_stopping = early_stopping
         self.multi_step, self.multi_step_gradient = whole("multi_step", multi_step, 1), multi_step_gradient
         self.input_noise = number("input_noise", input_noise, 0.0)

@@ -150,6 +150,9 @@ def test_a_fit_with_dropout_repeats_with_the_seed():
         ({"dropout": 1.0}, "from 0 to below 1.0"),
         ({"multi_step": 0}, "multi_step"),
         ({"input_noise": -1.0}, "input_noise"),
+        ({"multi_step_gradient": "False"}, "multi_step_gradient='False': give True or False"),
+        ({"normalize_targets": "no"}, "normalize_targets='no'"),
+        ({"probabilistic": None}, "probabilistic=None"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):

@@ -5,6 +5,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_mbrl import MuZero
 from tests.algorithms.muzero.agents import Count, small
 
 
@@ -59,3 +60,36 @@ def test_players_that_cannot_be_mapped(turns):
 
     with pytest.raises(ValueError, match=r"turns=.*: MuZero plays alone \(1\) or for two players \(2\), in all of them"):
         small(DummyVecEnv([one(number) for number in turns]))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_turns_of_some_environments_only(order):
+    """All were played by one player, with wrong signs."""
+
+    def two():
+        env = Count()
+        env.turns = 2
+        return env
+
+    with pytest.raises(ValueError, match=r"turns=.*in all of them"):
+        small(DummyVecEnv([Count, two][::order]))
+
+
+def test_masks_that_are_no_method():
+    env = Count()
+    env.action_masks = np.ones(3, bool)
+    with pytest.raises(ValueError, match=r"action_masks of .* is a ndarray: make it a method"):
+        small(env)
+
+
+def test_steps_from_before_the_environment_had_masks_are_searched_with_all_actions(tmp_path):
+    """Reanalysis took their masks, which nobody had written, for "no action is legal"."""
+    first = small(DummyVecEnv([Count])).learn(30)
+    first.save(tmp_path / "agent")
+    first.save_replay_buffer(tmp_path / "buffer")
+    env = MaskedBy(lambda t: np.array([True, True, False]))
+    agent = MuZero.load(tmp_path / "agent", env=env, reanalyze_ratio=0.5)
+    agent.load_replay_buffer(tmp_path / "buffer")
+    updates = agent._n_updates
+    agent.learn(20, reset_num_timesteps=False)
+    assert agent._n_updates > updates

@@ -320,3 +320,16 @@ def test_load_refuses_settings_of_the_optimiser_that_the_saved_one_would_replace
     ):
         MuZero.load(tmp_path / "agent", optimizer_kwargs={"weight_decay": 0.0})
     assert MuZero.load(tmp_path / "agent", optimizer_kwargs=agent.optimizer_kwargs).optimizer_kwargs == agent.optimizer_kwargs
+
+
+def test_whole_floats_are_whole_numbers():
+    """They were checked and stored as floats, and ended in an error of numpy or torch at the first update."""
+    settings = {"td_steps": 2.0, "unroll_steps": 2.0, "batch_size": 8.0}
+    model = {**SMALL["world_model_kwargs"], "latent": 8.0, "units": 16.0, "layers": 1.0, "chance_codes": 4.0}
+    agent = small(**settings, world_model_kwargs=model).learn(22)
+    assert agent._n_updates > 0
+    assert isinstance(agent.td_steps, int)
+    agent = small("Pendulum-v1", n_sampled_actions=4.0).learn(22)
+    assert agent._n_updates > 0
+    with pytest.raises(ValueError, match="norm='foo': choose 'rms', 'layer' or 'none'"):
+        small(world_model_kwargs={"norm": "foo"})

@@ -5,6 +5,7 @@ import multiprocessing
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_mbrl.algorithms.muzero.replay import POLICY, VERSION
@@ -81,3 +82,32 @@ def test_what_does_not_fit_is_refused(learner):
     less = whole._replace(beside={name: values for name, values in whole.beside.items() if name != "search.value"})
     with pytest.raises(ValueError, match=r"Only one of the segment and the replay buffer has \['search.value'\]"):
         learner.add(less)
+
+
+class Wide(Count):
+    """The same with observations of two numbers."""
+
+    observation_space = spaces.Box(0, 99, (2,))
+
+    def reset(self, **kwargs):
+        obs, info = super().reset(**kwargs)
+        return np.repeat(obs, 2), info
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return np.repeat(obs, 2), *rest
+
+
+def test_what_comes_from_another_agent_changes_nothing(learner):
+    """A snapshot of other networks had overwritten a part of them before it was refused."""
+    other = small(DummyVecEnv([Wide] * 2)).learn(12)
+    before = {name: value.clone() for name, value in learner.latent_model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"The snapshot is of other networks: \d+ of \d+ tensors differ"):
+        learner.load_snapshot(other.snapshot())
+    assert all(th.equal(value, before[name]) for name, value in learner.latent_model.state_dict().items())
+    with pytest.raises(ValueError, match="The segment is of another agent: observations are"):
+        learner.add(other.newest(4))
+    with pytest.raises(TypeError, match=r"load_snapshot takes the result of snapshot\(\), not NoneType"):
+        learner.load_snapshot(None)
+    with pytest.raises(TypeError, match=r"add\(\) takes the result of newest\(\), not NoneType"):
+        learner.add(None)
