@@ -392,9 +392,9 @@ class DHMBPO(MBPO):
     def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, what: str) -> None:
         if not bool(loss.isfinite()):
             raise ValueError(
-                f"The loss of the {what} is {float(loss.detach())} after {self._n_updates} updates and {self.num_timesteps} steps. It "
-                "was not learned from, and the agent can be saved. A shorter horizon, a lower learning_rate or scaled rewards "
-                "help."
+                f"The loss of the {what} is {float(loss.detach())} after {self._n_updates} updates and {self.num_timesteps} "
+                "steps. It was not learned from, and the agent can be saved. A shorter horizon, a lower learning_rate or scaled "
+                "rewards help."
             )
         optimizer.zero_grad()
         loss.backward()
