@@ -393,8 +393,8 @@ class DHMBPO(MBPO):
         if not bool(loss.isfinite()):
             raise ValueError(
                 f"The loss of the {what} is {float(loss.detach())} after {self._n_updates} updates and {self.num_timesteps} "
-                "steps. It was not learned from, and the agent can be saved. A shorter horizon, a lower learning_rate or scaled "
-                "rewards help."
+                "steps. It was not learned from, and the agent can be saved. A shorter horizon, a lower learning_rate or "
+                "scaled rewards help."
             )
         optimizer.zero_grad()
         loss.backward()
