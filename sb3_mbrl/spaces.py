@@ -525,6 +525,11 @@ def as_mask(mask: Any) -> th.Tensor:
         mask = th.as_tensor(array)
     if mask.is_floating_point() and not bool(mask.isfinite().all()):
         raise ValueError("action_mask holds NaN or infinity: give true where an action is allowed, else false")
+    if mask.dtype != th.bool and bool(((mask != 0) & (mask != 1)).any()):
+        raise ValueError(
+            "action_mask holds numbers other than 0 and 1, such as probabilities or logits: give true where an action is "
+            "allowed, else false"
+        )
     return mask.bool()
 
 

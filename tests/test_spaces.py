@@ -12,6 +12,7 @@ from sb3_mbrl.contracts import UnsupportedSpace
 from sb3_mbrl.spaces import (
     ActionCodec,
     SpaceCodec,
+    as_mask,
     as_tensor,
     has_image,
     sample_actions,
@@ -269,3 +270,14 @@ IMAGE = spaces.Box(0, 255, (3, 8, 8), np.uint8)
 )
 def test_an_image_is_bytes_on_three_axes(space, image):
     assert has_image(space) is image
+
+
+@pytest.mark.parametrize("mask", [[0.5, 0.2, 0.0], [2, -1, 0], th.tensor([0.0, 3.0])])
+def test_probabilities_and_logits_are_no_masks(mask):
+    """They counted as true wherever they were not 0."""
+    with pytest.raises(ValueError, match="action_mask holds numbers other than 0 and 1"):
+        as_mask(mask)
+
+
+def test_masks_of_numbers():
+    assert as_mask([1, 0, 1]).tolist() == as_mask(np.array([1.0, 0.0, 1.0])).tolist() == [True, False, True]
